@@ -1,0 +1,273 @@
+// Package job owns the job file: it decodes the HCL that a user writes into a
+// Job and says what is wrong with it, with file, line and remedy. It never
+// looks at the host: what a job means on this host is package plan's part.
+package job
+
+import (
+	"time"
+
+	"github.com/hashicorp/hcl/v2"
+)
+
+// Job is what the user asks for. A nil pointer, an empty string or a nil slice
+// means "not said"; defaults that depend on the host are filled in by the plan.
+type Job struct {
+	Name string
+	// File is the job file as the user named it, "" for a job made from
+	// command-line arguments; Dir is the absolute directory that relative
+	// host paths in it start from.
+	File string
+	Dir  string
+
+	Mode          Mode
+	AllowDegraded []string
+	Trust         string
+
+	Command  []string
+	Env      map[string]string
+	Workdir  string
+	User     string
+	Groups   []string
+	Hostname string
+	TTY      bool
+	Init     bool
+	Timeout  time.Duration
+	Stop     Stop
+	Umask    *uint32
+
+	Rootfs     *Rootfs
+	Namespaces Namespaces
+	Resources  Resources
+	Context    *Context
+	Workspace  *Workspace
+	Volumes    []Volume
+	Tmpfs      []Tmpfs
+	Network    Network
+	Secrets    []Secret
+	Runtime    *Runtime
+	Security   Security
+
+	Readiness *Readiness
+	Health    *Health
+	Restart   *Restart
+	SDNotify  bool
+
+	Hooks       []Hook
+	PluginHooks []PluginHook
+
+	// Ranges says where each field came from, by its HCL path:
+	// "resources.memory", `volume["data"].source`, "network.publish[0].host".
+	Ranges map[string]hcl.Range
+}
+
+// Mode decides what must hold for a run to start (agent, strict-agent, production).
+type Mode string
+
+// The modes, from the most permissive to the strictest.
+const (
+	ModeAgent       Mode = "agent"
+	ModeStrictAgent Mode = "strict-agent"
+	ModeProduction  Mode = "production"
+)
+
+// Strict reports whether a default protection that the host lacks is an error.
+func (m Mode) Strict() bool { return m != ModeAgent }
+
+// Stop says how the workload is asked to end.
+type Stop struct {
+	Signal string        // canonical name, "SIGTERM" by default
+	Grace  time.Duration // 10 s by default
+}
+
+// Rootfs is a directory that becomes the sandbox's root.
+type Rootfs struct {
+	Path     string // absolute
+	Digest   string // "sha256:<hex>", "" if not pinned
+	Writable string // none | overlay
+}
+
+// Namespaces holds the choices about user and time namespaces.
+type Namespaces struct {
+	User   string // auto | host | keep-id | map
+	UIDMap []IDMap
+	GIDMap []IDMap
+	Time   bool
+}
+
+// IDMap is one line of a user namespace's map: Size ids from Container inside
+// stand for as many from Host outside.
+type IDMap struct {
+	Container, Host, Size uint32
+}
+
+// Resources are limits; nil or zero means "not said".
+type Resources struct {
+	Memory     *int64 // bytes
+	Swap       *int64 // bytes beyond memory
+	MemoryHigh *int64 // bytes
+	CPUs       float64
+	CPUWeight  uint64 // 1..10000, cgroup v2 scale
+	Pids       *int64
+	IO         []IO
+	Rlimits    []Rlimit
+	RootfsSize *int64 // bytes of writable root and overlay
+}
+
+// IO throttles one block device.
+type IO struct {
+	Device    string // the label: a device path or MAJ:MIN
+	ReadBPS   uint64
+	WriteBPS  uint64
+	ReadIOPS  uint64
+	WriteIOPS uint64
+}
+
+// Rlimit is one resource limit, named as in setrlimit(2) without "RLIMIT_", in lower case.
+type Rlimit struct {
+	Type string
+	Soft uint64 // RLIM_INFINITY is math.MaxUint64, written "unlimited"
+	Hard uint64
+}
+
+// Context is a directory given to the workload read-only.
+type Context struct {
+	Source  string // absolute
+	Target  string
+	Method  string // copy | bind
+	Verify  bool
+	Exclude []string
+}
+
+// Workspace is the working tree, at /workspace.
+type Workspace struct {
+	Path string // absolute
+	Mode string // bind-rw | bind-ro | overlay
+	Exec bool
+}
+
+// Volume is a host file or directory bound into the sandbox.
+type Volume struct {
+	Name     string
+	Source   string // absolute
+	Target   string
+	ReadOnly bool
+	Create   bool
+}
+
+// Tmpfs is a private file system in memory.
+type Tmpfs struct {
+	Target string
+	Size   *int64
+	Mode   uint32
+}
+
+// Network names the backend ("none", "host" or a plugin) and what is asked of it.
+type Network struct {
+	Backend string
+	Config  hcl.Body // decoded by the plugin's schema; nil if absent
+	Publish []Publish
+	DNS     []string
+	Egress  *Egress
+}
+
+// Publish makes a port of the sandbox reachable from the host.
+type Publish struct {
+	HostIP    string
+	HostPort  uint16
+	Container uint16
+	Protocol  string // tcp | udp
+}
+
+// Egress lists what may be reached. A nil Egress means "not said"; one without rules denies all.
+type Egress struct {
+	Allow []EgressRule
+}
+
+// EgressRule allows names or CIDRs on ports.
+type EgressRule struct {
+	Names []string // canonical
+	CIDRs []string
+	Ports []string // "443/tcp"
+}
+
+// Secret is a value fetched by a provider of a secrets plugin.
+type Secret struct {
+	Name     string
+	Provider string
+	Config   hcl.Body
+	Target   string
+	Env      string
+	Mode     uint32
+}
+
+// Runtime names a runtime plugin; a nil Runtime is the native one.
+type Runtime struct {
+	Plugin string
+	Config hcl.Body
+}
+
+// Security narrows or widens the default policy.
+type Security struct {
+	Keep              []string // canonical "CAP_…" names
+	CapabilitiesGiven bool
+	Seccomp           *Seccomp
+	Landlock          []LandlockRule
+	Lockdown          string // "", integrity, confidentiality
+	NoDefaultLandlock bool
+}
+
+// Seccomp replaces or extends the default filter.
+type Seccomp struct {
+	Profile string // absolute path, "" for the default
+	SHA256  string
+	Mode    string // enforce | trace
+	Allow   []string
+}
+
+// LandlockRule adds access for paths inside the sandbox.
+type LandlockRule struct {
+	Paths  []string
+	Access []string // read write create remove execute
+}
+
+// Readiness is the probe that must succeed before the sandbox counts as ready.
+type Readiness struct {
+	Probe
+	Interval, Timeout time.Duration
+}
+
+// Health is the probe that is repeated for life.
+type Health struct {
+	Probe
+	Interval, Timeout, StartPeriod time.Duration
+	Retries                        int
+	OnFailure                      string // stop | restart
+}
+
+// Probe is exactly one of its kinds.
+type Probe struct {
+	Exec   []string
+	TCP    uint16
+	HTTP   string
+	Notify bool
+}
+
+// Restart is the policy after the workload has ended.
+type Restart struct {
+	On       string // failure | always
+	Attempts int
+	Backoff  time.Duration
+}
+
+// Hook is an OCI hook: a host command run at one phase with the state on its stdin.
+type Hook struct {
+	Phase   string
+	Command []string
+	Timeout time.Duration
+}
+
+// PluginHook names a hooks plugin.
+type PluginHook struct {
+	Plugin string
+	Config hcl.Body
+}
