@@ -1,0 +1,165 @@
+# Nucleus: build, test, install. `make help` lists the targets.
+
+SHELL       := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := build
+
+MODULE  := github.com/nucleus-runtime/nucleus
+VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
+LDFLAGS := -s -w -X main.version=$(VERSION)
+GOBUILD := go build -trimpath -ldflags '$(LDFLAGS)'
+
+PREFIX     ?= /usr/local
+BINDIR     ?= $(PREFIX)/bin
+LIBEXECDIR ?= $(PREFIX)/libexec/nucleus
+DOCDIR     ?= $(PREFIX)/share/doc/nucleus
+
+# cgo only where libseccomp is linked; everything else is a static executable.
+CGO_COMMANDS := nucleus-seccomp
+COMMANDS     := $(notdir $(patsubst %/,%,$(dir $(wildcard cmd/*/main.go))))
+PLUGINS      := $(notdir $(patsubst %/,%,$(dir $(wildcard plugins/*/main.go))))
+
+TESTFLAGS ?= -count=1
+FUZZTIME  ?= 10s
+KERNEL    ?= 6.12
+VMFLAGS   ?=
+
+# Tests run the binaries that make built, and record what they skip (see docs/testing.md).
+export NUCLEUS_BIN      = $(CURDIR)/bin
+export NUCLEUS_SKIP_LOG = $(CURDIR)/bin/skipped-tests
+
+GOLANGCI_VERSION := v2.15.0
+GOLANGCI         := bin/tools/golangci-lint-$(GOLANGCI_VERSION)
+
+## deps: install what building and running need (says what, silent when nothing is missing)
+.PHONY: deps
+deps:
+	@scripts/check-go
+	@scripts/deps build
+
+## deps-test: install what the tests and benchmarks need besides
+.PHONY: deps-test
+deps-test: deps
+	@scripts/deps test
+
+## build: the binaries, into bin/
+.PHONY: build
+build:
+	@scripts/check-go
+	@mkdir -p bin
+	@for c in $(COMMANDS); do \
+		cgo=0; for x in $(CGO_COMMANDS); do [ $$c != $$x ] || cgo=1; done; \
+		CGO_ENABLED=$$cgo $(GOBUILD) -o bin/ ./cmd/$$c; \
+	done
+	@for p in $(PLUGINS); do \
+		mkdir -p bin/plugins; \
+		CGO_ENABLED=0 $(GOBUILD) -o bin/plugins/nucleus-plugin-$$p ./plugins/$$p; \
+	done
+
+## run: build and run the smallest example
+.PHONY: run
+run: deps build
+	@bin/nucleus run -config examples/hello/job.hcl
+
+## test: everything but the VM: unit, script, rootless, attack, chaos
+.PHONY: test
+test: deps-test build
+	@rm -f $(NUCLEUS_SKIP_LOG)
+	@$(MAKE) --no-print-directory test-unit test-script test-rootless test-attack test-chaos
+	@scripts/skip-summary $(NUCLEUS_SKIP_LOG)
+
+# Packages below DIR that exist; a folder with no tests yet is said, not hidden.
+define go-test
+	@pkgs=$$(go list ./... | { grep -E '^$(MODULE)/$(1)(/|$$)' || :; }); \
+	if [ -n "$$pkgs" ]; then go test $(TESTFLAGS) $(2) $$pkgs; else echo "no packages below $(1)"; fi
+endef
+
+## test-unit: tests beside the code
+.PHONY: test-unit
+test-unit: build
+	@go test $(TESTFLAGS) $$(go list ./... | grep -vE '^$(MODULE)/test/')
+
+## test-script: behaviour through the real binary
+.PHONY: test-script
+test-script: build
+	$(call go-test,test/script)
+
+## test-attack: escapes and abuses, each with its teeth check
+.PHONY: test-attack
+test-attack: build
+	$(call go-test,test/attack)
+
+## test-chaos: kill at every journal record, then count what is left; nothing else may run beside it
+.PHONY: test-chaos
+test-chaos: build
+	$(call go-test,test/chaos,-p 1 -timeout 20m)
+
+## test-rootless: as root: the core's unit tests once more, as an ordinary user
+.PHONY: test-rootless
+test-rootless: build
+	@if [ "$$(id -u)" != 0 ]; then echo "test-rootless: the other targets already ran as an ordinary user"; \
+	else scripts/test-as-user $$(go list ./... | { grep -E '^$(MODULE)/(core|internal|cmd)(/|$$)' || :; }); fi
+
+## test-vm: what needs pure cgroup v2, delegation or another kernel (KERNEL=6.12|6.1|..., VMFLAGS=-u for a user)
+.PHONY: test-vm
+test-vm: build
+	@test/vm/run -k $(KERNEL) $(VMFLAGS)
+
+## race: the race detector (init's raw fork runs no Go code, so it is left out)
+.PHONY: race
+race:
+	@CGO_ENABLED=1 go test -race $(TESTFLAGS) $$(go list ./... | grep -vE '^$(MODULE)/(test|bench|cmd/nucleus-init)(/|$$)')
+
+## fuzz: each fuzz test for FUZZTIME
+.PHONY: fuzz
+fuzz:
+	@scripts/fuzz $(FUZZTIME)
+
+## lint: golangci-lint with the project's policy, go vet, shell syntax
+.PHONY: lint
+lint: $(GOLANGCI)
+	@$(GOLANGCI) run ./...
+	@go vet ./...
+	@go mod verify >/dev/null
+	@for f in $$(git ls-files scripts test/vm .ci bench | xargs -r grep -lE '^#!.*sh$$'); do bash -n "$$f"; done
+
+# Built once: `go run` would relink it at every call. Its own module graph stays out of go.mod.
+$(GOLANGCI):
+	@mkdir -p bin/tools
+	GOBIN=$(CURDIR)/bin/tools go install github.com/golangci/golangci-lint/v2/cmd/golangci-lint@$(GOLANGCI_VERSION)
+	@mv bin/tools/golangci-lint $@
+
+## generate: everything that is generated and committed
+.PHONY: generate
+generate:
+	go generate ./...
+
+## bench: benchmarks against the peers, into bench/results/
+.PHONY: bench
+bench: deps-test build
+	@bench/run $(BENCHFLAGS)
+
+## install: into PREFIX (/usr/local), below DESTDIR
+.PHONY: install
+install: build
+	install -d $(DESTDIR)$(BINDIR) $(DESTDIR)$(LIBEXECDIR) $(DESTDIR)$(DOCDIR)
+	install -m 0755 bin/nucleus $(DESTDIR)$(BINDIR)/nucleus
+	for c in $(filter-out nucleus,$(COMMANDS)); do install -m 0755 bin/$$c $(DESTDIR)$(LIBEXECDIR)/$$c; done
+	for p in $(PLUGINS); do install -D -m 0755 bin/plugins/nucleus-plugin-$$p $(DESTDIR)$(LIBEXECDIR)/plugins/nucleus-plugin-$$p; done
+	install -m 0644 LICENSE $(wildcard *.md docs/*.md) $(DESTDIR)$(DOCDIR)
+
+## uninstall: remove what install put there
+.PHONY: uninstall
+uninstall:
+	rm -f $(DESTDIR)$(BINDIR)/nucleus
+	rm -rf $(DESTDIR)$(LIBEXECDIR) $(DESTDIR)$(DOCDIR)
+
+## clean: remove bin/ (tools included)
+.PHONY: clean
+clean:
+	rm -rf bin
+
+## help: this list
+.PHONY: help
+help:
+	@sed -n 's/^## //p' $(MAKEFILE_LIST) | while IFS= read -r l; do printf '  %-15s%s\n' "$${l%%: *}" "$${l#*: }"; done
