@@ -20,30 +20,30 @@ type allowedSkips []allowedSkip
 
 func (l allowedSkips) has(pkg, test, requirement string) bool {
 	for _, a := range l {
-		if a.pkg == pkg && a.requirement == requirement && matches(a.test, test) {
+		if matches(a.pkg, pkg) && matches(a.test, test) && matches(a.requirement, requirement) {
 			return true
 		}
 	}
 	return false
 }
 
-// matches lets a pattern for a test cover its subtests too.
-func matches(pattern, test string) bool {
+// matches lets a pattern cover what is below it too: subtests, subpackages.
+func matches(pattern, name string) bool {
 	for {
-		if ok, _ := path.Match(pattern, test); ok {
+		if ok, _ := path.Match(pattern, name); ok {
 			return true
 		}
-		slash := strings.LastIndexByte(test, '/')
+		slash := strings.LastIndexByte(name, '/')
 		if slash < 0 {
 			return false
 		}
-		test = test[:slash]
+		name = name[:slash]
 	}
 }
 
-// parseAllowedSkips reads lines of "package test requirement why...", where
-// test is a path.Match pattern; blank lines and # comments are ignored. A line
-// without a reason is an error: the list exists for the reasons.
+// parseAllowedSkips reads lines of "package test requirement why...", the
+// first three path.Match patterns; blank lines and # comments are ignored. A
+// line without a reason is an error: the list exists for the reasons.
 func parseAllowedSkips(r io.Reader) (allowedSkips, error) {
 	var list allowedSkips
 	lines := bufio.NewScanner(r)
@@ -56,8 +56,10 @@ func parseAllowedSkips(r io.Reader) (allowedSkips, error) {
 		if len(fields) < 4 {
 			return nil, fmt.Errorf("line %d: want \"package test requirement why\", got %q", n, line)
 		}
-		if _, err := path.Match(fields[1], ""); err != nil {
-			return nil, fmt.Errorf("line %d: test pattern %q: %w", n, fields[1], err)
+		for _, pattern := range fields[:3] {
+			if _, err := path.Match(pattern, ""); err != nil {
+				return nil, fmt.Errorf("line %d: pattern %q: %w", n, pattern, err)
+			}
 		}
 		list = append(list, allowedSkip{fields[0], fields[1], fields[2], strings.Join(fields[3:], " ")})
 	}

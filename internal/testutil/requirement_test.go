@@ -61,7 +61,7 @@ func inModuleWithAllowList(t *testing.T, list string) {
 }
 
 func TestNeedsSkipsOnlyWhatIsMissing(t *testing.T) {
-	const list = "# comment\n\ninternal/testutil TestAllowed* thing the reason\n"
+	const list = "# comment\n\ninternal/testutil TestAllowed* thing the reason\n* * else-* everywhere\n"
 	for _, test := range []struct {
 		what, test, require string
 		reqs                []Requirement
@@ -69,12 +69,13 @@ func TestNeedsSkipsOnlyWhatIsMissing(t *testing.T) {
 	}{
 		{"all met", "TestX", "all", []Requirement{fixed("a", Available), fixed("b", Available)}, "", ""},
 		{"missing", "TestX", "", []Requirement{fixed("a", Available), fixed("thing", Missing)}, "", `"thing" is not met: because`},
-		{"could not tell", "TestX", "", []Requirement{fixed("thing", Unknown)}, "could not tell", ""},
+		{"could not tell, which no list allows", "TestAllowedHere", "all", []Requirement{fixed("thing", Unknown)}, "could not tell", ""},
 		{"could not tell comes after a met one", "TestX", "", []Requirement{fixed("a", Available), fixed("b", Unknown)}, `"b"`, ""},
 		{"a forgotten state is no pass", "TestX", "", []Requirement{{"zero", func() Finding { return Finding{} }}}, "could not tell", ""},
 		{"required", "TestX", "all", []Requirement{fixed("thing", Missing)}, "internal/testutil TestX thing WHY", ""},
 		{"required and allowed", "TestAllowedHere", "all", []Requirement{fixed("thing", Missing)}, "", `"thing" is not met`},
 		{"allowed with subtests", "TestAllowedHere/sub/case", "all", []Requirement{fixed("thing", Missing)}, "", `"thing" is not met`},
+		{"allowed everywhere", "TestX/sub", "all", []Requirement{fixed("else-where", Missing)}, "", `"else-where" is not met`},
 		{"allowed for another requirement", "TestAllowedHere", "all", []Requirement{fixed("other", Missing)}, "forbids the skip", ""},
 	} {
 		t.Run(test.what, func(t *testing.T) {
