@@ -41,6 +41,9 @@ type Host struct {
 	// Privileged means: may make mounts, cgroups and any id map by itself
 	// (effective uid 0 with CAP_SYS_ADMIN in the initial user namespace's terms).
 	Privileged bool `json:"privileged"`
+	// UserNS means: not in the initial user namespace (a container's, say), so
+	// only ids of our own map can be given on and Privileged is never true.
+	UserNS bool `json:"user_ns,omitempty"`
 
 	SubUID []IDRange `json:"sub_uid,omitempty"`
 	SubGID []IDRange `json:"sub_gid,omitempty"`
@@ -67,7 +70,10 @@ type HostPath struct {
 	Path string `json:"path"`
 	// Link is the target if Path is a symbolic link (usr-merged /bin), else "".
 	Link string `json:"link,omitempty"`
-	Dir  bool   `json:"dir"`
+	// Source is what to bind if it is not Path itself: where a symbolic link
+	// ends that leaves the toolchain and so cannot be recreated. Else "".
+	Source string `json:"source,omitempty"`
+	Dir    bool   `json:"dir"`
 }
 
 // Cgroup says what the host's control groups can do for us.
