@@ -1,0 +1,136 @@
+package main
+
+import (
+	"fmt"
+	"os"
+	"syscall"
+	"unsafe"
+
+	llsys "github.com/landlock-lsm/go-landlock/landlock/syscall"
+	"golang.org/x/sys/unix"
+
+	"github.com/nucleus-runtime/nucleus/core/initproto"
+)
+
+// loopbackUp brings up the loopback interface of the sandbox's network namespace.
+func loopbackUp() error {
+	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return fmt.Errorf("loopback: %w", os.NewSyscallError("socket", err))
+	}
+	defer unix.Close(fd)
+	ifr, err := unix.NewIfreq("lo")
+	if err != nil {
+		return err
+	}
+	ifr.SetUint16(unix.IFF_UP | unix.IFF_RUNNING)
+	if err := unix.IoctlIfreq(fd, unix.SIOCSIFFLAGS, ifr); err != nil {
+		return fmt.Errorf("loopback: %w", os.NewSyscallError("ioctl SIOCSIFFLAGS", err))
+	}
+	return nil
+}
+
+// Rights that make sense for a directory only; the kernel refuses a rule that
+// grants them on a file (landlock_add_rule(2), EINVAL).
+const dirOnly = llsys.AccessFSReadDir | llsys.AccessFSRemoveDir | llsys.AccessFSRemoveFile | llsys.AccessFSMakeChar | llsys.AccessFSMakeDir |
+	llsys.AccessFSMakeReg | llsys.AccessFSMakeSock | llsys.AccessFSMakeFifo | llsys.AccessFSMakeBlock | llsys.AccessFSMakeSym | llsys.AccessFSRefer
+
+// restrictLandlock puts the ruleset on this thread. Stage 2 inherits it, and so
+// will every further process that this thread forks: all processes of a sandbox
+// share one domain and may signal each other, but nothing outside.
+func restrictLandlock(l initproto.Landlock) error {
+	if l.ABI == 0 {
+		return nil
+	}
+	attr := llsys.RulesetAttr{HandledAccessFS: l.HandledFS, HandledAccessNet: l.HandledNet, Scoped: l.Scoped}
+	rs, err := llsys.LandlockCreateRuleset(&attr, 0)
+	if err != nil {
+		return fmt.Errorf("landlock: %w", os.NewSyscallError("landlock_create_ruleset", err))
+	}
+	defer unix.Close(rs)
+	for _, r := range l.Rules {
+		if err := addRule(rs, r); err != nil {
+			return err
+		}
+	}
+	if err := llsys.LandlockRestrictSelf(rs, 0); err != nil {
+		return fmt.Errorf("landlock: %w", os.NewSyscallError("landlock_restrict_self", err))
+	}
+	return nil
+}
+
+func addRule(rs int, r initproto.PathRule) error {
+	fd, err := unix.Open(r.Path, unix.O_PATH|unix.O_CLOEXEC, 0)
+	if err != nil {
+		if r.Optional && (err == unix.ENOENT || err == unix.EACCES) {
+			return nil
+		}
+		return fmt.Errorf("landlock rule for %q: %w", r.Path, os.NewSyscallError("open", err))
+	}
+	defer unix.Close(fd)
+	var st unix.Stat_t
+	if err := unix.Fstat(fd, &st); err != nil {
+		return os.NewSyscallError("fstat", err)
+	}
+	access := r.Access
+	if st.Mode&unix.S_IFMT != unix.S_IFDIR {
+		access &^= dirOnly
+	}
+	if access == 0 {
+		return nil
+	}
+	rule := llsys.PathBeneathAttr{ParentFd: fd, AllowedAccess: access}
+	if err := llsys.LandlockAddPathBeneathRule(rs, &rule, 0); err != nil {
+		return fmt.Errorf("landlock rule for %q: %w", r.Path, os.NewSyscallError("landlock_add_rule", err))
+	}
+	return nil
+}
+
+// dropCaps leaves init, on all its threads, with what spawning needs. It must
+// come before the Landlock domain: on kernels before 6.15 a domain with scoped
+// signals keeps a thread from signalling its own siblings, which is how the Go
+// runtime reaches them.
+func dropCaps(keep uint64) error {
+	hdr := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
+	var data [2]unix.CapUserData
+	for i := range data {
+		v := uint32(keep >> (32 * i))
+		data[i] = unix.CapUserData{Effective: v, Permitted: v}
+	}
+	_, _, e := syscall.AllThreadsSyscall(syscall.SYS_CAPSET, uintptr(unsafe.Pointer(&hdr)), uintptr(unsafe.Pointer(&data)), 0)
+	if e != 0 {
+		return fmt.Errorf("dropping capabilities: %w", os.NewSyscallError("capset", e))
+	}
+	return nil
+}
+
+// harden is what init does to itself once stage 2 is on its way: no descriptor
+// of the host's is left in it, and its own filter is on.
+func harden(setup *initproto.Setup) error {
+	null, err := unix.Open("/dev/null", unix.O_RDWR|unix.O_CLOEXEC|unix.O_NOFOLLOW, 0)
+	if err != nil {
+		return os.NewSyscallError("open /dev/null", err)
+	}
+	defer unix.Close(null)
+	for fd := range 3 {
+		if err := unix.Dup3(null, fd, 0); err != nil {
+			return os.NewSyscallError("dup3", err)
+		}
+	}
+	if len(setup.InitFilter) == 0 {
+		return nil
+	}
+	n := len(setup.InitFilter) / 8
+	prog := make([]unix.SockFilter, n)
+	copy(unsafe.Slice((*byte)(unsafe.Pointer(&prog[0])), n*8), setup.InitFilter)
+	fprog := unix.SockFprog{Len: uint16(n), Filter: &prog[0]}
+	// TSYNC: on every thread, or not at all (seccomp(2)).
+	r, _, e := syscall.RawSyscall(unix.SYS_SECCOMP, unix.SECCOMP_SET_MODE_FILTER, unix.SECCOMP_FILTER_FLAG_TSYNC, uintptr(unsafe.Pointer(&fprog)))
+	if e != 0 {
+		return fmt.Errorf("init's own filter: %w", os.NewSyscallError("seccomp", e))
+	}
+	if r != 0 {
+		return fmt.Errorf("init's own filter: thread %d cannot have it", r)
+	}
+	return nil
+}

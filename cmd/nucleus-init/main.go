@@ -1,0 +1,172 @@
+// Command nucleus-init is PID 1 of every sandbox. A supervisor starts it in
+// fresh namespaces with a control socket as descriptor 3. It builds the file
+// system, makes the process that becomes the workload, reaps, forwards signals
+// and ends with its supervisor. It parses no policy: everything that it does
+// was compiled outside and comes as an initproto.Setup.
+package main
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"runtime"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/nucleus-runtime/nucleus/core/initproto"
+	"github.com/nucleus-runtime/nucleus/core/initproto/channel"
+)
+
+const controlFD = 3
+
+func init() {
+	// Everything that is bound to a thread (no_new_privs, Landlock, capabilities,
+	// the parent of stage 2) happens on the first one, for good.
+	runtime.LockOSThread()
+}
+
+func main() {
+	if os.Getpid() != 1 {
+		fmt.Fprintln(os.Stderr, "nucleus-init: error: this is the init of a Nucleus sandbox; it is started by nucleus, not by hand")
+		os.Exit(125)
+	}
+	in := &initProcess{conn: channel.New(controlFD)}
+	unix.CloseOnExec(controlFD)
+	if err := in.run(); err != nil {
+		in.fail(err)
+		os.Exit(125)
+	}
+}
+
+// initProcess is the state of PID 1.
+type initProcess struct {
+	conn *channel.Conn
+	work *stage2
+}
+
+// run is the start sequence as PID 1 sees it (DESIGN: steps 7 to 10).
+func (in *initProcess) run() error {
+	// First of all, so that no set-user-ID file on any mount can ever matter.
+	if err := unix.Prctl(unix.PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0); err != nil {
+		return os.NewSyscallError("prctl PR_SET_NO_NEW_PRIVS", err)
+	}
+	setup, fds, err := in.receiveSetup()
+	if err != nil {
+		return err
+	}
+	if setup.SetIDs {
+		if err := becomeRoot(); err != nil {
+			return err
+		}
+	}
+	if err := in.buildRoot(setup, fds); err != nil {
+		return err
+	}
+	if setup.Loopback {
+		if err := loopbackUp(); err != nil {
+			return err
+		}
+	}
+	if err := unix.Sethostname([]byte(setup.Hostname)); err != nil {
+		return os.NewSyscallError("sethostname", err)
+	}
+	if err := in.conn.Send(initproto.Encode(initproto.KindFSDone, nil)); err != nil {
+		return err
+	}
+	if err := in.expect(initproto.KindAttached); err != nil {
+		return err
+	}
+	if setup.CgroupNS {
+		if err := unix.Unshare(unix.CLONE_NEWCGROUP); err != nil {
+			return os.NewSyscallError("unshare CLONE_NEWCGROUP", err)
+		}
+	}
+	if err := in.expect(initproto.KindGo); err != nil {
+		return err
+	}
+	// Not dumpable: /proc/1 of the sandbox is closed to the workload, and so is
+	// stage 2 until it has become the workload.
+	if err := unix.Prctl(unix.PR_SET_DUMPABLE, 0, 0, 0, 0); err != nil {
+		return os.NewSyscallError("prctl PR_SET_DUMPABLE", err)
+	}
+	if err := dropCaps(setup.InitCaps); err != nil {
+		return err
+	}
+	if err := restrictLandlock(setup.Landlock); err != nil {
+		return err
+	}
+	if err := in.startWorkload(setup, fds); err != nil {
+		return err
+	}
+	channel.CloseAll(fds)
+	if err := harden(setup); err != nil {
+		return err
+	}
+	return in.serve()
+}
+
+func (in *initProcess) receiveSetup() (*initproto.Setup, []int, error) {
+	msg, fds, err := in.conn.Recv()
+	if err != nil {
+		return nil, nil, err
+	}
+	k, err := initproto.KindOf(msg)
+	if err != nil {
+		return nil, nil, err
+	}
+	if k != initproto.KindSetup {
+		return nil, nil, fmt.Errorf("%w: kind %d before setup", initproto.ErrMessage, k)
+	}
+	var s initproto.Setup
+	if err := initproto.Decode(msg, &s); err != nil {
+		return nil, nil, err
+	}
+	return &s, fds, nil
+}
+
+// expect waits for one gate message.
+func (in *initProcess) expect(want initproto.Kind) error {
+	msg, fds, err := in.conn.Recv()
+	if err != nil {
+		return err
+	}
+	channel.CloseAll(fds)
+	k, err := initproto.KindOf(msg)
+	if err != nil {
+		return err
+	}
+	if k != want {
+		return fmt.Errorf("%w: kind %d, want %d", initproto.ErrMessage, k, want)
+	}
+	return nil
+}
+
+// becomeRoot completes a start whose id maps were written from outside: until
+// now this process had capabilities, but an unmapped id.
+func becomeRoot() error {
+	if err := unix.Setresgid(0, 0, 0); err != nil {
+		return os.NewSyscallError("setresgid", err)
+	}
+	if err := unix.Setresuid(0, 0, 0); err != nil {
+		return os.NewSyscallError("setresuid", err)
+	}
+	// commit_creds() in the kernel clears the parent-death signal on a change of
+	// ids. Should the supervisor have died just before this call, the end of the
+	// control socket tells us.
+	return os.NewSyscallError("prctl PR_SET_PDEATHSIG", unix.Prctl(unix.PR_SET_PDEATHSIG, uintptr(unix.SIGKILL), 0, 0, 0))
+}
+
+// fail tells the supervisor what went wrong. If even that fails the supervisor
+// sees the end of the socket and the exit status.
+func (in *initProcess) fail(err error) {
+	f := initproto.Failed{Op: -1, What: err.Error()}
+	var oe *opError
+	if errors.As(err, &oe) {
+		f.Op = int32(oe.index)
+	}
+	var errno unix.Errno
+	if errors.As(err, &errno) {
+		f.Errno = uint32(errno)
+	}
+	_ = in.conn.Send(initproto.Encode(initproto.KindFailed, &f))
+}

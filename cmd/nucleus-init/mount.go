@@ -1,0 +1,311 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"strings"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/nucleus-runtime/nucleus/core/initproto"
+)
+
+// newFS mounts a new file system, attached nowhere yet. data holds the options
+// as "k=v" or "flag", joined by NUL.
+func newFS(fstype, data string, attrs uint64) (int, error) {
+	fs, err := unix.Fsopen(fstype, unix.FSOPEN_CLOEXEC)
+	if err != nil {
+		return -1, fmt.Errorf("opening file system %q: %w", fstype, os.NewSyscallError("fsopen", err))
+	}
+	defer unix.Close(fs)
+	if data != "" {
+		for _, kv := range strings.Split(data, "\x00") {
+			k, v, ok := strings.Cut(kv, "=")
+			if ok {
+				err = unix.FsconfigSetString(fs, k, v)
+			} else {
+				err = unix.FsconfigSetFlag(fs, k)
+			}
+			if err != nil {
+				return -1, fmt.Errorf("option %q of file system %q: %w%s", kv, fstype, os.NewSyscallError("fsconfig", err), kernelSays(fs))
+			}
+		}
+	}
+	if err := unix.FsconfigCreate(fs); err != nil {
+		return -1, fmt.Errorf("making file system %q: %w%s", fstype, os.NewSyscallError("fsconfig", err), kernelSays(fs))
+	}
+	mnt, err := unix.Fsmount(fs, unix.FSMOUNT_CLOEXEC, int(attrs))
+	if err != nil {
+		return -1, fmt.Errorf("mounting file system %q: %w%s", fstype, os.NewSyscallError("fsmount", err), kernelSays(fs))
+	}
+	return mnt, nil
+}
+
+// kernelSays reads the message that a failed mount leaves in its context.
+func kernelSays(fs int) string {
+	buf := make([]byte, 256)
+	n, err := unix.Read(fs, buf)
+	if err != nil || n <= 2 {
+		return ""
+	}
+	return " (" + strings.TrimSpace(string(buf[2:n])) + ")"
+}
+
+func (b *builder) mountRoot(o *initproto.Op) error {
+	if b.root >= 0 {
+		return fmt.Errorf("%w: second root", initproto.ErrMessage)
+	}
+	mnt, err := newFS(o.FSType, o.Data, o.Set)
+	if err != nil {
+		return err
+	}
+	// Stacked on the old root: every host has that mount point, and lookups of
+	// host paths, which start below it, do not see the stacked mount.
+	if err := unix.MoveMount(mnt, "", unix.AT_FDCWD, "/", unix.MOVE_MOUNT_F_EMPTY_PATH); err != nil {
+		return fmt.Errorf("attaching the new root: %w", os.NewSyscallError("move_mount", err))
+	}
+	b.root = mnt
+	return b.adopt(mnt)
+}
+
+func (b *builder) mount(o *initproto.Op) error {
+	mnt, err := newFS(o.FSType, o.Data, o.Set)
+	if err != nil {
+		if o.Flags&initproto.FlagOptional != 0 && optionalMount(err) {
+			return nil
+		}
+		return err
+	}
+	defer unix.Close(mnt)
+	if err := b.adopt(mnt); err != nil {
+		return err
+	}
+	return b.attach(mnt, o, false)
+}
+
+// optionalMount reports whether a mount failed because this kernel or this
+// user namespace does not give that file system at all.
+func optionalMount(err error) bool {
+	return errors.Is(err, unix.EPERM) || errors.Is(err, unix.ENODEV) || errors.Is(err, unix.EACCES)
+}
+
+// attach moves a detached mount to its target, which is created if it is missing.
+func (b *builder) attach(mnt int, o *initproto.Op, file bool) error {
+	flags := uint64(unix.O_PATH | unix.O_NOFOLLOW)
+	target, err := b.beneath(o.Target, flags, 0)
+	if errors.Is(err, unix.ENOENT) {
+		if err := b.make(o.Target, 0o755, file); err != nil {
+			return err
+		}
+		target, err = b.beneath(o.Target, flags, 0)
+	}
+	if err != nil {
+		return err
+	}
+	defer unix.Close(target)
+	if err := unix.MoveMount(mnt, "", target, "", unix.MOVE_MOUNT_F_EMPTY_PATH|unix.MOVE_MOUNT_T_EMPTY_PATH); err != nil {
+		return fmt.Errorf("mounting on %q: %w", o.Target, os.NewSyscallError("move_mount", err))
+	}
+	return nil
+}
+
+func (b *builder) bind(o *initproto.Op) error {
+	tree, err := b.source(o)
+	if err != nil {
+		if o.Flags&initproto.FlagOptional != 0 && errors.Is(err, unix.ENOENT) {
+			return nil
+		}
+		return err
+	}
+	if o.Flags&initproto.FlagDetached == 0 {
+		defer unix.Close(tree)
+	}
+	if err := setAttr(tree, o); err != nil {
+		return err
+	}
+	var st unix.Stat_t
+	if err := unix.Fstat(tree, &st); err != nil {
+		return os.NewSyscallError("fstat", err)
+	}
+	isDir := st.Mode&unix.S_IFMT == unix.S_IFDIR
+	if isDir && o.Flags&initproto.FlagFile != 0 {
+		return fmt.Errorf("binding %q: %w", o.Source, unix.EISDIR)
+	}
+	return b.attach(tree, o, !isDir)
+}
+
+// source gives a detached copy of the mount tree at the source.
+func (b *builder) source(o *initproto.Op) (int, error) {
+	if o.Flags&initproto.FlagDetached != 0 {
+		if o.FD < 0 {
+			return -1, fmt.Errorf("%w: no descriptor", initproto.ErrMessage)
+		}
+		return b.fds[o.FD], nil
+	}
+	var src int
+	var err error
+	if o.Flags&initproto.FlagInRoot != 0 {
+		src, err = b.beneath(o.Source, unix.O_PATH|unix.O_NOFOLLOW, 0)
+	} else {
+		how := unix.OpenHow{Flags: unix.O_PATH | unix.O_CLOEXEC | unix.O_NOFOLLOW, Resolve: unix.RESOLVE_NO_MAGICLINKS}
+		switch {
+		case o.Flags&initproto.FlagFollow != 0:
+			how.Flags &^= unix.O_NOFOLLOW
+		default:
+			how.Resolve |= unix.RESOLVE_NO_SYMLINKS
+		}
+		src, err = unix.Openat2(unix.AT_FDCWD, o.Source, &how)
+		if err != nil {
+			err = fmt.Errorf("opening %q: %w", o.Source, os.NewSyscallError("openat2", err))
+		}
+	}
+	if err != nil {
+		return -1, err
+	}
+	defer unix.Close(src)
+	if o.Flags&initproto.FlagVerify != 0 {
+		if err := b.sameInode(src, o); err != nil {
+			return -1, err
+		}
+	}
+	flags := uint(unix.OPEN_TREE_CLONE | unix.OPEN_TREE_CLOEXEC | unix.AT_EMPTY_PATH)
+	if o.Flags&initproto.FlagRecursive != 0 {
+		flags |= unix.AT_RECURSIVE
+	}
+	tree, err := unix.OpenTree(src, "", flags)
+	if err != nil {
+		return -1, fmt.Errorf("cloning the mount of %q: %w", o.Source, os.NewSyscallError("open_tree", err))
+	}
+	return tree, nil
+}
+
+// sameInode compares what a path leads to here, in the sandbox's mount
+// namespace, with what the supervisor opened and checked: a descriptor cannot
+// be bound across mount namespaces, so the path is opened again, and must not
+// have been swapped meanwhile.
+func (b *builder) sameInode(src int, o *initproto.Op) error {
+	if o.FD < 0 {
+		return fmt.Errorf("%w: no descriptor", initproto.ErrMessage)
+	}
+	var got, want unix.Stat_t
+	if err := unix.Fstat(src, &got); err != nil {
+		return os.NewSyscallError("fstat", err)
+	}
+	if err := unix.Fstat(b.fds[o.FD], &want); err != nil {
+		return os.NewSyscallError("fstat", err)
+	}
+	if got.Dev != want.Dev || got.Ino != want.Ino {
+		return fmt.Errorf("%q is no longer the file that was checked: %w", o.Source, unix.ESTALE)
+	}
+	return nil
+}
+
+// setAttr changes the attributes of a detached tree and cuts its propagation.
+func setAttr(tree int, o *initproto.Op) error {
+	a := unix.MountAttr{Attr_set: o.Set, Attr_clr: o.Clear, Propagation: unix.MS_PRIVATE}
+	flags := uint(unix.AT_EMPTY_PATH)
+	if o.Flags&initproto.FlagRecursive != 0 {
+		flags |= unix.AT_RECURSIVE
+	}
+	if err := unix.MountSetattr(tree, "", flags, &a); err != nil {
+		return fmt.Errorf("setting mount attributes of %q: %w", o.Target, os.NewSyscallError("mount_setattr", err))
+	}
+	return nil
+}
+
+func (b *builder) attr(o *initproto.Op) error {
+	fd, err := b.beneath(o.Target, unix.O_PATH|unix.O_NOFOLLOW, 0)
+	if err != nil {
+		return err
+	}
+	defer unix.Close(fd)
+	return setAttr(fd, o)
+}
+
+// mask hides a path that the kernel offers. What does not exist needs no mask.
+func (b *builder) mask(o *initproto.Op) error {
+	fd, err := b.beneath(o.Target, unix.O_PATH|unix.O_NOFOLLOW, 0)
+	if errors.Is(err, unix.ENOENT) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	defer unix.Close(fd)
+	var st unix.Stat_t
+	if err := unix.Fstat(fd, &st); err != nil {
+		return os.NewSyscallError("fstat", err)
+	}
+	var cover int
+	if st.Mode&unix.S_IFMT == unix.S_IFDIR {
+		cover, err = newFS("tmpfs", "size=0\x00nr_inodes=1\x00mode=000", unix.MOUNT_ATTR_RDONLY|unix.MOUNT_ATTR_NOSUID|unix.MOUNT_ATTR_NODEV|unix.MOUNT_ATTR_NOEXEC)
+	} else {
+		// Our own /dev/null, which was bound from the host before anything
+		// untrusted was mounted (CVE-2025-31133 swapped it).
+		cover, err = b.source(&initproto.Op{Code: initproto.OpBind, Flags: initproto.FlagInRoot, Source: "/dev/null", FD: -1})
+	}
+	if err != nil {
+		return err
+	}
+	defer unix.Close(cover)
+	if st.Mode&unix.S_IFMT != unix.S_IFDIR {
+		if err := isNullDevice(cover); err != nil {
+			return err
+		}
+		if err := setAttr(cover, &initproto.Op{Target: o.Target, Set: unix.MOUNT_ATTR_RDONLY | unix.MOUNT_ATTR_NOSUID | unix.MOUNT_ATTR_NOEXEC}); err != nil {
+			return err
+		}
+	}
+	if err := unix.MoveMount(cover, "", fd, "", unix.MOVE_MOUNT_F_EMPTY_PATH|unix.MOVE_MOUNT_T_EMPTY_PATH); err != nil {
+		return fmt.Errorf("masking %q: %w", o.Target, os.NewSyscallError("move_mount", err))
+	}
+	return nil
+}
+
+func isNullDevice(fd int) error {
+	var st unix.Stat_t
+	if err := unix.Fstat(fd, &st); err != nil {
+		return os.NewSyscallError("fstat", err)
+	}
+	if st.Mode&unix.S_IFMT != unix.S_IFCHR || st.Rdev != unix.Mkdev(1, 3) {
+		return fmt.Errorf("/dev/null of the host is not the null device: %w", unix.ENODEV)
+	}
+	return nil
+}
+
+func (b *builder) readOnly(o *initproto.Op) error {
+	p := *o
+	p.Source, p.FD = o.Target, -1
+	p.Flags |= initproto.FlagInRoot | initproto.FlagRecursive
+	p.Set |= unix.MOUNT_ATTR_RDONLY
+	tree, err := b.source(&p)
+	if errors.Is(err, unix.ENOENT) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	defer unix.Close(tree)
+	if err := setAttr(tree, &p); err != nil {
+		return err
+	}
+	return b.attach(tree, &p, false)
+}
+
+func (b *builder) detach(o *initproto.Op) error {
+	fd, err := b.beneath(o.Target, unix.O_PATH|unix.O_NOFOLLOW, 0)
+	if err != nil {
+		return err
+	}
+	defer unix.Close(fd)
+	if err := unix.Unmount(fmt.Sprintf("/proc/self/fd/%d", fd), unix.MNT_DETACH); err != nil {
+		return fmt.Errorf("detaching %q: %w", o.Target, os.NewSyscallError("umount2", err))
+	}
+	dir, name, err := b.parent(o.Target)
+	if err != nil {
+		return err
+	}
+	defer unix.Close(dir)
+	return os.NewSyscallError("unlinkat", unix.Unlinkat(dir, name, unix.AT_REMOVEDIR))
+}

@@ -1,0 +1,75 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"syscall"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/nucleus-runtime/nucleus/core/initproto"
+	"github.com/nucleus-runtime/nucleus/core/initproto/channel"
+)
+
+// serve obeys the supervisor until it closes the socket. PID 1 ends with it,
+// and with PID 1 the kernel ends every process of the sandbox.
+func (in *initProcess) serve() error {
+	go in.reap()
+	for {
+		msg, fds, err := in.conn.Recv()
+		if errors.Is(err, io.EOF) {
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+		channel.CloseAll(fds)
+		k, err := initproto.KindOf(msg)
+		if err != nil {
+			return err
+		}
+		if k != initproto.KindSignal {
+			return fmt.Errorf("%w: kind %d", initproto.ErrMessage, k)
+		}
+		var s initproto.Signal
+		if err := initproto.Decode(msg, &s); err != nil {
+			return err
+		}
+		in.signal(s)
+	}
+}
+
+// signal passes a signal on. A workload that is gone is no error: its Exited
+// is on the way.
+func (in *initProcess) signal(s initproto.Signal) {
+	if s.All {
+		_ = unix.Kill(-1, unix.Signal(s.Number))
+		return
+	}
+	_ = unix.PidfdSendSignal(in.work.pidfd, unix.Signal(s.Number), nil, 0)
+}
+
+// reap collects every orphan of the sandbox and reports the end of the
+// workload. It returns when no child is left, which is after the workload has
+// ended: nothing is left to become an orphan then.
+func (in *initProcess) reap() {
+	for {
+		var ws syscall.WaitStatus
+		pid, err := syscall.Wait4(-1, &ws, 0, nil)
+		if errors.Is(err, unix.EINTR) {
+			continue
+		}
+		if err != nil {
+			return
+		}
+		if pid != in.work.pid {
+			continue
+		}
+		e := in.work.exited(uint32(ws))
+		if err := in.conn.Send(initproto.Encode(initproto.KindExited, &e)); err != nil {
+			os.Exit(125)
+		}
+	}
+}

@@ -1,0 +1,363 @@
+package main
+
+import (
+	"fmt"
+	"os"
+	"syscall"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/nucleus-runtime/nucleus/core/initproto"
+)
+
+// gateFD is where stage 2 waits for its start byte. It is the only descriptor
+// beside 0, 1 and 2 that stage 2 holds, and execve closes it.
+const gateFD = 3
+
+// progress is where stage 2 notes how far it came. It lies in a page shared
+// with init: once the filter is on, stage 2 could not even write to a pipe, and
+// execve takes the page away from the workload.
+type progress struct {
+	step, errno, execIndex uint32
+}
+
+// stage2 is the child that becomes the workload.
+type stage2 struct {
+	pid   int
+	pidfd int
+	note  *progress
+}
+
+// exited tells the end of stage 2 in the supervisor's terms.
+func (s *stage2) exited(status uint32) initproto.Exited {
+	e := initproto.Exited{Status: status}
+	if s.note.errno != 0 || initproto.Step(s.note.step) < initproto.StepExec {
+		e.Step, e.Errno, e.ExecIndex = initproto.Step(s.note.step), s.note.errno, s.note.execIndex
+	}
+	return e
+}
+
+// prepared is everything that stage 2 needs, laid out in memory before the
+// fork: its child may neither allocate nor call into the Go runtime.
+type prepared struct {
+	paths   []*byte
+	argv    []*byte
+	envv    []*byte
+	cwd     *byte
+	uid     uintptr
+	gid     uintptr
+	groups  []uint32
+	setgrp  bool
+	umask   uintptr
+	bound   uint64
+	ambient uint64
+	keep    bool
+	hdr     unix.CapUserHeader
+	caps    [2]unix.CapUserData
+	rlimits []rlimit
+	tty     uintptr // slave descriptor, 0 for none
+	keyring bool
+	filter  unix.SockFprog
+	gate    uintptr
+	note    *progress
+	byte1   [1]byte
+	mask    uint64
+	action  sigaction
+}
+
+type rlimit struct {
+	resource uintptr
+	lim      unix.Rlimit
+}
+
+// sigaction is the kernel's struct; only the default disposition is ever set,
+// and a size of eight bytes for the mask goes with it.
+type sigaction struct {
+	handler, flags, restorer uintptr
+	mask                     uint64
+}
+
+func prepare(p *initproto.Process, fds []int, tty int, note *progress) (*prepared, error) {
+	if int(p.Gate) >= len(fds) || p.Gate < 0 {
+		return nil, fmt.Errorf("%w: gate %d", initproto.ErrMessage, p.Gate)
+	}
+	pr := &prepared{
+		uid: uintptr(p.UID), gid: uintptr(p.GID), groups: p.Groups, setgrp: p.SetGroups, umask: uintptr(p.Umask),
+		bound: p.Caps.Bounding, ambient: p.Caps.Ambient, keep: p.Caps.Permitted != 0, tty: uintptr(tty), keyring: p.NewKeyring,
+		gate: uintptr(fds[p.Gate]), note: note,
+	}
+	var err error
+	if pr.paths, err = cStrings(p.Paths); err != nil {
+		return nil, err
+	}
+	if pr.argv, err = cStrings(p.Args); err != nil {
+		return nil, err
+	}
+	if pr.envv, err = cStrings(p.Env); err != nil {
+		return nil, err
+	}
+	if len(p.Paths) == 0 || len(p.Args) == 0 {
+		return nil, fmt.Errorf("%w: no command", initproto.ErrMessage)
+	}
+	cwd, err := cStrings([]string{p.Cwd})
+	if err != nil {
+		return nil, err
+	}
+	pr.cwd = cwd[0]
+	pr.hdr.Version = unix.LINUX_CAPABILITY_VERSION_3
+	for i := range pr.caps {
+		shift := 32 * i
+		pr.caps[i] = unix.CapUserData{
+			Effective: uint32(p.Caps.Effective >> shift), Permitted: uint32(p.Caps.Permitted >> shift), Inheritable: uint32(p.Caps.Inheritable >> shift),
+		}
+	}
+	for _, r := range p.Rlimits {
+		pr.rlimits = append(pr.rlimits, rlimit{uintptr(r.Resource), unix.Rlimit{Cur: r.Soft, Max: r.Hard}})
+	}
+	if n := len(p.Filter); n > 0 {
+		if n%8 != 0 || n/8 > 4096 { // BPF_MAXINSNS
+			return nil, fmt.Errorf("%w: filter of %d bytes", initproto.ErrMessage, n)
+		}
+		// A copy, so that the alignment of sock_filter is certain.
+		prog := make([]unix.SockFilter, n/8)
+		copy(unsafe.Slice((*byte)(unsafe.Pointer(&prog[0])), n), p.Filter)
+		pr.filter = unix.SockFprog{Len: uint16(len(prog)), Filter: &prog[0]}
+	}
+	return pr, nil
+}
+
+// cStrings gives a NULL-terminated array of C strings.
+func cStrings(ss []string) ([]*byte, error) {
+	out := make([]*byte, 0, len(ss)+1)
+	for _, s := range ss {
+		b, err := unix.BytePtrFromString(s)
+		if err != nil {
+			return nil, fmt.Errorf("%w: NUL in a string", initproto.ErrMessage)
+		}
+		out = append(out, b)
+	}
+	return append(out, nil), nil
+}
+
+// sharedNote maps the page that stage 2 reports through.
+func sharedNote() (*progress, error) {
+	b, err := unix.Mmap(-1, 0, os.Getpagesize(), unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED|unix.MAP_ANONYMOUS)
+	if err != nil {
+		return nil, os.NewSyscallError("mmap", err)
+	}
+	return (*progress)(unsafe.Pointer(&b[0])), nil
+}
+
+// fork makes stage 2 and gives its pid and pidfd. The child runs prepared raw
+// system calls only, as the child in Go's own forkExec does: the Go runtime is
+// not usable in it, for its other threads are not there.
+//
+//go:norace
+//go:noinline
+func fork(p *prepared) (pid int, pidfd int, errno syscall.Errno) {
+	var (
+		all uint64 = ^uint64(0)
+		old uint64
+		fd  int32
+		r   uintptr
+		e   syscall.Errno
+	)
+	// Signals stay blocked in the child until their handlers, which belong to
+	// the Go runtime, are gone.
+	syscall.RawSyscall6(syscall.SYS_RT_SIGPROCMASK, unix.SIG_SETMASK, uintptr(unsafe.Pointer(&all)), uintptr(unsafe.Pointer(&old)), 8, 0, 0)
+	r, _, e = syscall.RawSyscall6(syscall.SYS_CLONE, uintptr(syscall.SIGCHLD)|unix.CLONE_PIDFD, 0, uintptr(unsafe.Pointer(&fd)), 0, 0, 0)
+	if r != 0 || e != 0 {
+		syscall.RawSyscall6(syscall.SYS_RT_SIGPROCMASK, unix.SIG_SETMASK, uintptr(unsafe.Pointer(&old)), 0, 8, 0, 0)
+		return int(r), int(fd), e
+	}
+	child(p)
+	return 0, 0, 0 // not reached
+}
+
+// child is stage 2 (DESIGN: steps 11 to 14): every restriction is put on in an
+// order in which none takes away what a later one needs; seccomp is last (W28).
+//
+//go:norace
+//go:noinline
+//go:nosplit
+func child(p *prepared) {
+	var (
+		e syscall.Errno
+		i int
+		c uintptr
+	)
+	for c = 1; c <= 64; c++ {
+		syscall.RawSyscall6(syscall.SYS_RT_SIGACTION, c, uintptr(unsafe.Pointer(&p.action)), 0, 8, 0, 0)
+	}
+	syscall.RawSyscall6(syscall.SYS_RT_SIGPROCMASK, unix.SIG_SETMASK, uintptr(unsafe.Pointer(&p.mask)), 0, 8, 0, 0)
+
+	p.note.step = uint32(initproto.StepSession)
+	if _, _, e = syscall.RawSyscall(syscall.SYS_SETSID, 0, 0, 0); e != 0 {
+		goto fail
+	}
+	p.note.step = uint32(initproto.StepTerminal)
+	if p.tty != 0 {
+		if _, _, e = syscall.RawSyscall(syscall.SYS_IOCTL, p.tty, unix.TIOCSCTTY, 0); e != 0 {
+			goto fail
+		}
+		for c = 0; c < 3; c++ {
+			if _, _, e = syscall.RawSyscall(syscall.SYS_DUP3, p.tty, c, 0); e != 0 {
+				goto fail
+			}
+		}
+	}
+	syscall.RawSyscall(syscall.SYS_UMASK, p.umask, 0, 0)
+
+	p.note.step = uint32(initproto.StepRlimit)
+	for i = 0; i < len(p.rlimits); i++ {
+		if _, _, e = syscall.RawSyscall6(syscall.SYS_PRLIMIT64, 0, p.rlimits[i].resource, uintptr(unsafe.Pointer(&p.rlimits[i].lim)), 0, 0, 0); e != 0 {
+			p.note.execIndex = uint32(i)
+			goto fail
+		}
+	}
+	p.note.step = uint32(initproto.StepKeyring)
+	if p.keyring {
+		// An anonymous session keyring of its own: the one that was inherited may
+		// hold the keys of whoever started the supervisor.
+		if _, _, e = syscall.RawSyscall(syscall.SYS_KEYCTL, unix.KEYCTL_JOIN_SESSION_KEYRING, 0, 0); e != 0 && e != syscall.ENOSYS {
+			goto fail
+		}
+	}
+	p.note.step = uint32(initproto.StepBounding)
+	for c = 0; c < 64; c++ {
+		if p.bound&(1<<c) != 0 {
+			continue
+		}
+		if _, _, e = syscall.RawSyscall6(syscall.SYS_PRCTL, unix.PR_CAPBSET_DROP, c, 0, 0, 0, 0); e != 0 {
+			if e == syscall.EINVAL { // past the kernel's last capability
+				break
+			}
+			goto fail
+		}
+	}
+	p.note.step = uint32(initproto.StepGroups)
+	if p.setgrp {
+		c = 0
+		if len(p.groups) > 0 {
+			c = uintptr(unsafe.Pointer(&p.groups[0]))
+		}
+		if _, _, e = syscall.RawSyscall(syscall.SYS_SETGROUPS, uintptr(len(p.groups)), c, 0); e != 0 {
+			goto fail
+		}
+	}
+	p.note.step = uint32(initproto.StepKeepCaps)
+	if p.keep {
+		// Without it a change from uid 0 empties the permitted set (W10).
+		if _, _, e = syscall.RawSyscall6(syscall.SYS_PRCTL, unix.PR_SET_KEEPCAPS, 1, 0, 0, 0, 0); e != 0 {
+			goto fail
+		}
+	}
+	p.note.step = uint32(initproto.StepGID)
+	if _, _, e = syscall.RawSyscall(syscall.SYS_SETRESGID, p.gid, p.gid, p.gid); e != 0 {
+		goto fail
+	}
+	p.note.step = uint32(initproto.StepUID)
+	if _, _, e = syscall.RawSyscall(syscall.SYS_SETRESUID, p.uid, p.uid, p.uid); e != 0 {
+		goto fail
+	}
+	p.note.step = uint32(initproto.StepCaps)
+	if _, _, e = syscall.RawSyscall(syscall.SYS_CAPSET, uintptr(unsafe.Pointer(&p.hdr)), uintptr(unsafe.Pointer(&p.caps)), 0); e != 0 {
+		goto fail
+	}
+	p.note.step = uint32(initproto.StepAmbient)
+	for c = 0; c < 64; c++ {
+		if p.ambient&(1<<c) == 0 {
+			continue
+		}
+		if _, _, e = syscall.RawSyscall6(syscall.SYS_PRCTL, unix.PR_CAP_AMBIENT, unix.PR_CAP_AMBIENT_RAISE, c, 0, 0, 0); e != 0 {
+			goto fail
+		}
+	}
+	// After the identity switch, so that the workload's own rights decide.
+	p.note.step = uint32(initproto.StepCwd)
+	if _, _, e = syscall.RawSyscall(syscall.SYS_CHDIR, uintptr(unsafe.Pointer(p.cwd)), 0, 0); e != 0 {
+		goto fail
+	}
+	p.note.step = uint32(initproto.StepClose)
+	if _, _, e = syscall.RawSyscall(syscall.SYS_DUP3, p.gate, gateFD, syscall.O_CLOEXEC); e != 0 {
+		goto fail
+	}
+	if _, _, e = syscall.RawSyscall(unix.SYS_CLOSE_RANGE, gateFD+1, uintptr(^uint32(0)), 0); e != 0 {
+		goto fail
+	}
+	p.note.step = uint32(initproto.StepSeccomp)
+	if p.filter.Len > 0 {
+		if _, _, e = syscall.RawSyscall(unix.SYS_SECCOMP, unix.SECCOMP_SET_MODE_FILTER, 0, uintptr(unsafe.Pointer(&p.filter))); e != 0 {
+			goto fail
+		}
+	}
+	// From here on only read, execve and exit_group, which every compiled filter
+	// admits.
+	p.note.step = uint32(initproto.StepGate)
+	for {
+		c, _, e = syscall.RawSyscall(syscall.SYS_READ, gateFD, uintptr(unsafe.Pointer(&p.byte1)), 1)
+		if e == syscall.EINTR {
+			continue
+		}
+		if e == 0 && c == 0 {
+			e = syscall.ECANCELED // the supervisor closed the gate without opening it
+		}
+		if e != 0 {
+			goto fail
+		}
+		break
+	}
+	p.note.step = uint32(initproto.StepExec)
+	for i = 0; p.paths[i] != nil; i++ {
+		_, _, e = syscall.RawSyscall(syscall.SYS_EXECVE, uintptr(unsafe.Pointer(p.paths[i])), uintptr(unsafe.Pointer(&p.argv[0])), uintptr(unsafe.Pointer(&p.envv[0])))
+		// As execvp(3): a candidate that exists but may not be executed is
+		// remembered, and the search goes on.
+		if e != syscall.ENOENT && e != syscall.ENOTDIR {
+			p.note.errno, p.note.execIndex = uint32(e), uint32(i)
+			if e != syscall.EACCES {
+				break
+			}
+		}
+	}
+	if p.note.errno == 0 {
+		p.note.errno = uint32(e)
+	}
+	goto out
+fail:
+	p.note.errno = uint32(e)
+out:
+	for {
+		syscall.RawSyscall(syscall.SYS_EXIT_GROUP, 125, 0, 0)
+	}
+}
+
+// startWorkload makes stage 2 and tells the supervisor.
+func (in *initProcess) startWorkload(setup *initproto.Setup, fds []int) error {
+	note, err := sharedNote()
+	if err != nil {
+		return err
+	}
+	tty, master := 0, -1
+	if setup.Process.TTY {
+		if master, tty, err = openTerminal(setup.Process.UID, setup.Process.GID); err != nil {
+			return err
+		}
+		defer unix.Close(master)
+		defer unix.Close(tty)
+	}
+	pr, err := prepare(&setup.Process, fds, tty, note)
+	if err != nil {
+		return err
+	}
+	pid, pidfd, errno := fork(pr)
+	if errno != 0 {
+		return os.NewSyscallError("clone", errno)
+	}
+	in.work = &stage2{pid: pid, pidfd: pidfd, note: note}
+	pass := []int{pidfd}
+	if master >= 0 {
+		pass = append(pass, master)
+	}
+	return in.conn.Send(initproto.Encode(initproto.KindStage2, nil), pass...)
+}

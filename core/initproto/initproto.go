@@ -1,0 +1,224 @@
+// Package initproto owns the messages between a supervisor and the init of its
+// sandbox. They are plain data with a fixed binary form: init decides nothing,
+// it carries out what was compiled outside. The package never interprets a
+// message and makes no system call.
+package initproto
+
+import "errors"
+
+// Version is the first byte of every message. Supervisor and init are installed
+// together; a difference means a mixed installation and is fatal.
+const Version = 1
+
+// Kind tells what a message is.
+type Kind uint8
+
+// Messages to init.
+const (
+	// KindSetup carries a Setup and the descriptors that it names by index.
+	KindSetup Kind = iota + 1
+	// KindAttached says that init is in its cgroup: it may enter a cgroup
+	// namespace of its own, whose root is then that group (W8).
+	KindAttached
+	// KindGo says that network and hooks are done: stage 2 may be made.
+	KindGo
+	// KindSignal asks init to send Signal.Number to the workload.
+	KindSignal
+)
+
+// Messages from init.
+const (
+	// KindFSDone: the file system stands, the old root is gone.
+	KindFSDone Kind = iota + 64
+	// KindStage2 carries the pidfd of stage 2, which is on its way to the start
+	// gate, and the master of its terminal if it has one.
+	KindStage2
+	// KindExited carries an Exited.
+	KindExited
+	// KindFailed carries a Failed; init ends after it.
+	KindFailed
+)
+
+// Setup is all that init needs to know.
+type Setup struct {
+	Hostname string
+	Ops      []Op
+	Landlock Landlock
+	Process  Process
+	// InitFilter is the BPF program that init puts on itself before the
+	// workload starts, empty for none.
+	InitFilter []byte
+	// Loopback asks for the loopback interface of the network namespace to be
+	// brought up.
+	Loopback bool
+	// CgroupNS asks for a cgroup namespace once attached.
+	CgroupNS bool
+	// SetIDs: the id maps were written from outside after the clone, so init has
+	// its capabilities but no mapped id yet; it must set itself to 0:0 first.
+	SetIDs bool
+	// InitCaps is what init keeps of its capabilities once the file system stands.
+	InitCaps uint64
+}
+
+// Code says what an Op does.
+type Code uint8
+
+// The operations of the file system phase. Targets are paths below the new
+// root and are resolved there without following any symbolic link.
+const (
+	OpRoot     Code = iota + 1 // mount FSType with Data as the new root
+	OpMkdir                    // directory Target with Mode and owner
+	OpFile                     // regular file Target with Mode, owner and content Data
+	OpSymlink                  // symbolic link Target -> Source
+	OpBind                     // clone Source (see Flags) and attach it at Target
+	OpMount                    // new file system FSType with Data at Target
+	OpAttr                     // change mount attributes of the mount at Target
+	OpMask                     // make Target unreadable: a file by /dev/null, a directory by an empty read-only tmpfs
+	OpReadOnly                 // Target becomes a read-only mount of itself, recursively
+	OpUnpack                   // read a packed tree from descriptor FD into directory Target
+	OpDetach                   // detach the staging mount at Target
+	OpOwner                    // change owner of Target
+)
+
+// Flags of an Op.
+const (
+	FlagOptional  uint32 = 1 << iota // a Source or Target that does not exist is no error
+	FlagFile                         // Source is a file: the mount point is one as well
+	FlagInRoot                       // Source is a path below the new root
+	FlagDetached                     // FD is a detached mount: attach it as it is
+	FlagVerify                       // Source must be the inode that FD refers to
+	FlagRecursive                    // clone or change mounts below as well
+	FlagExists                       // the mount point exists, make nothing
+	FlagFollow                       // follow a symbolic link at the end of Source
+)
+
+// Op is one operation. Which fields it uses depends on its Code.
+type Op struct {
+	Code   Code
+	Flags  uint32
+	FD     int32 // index into the descriptors of the message, -1 for none
+	Mode   uint32
+	UID    uint32
+	GID    uint32
+	Set    uint64 // MOUNT_ATTR_* to set
+	Clear  uint64 // MOUNT_ATTR_* to clear
+	Target string
+	Source string
+	FSType string
+	Data   string // mount options as "k=v" joined by NUL, or content
+}
+
+// Landlock is a ruleset in the kernel's own numbers; zero ABI means none.
+type Landlock struct {
+	ABI       int32
+	HandledFS uint64
+	HandledNet,
+	Scoped uint64
+	Rules []PathRule
+}
+
+// PathRule grants Access beneath the paths that exist.
+type PathRule struct {
+	Path     string
+	Access   uint64
+	Optional bool
+}
+
+// Process is what stage 2 becomes.
+type Process struct {
+	Paths      []string // candidates for execve, in order
+	Args       []string
+	Env        []string
+	Cwd        string
+	UID        uint32
+	GID        uint32
+	Groups     []uint32
+	SetGroups  bool // setgroups(2) is permitted in this user namespace
+	Umask      uint32
+	Caps       Caps
+	Rlimits    []Rlimit
+	TTY        bool
+	NewKeyring bool
+	Filter     []byte // BPF program, empty for none
+	// Gate is the index of the descriptor that stage 2 reads its start byte from.
+	Gate int32
+}
+
+// Caps are the five sets, a bit for each capability.
+type Caps struct {
+	Bounding, Effective, Permitted, Inheritable, Ambient uint64
+}
+
+// Rlimit is one resource limit by its number.
+type Rlimit struct {
+	Resource   uint32
+	Soft, Hard uint64
+}
+
+// Exited tells how the workload ended.
+type Exited struct {
+	// Status is the wait status of stage 2.
+	Status uint32
+	// Step and Errno are set if stage 2 ended before it became the workload.
+	Step  Step
+	Errno uint32
+	// ExecIndex is the candidate that execve failed for last.
+	ExecIndex uint32
+}
+
+// Failed tells what init could not do.
+type Failed struct {
+	// Op is the index of the failed operation, -1 if it was none.
+	Op    int32
+	Errno uint32
+	What  string
+}
+
+// Signal is a request to signal the workload.
+type Signal struct {
+	Number uint32
+	// All asks for every process of the sandbox instead of the workload alone.
+	All bool
+}
+
+// Step names where stage 2 was when it failed.
+type Step uint32
+
+// The steps of stage 2, in order.
+const (
+	StepNone Step = iota
+	StepSession
+	StepTerminal
+	StepRlimit
+	StepKeyring
+	StepBounding
+	StepGroups
+	StepKeepCaps
+	StepGID
+	StepUID
+	StepCaps
+	StepAmbient
+	StepCwd
+	StepClose
+	StepSeccomp
+	StepGate
+	StepExec
+)
+
+var stepNames = [...]string{
+	StepNone: "nothing", StepSession: "new session", StepTerminal: "controlling terminal", StepRlimit: "resource limits",
+	StepKeyring: "session keyring", StepBounding: "capability bounding set", StepGroups: "supplementary groups",
+	StepKeepCaps: "keeping capabilities over the identity switch", StepGID: "group id", StepUID: "user id", StepCaps: "capability sets",
+	StepAmbient: "ambient capabilities", StepCwd: "working directory", StepClose: "closing descriptors",
+	StepSeccomp: "seccomp filter", StepGate: "start gate", StepExec: "exec",
+}
+
+func (s Step) String() string {
+	if int(s) < len(stepNames) {
+		return stepNames[s]
+	}
+	return "unknown step"
+}
+
+// ErrMessage is returned for bytes that are not a message of this version.
+var ErrMessage = errors.New("malformed message")
