@@ -1,0 +1,10 @@
+package seccomp
+
+import _ "embed"
+
+var (
+	//go:embed filters/default_arm64.bpf
+	defaultBPF string
+	//go:embed filters/init_arm64.bpf
+	initBPF string
+)
