@@ -121,8 +121,10 @@ func (b *builder) bind(o *initproto.Op) error {
 	if o.Flags&initproto.FlagDetached == 0 {
 		defer unix.Close(tree)
 	}
-	if err := setAttr(tree, o); err != nil {
-		return err
+	if o.Flags&initproto.FlagDetached == 0 {
+		if err := setAttr(tree, o); err != nil {
+			return err
+		}
 	}
 	var st unix.Stat_t
 	if err := unix.Fstat(tree, &st); err != nil {
@@ -133,6 +135,44 @@ func (b *builder) bind(o *initproto.Op) error {
 		return fmt.Errorf("binding %q: %w", o.Source, unix.EISDIR)
 	}
 	return b.attach(tree, o, !isDir)
+}
+
+// overlay mounts a writable layer over a directory. Its layers are named by
+// descriptors, so that no path is resolved twice.
+func (b *builder) overlay(o *initproto.Op) error {
+	dirs := strings.Split(o.Data, "\x00")
+	if len(dirs) != 3 {
+		return fmt.Errorf("%w: overlay", initproto.ErrMessage)
+	}
+	var opts []string
+	for i, name := range []string{"lowerdir", "upperdir", "workdir"} {
+		fd, err := b.beneath(dirs[i], unix.O_PATH|unix.O_DIRECTORY|unix.O_NOFOLLOW, 0)
+		if err != nil {
+			return err
+		}
+		defer unix.Close(fd)
+		opts = append(opts, fmt.Sprintf("%s=/proc/self/fd/%d", name, fd))
+	}
+	if o.Flags&initproto.FlagUserXattr != 0 {
+		opts = append(opts, "userxattr")
+	}
+	mnt, err := newFS("overlay", strings.Join(opts, "\x00"), o.Set)
+	if err != nil {
+		return err
+	}
+	if err := b.adopt(mnt); err != nil {
+		return err
+	}
+	if o.Target != "/" {
+		defer unix.Close(mnt)
+		return b.attach(mnt, o, false)
+	}
+	if err := unix.MoveMount(mnt, "", unix.AT_FDCWD, "/", unix.MOVE_MOUNT_F_EMPTY_PATH); err != nil {
+		return fmt.Errorf("attaching the new root: %w", os.NewSyscallError("move_mount", err))
+	}
+	_ = unix.Close(b.root)
+	b.root = mnt
+	return nil
 }
 
 // source gives a detached copy of the mount tree at the source.

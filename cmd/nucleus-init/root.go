@@ -80,6 +80,10 @@ func (b *builder) do(o *initproto.Op) error {
 		return b.detach(o)
 	case initproto.OpOwner:
 		return b.owner(o)
+	case initproto.OpOverlay:
+		return b.overlay(o)
+	case initproto.OpRemove:
+		return b.remove(o)
 	}
 	return fmt.Errorf("%w: operation %d", initproto.ErrMessage, o.Code)
 }
@@ -211,6 +215,11 @@ func (b *builder) file(o *initproto.Op) error {
 	if err := b.mayCreate(dir, o.Target); err != nil {
 		return err
 	}
+	if o.Flags&initproto.FlagReplace != 0 {
+		if err := unix.Unlinkat(dir, name, 0); err != nil && !errors.Is(err, unix.ENOENT) {
+			return fmt.Errorf("replacing %q: %w", o.Target, os.NewSyscallError("unlinkat", err))
+		}
+	}
 	fd, err := unix.Openat(dir, name, unix.O_CREAT|unix.O_EXCL|unix.O_WRONLY|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0o600)
 	if err != nil {
 		return fmt.Errorf("creating %q: %w", o.Target, os.NewSyscallError("openat", err))
@@ -242,6 +251,22 @@ func (b *builder) symlink(o *initproto.Op) error {
 		return fmt.Errorf("creating symbolic link %q: %w", o.Target, os.NewSyscallError("symlinkat", err))
 	}
 	return nil
+}
+
+func (b *builder) remove(o *initproto.Op) error {
+	dir, name, err := b.parent(o.Target)
+	if err != nil {
+		return err
+	}
+	defer unix.Close(dir)
+	if err := b.mayCreate(dir, o.Target); err != nil {
+		return err
+	}
+	flags := 0
+	if o.Flags&initproto.FlagDir != 0 {
+		flags = unix.AT_REMOVEDIR
+	}
+	return os.NewSyscallError("unlinkat", unix.Unlinkat(dir, name, flags))
 }
 
 // pivot makes the new root the root of this mount namespace and lets the old

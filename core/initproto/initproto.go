@@ -78,6 +78,8 @@ const (
 	OpUnpack                   // read a packed tree from descriptor FD into directory Target
 	OpDetach                   // detach the staging mount at Target
 	OpOwner                    // change owner of Target
+	OpOverlay                  // overlay at Target ("/" replaces the root): Data is lower, upper, work below the root, joined by NUL
+	OpRemove                   // unlink a file, or remove an empty directory (FlagDir) that the builder made
 )
 
 // Flags of an Op.
@@ -90,6 +92,9 @@ const (
 	FlagRecursive                    // clone or change mounts below as well
 	FlagExists                       // the mount point exists, make nothing
 	FlagFollow                       // follow a symbolic link at the end of Source
+	FlagReplace                      // a file that exists makes way
+	FlagDir                          // Target is a directory
+	FlagUserXattr                    // overlay keeps its marks in user.* attributes (user namespaces)
 )
 
 // Op is one operation. Which fields it uses depends on its Code.

@@ -1,0 +1,185 @@
+package fs
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/nucleus-runtime/nucleus/core/initproto"
+	"github.com/nucleus-runtime/nucleus/core/plan"
+)
+
+// refusedTrees may not be bound, nor anything below them: they are the
+// kernel's interfaces, or what the host boots from.
+var refusedTrees = []string{"/proc", "/sys", "/dev", "/boot"}
+
+// source opens a host path that the job names. The operator's own symbolic
+// links are followed here, once; what counts from then on is the inode that
+// the descriptor refers to.
+func (p *Prepared) source(path, origin string) (*os.File, string, error) {
+	fail := func(hint string, err error) (*os.File, string, error) {
+		return nil, "", &Error{Path: path, Origin: origin, Hint: hint, Err: err}
+	}
+	fd, err := unix.Open(path, unix.O_PATH|unix.O_CLOEXEC, 0)
+	if err != nil {
+		hint := ""
+		if errors.Is(err, unix.ENOENT) {
+			hint = "create it, or correct the path"
+		}
+		return fail(hint, fmt.Errorf("source %q: %w", path, err))
+	}
+	f := os.NewFile(uintptr(fd), path)
+	real, err := os.Readlink(fmt.Sprintf("/proc/self/fd/%d", fd))
+	if err != nil {
+		_ = f.Close()
+		return fail("", fmt.Errorf("source %q: %w", path, err))
+	}
+	if why := p.refused(real); why != "" {
+		_ = f.Close()
+		return fail("name a directory that holds only what the sandbox may have", fmt.Errorf("source %q is refused: %s", path, why))
+	}
+	return f, real, nil
+}
+
+// refused says why a real path may not be bound, "" if it may.
+func (p *Prepared) refused(real string) string {
+	if real == "/" {
+		return "it is the host's root"
+	}
+	for _, t := range refusedTrees {
+		if real == t || strings.HasPrefix(real, t+"/") {
+			return "it is below " + t
+		}
+	}
+	for _, t := range p.opts.Refused {
+		if t == "" {
+			continue
+		}
+		if real == t || strings.HasPrefix(real, t+"/") {
+			return "it belongs to Nucleus (" + t + ")"
+		}
+		if strings.HasPrefix(t, real+"/") && real != "/usr" && real != "/usr/local" {
+			return "it contains files of Nucleus (" + t + ")"
+		}
+	}
+	return ""
+}
+
+// bindOp compiles the binding of an opened source. A privileged supervisor
+// clones the mount itself: the sandbox's root may have no right to open the
+// path. Otherwise init opens it again and checks that it is the same inode,
+// for a descriptor cannot be bound across mount namespaces.
+func (p *Prepared) bindOp(f *os.File, real, target string, set uint64, idmap *idMapping) error {
+	o := initproto.Op{Code: initproto.OpBind, Target: target, Source: real, Set: set, Flags: initproto.FlagRecursive | initproto.FlagVerify}
+	if !p.opts.Privileged {
+		o.FD = p.pass(f)
+		p.op(o)
+		return nil
+	}
+	defer f.Close()
+	tree, err := unix.OpenTree(int(f.Fd()), "", unix.OPEN_TREE_CLONE|unix.OPEN_TREE_CLOEXEC|unix.AT_EMPTY_PATH|unix.AT_RECURSIVE)
+	if err != nil {
+		return fmt.Errorf("cloning the mount of %q: %w", real, os.NewSyscallError("open_tree", err))
+	}
+	detached := os.NewFile(uintptr(tree), real)
+	if err := unix.MountSetattr(tree, "", unix.AT_EMPTY_PATH|unix.AT_RECURSIVE, &unix.MountAttr{Attr_set: set, Propagation: unix.MS_PRIVATE}); err != nil {
+		_ = detached.Close()
+		return fmt.Errorf("setting mount attributes of %q: %w", real, os.NewSyscallError("mount_setattr", err))
+	}
+	if idmap != nil {
+		if err := idmap.apply(tree); err != nil {
+			_ = detached.Close()
+			return err
+		}
+	}
+	o.Flags = initproto.FlagDetached
+	o.FD = p.pass(detached)
+	p.op(o)
+	return nil
+}
+
+// bind compiles a volume or a workspace.
+func (p *Prepared) bind(m plan.Mount) error {
+	if m.Create {
+		if err := p.create(m); err != nil {
+			return err
+		}
+	}
+	f, real, err := p.source(m.Source, m.Origin)
+	if err != nil {
+		return err
+	}
+	set, _ := attrs(m.Options)
+	var idmap *idMapping
+	if m.Idmap && p.opts.Privileged && p.plan.IDs.Kind != "none" {
+		if idmap, err = p.ownerMapping(f); err != nil {
+			_ = f.Close()
+			return err
+		}
+	}
+	if err := p.bindOp(f, real, m.Destination, set, idmap); err != nil {
+		var fe *Error
+		if errors.As(err, &fe) {
+			fe.Path, fe.Origin = real, m.Origin
+			return fe
+		}
+		return &Error{Path: real, Origin: m.Origin, Err: err}
+	}
+	p.want(m.Destination, "", set)
+	return nil
+}
+
+// create makes a volume's source directory, owned by whoever the workload is
+// outside, if it does not exist.
+func (p *Prepared) create(m plan.Mount) error {
+	if _, err := os.Lstat(m.Source); err == nil {
+		return nil
+	}
+	if why := p.refused(filepath.Clean(m.Source)); why != "" {
+		return &Error{Path: m.Source, Origin: m.Origin, Err: fmt.Errorf("source %q is refused: %s", m.Source, why)}
+	}
+	if err := os.Mkdir(m.Source, 0o755); err != nil {
+		return &Error{Path: m.Source, Origin: m.Origin, Hint: "create its parent directory", Err: fmt.Errorf("creating source: %w", err)}
+	}
+	p.Created = append(p.Created, m.Source)
+	return nil
+}
+
+// workspaceOverlay lays a writable directory in memory over the workspace.
+func (p *Prepared) workspaceOverlay(m plan.Mount) error {
+	f, real, err := p.source(m.Source, m.Origin)
+	if err != nil {
+		return err
+	}
+	set, _ := attrs(m.Options)
+	lower, upper, work := staging+"/workspace-lower", staging+"/workspace-upper", staging+"/workspace-work"
+	if p.plan.Root.Kind == plan.RootOverlay {
+		return &Error{Path: real, Origin: m.Origin, Hint: `write mode = "bind-rw" or "bind-ro", or rootfs { writable = "none" }`,
+			Err: errors.New("a workspace overlay inside a writable rootfs overlay is not supported")}
+	}
+	var idmap *idMapping
+	if p.opts.Privileged && p.plan.IDs.Kind != "none" {
+		if idmap, err = p.ownerMapping(f); err != nil {
+			_ = f.Close()
+			return err
+		}
+	}
+	if err := p.bindOp(f, real, lower, set|unix.MOUNT_ATTR_RDONLY, idmap); err != nil {
+		return &Error{Path: real, Origin: m.Origin, Err: err}
+	}
+	for _, d := range []string{upper, work} {
+		p.op(initproto.Op{Code: initproto.OpMkdir, Target: d, Mode: 0o755, UID: m.UID, GID: m.GID, FD: -1})
+	}
+	o := initproto.Op{Code: initproto.OpOverlay, Target: m.Destination, Data: lower + "\x00" + upper + "\x00" + work, Set: set, FD: -1}
+	if p.plan.IDs.Kind != "none" {
+		o.Flags |= initproto.FlagUserXattr
+	}
+	p.op(o)
+	p.want(lower, "", set|unix.MOUNT_ATTR_RDONLY)
+	p.want(m.Destination, "overlay", set)
+	return nil
+}

@@ -1,0 +1,299 @@
+package plan
+
+import (
+	"fmt"
+	"strconv"
+	"strings"
+
+	specs "github.com/opencontainers/runtime-spec/specs-go"
+
+	"github.com/nucleus-runtime/nucleus/core/host/fact"
+)
+
+// identity is who the workload is inside.
+type identity struct {
+	name   string
+	uid    uint32
+	gid    uint32
+	groups []uint32
+	home   string
+}
+
+// identity resolves the job's user and groups by the passwd and group files
+// that the workload will see.
+func (m *maker) identity() identity {
+	id := identity{name: "root", home: "/root"}
+	user, group, hasGroup := strings.Cut(m.j.User, ":")
+	if user != "" {
+		e, numeric, ok := m.lookupUser(user)
+		switch {
+		case ok:
+			id.uid, id.gid, id.name, id.home = e.uid, e.gid, e.name, e.home
+		case numeric:
+			id.uid, id.gid, id.name = e.uid, e.uid, "user"
+			if e.uid == 0 {
+				id.name = "root"
+			}
+		default:
+			m.fail("user", "write a numeric uid, or one of: "+strings.Join(m.userNames(), ", "), "user %q is not in %s", user, m.passwdName())
+		}
+	} else if e, _, ok := m.lookupUser("0"); ok {
+		id.name, id.home = e.name, e.home
+	}
+	if hasGroup {
+		if g, ok := m.lookupGroup(group); ok {
+			id.gid = g
+		} else {
+			m.fail("user", "write a numeric gid", "group %q is not in the sandbox's /etc/group", group)
+		}
+	}
+	for _, g := range m.j.Groups {
+		n, ok := m.lookupGroup(g)
+		if !ok {
+			m.fail("groups", "write a numeric gid", "group %q is not in the sandbox's /etc/group", g)
+			continue
+		}
+		if n != id.gid {
+			id.groups = append(id.groups, n)
+		}
+	}
+	if m.j.Rootfs == nil {
+		// The toolchain root has homes of its own; those in the host's passwd
+		// are not there.
+		id.home = "/home/" + id.name
+		if id.uid == 0 {
+			id.home = "/root"
+		}
+	}
+	if id.home == "" || id.home == "/" || !strings.HasPrefix(id.home, "/") || strings.Contains(id.home, "..") {
+		id.home = "/root"
+		if id.uid != 0 {
+			id.home = "/home/" + id.name
+		}
+	}
+	return id
+}
+
+func (m *maker) passwdName() string {
+	if m.j.Rootfs != nil {
+		return "the rootfs's /etc/passwd"
+	}
+	return "the host's /etc/passwd"
+}
+
+type passwdEntry struct {
+	name, home string
+	uid, gid   uint32
+}
+
+// lookupUser finds a login name or a uid. numeric tells that s is a number,
+// found or not; its uid is then in the entry.
+func (m *maker) lookupUser(s string) (e passwdEntry, numeric, ok bool) {
+	n, err := strconv.ParseUint(s, 10, 32)
+	numeric = err == nil
+	if numeric {
+		e.uid = uint32(n)
+	}
+	for line := range lines(m.in.Passwd) {
+		f := strings.Split(line, ":")
+		if len(f) < 6 {
+			continue
+		}
+		uid, err1 := strconv.ParseUint(f[2], 10, 32)
+		gid, err2 := strconv.ParseUint(f[3], 10, 32)
+		if err1 != nil || err2 != nil {
+			continue
+		}
+		if numeric && uid == n || !numeric && f[0] == s {
+			return passwdEntry{name: f[0], home: f[5], uid: uint32(uid), gid: uint32(gid)}, numeric, true
+		}
+	}
+	return e, numeric, false
+}
+
+func (m *maker) userNames() []string {
+	var out []string
+	for line := range lines(m.in.Passwd) {
+		if name, _, ok := strings.Cut(line, ":"); ok && len(out) < 8 {
+			out = append(out, name)
+		}
+	}
+	return out
+}
+
+func (m *maker) lookupGroup(s string) (uint32, bool) {
+	if n, err := strconv.ParseUint(s, 10, 32); err == nil {
+		return uint32(n), true
+	}
+	for line := range lines(m.in.Group) {
+		f := strings.Split(line, ":")
+		if len(f) >= 3 && f[0] == s {
+			if n, err := strconv.ParseUint(f[2], 10, 32); err == nil {
+				return uint32(n), true
+			}
+		}
+	}
+	return 0, false
+}
+
+// lines iterates over the lines of a file without its comments.
+func lines(b []byte) func(func(string) bool) {
+	return func(yield func(string) bool) {
+		for s := string(b); s != ""; {
+			line, rest, _ := strings.Cut(s, "\n")
+			s = rest
+			if line != "" && line[0] != '#' && !yield(line) {
+				return
+			}
+		}
+	}
+}
+
+const idRange = 65536
+
+// idMaps chooses the user namespace's maps.
+func (m *maker) idMaps(id identity) {
+	p := &m.p.IDs
+	p.SetGroups = true
+	switch m.j.Namespaces.User {
+	case "host":
+		p.Kind = "none"
+		if m.j.Mode.Strict() {
+			m.fail("namespaces.user", `write: namespaces { user = "auto" }`, "user = \"host\" is refused in mode %s", m.j.Mode)
+		}
+		return
+	case "keep-id":
+		m.keepID(p)
+	case "map":
+		p.Kind = "map"
+		for _, x := range m.j.Namespaces.UIDMap {
+			p.UIDs = append(p.UIDs, specs.LinuxIDMapping{ContainerID: x.Container, HostID: x.Host, Size: x.Size})
+		}
+		for _, x := range m.j.Namespaces.GIDMap {
+			p.GIDs = append(p.GIDs, specs.LinuxIDMapping{ContainerID: x.Container, HostID: x.Host, Size: x.Size})
+		}
+	default:
+		m.autoMap(p, id)
+	}
+	m.checkMaps(p, id)
+}
+
+func (m *maker) autoMap(p *IDs, id identity) {
+	uid, gid := uint32(m.h.EUID), uint32(m.h.EGID)
+	if m.h.Privileged {
+		base := m.h.FreeSubID.Start
+		p.Kind = "range"
+		p.UIDs = []specs.LinuxIDMapping{{ContainerID: 0, HostID: base, Size: idRange}}
+		p.GIDs = []specs.LinuxIDMapping{{ContainerID: 0, HostID: base, Size: idRange}}
+		return
+	}
+	// One id is enough for a toolchain root and a job that names no other; it
+	// needs no set-up and no helper. A rootfs, another user or further groups
+	// want the caller's subordinate range, if there is one.
+	wantsRange := m.j.Rootfs != nil && m.j.Rootfs.Writable == "overlay" || id.uid != 0 || id.gid != 0 || len(id.groups) > 0
+	if wantsRange && m.helpersUsable() {
+		// The workload's own id stands for the caller's, so that what it writes to
+		// the caller's files stays the caller's.
+		p.Kind = "range"
+		p.UIDs = around(id.uid, uid, m.h.SubUID[0])
+		p.GIDs = around(id.gid, gid, m.h.SubGID[0])
+		return
+	}
+	p.Kind = "single"
+	p.UIDs = []specs.LinuxIDMapping{{ContainerID: id.uid, HostID: uid, Size: 1}}
+	p.GIDs = []specs.LinuxIDMapping{{ContainerID: id.gid, HostID: gid, Size: 1}}
+	p.SetGroups = false
+}
+
+// around maps one id inside to one outside, and the other ids inside, from 0
+// on, to a subordinate range.
+func around(inside, outside uint32, sub fact.IDRange) []specs.LinuxIDMapping {
+	size := min(sub.Count, idRange-1)
+	out := []specs.LinuxIDMapping{{ContainerID: inside, HostID: outside, Size: 1}}
+	below := min(inside, size)
+	if below > 0 {
+		out = append(out, specs.LinuxIDMapping{ContainerID: 0, HostID: sub.Start, Size: below})
+	}
+	if size > below {
+		out = append(out, specs.LinuxIDMapping{ContainerID: inside + 1, HostID: sub.Start + below, Size: size - below})
+	}
+	return out
+}
+
+// helpersUsable reports whether newuidmap and newgidmap can give us a range.
+func (m *maker) helpersUsable() bool {
+	return len(m.h.SubUID) > 0 && len(m.h.SubGID) > 0 && m.h.NewUIDMap != "" && m.h.NewGIDMap != ""
+}
+
+// keepID maps the caller's id to itself and fills the ids around it from the
+// subordinate range, so that files of the caller keep their owner inside.
+func (m *maker) keepID(p *IDs) {
+	p.Kind = "keep"
+	uid, gid := uint32(m.h.EUID), uint32(m.h.EGID)
+	switch {
+	case m.h.Privileged:
+		p.UIDs, p.GIDs = around(uid, uid, m.h.FreeSubID), around(gid, gid, m.h.FreeSubID)
+	case m.helpersUsable():
+		p.UIDs, p.GIDs = around(uid, uid, m.h.SubUID[0]), around(gid, gid, m.h.SubGID[0])
+	default:
+		p.UIDs = []specs.LinuxIDMapping{{ContainerID: uid, HostID: uid, Size: 1}}
+		p.GIDs = []specs.LinuxIDMapping{{ContainerID: gid, HostID: gid, Size: 1}}
+		p.SetGroups = false
+	}
+}
+
+// checkMaps decides who writes the maps, and refuses an identity that they do
+// not map.
+func (m *maker) checkMaps(p *IDs, id identity) {
+	own := len(p.UIDs) == 1 && len(p.GIDs) == 1 && p.UIDs[0].Size == 1 && p.GIDs[0].Size == 1 &&
+		p.UIDs[0].HostID == uint32(m.h.EUID) && p.GIDs[0].HostID == uint32(m.h.EGID)
+	if !m.h.Privileged {
+		// Without privilege the kernel takes one line that maps the writer's own
+		// id, and only once setgroups(2) is denied (user_namespaces(7)).
+		p.SetGroups = !own
+		if !own {
+			p.Helpers, p.NewUIDMap, p.NewGIDMap = true, m.h.NewUIDMap, m.h.NewGIDMap
+			if !m.helpersUsable() {
+				m.fail("namespaces.user", "apt-get install uidmap, and as root: usermod --add-subuids 100000-165535 --add-subgids 100000-165535 "+m.h.UserName,
+					"id maps of more than your own id need newuidmap, newgidmap and a line for you in /etc/subuid and /etc/subgid")
+			}
+		}
+	}
+	if p.Kind == "map" && m.h.Privileged && m.j.Mode != "agent" {
+		for _, x := range append(append([]specs.LinuxIDMapping(nil), p.UIDs...), p.GIDs...) {
+			if x.HostID == 0 {
+				m.fail("namespaces.uid_map", "start the range at an id that nobody on the host has", "the host's id 0 may not be mapped in mode %s", m.j.Mode)
+			}
+		}
+	}
+	m.mapped("user", "user", id.uid, p.UIDs)
+	m.mapped("user", "group", id.gid, p.GIDs)
+	for _, g := range id.groups {
+		m.mapped("groups", "supplementary group", g, p.GIDs)
+	}
+	if len(id.groups) > 0 && !p.SetGroups {
+		m.fail("groups", "get a subordinate range (usermod --add-subgids), or remove groups",
+			"supplementary groups cannot be set in a user namespace of one id")
+	}
+}
+
+func (m *maker) mapped(path, what string, id uint32, maps []specs.LinuxIDMapping) {
+	if _, ok := HostID(maps, id); ok {
+		return
+	}
+	var have []string
+	for _, x := range maps {
+		have = append(have, fmt.Sprintf("%d-%d", x.ContainerID, uint64(x.ContainerID)+uint64(x.Size)-1))
+	}
+	m.fail(path, "choose an id that is mapped, or change namespaces { user = … }", "%s %d is not mapped in the sandbox (mapped: %s)", what, id, strings.Join(have, ", "))
+}
+
+// HostID translates an id inside to the id outside.
+func HostID(maps []specs.LinuxIDMapping, id uint32) (uint32, bool) {
+	for _, x := range maps {
+		if id >= x.ContainerID && id-x.ContainerID < x.Size {
+			return x.HostID + (id - x.ContainerID), true
+		}
+	}
+	return 0, false
+}

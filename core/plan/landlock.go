@@ -1,0 +1,168 @@
+package plan
+
+import (
+	"fmt"
+	"strings"
+
+	"github.com/nucleus-runtime/nucleus/core/job"
+)
+
+// Landlock is the ruleset of the sandbox, by the kernel's access rights.
+type Landlock struct {
+	ABI       int            `json:"abi"` // 0: none
+	HandledFS uint64         `json:"handledFS,omitempty"`
+	Scoped    uint64         `json:"scoped,omitempty"`
+	Rules     []LandlockRule `json:"rules,omitempty"`
+}
+
+// LandlockRule grants access beneath a path inside the sandbox.
+type LandlockRule struct {
+	Path   string   `json:"path"`
+	Access []string `json:"access"`
+	Rights uint64   `json:"rights"`
+	Origin string   `json:"origin,omitempty"`
+	// Optional: where the path does not exist there is nothing to grant.
+	Optional bool `json:"optional,omitempty"`
+	// Entries: the rule is for every entry of the rootfs's top directory, not for
+	// the directory itself, which would take in /proc and /dev (W32).
+	Entries bool `json:"entries,omitempty"`
+}
+
+// Landlock's access rights (include/uapi/linux/landlock.h), by the ABI that has them.
+const (
+	llExecute    = 1 << 0
+	llWriteFile  = 1 << 1
+	llReadFile   = 1 << 2
+	llReadDir    = 1 << 3
+	llRemoveDir  = 1 << 4
+	llRemoveFile = 1 << 5
+	llMakeChar   = 1 << 6
+	llMakeDir    = 1 << 7
+	llMakeReg    = 1 << 8
+	llMakeSock   = 1 << 9
+	llMakeFifo   = 1 << 10
+	llMakeBlock  = 1 << 11
+	llMakeSym    = 1 << 12
+	llRefer      = 1 << 13 // ABI 2
+	llTruncate   = 1 << 14 // ABI 3
+	llIoctlDev   = 1 << 15 // ABI 5
+
+	llScopeAbstractUnix = 1 << 0 // ABI 6
+	llScopeSignal       = 1 << 1 // ABI 6
+)
+
+// rights are the words of a job. "read" does not imply "execute" (W31).
+var rights = map[string]uint64{
+	"read":    llReadFile | llReadDir,
+	"write":   llWriteFile | llTruncate,
+	"create":  llMakeReg | llMakeDir | llMakeSym | llMakeSock | llMakeFifo | llRefer,
+	"remove":  llRemoveFile | llRemoveDir,
+	"execute": llExecute,
+	"ioctl":   llIoctlDev,
+}
+
+func handledFS(abi int) uint64 {
+	fs := uint64(llRefer) - 1 // all of ABI 1
+	if abi >= 2 {
+		fs |= llRefer
+	}
+	if abi >= 3 {
+		fs |= llTruncate
+	}
+	if abi >= 5 {
+		fs |= llIoctlDev
+	}
+	return fs
+}
+
+func (m *maker) landlock() {
+	l := &m.p.Landlock
+	l.ABI = m.h.LandlockABI
+	if l.ABI == 0 {
+		if len(m.j.Security.Landlock) > 0 {
+			m.fail("security.landlock", "remove the block, or boot a kernel with Landlock", "Landlock rules cannot be enforced: this kernel has no Landlock")
+		}
+		return
+	}
+	l.HandledFS = handledFS(l.ABI)
+	if l.ABI >= 6 {
+		l.Scoped = llScopeAbstractUnix | llScopeSignal
+	}
+	if !m.j.Security.NoDefaultLandlock {
+		m.defaultRules()
+	}
+	for i, r := range m.j.Security.Landlock {
+		origin := fmt.Sprintf("security.landlock.rule[%d]", i)
+		var set uint64
+		for _, a := range r.Access {
+			set |= rights[a]
+		}
+		if m.j.Mode == job.ModeProduction && set&llExecute != 0 && set&(llWriteFile|llMakeReg) != 0 {
+			m.fail(origin, "split the rule, and execute only what cannot be written", "a Landlock rule that grants write and execute is refused in mode production")
+		}
+		for _, p := range r.Paths {
+			m.rule(LandlockRule{Path: p, Access: r.Access, Origin: origin})
+		}
+	}
+}
+
+func (m *maker) rule(r LandlockRule) {
+	for _, a := range r.Access {
+		r.Rights |= rights[a]
+	}
+	r.Rights &= m.p.Landlock.HandledFS
+	m.p.Landlock.Rules = append(m.p.Landlock.Rules, r)
+}
+
+// defaultRules follow the mounts: what is mounted read-only may be read, what
+// is mounted writable may be written, and so for execute. Landlock then holds
+// where a mount flag alone would not, and for paths reached through a
+// descriptor of the host's.
+func (m *maker) defaultRules() {
+	ro, rx := []string{"read"}, []string{"read", "execute"}
+	rw := []string{"read", "write", "create", "remove"}
+	rwx := append(append([]string(nil), rw...), "execute")
+	switch m.p.Root.Kind {
+	case RootRootfs:
+		m.rule(LandlockRule{Path: "/", Access: rx, Entries: true})
+	case RootOverlay:
+		m.rule(LandlockRule{Path: "/", Access: rwx, Entries: true})
+	}
+	m.rule(LandlockRule{Path: "/proc", Access: []string{"read", "write"}})
+	m.rule(LandlockRule{Path: "/sys", Access: ro, Optional: true})
+	m.rule(LandlockRule{Path: "/dev", Access: []string{"read", "write", "ioctl"}})
+	m.rule(LandlockRule{Path: "/dev/shm", Access: rw})
+	m.rule(LandlockRule{Path: "/dev/mqueue", Access: rw, Optional: true})
+	m.rule(LandlockRule{Path: "/etc", Access: ro, Optional: true})
+	for _, x := range m.p.Mounts {
+		switch x.Kind {
+		case MountToolchain:
+			if strings.HasPrefix(x.Destination, "/etc/") {
+				continue // below /etc, which is read-only as a whole
+			}
+			m.rule(LandlockRule{Path: x.Destination, Access: rx})
+		case MountScratch, MountBind, MountContext, MountOverlay, MountTmpfs:
+			a := ro
+			write, exec := !x.Has("ro"), !x.Has("noexec")
+			switch {
+			case write && exec:
+				a = rwx
+			case write:
+				a = rw
+			case exec:
+				a = rx
+			}
+			m.rule(LandlockRule{Path: x.Destination, Access: a, Origin: x.Origin})
+		}
+	}
+}
+
+// Has reports whether a mount has an option.
+func (x Mount) Has(option string) bool {
+	for _, o := range x.Options {
+		if o == option {
+			return true
+		}
+	}
+	return false
+}

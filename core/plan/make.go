@@ -1,0 +1,309 @@
+package plan
+
+import (
+	"fmt"
+	"sort"
+	"strings"
+
+	specs "github.com/opencontainers/runtime-spec/specs-go"
+
+	"github.com/nucleus-runtime/nucleus/core/host/fact"
+	"github.com/nucleus-runtime/nucleus/core/job"
+)
+
+// DefaultPids is the limit of processes and threads of a job that names none.
+const DefaultPids = 512
+
+// Error is a reason why a job cannot be run on this host.
+type Error struct {
+	// Where is "file:line" of the part of the job that asked for it, "" for a default.
+	Where string
+	Msg   string
+	Hint  string
+}
+
+func (e *Error) Error() string {
+	if e.Where != "" {
+		return e.Where + ": " + e.Msg
+	}
+	return e.Msg
+}
+
+// Errors collects all reasons, so that they are mended in one go.
+type Errors []*Error
+
+func (e Errors) Error() string {
+	s := make([]string, len(e))
+	for i, x := range e {
+		s[i] = x.Error()
+	}
+	return strings.Join(s, "\n")
+}
+
+// maker builds one plan.
+type maker struct {
+	j    *job.Job
+	in   Inputs
+	h    fact.Host
+	p    *Plan
+	errs Errors
+}
+
+// Make resolves a job. The error is of type Errors.
+func Make(j *job.Job, in Inputs) (*Plan, error) {
+	m := &maker{j: j, in: in, h: in.Host, p: &Plan{
+		Version: SchemaVersion, Name: j.Name, File: j.File, Mode: j.Mode, Init: j.Init, Timeout: j.Timeout, Stop: j.Stop,
+	}}
+	m.origins()
+	m.unsupported()
+	id := m.identity()
+	m.idMaps(id)
+	m.namespaces()
+	m.process(id)
+	m.root()
+	m.mounts(id)
+	m.files(id)
+	m.resources()
+	m.seccomp()
+	m.network()
+	m.landlock()
+	m.lockdown()
+	m.hooks()
+	m.degraded()
+	if len(m.errs) > 0 {
+		return nil, m.errs
+	}
+	return m.p, nil
+}
+
+func (m *maker) fail(path, hint, format string, args ...any) {
+	m.errs = append(m.errs, &Error{Where: m.p.Origins[path], Msg: fmt.Sprintf(format, args...), Hint: hint})
+}
+
+func (m *maker) origins() {
+	m.p.Origins = make(map[string]string, len(m.j.Ranges))
+	for path, r := range m.j.Ranges {
+		m.p.Origins[path] = fmt.Sprintf("%s:%d", r.Filename, r.Start.Line)
+	}
+}
+
+// unsupported refuses what this version decodes but does not carry out, so that
+// no block of a job is ever silently ignored.
+func (m *maker) unsupported() {
+	later := func(path, what string) {
+		m.fail(path, "remove the block, or wait for the release that has it", "%s not available in this version of Nucleus", what)
+	}
+	j := m.j
+	if j.Network.Backend != "none" && j.Network.Backend != "host" {
+		later("network", fmt.Sprintf("network plugin %q: network plugins are", j.Network.Backend))
+	}
+	if j.Runtime != nil {
+		later("runtime", fmt.Sprintf("runtime plugin %q: runtime plugins are", j.Runtime.Plugin))
+	}
+	for _, s := range j.Secrets {
+		later(fmt.Sprintf("secret[%q]", s.Name), fmt.Sprintf("secret %q: secrets providers are", s.Name))
+	}
+	for _, h := range j.PluginHooks {
+		later(fmt.Sprintf("plugin_hook[%q]", h.Plugin), fmt.Sprintf("plugin_hook %q: hooks plugins are", h.Plugin))
+	}
+	if j.Readiness != nil {
+		later("readiness", "readiness probes are")
+	}
+	if j.Health != nil {
+		later("health", "health probes are")
+	}
+	if j.Restart != nil {
+		later("restart", "the restart policy is")
+	}
+	if j.SDNotify {
+		later("sd_notify", "sd_notify is")
+	}
+	if len(j.Hooks) > 0 {
+		later("hook", "hooks are")
+	}
+	if j.Trust == "untrusted" && j.Runtime == nil {
+		m.fail("trust", `write: runtime "gvisor" {}`, "trust = \"untrusted\" refuses the native runtime")
+	}
+	if j.Security.Seccomp != nil && j.Security.Seccomp.Mode == "trace" {
+		later("security.seccomp.mode", "seccomp trace mode is")
+	}
+}
+
+func (m *maker) namespaces() {
+	types := []specs.LinuxNamespaceType{specs.MountNamespace, specs.PIDNamespace, specs.IPCNamespace, specs.UTSNamespace, specs.CgroupNamespace}
+	if m.p.IDs.Kind != "none" {
+		types = append([]specs.LinuxNamespaceType{specs.UserNamespace}, types...)
+	}
+	if m.j.Network.Backend != "host" {
+		types = append(types, specs.NetworkNamespace)
+	}
+	if m.j.Namespaces.Time {
+		if f := m.h.Feature("timens"); f.State == fact.Unavailable || !m.h.KernelAtLeast(5, 6) {
+			m.fail("namespaces.time", "remove the line, or use a kernel with CONFIG_TIME_NS (Linux 5.6)", "this kernel has no time namespaces")
+		}
+		types = append(types, specs.TimeNamespace)
+	}
+	for _, t := range types {
+		m.p.Namespaces = append(m.p.Namespaces, specs.LinuxNamespace{Type: t})
+	}
+	if !m.h.Privileged && m.p.IDs.Kind == "none" {
+		m.fail("namespaces.user", `remove the line, or write: namespaces { user = "auto" }`, "user = \"host\" needs root: without a user namespace an ordinary user cannot make the others")
+	}
+}
+
+// basePath is the search path of a workload whose job sets none.
+var basePath = []string{"/usr/local/sbin", "/usr/local/bin", "/usr/sbin", "/usr/bin", "/sbin", "/bin"}
+
+func (m *maker) process(id identity) {
+	j, p := m.j, m.p
+	env := map[string]string{
+		"PATH": strings.Join(basePath, ":"), "HOME": id.home, "USER": id.name, "LOGNAME": id.name,
+		"LANG": "C.UTF-8", "container": "nucleus",
+	}
+	if j.TTY {
+		env["TERM"] = "xterm"
+		if m.in.Term != "" {
+			env["TERM"] = m.in.Term
+		}
+	}
+	for k, v := range j.Env {
+		env[k] = v
+	}
+	keys := make([]string, 0, len(env))
+	for k := range env {
+		keys = append(keys, k)
+	}
+	sort.Strings(keys)
+	for _, k := range keys {
+		p.Process.Env = append(p.Process.Env, k+"="+env[k])
+	}
+	p.Process.Args = j.Command
+	p.Process.Terminal = j.TTY
+	p.Process.NoNewPrivileges = true
+	p.Process.Cwd = j.Workdir
+	if p.Process.Cwd == "" {
+		p.Process.Cwd = "/"
+		if j.Workspace != nil {
+			p.Process.Cwd = "/workspace"
+		}
+	}
+	umask := uint32(0o022)
+	if j.Umask != nil {
+		umask = *j.Umask
+	}
+	p.Process.User = specs.User{UID: id.uid, GID: id.gid, AdditionalGids: id.groups, Umask: &umask}
+	m.capabilities()
+	m.rlimits()
+	if len(j.Command) > 0 {
+		p.ExecPaths = execPaths(j.Command[0], env["PATH"], p.Process.Cwd)
+	}
+	p.Hostname = j.Hostname
+	if p.Hostname == "" {
+		p.Hostname = j.Name
+	}
+}
+
+// execPaths gives the candidates that execvp(3) would try: a name with a slash
+// is a path, any other is looked for along PATH.
+func execPaths(arg0, path, cwd string) []string {
+	if strings.Contains(arg0, "/") {
+		return []string{arg0}
+	}
+	var out []string
+	for _, dir := range strings.Split(path, ":") {
+		if dir == "" {
+			dir = cwd // an empty element means the working directory
+		}
+		out = append(out, strings.TrimSuffix(dir, "/")+"/"+arg0)
+	}
+	return out
+}
+
+// dangerous capabilities are refused in production: each of them is, or leads
+// to, control over other users' files, the kernel or the host.
+var dangerous = []string{
+	"CAP_SYS_ADMIN", "CAP_SYS_MODULE", "CAP_SYS_RAWIO", "CAP_SYS_PTRACE", "CAP_DAC_OVERRIDE", "CAP_DAC_READ_SEARCH", "CAP_SYS_BOOT",
+	"CAP_MAC_ADMIN", "CAP_MAC_OVERRIDE", "CAP_SYS_PACCT", "CAP_LINUX_IMMUTABLE", "CAP_BPF", "CAP_PERFMON", "CAP_NET_RAW", "CAP_SETUID",
+	"CAP_SETGID", "CAP_FOWNER", "CAP_SETFCAP", "CAP_SYSLOG", "CAP_CHECKPOINT_RESTORE",
+}
+
+func (m *maker) capabilities() {
+	keep := append([]string(nil), m.j.Security.Keep...)
+	sort.Strings(keep)
+	if keep == nil {
+		keep = []string{}
+	}
+	if m.j.Mode == job.ModeProduction {
+		for _, c := range keep {
+			for _, d := range dangerous {
+				if c == d {
+					m.fail("security.capabilities.keep", "remove "+c+", or use mode = \"strict-agent\"", "capability %s is on production's danger list", c)
+				}
+			}
+		}
+	}
+	// All five sets are the same: for uid 0 exec gives the bounding set
+	// (capabilities(7)), for others the ambient set, so both must say it.
+	m.p.Process.Capabilities = &specs.LinuxCapabilities{Bounding: keep, Effective: keep, Permitted: keep, Inheritable: keep, Ambient: keep}
+}
+
+func (m *maker) rlimits() {
+	given := map[string]bool{}
+	for _, r := range m.j.Resources.Rlimits {
+		given[r.Type] = true
+		m.p.Process.Rlimits = append(m.p.Process.Rlimits, specs.POSIXRlimit{Type: "RLIMIT_" + strings.ToUpper(r.Type), Soft: r.Soft, Hard: r.Hard})
+	}
+	if !given["core"] {
+		// A core dump is written by the kernel, or piped to a program of the
+		// host's that runs outside the sandbox (core(5)).
+		m.p.Process.Rlimits = append(m.p.Process.Rlimits, specs.POSIXRlimit{Type: "RLIMIT_CORE"})
+	}
+}
+
+// Pids gives the limit of processes and threads, 0 for none.
+func (p *Plan) Pids() int64 {
+	if p.Resources == nil || p.Resources.Pids == nil || p.Resources.Pids.Limit == nil {
+		return 0
+	}
+	return *p.Resources.Pids.Limit
+}
+
+func (m *maker) lockdown() {
+	want := m.j.Security.Lockdown
+	m.p.Lockdown = want
+	if want == "" {
+		return
+	}
+	rank := map[string]int{"none": 0, "integrity": 1, "confidentiality": 2}
+	got, known := rank[m.h.Lockdown]
+	if !known || got < rank[want] {
+		found := m.h.Lockdown
+		if found == "" {
+			found = "unknown (no /sys/kernel/security/lockdown)"
+		}
+		m.fail("security.lockdown", "boot the kernel with lockdown="+want, "kernel lockdown %q is required, this host's is %s", want, found)
+	}
+}
+
+func (m *maker) hooks() {
+	for _, h := range m.j.Hooks {
+		m.p.Hooks = append(m.p.Hooks, Hook{Phase: h.Phase, Command: h.Command, Timeout: h.Timeout})
+	}
+}
+
+func (m *maker) network() {
+	m.p.Network.Backend = m.j.Network.Backend
+	if m.j.Network.Backend != "host" {
+		return
+	}
+	if m.j.Mode.Strict() {
+		m.fail("network", `write: network "none" {}`, "network \"host\" is refused in mode %s", m.j.Mode)
+	}
+	if len(m.j.Network.Publish) > 0 {
+		m.fail("network", "remove the publish blocks: every port is the host's already", "publish has no meaning for network \"host\"")
+	}
+	if m.j.Network.Egress != nil {
+		m.fail("network", "remove the egress block, or use a network plugin",
+			"egress on network \"host\" cannot be enforced: Landlock can limit TCP ports there, but nothing else")
+	}
+}

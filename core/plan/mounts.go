@@ -1,0 +1,245 @@
+package plan
+
+import (
+	"fmt"
+	"sort"
+	"strings"
+
+	specs "github.com/opencontainers/runtime-spec/specs-go"
+
+	"github.com/nucleus-runtime/nucleus/core/job"
+)
+
+const (
+	gib = 1 << 30
+	// minScratch is the least size of what a sandbox may write to its own memory.
+	minScratch = gib
+	// devSize is room for the mount points of /dev, nothing more.
+	devSize = 64 << 10
+)
+
+// root decides what / is made of and how much may be written to memory.
+func (m *maker) root() {
+	r := &m.p.Root
+	r.Kind = RootToolchain
+	if rf := m.j.Rootfs; rf != nil {
+		r.Kind, r.Path, r.Digest = RootRootfs, rf.Path, rf.Digest
+		if rf.Writable == "overlay" {
+			r.Kind = RootOverlay
+		}
+	} else if m.j.Mode == job.ModeProduction {
+		m.fail("mode", "add a rootfs block with path and digest (nucleus rootfs digest PATH)", "mode production needs a rootfs: the host's toolchain is not attested")
+	}
+	switch {
+	case m.j.Resources.RootfsSize != nil:
+		r.Size = *m.j.Resources.RootfsSize
+	case m.j.Resources.Memory != nil:
+		r.Size = max(*m.j.Resources.Memory/2, minScratch)
+	default:
+		r.Size = minScratch
+	}
+}
+
+func (m *maker) mounts(id identity) {
+	add := func(x Mount) { m.p.Mounts = append(m.p.Mounts, x) }
+	if m.p.Root.Kind == RootToolchain {
+		for _, t := range m.h.Toolchain {
+			if t.Link != "" {
+				add(Mount{Mount: specs.Mount{Destination: t.Path, Source: t.Link}, Kind: MountLink})
+				continue
+			}
+			add(Mount{Mount: specs.Mount{Destination: t.Path, Type: "bind", Source: t.Path, Options: []string{"rbind", "ro", "nosuid", "nodev"}}, Kind: MountToolchain})
+		}
+	}
+	m.devMounts(add, id)
+	add(m.procMount())
+	add(Mount{Mount: specs.Mount{Destination: "/sys", Type: "sysfs", Source: "sysfs", Options: []string{"ro", "nosuid", "nodev", "noexec"}}, Kind: MountFS, Optional: true})
+	m.maskedPaths()
+	m.scratchMounts(add, id)
+	m.jobMounts(id)
+}
+
+func (m *maker) devMounts(add func(Mount), id identity) {
+	add(Mount{Mount: specs.Mount{Destination: "/dev", Type: "tmpfs", Source: "dev", Options: []string{"nosuid", "noexec", "mode=0755", fmt.Sprintf("size=%d", devSize)}}, Kind: MountFS})
+	for _, d := range []string{"null", "zero", "full", "random", "urandom", "tty"} {
+		add(Mount{Mount: specs.Mount{Destination: "/dev/" + d, Type: "bind", Source: "/dev/" + d, Options: []string{"bind", "nosuid", "noexec"}}, Kind: MountDevice})
+	}
+	pts := []string{"nosuid", "noexec", "newinstance", "ptmxmode=0666", "mode=0620"}
+	add(Mount{Mount: specs.Mount{Destination: "/dev/pts", Type: "devpts", Source: "devpts", Options: pts}, Kind: MountFS})
+	add(Mount{Mount: specs.Mount{Destination: "/dev/shm", Type: "tmpfs", Source: "shm", Options: []string{"nosuid", "nodev", "noexec", "mode=1777", fmt.Sprintf("size=%d", m.p.Root.Size)}}, Kind: MountFS})
+	add(Mount{Mount: specs.Mount{Destination: "/dev/mqueue", Type: "mqueue", Source: "mqueue", Options: []string{"nosuid", "nodev", "noexec"}}, Kind: MountFS, Optional: true})
+	for _, l := range [][2]string{{"/dev/fd", "/proc/self/fd"}, {"/dev/stdin", "/proc/self/fd/0"}, {"/dev/stdout", "/proc/self/fd/1"}, {"/dev/stderr", "/proc/self/fd/2"}, {"/dev/ptmx", "pts/ptmx"}} {
+		add(Mount{Mount: specs.Mount{Destination: l[0], Source: l[1]}, Kind: MountLink})
+	}
+}
+
+func (m *maker) procMount() Mount {
+	opts := []string{"nosuid", "nodev", "noexec"}
+	if m.j.Mode == job.ModeProduction {
+		opts = append(opts, "hidepid=invisible")
+	}
+	return Mount{Mount: specs.Mount{Destination: "/proc", Type: "proc", Source: "proc", Options: opts}, Kind: MountFS}
+}
+
+// maskedPaths are the OCI default lists of the field, with the write gadgets of
+// the attack classes added.
+func (m *maker) maskedPaths() {
+	m.p.MaskedPaths = []string{
+		"/proc/acpi", "/proc/asound", "/proc/config.gz", "/proc/interrupts", "/proc/kallsyms", "/proc/kcore", "/proc/keys", "/proc/key-users",
+		"/proc/kmsg", "/proc/kpagecgroup", "/proc/kpagecount", "/proc/kpageflags", "/proc/latency_stats", "/proc/sched_debug", "/proc/scsi",
+		"/proc/slabinfo", "/proc/sysrq-trigger", "/proc/timer_list", "/proc/timer_stats", "/proc/vmallocinfo",
+		"/sys/firmware", "/sys/kernel/debug", "/sys/kernel/security", "/sys/kernel/tracing", "/sys/fs/bpf", "/sys/fs/pstore", "/sys/devices/virtual/powercap",
+	}
+	m.p.ReadonlyPaths = []string{"/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys"}
+}
+
+// scratchMounts are the places that are writable by default. They are
+// directories of the root tmpfs, so that one size bounds them together.
+func (m *maker) scratchMounts(add func(Mount), id identity) {
+	exec := m.j.Mode != job.ModeProduction // W^X: what can be written cannot be executed
+	opts := func(x ...string) []string {
+		o := append([]string{"rbind", "rw", "nosuid", "nodev"}, x...)
+		if !exec {
+			o = append(o, "noexec")
+		}
+		return o
+	}
+	scratch := func(dest string, mode, uid, gid uint32) {
+		add(Mount{Mount: specs.Mount{Destination: dest, Type: "bind", Source: "tmpfs", Options: opts()}, Kind: MountScratch, UID: uid, GID: gid, Mode: mode})
+	}
+	if m.p.Root.Kind == RootOverlay {
+		return // all of the root is writable, in memory, and gone afterwards
+	}
+	taken := map[string]bool{}
+	for _, t := range m.jobTargets() {
+		taken[t] = true
+	}
+	for _, s := range []struct {
+		path     string
+		mode     uint32
+		uid, gid uint32
+	}{{"/tmp", 0o1777, 0, 0}, {"/var/tmp", 0o1777, 0, 0}, {"/run", 0o755, id.uid, id.gid}, {id.home, 0o700, id.uid, id.gid}} {
+		if !taken[s.path] {
+			scratch(s.path, s.mode, m.owner(s.uid, id.uid, m.p.IDs.UIDs), m.owner(s.gid, id.gid, m.p.IDs.GIDs))
+		}
+	}
+	if m.p.Root.Kind == RootToolchain {
+		add(Mount{Mount: specs.Mount{Destination: "/var/run", Source: "/run"}, Kind: MountLink})
+		add(Mount{Mount: specs.Mount{Destination: "/var/lock", Source: "/run/lock"}, Kind: MountLink})
+	}
+}
+
+// owner gives an owner that exists inside: where the maps have no 0, the
+// workload's own id owns what would be root's.
+func (m *maker) owner(want, own uint32, maps []specs.LinuxIDMapping) uint32 {
+	if m.p.IDs.Kind == "none" {
+		return want
+	}
+	if _, ok := HostID(maps, want); ok {
+		return want
+	}
+	return own
+}
+
+func (m *maker) jobTargets() []string {
+	var t []string
+	j := m.j
+	if j.Context != nil {
+		t = append(t, j.Context.Target)
+	}
+	if j.Workspace != nil {
+		t = append(t, "/workspace")
+	}
+	for _, v := range j.Volumes {
+		t = append(t, v.Target)
+	}
+	for _, x := range j.Tmpfs {
+		t = append(t, x.Target)
+	}
+	return t
+}
+
+// jobMounts adds what the job names, parents before what lies below them.
+func (m *maker) jobMounts(id identity) {
+	j := m.j
+	var ms []Mount
+	if c := j.Context; c != nil {
+		if c.Method == "bind" {
+			ms = append(ms, Mount{Mount: specs.Mount{Destination: c.Target, Type: "bind", Source: c.Source, Options: []string{"rbind", "ro", "nosuid", "nodev", "noexec"}}, Kind: MountContext, Origin: "context"})
+		} else {
+			ms = append(ms, Mount{Mount: specs.Mount{Destination: c.Target, Type: "bind", Source: "tmpfs", Options: []string{"rbind", "ro", "nosuid", "nodev", "noexec"}}, Kind: MountContext, Origin: "context", UID: id.uid, GID: id.gid, Mode: 0o755})
+		}
+		m.p.Context = &Context{Source: c.Source, Target: c.Target, Method: c.Method, Verify: c.Verify, Exclude: c.Exclude}
+	}
+	if w := j.Workspace; w != nil {
+		ms = append(ms, m.workspace(w, id))
+	}
+	for _, v := range j.Volumes {
+		o := []string{"rbind", "rw", "nosuid", "nodev", "noexec"}
+		if v.ReadOnly {
+			o[1] = "ro"
+		}
+		ms = append(ms, Mount{Mount: specs.Mount{Destination: v.Target, Type: "bind", Source: v.Source, Options: o}, Kind: MountBind, Origin: fmt.Sprintf("volume[%q]", v.Name), Create: v.Create, Idmap: !v.ReadOnly})
+	}
+	for _, t := range j.Tmpfs {
+		size := int64(64 << 20)
+		if t.Size != nil {
+			size = *t.Size
+		}
+		ms = append(ms, Mount{Mount: specs.Mount{Destination: t.Target, Type: "tmpfs", Source: "tmpfs", Options: []string{"rw", "nosuid", "nodev", "noexec", fmt.Sprintf("mode=%04o", t.Mode), fmt.Sprintf("size=%d", size)}},
+			Kind: MountTmpfs, Origin: fmt.Sprintf("tmpfs[%q]", t.Target), UID: id.uid, GID: id.gid, Mode: t.Mode})
+	}
+	sort.SliceStable(ms, func(a, b int) bool {
+		return strings.Count(ms[a].Destination, "/") < strings.Count(ms[b].Destination, "/")
+	})
+	m.p.Mounts = append(m.p.Mounts, ms...)
+}
+
+func (m *maker) workspace(w *job.Workspace, id identity) Mount {
+	o := []string{"rbind", "rw", "nosuid", "nodev"}
+	if w.Mode == "bind-ro" {
+		o[1] = "ro"
+	}
+	if !w.Exec {
+		o = append(o, "noexec")
+	} else if m.j.Mode == job.ModeProduction && w.Mode != "bind-ro" {
+		m.fail("workspace.exec", "write exec = false, or mode = \"bind-ro\"", "a workspace that is writable and executable is refused in mode production")
+	}
+	x := Mount{Mount: specs.Mount{Destination: "/workspace", Type: "bind", Source: w.Path, Options: o}, Kind: MountBind, Origin: "workspace", Idmap: w.Mode == "bind-rw", UID: id.uid, GID: id.gid}
+	if w.Mode == "overlay" {
+		x.Kind, x.Type = MountOverlay, "overlay"
+	}
+	return x
+}
+
+// files are the small files of /etc that every sandbox gets of its own.
+func (m *maker) files(id identity) {
+	add := func(path, content string, keep bool) {
+		m.p.Files = append(m.p.Files, File{Path: path, Content: content, Mode: 0o644, Keep: keep})
+	}
+	add("/etc/hostname", m.p.Hostname+"\n", false)
+	add("/etc/hosts", "127.0.0.1\tlocalhost "+m.p.Hostname+"\n::1\tlocalhost ip6-localhost ip6-loopback\n", false)
+	resolv := "# network \"none\": there is no resolver\n"
+	if m.j.Network.Backend == "host" {
+		resolv = string(m.in.HostResolv)
+	}
+	if len(m.j.Network.DNS) > 0 {
+		resolv = "nameserver " + strings.Join(m.j.Network.DNS, "\nnameserver ") + "\n"
+	}
+	add("/etc/resolv.conf", resolv, false)
+	rootfs := m.j.Rootfs != nil
+	var pw, gr strings.Builder
+	pw.WriteString("root:x:0:0:root:/root:/bin/sh\n")
+	gr.WriteString("root:x:0:\n")
+	if id.uid != 0 && id.uid != 65534 {
+		fmt.Fprintf(&pw, "%s:x:%d:%d:%s:%s:/bin/sh\n", id.name, id.uid, id.gid, id.name, id.home)
+	}
+	if id.gid != 0 && id.gid != 65534 {
+		fmt.Fprintf(&gr, "%s:x:%d:\n", id.name, id.gid)
+	}
+	gr.WriteString("tty:x:5:\n")
+	pw.WriteString("nobody:x:65534:65534:nobody:/nonexistent:/usr/sbin/nologin\n")
+	gr.WriteString("nogroup:x:65534:\n")
+	add("/etc/passwd", pw.String(), rootfs)
+	add("/etc/group", gr.String(), rootfs)
+}

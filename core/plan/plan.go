@@ -1,0 +1,209 @@
+// Package plan resolves a job against a host: every mount, map, limit, filter
+// and rule that a run will have, as plain data. It is the single source of
+// truth: enforcement, `nucleus plan`, the posture check and the tests all read
+// the same value. It is pure: it makes no system call, reads no clock and asks
+// nothing of the host but what it is given.
+package plan
+
+import (
+	"time"
+
+	specs "github.com/opencontainers/runtime-spec/specs-go"
+
+	"github.com/nucleus-runtime/nucleus/core/host/fact"
+	"github.com/nucleus-runtime/nucleus/core/job"
+)
+
+// SchemaVersion is the version of the JSON form of a Plan.
+const SchemaVersion = 1
+
+// Plan is a job resolved against a host. Where the OCI runtime specification has
+// a word, it is used; what it has none for stands beside it.
+type Plan struct {
+	Version int      `json:"version"`
+	Name    string   `json:"name"`
+	File    string   `json:"file,omitempty"`
+	Mode    job.Mode `json:"mode"`
+
+	Process   specs.Process `json:"process"`
+	ExecPaths []string      `json:"execPaths"` // candidates for execve(2), in order
+	Init      bool          `json:"init"`
+	Hostname  string        `json:"hostname"`
+	Timeout   time.Duration `json:"timeout,omitempty"`
+	Stop      job.Stop      `json:"stop"`
+
+	Namespaces []specs.LinuxNamespace `json:"namespaces"`
+	IDs        IDs                    `json:"ids"`
+
+	Root          Root     `json:"root"`
+	Mounts        []Mount  `json:"mounts"`
+	MaskedPaths   []string `json:"maskedPaths"`
+	ReadonlyPaths []string `json:"readonlyPaths"`
+	Files         []File   `json:"files"`
+	Context       *Context `json:"context,omitempty"`
+
+	Resources *specs.LinuxResources `json:"resources,omitempty"`
+	Cgroup    Cgroup                `json:"cgroup"`
+
+	Seccomp  Seccomp  `json:"seccomp"`
+	Landlock Landlock `json:"landlock"`
+	Lockdown string   `json:"lockdown,omitempty"`
+	Network  Network  `json:"network"`
+	Hooks    []Hook   `json:"hooks,omitempty"`
+
+	// Degraded lists the default protections that this host cannot give.
+	Degraded []Degraded `json:"degraded,omitempty"`
+	// Origins tells which line of the job a part of the plan came from, by the
+	// job's own path of it ("resources.memory"); what is absent is a default.
+	Origins map[string]string `json:"origins,omitempty"`
+}
+
+// IDs says how ids inside stand for ids outside.
+type IDs struct {
+	// Kind is none (the host's own ids), single (one id), range (subordinate
+	// ids), keep (the caller keeps its id) or map (as the job says).
+	Kind string                 `json:"kind"`
+	UIDs []specs.LinuxIDMapping `json:"uids,omitempty"`
+	GIDs []specs.LinuxIDMapping `json:"gids,omitempty"`
+	// Helpers: the maps are written by newuidmap(1) and newgidmap(1).
+	Helpers   bool   `json:"helpers,omitempty"`
+	NewUIDMap string `json:"newuidmap,omitempty"`
+	NewGIDMap string `json:"newgidmap,omitempty"`
+	// SetGroups: supplementary groups can be set, else they stay the caller's and
+	// setgroups(2) is denied for good (user_namespaces(7)).
+	SetGroups bool `json:"setgroups"`
+}
+
+// Root says what the sandbox's root is made of.
+type Root struct {
+	Kind   string `json:"kind"` // toolchain, rootfs, overlay
+	Path   string `json:"path,omitempty"`
+	Digest string `json:"digest,omitempty"`
+	// Size bounds everything that is written to the sandbox's own memory: /tmp,
+	// /var/tmp, /run, HOME, an overlay's upper layer. Bytes.
+	Size int64 `json:"size"`
+}
+
+// The kinds of a Root.
+const (
+	RootToolchain = "toolchain"
+	RootRootfs    = "rootfs"
+	RootOverlay   = "overlay"
+)
+
+// Mount is one mount of the sandbox, in the order in which they are made.
+type Mount struct {
+	specs.Mount
+	Kind string `json:"kind"`
+	// Origin is the job's path of the block that asked for it, "" for a default.
+	Origin string `json:"origin,omitempty"`
+	// Optional: a kernel or user namespace that does not give this file system is
+	// no reason to fail; the sandbox then simply has none.
+	Optional bool `json:"optional,omitempty"`
+	// Create: the source directory is made on the host if it is missing.
+	Create bool `json:"create,omitempty"`
+	// Owner of a new file system's root, with Mode.
+	UID  uint32 `json:"uid,omitempty"`
+	GID  uint32 `json:"gid,omitempty"`
+	Mode uint32 `json:"mode,omitempty"`
+	// Idmap: the source's owner on the host stands for the workload's user where
+	// the kernel can (idmapped mount).
+	Idmap bool `json:"idmap,omitempty"`
+}
+
+// The kinds of a Mount.
+const (
+	MountToolchain = "toolchain" // a host path, read-only
+	MountLink      = "link"      // a symbolic link of the host toolchain, Source is its target
+	MountDevice    = "device"    // a device node of the host
+	MountFS        = "filesystem"
+	MountScratch   = "scratch" // a writable directory on the sandbox's root tmpfs
+	MountBind      = "bind"    // a volume or workspace
+	MountContext   = "context"
+	MountOverlay   = "overlay" // writable layer over a host directory
+	MountTmpfs     = "tmpfs"   // asked for by the job
+)
+
+// File is a small file that the sandbox gets of its own.
+type File struct {
+	Path    string `json:"path"`
+	Content string `json:"content"`
+	Mode    uint32 `json:"mode"`
+	// Keep: if the rootfs has the file, that one stays.
+	Keep bool `json:"keep,omitempty"`
+}
+
+// Context is a directory given to the workload read-only.
+type Context struct {
+	Source  string   `json:"source"`
+	Target  string   `json:"target"`
+	Method  string   `json:"method"`
+	Verify  bool     `json:"verify"`
+	Exclude []string `json:"exclude,omitempty"`
+}
+
+// Cgroup says whether the sandbox has a control group.
+type Cgroup struct {
+	Wanted   bool   `json:"wanted"`
+	Required bool   `json:"required"`
+	Parent   string `json:"parent,omitempty"`
+}
+
+// Seccomp says which system calls the workload may make.
+type Seccomp struct {
+	Source  string   `json:"source"` // default, profile, off
+	Profile string   `json:"profile,omitempty"`
+	SHA256  string   `json:"sha256,omitempty"`
+	Mode    string   `json:"mode"`
+	Allow   []string `json:"allow,omitempty"`
+	Caps    []string `json:"caps,omitempty"`
+}
+
+// Network says what the sandbox's network is.
+type Network struct {
+	Backend string `json:"backend"`
+}
+
+// Hook is a host command that is run at one phase.
+type Hook struct {
+	Phase   string        `json:"phase"`
+	Command []string      `json:"command"`
+	Timeout time.Duration `json:"timeout"`
+}
+
+// Degraded is a default protection that this host cannot give.
+type Degraded struct {
+	Name   string `json:"name"`
+	Why    string `json:"why"`
+	Remedy string `json:"remedy,omitempty"`
+	// Accepted: the job names it in allow_degraded.
+	Accepted bool `json:"accepted"`
+}
+
+// Inputs is what a plan needs beside the job: facts of the host, and the few
+// files that decide about names and addresses.
+type Inputs struct {
+	Host fact.Host
+	// Passwd and Group are /etc/passwd and /etc/group of the rootfs, or of the
+	// host for a toolchain root; nil if there are none.
+	Passwd, Group []byte
+	// HostResolv is the host's resolv.conf, for network "host".
+	HostResolv []byte
+	// Term is the TERM of the caller's terminal.
+	Term string
+	// CgroupParent overrides where the sandbox's group is made.
+	CgroupParent string
+}
+
+// Namespace reports whether the plan has a namespace of its own of that type.
+func (p *Plan) Namespace(t specs.LinuxNamespaceType) bool {
+	for _, n := range p.Namespaces {
+		if n.Type == t {
+			return true
+		}
+	}
+	return false
+}
+
+// Where gives "file:line" of a part of the job, "" for a default.
+func (p *Plan) Where(path string) string { return p.Origins[path] }

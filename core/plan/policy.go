@@ -1,0 +1,144 @@
+package plan
+
+import (
+	"fmt"
+	"sort"
+
+	specs "github.com/opencontainers/runtime-spec/specs-go"
+
+	"github.com/nucleus-runtime/nucleus/core/host/fact"
+	"github.com/nucleus-runtime/nucleus/core/job"
+)
+
+func (m *maker) resources() {
+	r := m.j.Resources
+	res := &specs.LinuxResources{}
+	pids := int64(DefaultPids)
+	asked := false
+	if r.Pids != nil {
+		pids, asked = *r.Pids, true
+	}
+	if pids > 0 {
+		res.Pids = &specs.LinuxPids{Limit: &pids}
+	}
+	if r.Memory != nil {
+		asked = true
+		mem := *r.Memory
+		swap := int64(0)
+		if r.Swap != nil {
+			swap = *r.Swap
+		}
+		total := mem + swap // OCI: memory plus swap
+		res.Memory = &specs.LinuxMemory{Limit: &mem, Swap: &total}
+	}
+	if r.MemoryHigh != nil {
+		asked = true
+		res.Unified = map[string]string{"memory.high": fmt.Sprint(*r.MemoryHigh)}
+	}
+	if r.CPUs > 0 || r.CPUWeight > 0 {
+		asked = true
+		res.CPU = &specs.LinuxCPU{}
+		if r.CPUs > 0 {
+			period := uint64(100_000)
+			quota := int64(r.CPUs * float64(period))
+			res.CPU.Period, res.CPU.Quota = &period, &quota
+		}
+		if r.CPUWeight > 0 {
+			// The inverse of the conversion that OCI runtimes use from shares to weight.
+			shares := (r.CPUWeight-1)*262142/9999 + 2
+			res.CPU.Shares = &shares
+		}
+	}
+	m.p.Resources = res
+	m.p.Cgroup = Cgroup{Wanted: true, Required: asked || len(r.IO) > 0 || m.j.Mode.Strict(), Parent: m.in.CgroupParent}
+	for name, need := range map[string]bool{"memory": res.Memory != nil, "cpu": res.CPU != nil, "pids": r.Pids != nil, "io": len(r.IO) > 0} {
+		path := map[string]string{"memory": "resources.memory", "cpu": "resources.cpus", "pids": "resources.pids", "io": "resources.io"}[name]
+		if f := m.h.Cgroup.Controllers[name]; need && f.State != fact.Available {
+			m.fail(path, f.Remedy, "the %s limit cannot be enforced: %s", name, reason(f, m.h.Cgroup))
+		}
+	}
+	if m.p.Cgroup.Required && !asked && m.h.Cgroup.Controllers["pids"].State != fact.Available {
+		m.fail("mode", m.h.Cgroup.Remedy, "mode %s needs a control group: %s", m.j.Mode, reason(m.h.Cgroup.Controllers["pids"], m.h.Cgroup))
+	}
+	if m.j.Mode == job.ModeProduction && (r.Memory == nil || r.CPUs == 0 || r.Pids == nil) {
+		m.fail("mode", "add to resources: memory, cpus and pids", "mode production needs limits of memory, cpus and pids")
+	}
+	if r.Memory != nil && *r.Memory < MinMemory {
+		m.fail("resources.memory", "write at least memory = \"16MiB\"", "memory = %d bytes is less than a sandbox's own init needs (%d)", *r.Memory, int64(MinMemory))
+	}
+	if r.Pids != nil && *r.Pids < MinPids {
+		m.fail("resources.pids", fmt.Sprintf("write at least pids = %d", MinPids), "pids = %d is less than a sandbox needs to start (%d: init's threads and the workload)", *r.Pids, MinPids)
+	}
+}
+
+// The least limits under which init and a small workload come up.
+const (
+	MinMemory = 16 << 20
+	MinPids   = 16
+)
+
+func reason(f fact.Feature, c fact.Cgroup) string {
+	switch {
+	case f.Why != "":
+		return f.Why
+	case c.Why != "":
+		return c.Why
+	}
+	return "this host's cgroups (" + c.Layout + ") do not have the controller"
+}
+
+func (m *maker) seccomp() {
+	s := &m.p.Seccomp
+	s.Source, s.Mode = "default", "enforce"
+	s.Caps = m.p.Process.Capabilities.Bounding
+	c := m.j.Security.Seccomp
+	if c == nil {
+		return
+	}
+	s.Mode, s.Allow, s.SHA256 = c.Mode, c.Allow, c.SHA256
+	if c.Profile != "" {
+		s.Source, s.Profile = "profile", c.Profile
+	}
+}
+
+// degraded finds the default protections that the host cannot give. In mode
+// agent they are warned about, unless the job accepts them by name; elsewhere
+// they are errors.
+func (m *maker) degraded() {
+	var lost []Degraded
+	add := func(name, why, remedy string) { lost = append(lost, Degraded{Name: name, Why: why, Remedy: remedy}) }
+	if m.h.LandlockABI == 0 {
+		add("landlock", "this kernel has no Landlock, or it is not in the lsm= list", "boot with lsm=landlock,… (kernel 5.13 or newer, CONFIG_SECURITY_LANDLOCK)")
+	} else if m.h.LandlockABI < 6 {
+		add("landlock.scope", fmt.Sprintf("Landlock ABI %d cannot confine signals and abstract sockets (ABI 6)", m.h.LandlockABI), "use a kernel from 6.12 on")
+	}
+	if !m.p.Cgroup.Required && m.h.Cgroup.Controllers["pids"].State != fact.Available {
+		if m.p.IDs.Kind != "none" && m.h.KernelAtLeast(5, 14) {
+			// Counted per user namespace since 5.14, so it means the sandbox (W19).
+			if n := m.p.Pids(); n > 0 {
+				m.p.Process.Rlimits = append(m.p.Process.Rlimits, specs.POSIXRlimit{Type: "RLIMIT_NPROC", Soft: uint64(n), Hard: uint64(n)})
+			}
+			m.p.Resources.Pids = nil
+			m.p.Cgroup.Wanted = false
+		} else {
+			m.p.Cgroup.Wanted = false
+			add("cgroup.pids", reason(m.h.Cgroup.Controllers["pids"], m.h.Cgroup), m.h.Cgroup.Remedy)
+		}
+	}
+	accepted := map[string]bool{}
+	for _, n := range m.j.AllowDegraded {
+		accepted[n] = true
+	}
+	if len(m.j.AllowDegraded) > 0 && m.j.Mode.Strict() {
+		m.fail("allow_degraded", "remove the line, or use mode = \"agent\"", "allow_degraded is refused in mode %s", m.j.Mode)
+	}
+	for _, d := range lost {
+		d.Accepted = accepted[d.Name]
+		if m.j.Mode.Strict() {
+			m.fail("mode", d.Remedy, "protection %q cannot be had: %s", d.Name, d.Why)
+			continue
+		}
+		m.p.Degraded = append(m.p.Degraded, d)
+	}
+	sort.Slice(m.p.Degraded, func(a, b int) bool { return m.p.Degraded[a].Name < m.p.Degraded[b].Name })
+}
