@@ -55,7 +55,7 @@ func TestCensusSeesOurExecutableWhoeverStartedIt(t *testing.T) {
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
-	defer cmd.Wait() //nolint:errcheck // killed below
+	defer cmd.Wait()
 	defer cmd.Process.Kill()
 	all, err := processes()
 	if err != nil {
