@@ -98,7 +98,7 @@ test-chaos: build
 .PHONY: test-rootless
 test-rootless: build
 	@if [ "$$(id -u)" != 0 ]; then echo "test-rootless: the other targets already ran as an ordinary user"; \
-	else scripts/test-as-user $$(go list ./... | { grep -E '^$(MODULE)/(core|internal|cmd)(/|$$)' || :; }); fi
+	else scripts/test-as-user $$(go list ./... | { grep -E '^$(MODULE)/(core|cmd|internal/testutil)(/|$$)' || :; }); fi
 
 ## test-vm: what needs pure cgroup v2, delegation or another kernel (KERNEL=6.12|6.1|..., VMFLAGS=-u for a user)
 .PHONY: test-vm
