@@ -25,6 +25,7 @@ const (
 	featCgroupCPU     = "cgroup.cpu"
 	featCgroupPids    = "cgroup.pids"
 	featCgroupIO      = "cgroup.io"
+	featCgroupSwap    = "cgroup.swap"
 	featCgroupKill    = "cgroup.kill"
 	featCgroupClone   = "clone-into-cgroup"
 	featPidfd         = "pidfd"

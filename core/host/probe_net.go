@@ -1,0 +1,133 @@
+package host
+
+import (
+	"encoding/binary"
+	"fmt"
+
+	"golang.org/x/sys/unix"
+)
+
+// addsLink makes a link of a kind in the child's own network namespace.
+func addsLink(kind string) (string, error) {
+	name := []byte("probe0\x00")
+	info := attr(unix.IFLA_LINKINFO|unix.NLA_F_NESTED, attr(unix.IFLA_INFO_KIND, []byte(kind)))
+	body := make([]byte, unix.SizeofIfInfomsg)
+	body = append(body, attr(unix.IFLA_IFNAME, name)...)
+	body = append(body, info...)
+	msg := message(unix.RTM_NEWLINK, unix.NLM_F_REQUEST|unix.NLM_F_ACK|unix.NLM_F_CREATE|unix.NLM_F_EXCL, 1, body)
+	if err := transact(unix.NETLINK_ROUTE, msg, 1); err != nil {
+		return "", fmt.Errorf("adding a %s link: %w", kind, err)
+	}
+	return "", nil
+}
+
+// probeNft adds a table and a nat chain, as the network plugins' rules need,
+// in one transaction.
+func probeNft(string) (string, error) {
+	const table, chain = 2, 3
+	nftMsg := func(kind uint16, seq uint32, attrs ...[]byte) []byte {
+		body := nfgen(unix.NFPROTO_INET, 0)
+		for _, a := range attrs {
+			body = append(body, a...)
+		}
+		return message(unix.NFNL_SUBSYS_NFTABLES<<8|kind, unix.NLM_F_REQUEST|unix.NLM_F_ACK|unix.NLM_F_CREATE, seq, body)
+	}
+	name := []byte("probe\x00")
+	hook := append(attr(unix.NFTA_HOOK_HOOKNUM, be32(unix.NF_INET_LOCAL_OUT)), attr(unix.NFTA_HOOK_PRIORITY, be32(0xffffff9c))...) // -100, dstnat
+	var batch []byte
+	batch = append(batch, message(unix.NFNL_MSG_BATCH_BEGIN, unix.NLM_F_REQUEST, 1, nfgen(unix.AF_UNSPEC, unix.NFNL_SUBSYS_NFTABLES))...)
+	batch = append(batch, nftMsg(unix.NFT_MSG_NEWTABLE, table, attr(unix.NFTA_TABLE_NAME, name))...)
+	batch = append(batch, nftMsg(unix.NFT_MSG_NEWCHAIN, chain,
+		attr(unix.NFTA_CHAIN_TABLE, name), attr(unix.NFTA_CHAIN_NAME, name),
+		attr(unix.NFTA_CHAIN_HOOK|unix.NLA_F_NESTED, hook), attr(unix.NFTA_CHAIN_TYPE, []byte("nat\x00")))...)
+	batch = append(batch, message(unix.NFNL_MSG_BATCH_END, unix.NLM_F_REQUEST, 4, nfgen(unix.AF_UNSPEC, unix.NFNL_SUBSYS_NFTABLES))...)
+	if err := transact(unix.NETLINK_NETFILTER, batch, table, chain); err != nil {
+		return "", fmt.Errorf("adding an nftables nat chain: %w", err)
+	}
+	return "table and nat chain", nil
+}
+
+func probeTun(string) (string, error) {
+	fd, err := unix.Open("/dev/net/tun", unix.O_RDWR|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return "", fmt.Errorf("opening /dev/net/tun: %w", err)
+	}
+	defer unix.Close(fd)
+	ifr, err := unix.NewIfreq("probe0")
+	if err != nil {
+		return "", setup("naming the interface", err)
+	}
+	ifr.SetUint16(unix.IFF_TAP | unix.IFF_NO_PI)
+	if err := unix.IoctlIfreq(fd, unix.TUNSETIFF, ifr); err != nil {
+		return "", fmt.Errorf("making a tap interface: %w", err)
+	}
+	return "", nil
+}
+
+// transact sends messages and waits until each sequence number is
+// acknowledged. An error is the kernel's own errno.
+func transact(protocol int, msgs []byte, seqs ...uint32) error {
+	fd, err := unix.Socket(unix.AF_NETLINK, unix.SOCK_RAW|unix.SOCK_CLOEXEC, protocol)
+	if err != nil {
+		return fmt.Errorf("opening a netlink socket: %w", err)
+	}
+	defer unix.Close(fd)
+	if err := unix.Sendto(fd, msgs, 0, &unix.SockaddrNetlink{Family: unix.AF_NETLINK}); err != nil {
+		return fmt.Errorf("sending to netlink: %w", err)
+	}
+	open := map[uint32]bool{}
+	for _, s := range seqs {
+		open[s] = true
+	}
+	buf := make([]byte, 16<<10)
+	for len(open) > 0 {
+		n, _, err := unix.Recvfrom(fd, buf, 0)
+		if err == unix.EINTR {
+			continue
+		}
+		if err != nil {
+			return fmt.Errorf("receiving from netlink: %w", err)
+		}
+		for rest := buf[:n]; len(rest) >= unix.SizeofNlMsghdr; {
+			size := binary.NativeEndian.Uint32(rest)
+			if size < unix.SizeofNlMsghdr || int(size) > len(rest) {
+				break
+			}
+			kind, seq := binary.NativeEndian.Uint16(rest[4:]), binary.NativeEndian.Uint32(rest[8:])
+			if kind == unix.NLMSG_ERROR && size >= unix.SizeofNlMsghdr+4 {
+				if code := int32(binary.NativeEndian.Uint32(rest[unix.SizeofNlMsghdr:])); code != 0 {
+					return unix.Errno(-code)
+				}
+				delete(open, seq)
+			}
+			rest = rest[min(align4(int(size)), len(rest)):]
+		}
+	}
+	return nil
+}
+
+func message(kind, flags uint16, seq uint32, body []byte) []byte {
+	m := make([]byte, unix.SizeofNlMsghdr, unix.SizeofNlMsghdr+align4(len(body)))
+	binary.NativeEndian.PutUint32(m, uint32(unix.SizeofNlMsghdr+len(body)))
+	binary.NativeEndian.PutUint16(m[4:], kind)
+	binary.NativeEndian.PutUint16(m[6:], flags)
+	binary.NativeEndian.PutUint32(m[8:], seq)
+	m = append(m, body...)
+	return append(m, make([]byte, align4(len(m))-len(m))...)
+}
+
+func attr(kind uint16, value []byte) []byte {
+	a := make([]byte, 4, 4+align4(len(value)))
+	binary.NativeEndian.PutUint16(a, uint16(4+len(value)))
+	binary.NativeEndian.PutUint16(a[2:], kind)
+	a = append(a, value...)
+	return append(a, make([]byte, align4(len(a))-len(a))...)
+}
+
+func nfgen(family uint8, res uint16) []byte {
+	return []byte{family, 0, byte(res >> 8), byte(res)} // resource id is big-endian
+}
+
+func be32(v uint32) []byte { return binary.BigEndian.AppendUint32(nil, v) }
+
+func align4(n int) int { return (n + 3) &^ 3 }
