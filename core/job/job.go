@@ -57,8 +57,16 @@ type Job struct {
 
 	// Ranges says where each field came from, by its HCL path:
 	// "resources.memory", `volume["data"].source`, "network.publish[0].host".
+	// Blocks have entries too ("resources", "hook[0]"); the job block's is
+	// "job". Range and Where look up the nearest.
 	Ranges map[string]hcl.Range
+
+	eval *hcl.EvalContext
 }
+
+// EvalContext holds the variables, locals and functions that the Config bodies
+// may refer to: decode them with it. It is nil if there is no such body.
+func (j *Job) EvalContext() *hcl.EvalContext { return j.eval }
 
 // Mode decides what must hold for a run to start (agent, strict-agent, production).
 type Mode string

@@ -1,10 +1,11 @@
 package hclread
 
 import (
-	"strconv"
 	"strings"
 
 	"github.com/agext/levenshtein"
+
+	"github.com/nucleus-runtime/nucleus/core/job/internal/grammar"
 )
 
 // Suggest returns the candidate that a misspelt name is nearest to, "" if none is near.
@@ -70,9 +71,4 @@ func List(names []string) string {
 }
 
 // Quote shows text from outside: cut if long, control characters escaped.
-func Quote(s string) string {
-	if len(s) > 80 {
-		s = s[:77] + "..."
-	}
-	return strconv.Quote(s)
-}
+func Quote(s string) string { return grammar.Quote(s) }

@@ -3,6 +3,7 @@ package hclread
 import (
 	"fmt"
 	"math/big"
+	"strconv"
 	"strings"
 	"time"
 
@@ -119,7 +120,11 @@ func (v Value) Bool() (bool, bool) {
 // Int returns a whole number in the given range, its ends included.
 func (v Value) Int(low, high int64) (int64, bool) {
 	if v.Cty.IsNull() || v.Cty.Type() != cty.Number {
-		v.wrongType("a number", fmt.Sprintf("%s = %d, without quotes", v.name(), low))
+		example := strconv.FormatInt(low, 10)
+		if s, ok := text(v.Cty); ok && allDigits(s) {
+			example = s
+		}
+		v.wrongType("a number", fmt.Sprintf("%s = %s, without quotes", v.name(), example))
 		return 0, false
 	}
 	f := v.Cty.AsBigFloat()

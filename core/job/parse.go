@@ -1,0 +1,241 @@
+package job
+
+import (
+	"fmt"
+	"path/filepath"
+	"strings"
+
+	"github.com/hashicorp/hcl/v2"
+	"github.com/hashicorp/hcl/v2/hclsyntax"
+
+	"github.com/nucleus-runtime/nucleus/core/job/internal/grammar"
+	"github.com/nucleus-runtime/nucleus/core/job/internal/hclread"
+)
+
+// Options are what the command line and the host configuration add to a file.
+type Options struct {
+	// Vars are values of variables as written after -var, VarFiles files of
+	// them. A later file overrides an earlier one, Vars override them all.
+	Vars     map[string]string
+	VarFiles []VarFile
+	// AllowHostFunctions lets env("NAME") and file("path") read the host.
+	AllowHostFunctions bool
+	// Dir is where relative host paths start: the job file's directory, or
+	// the working directory if there is no file. It must be absolute.
+	Dir string
+	// Command and Name, if not empty, replace the job's.
+	Command []string
+	Name    string
+	// Defaults stand in for what the job doesn't say.
+	Defaults Defaults
+}
+
+// VarFile is a file of variable values that has been read.
+type VarFile struct {
+	Name string
+	Src  []byte
+}
+
+// Defaults are the host configuration's.
+type Defaults struct {
+	Mode   Mode
+	Memory *int64
+	CPUs   float64
+	Pids   *int64
+	// Ranges says where they came from, by the job's path of the same field.
+	Ranges map[string]hcl.Range
+}
+
+// decoder turns one file into one job. The field it fills is named by the
+// function; what depends on several fields is checked at the end.
+type decoder struct {
+	r *hclread.Reader
+	j *Job
+	o Options
+
+	uidMap, gidMap bool // given
+}
+
+// Parse decodes and validates a job file. The job is nil if it has errors;
+// warnings may come with a job.
+func Parse(filename string, src []byte, o Options) (*Job, hcl.Diagnostics) {
+	d := newDecoder(filename, o)
+	body, diags := hclread.ParseFile(filename, src)
+	d.r.Add(diags)
+	if diags.HasErrors() || body == nil {
+		return nil, d.r.Finish()
+	}
+	d.file(filename, body)
+	return d.finish()
+}
+
+// FromCommand makes the job that `nucleus run -- ARGV...` means: the smallest
+// one, with every default. Without a name it is called after the program.
+func FromCommand(name string, argv []string, dir string) (*Job, hcl.Diagnostics) {
+	return FromOptions(Options{Name: name, Command: argv, Dir: dir})
+}
+
+// FromOptions is FromCommand with the host's defaults.
+func FromOptions(o Options) (*Job, hcl.Diagnostics) {
+	if o.Name == "" {
+		o.Name = grammar.NameOf(first(o.Command))
+	}
+	d := newDecoder("", o)
+	d.j.Ranges["job"] = hcl.Range{Filename: commandLine}
+	if len(o.Command) == 0 {
+		d.r.Error(d.at("command"), "Missing command", "Name a program to run: nucleus run -- /bin/echo hello.")
+	}
+	return d.finish()
+}
+
+func newDecoder(filename string, o Options) *decoder {
+	d := &decoder{r: hclread.New(), o: o}
+	d.j = &Job{File: filename, Dir: filepath.Clean(o.Dir), Init: true, Ranges: d.r.Ranges}
+	d.r.SetHostFunctions(hclread.HostFunctions{Allow: o.AllowHostFunctions, Dir: o.Dir})
+	if !filepath.IsAbs(o.Dir) {
+		d.r.Error(hcl.Range{Filename: commandLine}, "Directory not absolute",
+			fmt.Sprintf("Relative paths of a job start from an absolute directory, not from %s.", hclread.Quote(o.Dir)))
+	}
+	return d
+}
+
+// file reads the blocks around the job, then the job with their values.
+func (d *decoder) file(filename string, body *hclsyntax.Body) {
+	start := hcl.Range{Filename: filename, Start: hcl.InitialPos, End: hcl.InitialPos}
+	var jobs, variables, locals []hclread.Block
+	collect := func(to *[]hclread.Block) func(hclread.Block) {
+		return func(b hclread.Block) { *to = append(*to, b) }
+	}
+	d.r.Read(hclread.Block{Body: body, DefRange: start}, hclread.Schema{
+		Blocks: []hclread.Nested{
+			{Name: "job", Label: "a name", Many: true, Read: collect(&jobs)},
+			{Name: "variable", Label: "a name", Many: true, Unique: true, Read: collect(&variables)},
+			{Name: "locals", Many: true, Read: collect(&locals)},
+		},
+		Hints: topLevelHints(),
+	})
+	d.variables(variables)
+	for _, b := range locals {
+		d.r.DefineLocals(b)
+	}
+	d.r.ResolveLocals()
+
+	delete(d.r.Ranges, "job[0]")
+	for i, b := range jobs {
+		if i > 0 {
+			delete(d.r.Ranges, b.Path)
+			d.r.Error(b.DefRange, "Several jobs in one file", fmt.Sprintf(
+				"This version runs one job per file; several jobs with depends_on come with a later version. Move job %s to a file of its own.", hclread.Quote(b.Label)))
+		}
+	}
+	if len(jobs) == 0 {
+		if !d.r.Diags.HasErrors() {
+			d.r.Error(start, "No job in this file", "Write one:\n\n"+smallest)
+		}
+		return
+	}
+	d.job(jobs[0])
+}
+
+const smallest = `job "hello" {
+  command = ["/bin/echo", "hello"]
+}`
+
+func topLevelHints() map[string]string {
+	hints := map[string]string{
+		"var":  `Write variable "name" { type = string }.`,
+		"task": "Write job.", "service": "Write job.", "container": "Write job.", "sandbox": "Write job.",
+	}
+	for _, n := range []string{"plugin", "plugin_dirs", "audit", "state_root", "defaults", "cgroup_parent"} {
+		hints[n] = "It belongs into the host configuration: /etc/nucleus/nucleus.hcl, or the file that -host-config names."
+	}
+	for _, n := range []string{"command", "env", "mode", "user", "workdir", "resources", "rootfs", "network", "volume", "workspace", "context", "security", "secret", "tmpfs", "hook"} {
+		hints[n] = "Move it into the job block: job \"name\" { ... }."
+	}
+	return hints
+}
+
+// finish applies what stands outside of the file and checks the whole.
+func (d *decoder) finish() (*Job, hcl.Diagnostics) {
+	j := d.j
+	if d.o.Name != "" {
+		j.Name = d.o.Name
+		j.Ranges["name"] = hcl.Range{Filename: commandLine}
+		d.checkName(j.Name, d.at("name"))
+	}
+	if len(d.o.Command) > 0 {
+		j.Command = d.o.Command
+		j.Ranges["command"] = hcl.Range{Filename: commandLine}
+		d.checkCommand(j.Command, func(int) hcl.Range { return d.at("command") })
+	}
+	d.defaults()
+	d.check()
+	for _, diag := range d.r.Diags {
+		// What came from arguments has no line to show.
+		if diag.Subject != nil && diag.Subject.Filename == commandLine {
+			diag.Subject = nil
+		}
+	}
+	j.eval = d.r.Context()
+	diags := d.r.Finish()
+	if diags.HasErrors() {
+		return nil, diags
+	}
+	return j, diags
+}
+
+func (d *decoder) defaults() {
+	j, o := d.j, d.o.Defaults
+	take := func(path string) bool {
+		if _, given := j.Ranges[path]; given {
+			return false
+		}
+		if r, ok := o.Ranges[path]; ok {
+			j.Ranges[path] = r
+		}
+		return true
+	}
+	if o.Mode != "" && take("mode") {
+		j.Mode = o.Mode
+	}
+	if o.Memory != nil && take("resources.memory") {
+		j.Resources.Memory = o.Memory
+	}
+	if o.CPUs != 0 && take("resources.cpus") {
+		j.Resources.CPUs = o.CPUs
+	}
+	if o.Pids != nil && take("resources.pids") {
+		j.Resources.Pids = o.Pids
+	}
+	if j.Mode == "" {
+		j.Mode = ModeAgent
+	}
+	if j.Hostname == "" {
+		j.Hostname = j.Name
+	}
+	if j.Stop.Signal == "" {
+		j.Stop.Signal = "SIGTERM"
+	}
+	if _, given := j.Ranges["stop.grace"]; !given {
+		j.Stop.Grace = defaultGrace
+	}
+	if j.Namespaces.User == "" {
+		j.Namespaces.User = "auto"
+	}
+	if j.Network.Backend == "" {
+		j.Network.Backend = "none"
+	}
+}
+
+// at is the range that an error about the field with the given path shows.
+func (d *decoder) at(path string) hcl.Range {
+	r, _ := d.j.Range(path)
+	return r
+}
+
+func first(argv []string) string {
+	if len(argv) == 0 {
+		return ""
+	}
+	return argv[0]
+}
