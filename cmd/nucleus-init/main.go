@@ -59,7 +59,8 @@ func (in *initProcess) run() error {
 			return err
 		}
 	}
-	if err := in.buildRoot(setup, fds); err != nil {
+	digests, err := in.buildRoot(setup, fds)
+	if err != nil {
 		return err
 	}
 	if setup.Loopback {
@@ -70,7 +71,7 @@ func (in *initProcess) run() error {
 	if err := unix.Sethostname([]byte(setup.Hostname)); err != nil {
 		return os.NewSyscallError("sethostname", err)
 	}
-	if err := in.conn.Send(initproto.Encode(initproto.KindFSDone, nil)); err != nil {
+	if err := in.conn.Send(initproto.Encode(initproto.KindFSDone, &initproto.FSDone{Digests: digests})); err != nil {
 		return err
 	}
 	if err := in.expect(initproto.KindAttached); err != nil {

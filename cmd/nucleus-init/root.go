@@ -31,21 +31,23 @@ type builder struct {
 	// own holds the devices of the file systems that this builder made. Mount
 	// points are created there and nowhere else, never on a host directory.
 	own map[uint64]bool
+	// digests are those of the trees that were unpacked.
+	digests []string
 }
 
 // buildRoot carries out all operations, then makes the new root the root.
-func (in *initProcess) buildRoot(setup *initproto.Setup, fds []int) error {
+func (in *initProcess) buildRoot(setup *initproto.Setup, fds []int) ([]string, error) {
 	// Nothing that happens here may travel back to the host, or from it.
 	if err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""); err != nil {
-		return fmt.Errorf("making mounts private: %w", os.NewSyscallError("mount", err))
+		return nil, fmt.Errorf("making mounts private: %w", os.NewSyscallError("mount", err))
 	}
 	b := &builder{root: -1, fds: fds, own: map[uint64]bool{}}
 	for i := range setup.Ops {
 		if err := b.do(&setup.Ops[i]); err != nil {
-			return &opError{i, err}
+			return nil, &opError{i, err}
 		}
 	}
-	return b.pivot()
+	return b.digests, b.pivot()
 }
 
 func (b *builder) do(o *initproto.Op) error {

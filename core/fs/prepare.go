@@ -51,6 +51,7 @@ type Prepared struct {
 
 	expect  []expectation
 	streams []stream
+	verify  *os.File // the context's source, method bind
 	plan    *plan.Plan
 	origin  string
 	opts    Options
@@ -62,6 +63,15 @@ func (p *Prepared) Close() {
 		_ = f.Close() // opened for reading only
 	}
 	p.Files = nil
+	for _, s := range p.streams {
+		_ = s.source.Close()
+		_ = s.pipe.Close()
+	}
+	p.streams = nil
+	if p.verify != nil {
+		_ = p.verify.Close()
+		p.verify = nil
+	}
 }
 
 // staging is a directory on the root tmpfs for what is only needed while the

@@ -192,6 +192,8 @@ func (e *Exited) code(c *coder) {
 	c.u32(&e.ExecIndex)
 }
 
+func (f *FSDone) code(c *coder) { c.strs(&f.Digests) }
+
 func (f *Failed) code(c *coder) {
 	c.i32(&f.Op)
 	c.u32(&f.Errno)

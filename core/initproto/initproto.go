@@ -28,7 +28,7 @@ const (
 
 // Messages from init.
 const (
-	// KindFSDone: the file system stands, the old root is gone.
+	// KindFSDone carries an FSDone: the file system stands, the old root is gone.
 	KindFSDone Kind = iota + 64
 	// KindStage2 carries the pidfd of stage 2, which is on its way to the start
 	// gate, and the master of its terminal if it has one.
@@ -169,6 +169,12 @@ type Exited struct {
 	Errno uint32
 	// ExecIndex is the candidate that execve failed for last.
 	ExecIndex uint32
+}
+
+// FSDone tells what arrived in the sandbox.
+type FSDone struct {
+	// Digests are those of the unpacked trees, in the order of their operations.
+	Digests []string
 }
 
 // Failed tells what init could not do.

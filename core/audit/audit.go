@@ -1,0 +1,152 @@
+// Package audit owns the event stream of a sandbox: one versioned schema of
+// JSON lines for events and audit alike. An event is written after the fact
+// and never before it, and no event carries an environment value, a secret or
+// the arguments of a command.
+package audit
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// SchemaVersion is the version of Event.
+const SchemaVersion = 1
+
+// Type names what happened.
+type Type string
+
+// The events of a sandbox's life.
+const (
+	Refused         Type = "run.refused"       // nothing was touched
+	Created         Type = "sandbox.created"   // its directory, name and journal exist
+	Namespaces      Type = "namespaces.up"     // init runs in them
+	Cgroup          Type = "cgroup.up"         // limits are set, init is attached
+	Filesystem      Type = "fs.up"             // the new root stands
+	MountAudit      Type = "fs.audited"        // mounts read back and as planned
+	ContextVerified Type = "context.verified"  // the context inside is the one that was named
+	RootfsVerified  Type = "rootfs.verified"   // the digest is the pinned one
+	Security        Type = "security.up"       // capabilities, Landlock, seccomp are on
+	Posture         Type = "posture.verified"  // read back from the host and as planned
+	PostureFailed   Type = "posture.failed"    // the workload did not run
+	DegradedBy      Type = "degraded"          // a default protection is missing
+	Started         Type = "workload.started"  // execve has happened
+	Signalled       Type = "signal.forwarded"  // to the workload
+	TimedOut        Type = "workload.timeout"  // wall clock limit reached
+	Stopping        Type = "workload.stopping" // stop signal sent
+	Killed          Type = "sandbox.killed"    // everything in it
+	OOM             Type = "oom.killed"        // the kernel's OOM killer was there
+	Exited          Type = "workload.exited"   // with its truth
+	Undone          Type = "undo.done"         // one effect is gone again
+	UndoFailed      Type = "undo.failed"       // and is owed to gc
+	Removed         Type = "sandbox.removed"   // nothing is left
+	Failed          Type = "sandbox.failed"    // it never ran, or its runtime broke
+	Collected       Type = "gc.collected"      // a dead sandbox was cleaned up
+)
+
+// Event is one line.
+type Event struct {
+	Version int            `json:"v"`
+	Seq     int            `json:"seq"`
+	Time    string         `json:"time"` // RFC 3339, UTC, microseconds
+	Sandbox string         `json:"sandbox,omitempty"`
+	Name    string         `json:"name,omitempty"`
+	Type    Type           `json:"type"`
+	Error   string         `json:"error,omitempty"`
+	Detail  map[string]any `json:"detail,omitempty"`
+}
+
+// Log writes events to all its sinks.
+type Log struct {
+	mu    sync.Mutex
+	id    string
+	name  string
+	seq   int
+	sinks []io.Writer
+	now   func() time.Time
+	err   error
+}
+
+// NewLog makes a log for one sandbox.
+func NewLog(id, name string, sinks ...io.Writer) *Log {
+	return &Log{id: id, name: name, sinks: sinks, now: time.Now}
+}
+
+// AddSink adds a sink for the events to come.
+func (l *Log) AddSink(w io.Writer) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.sinks = append(l.sinks, w)
+}
+
+// Emit writes one event. An event that cannot be written does not stop a
+// sandbox that runs; Err tells of it.
+func (l *Log) Emit(t Type, err error, detail map[string]any) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if len(l.sinks) == 0 {
+		return
+	}
+	l.seq++
+	e := Event{Version: SchemaVersion, Seq: l.seq, Time: l.now().UTC().Format("2006-01-02T15:04:05.000000Z07:00"), Sandbox: l.id, Name: l.name, Type: t, Detail: detail}
+	if err != nil {
+		e.Error = Clean(err.Error())
+	}
+	b, merr := json.Marshal(e)
+	if merr != nil {
+		l.err = errors.Join(l.err, merr)
+		return
+	}
+	b = append(b, '\n')
+	for _, s := range l.sinks {
+		if _, werr := s.Write(b); werr != nil && l.err == nil {
+			l.err = fmt.Errorf("writing events: %w", werr)
+		}
+	}
+}
+
+// Err gives the first failure to write.
+func (l *Log) Err() error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.err
+}
+
+// Clean makes text from outside safe to show: control characters, which could
+// forge lines or drive a terminal, become spaces.
+func Clean(s string) string {
+	return strings.Map(func(r rune) rune {
+		if r < 0x20 || r >= 0x7f && r < 0xa0 {
+			return ' '
+		}
+		return r
+	}, s)
+}
+
+// OpenSink opens where a user wants events: a file, appended to, or fd:N.
+func OpenSink(where string) (*os.File, error) {
+	if n, ok := strings.CutPrefix(where, "fd:"); ok {
+		fd, err := strconv.Atoi(n)
+		if err != nil || fd < 1 {
+			return nil, fmt.Errorf("events to %q: write fd:N with N > 0", where)
+		}
+		if _, err := unix.FcntlInt(uintptr(fd), unix.F_GETFD, 0); err != nil {
+			return nil, fmt.Errorf("events to %q: %w", where, os.NewSyscallError("fcntl", err))
+		}
+		unix.CloseOnExec(fd)
+		return os.NewFile(uintptr(fd), where), nil
+	}
+	f, err := os.OpenFile(where, os.O_WRONLY|os.O_CREATE|os.O_APPEND|unix.O_NOFOLLOW, 0o600)
+	if err != nil {
+		return nil, fmt.Errorf("events: %w", err)
+	}
+	return f, nil
+}

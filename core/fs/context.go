@@ -1,0 +1,123 @@
+package fs
+
+import (
+	"context"
+	"fmt"
+	"os"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/nucleus-runtime/nucleus/core/initproto"
+	"github.com/nucleus-runtime/nucleus/core/plan"
+	"github.com/nucleus-runtime/nucleus/core/tree"
+)
+
+// stream is a tree that is packed outside while init unpacks it inside.
+type stream struct {
+	source *os.File
+	pipe   *os.File
+	o      tree.PackOptions
+	origin string
+}
+
+// context compiles the context: a copy that is streamed in, or a read-only bind.
+func (p *Prepared) context(m plan.Mount) error {
+	c := p.plan.Context
+	f, real, err := p.source(c.Source, m.Origin)
+	if err != nil {
+		return err
+	}
+	dir, err := openDir(int(f.Fd()), ".")
+	if err != nil {
+		_ = f.Close()
+		return &Error{Path: real, Origin: m.Origin, Hint: "name a directory", Err: fmt.Errorf("context %q: %w", c.Source, err)}
+	}
+	set, _ := attrs(m.Options)
+	if c.Method == "bind" {
+		p.verify = dir
+		if err := p.bindOp(f, real, m.Destination, set, nil); err != nil {
+			return &Error{Path: real, Origin: m.Origin, Err: err}
+		}
+		p.want(m.Destination, "", set)
+		return nil
+	}
+	_ = f.Close()
+	r, w, err := os.Pipe()
+	if err != nil {
+		_ = dir.Close()
+		return err
+	}
+	p.streams = append(p.streams, stream{source: dir, pipe: w, o: tree.PackOptions{Exclude: c.Exclude, MaxBytes: p.plan.Root.Size}, origin: m.Origin})
+	o := initproto.Op{Code: initproto.OpMkdir, Target: m.Destination, Mode: m.Mode, UID: m.UID, GID: m.GID, FD: -1}
+	p.op(o)
+	o.Code, o.FD = initproto.OpUnpack, p.pass(r)
+	if c.Verify {
+		o.Flags |= initproto.FlagVerify
+	}
+	p.op(o)
+	if p.plan.Root.Kind == plan.RootOverlay {
+		set |= unix.MOUNT_ATTR_RDONLY
+	}
+	p.op(initproto.Op{Code: initproto.OpBind, Target: m.Destination, Source: m.Destination, Set: set, Flags: initproto.FlagInRoot, FD: -1})
+	p.want(m.Destination, "", set)
+	return nil
+}
+
+// Stream packs the trees that init unpacks. It returns their digests once all
+// have been read, or the reader has gone.
+func (p *Prepared) Stream(ctx context.Context) ([]string, error) {
+	var digests []string
+	streams := p.streams
+	p.streams = nil
+	var first error
+	for _, s := range streams {
+		sum, err := tree.Pack(ctx, s.source, s.pipe, s.o)
+		_ = s.source.Close()
+		if cerr := s.pipe.Close(); err == nil {
+			err = cerr
+		}
+		if err != nil && first == nil {
+			first = &Error{Path: s.source.Name(), Origin: s.origin, Err: fmt.Errorf("copying the context: %w", err)}
+		}
+		digests = append(digests, sum.Digest)
+	}
+	return digests, first
+}
+
+// VerifyBind attests that a bound context is, inside, the tree that was named.
+// inside is the sandbox's root.
+func (p *Prepared) VerifyBind(ctx context.Context, inside *os.File) error {
+	c := p.plan.Context
+	if p.verify == nil || !c.Verify {
+		return nil
+	}
+	want, err := tree.Digest(ctx, p.verify)
+	if err != nil {
+		return &Error{Path: c.Source, Origin: "context.source", Err: fmt.Errorf("context: %w", err)}
+	}
+	d, err := openDir(int(inside.Fd()), c.Target)
+	if err != nil {
+		return err
+	}
+	defer d.Close()
+	if err := tree.Verify(ctx, d, want, 0); err != nil {
+		return &Error{Path: c.Target, Origin: "context", Err: fmt.Errorf("context: %w", err)}
+	}
+	return nil
+}
+
+// VerifyRootfs attests the rootfs against the digest that the job pins.
+func VerifyRootfs(ctx context.Context, p *plan.Plan) error {
+	if p.Root.Digest == "" {
+		return nil
+	}
+	f, err := os.Open(p.Root.Path)
+	if err != nil {
+		return &Error{Path: p.Root.Path, Origin: "rootfs.path", Err: fmt.Errorf("rootfs: %w", err)}
+	}
+	defer f.Close()
+	if err := tree.Verify(ctx, f, p.Root.Digest, 0); err != nil {
+		return &Error{Path: p.Root.Path, Origin: "rootfs.digest", Hint: "nucleus rootfs digest " + p.Root.Path, Err: fmt.Errorf("rootfs: %w", err)}
+	}
+	return nil
+}

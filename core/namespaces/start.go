@@ -1,0 +1,180 @@
+// Package namespaces owns the birth of a sandbox's init: the clone flags, the
+// id maps and who writes them. It never looks at what init does afterwards.
+package namespaces
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"strconv"
+	"strings"
+	"syscall"
+
+	specs "github.com/opencontainers/runtime-spec/specs-go"
+	"golang.org/x/sys/unix"
+
+	"github.com/nucleus-runtime/nucleus/core/plan"
+)
+
+// flags of the namespaces that are made by the clone itself. The cgroup
+// namespace is not among them: its root is the group that its maker is in, so
+// init makes it once it has been attached (W8).
+var flags = map[specs.LinuxNamespaceType]uintptr{
+	specs.UserNamespace: unix.CLONE_NEWUSER, specs.PIDNamespace: unix.CLONE_NEWPID, specs.MountNamespace: unix.CLONE_NEWNS,
+	specs.NetworkNamespace: unix.CLONE_NEWNET, specs.UTSNamespace: unix.CLONE_NEWUTS, specs.IPCNamespace: unix.CLONE_NEWIPC,
+	specs.TimeNamespace: unix.CLONE_NEWTIME,
+}
+
+// allCaps is more than any kernel has; ambient capabilities past its last one
+// are left out by lastCap.
+const allCaps = 64
+
+// Options of Start.
+type Options struct {
+	Path     string   // of nucleus-init; may be /proc/self/fd/N
+	Stdio    [3]int   // become 0, 1 and 2 of init
+	Control  int      // becomes 3
+	CgroupFD *os.File // clone into this group (v2), nil for none
+	LastCap  uintptr  // the kernel's last capability
+}
+
+// Init is a started init. Its owner must call Wait.
+type Init struct {
+	Pid   int
+	PidFD int
+}
+
+// UnsupportedError tells that this host does not let us make a sandbox.
+type UnsupportedError struct {
+	Err    error
+	Remedy string
+}
+
+func (e *UnsupportedError) Error() string { return e.Err.Error() }
+func (e *UnsupportedError) Unwrap() error { return e.Err }
+
+// Start makes init in its namespaces. The calling goroutine must be locked to a
+// thread that lives as long as the sandbox: the parent-death signal follows the
+// thread, not the process (golang#27505).
+func Start(p *plan.Plan, o Options) (*Init, error) {
+	pidfd := -1
+	sys := &syscall.SysProcAttr{Pdeathsig: unix.SIGKILL, PidFD: &pidfd}
+	for _, n := range p.Namespaces {
+		sys.Cloneflags |= flags[n.Type]
+	}
+	if o.CgroupFD != nil {
+		sys.UseCgroupFD, sys.CgroupFD = true, int(o.CgroupFD.Fd())
+	}
+	ids := p.IDs
+	switch {
+	case ids.Kind == "none":
+	case ids.Helpers:
+		// No map yet, and so no id: exec would drop the capabilities of the new
+		// user namespace, were they not ambient.
+		sys.AmbientCaps = ambient(o.LastCap)
+	default:
+		sys.UidMappings, sys.GidMappings = sysMap(ids.UIDs), sysMap(ids.GIDs)
+		sys.GidMappingsEnableSetgroups = ids.SetGroups
+		if _, ok := plan.HostID(ids.UIDs, 0); !ok {
+			sys.AmbientCaps = ambient(o.LastCap)
+		} else if _, ok := plan.HostID(ids.GIDs, 0); ok {
+			// Without it the child keeps an id that the maps do not have, and loses
+			// its capabilities at exec.
+			sys.Credential = &syscall.Credential{Uid: 0, Gid: 0, NoSetGroups: !ids.SetGroups}
+		}
+	}
+	pid, err := syscall.ForkExec(o.Path, []string{"nucleus-init"}, &syscall.ProcAttr{
+		Env:   []string{"GOMAXPROCS=2", "GOGC=off"},
+		Files: []uintptr{uintptr(o.Stdio[0]), uintptr(o.Stdio[1]), uintptr(o.Stdio[2]), uintptr(o.Control)},
+		Sys:   sys,
+	})
+	if err != nil {
+		return nil, startError(err, p)
+	}
+	in := &Init{Pid: pid, PidFD: pidfd}
+	if ids.Helpers {
+		if err := writeMaps(pid, ids); err != nil {
+			in.Kill()
+			_, _ = in.Wait() // killed: its status tells nothing
+			return nil, err
+		}
+	}
+	return in, nil
+}
+
+func ambient(last uintptr) []uintptr {
+	out := make([]uintptr, 0, allCaps)
+	for c := uintptr(0); c <= last; c++ {
+		out = append(out, c)
+	}
+	return out
+}
+
+func sysMap(ms []specs.LinuxIDMapping) []syscall.SysProcIDMap {
+	out := make([]syscall.SysProcIDMap, 0, len(ms))
+	for _, m := range ms {
+		out = append(out, syscall.SysProcIDMap{ContainerID: int(m.ContainerID), HostID: int(m.HostID), Size: int(m.Size)})
+	}
+	return out
+}
+
+// writeMaps lets newuidmap(1) and newgidmap(1) write the maps: they check the
+// caller's lines in /etc/subuid and /etc/subgid.
+func writeMaps(pid int, ids plan.IDs) error {
+	run := func(helper string, maps []specs.LinuxIDMapping) error {
+		args := []string{strconv.Itoa(pid)}
+		for _, m := range maps {
+			args = append(args, fmt.Sprint(m.ContainerID), fmt.Sprint(m.HostID), fmt.Sprint(m.Size))
+		}
+		cmd := exec.Command(helper, args...)
+		cmd.Env = []string{"PATH=/usr/sbin:/usr/bin:/sbin:/bin", "LANG=C"}
+		out, err := cmd.CombinedOutput()
+		if err != nil {
+			return &UnsupportedError{Err: fmt.Errorf("writing id maps: %s: %s: %w", helper, strings.TrimSpace(string(out)), err),
+				Remedy: "check your lines in /etc/subuid and /etc/subgid"}
+		}
+		return nil
+	}
+	// Side by side: each is a process of its own.
+	gid := make(chan error, 1)
+	go func() { gid <- run(ids.NewGIDMap, ids.GIDs) }()
+	return errors.Join(run(ids.NewUIDMap, ids.UIDs), <-gid)
+}
+
+func startError(err error, p *plan.Plan) error {
+	e := &UnsupportedError{Err: fmt.Errorf("creating namespaces: %w", err)}
+	switch {
+	case errors.Is(err, unix.ENOSPC):
+		e.Remedy = "raise the limits in /proc/sys/user (max_user_namespaces and its neighbours)"
+	case errors.Is(err, unix.EPERM) && p.IDs.Kind != "none":
+		e.Remedy = "this host does not let you make user namespaces: see nucleus doctor"
+	case errors.Is(err, unix.EPERM):
+		e.Remedy = "run as root with CAP_SYS_ADMIN"
+	case errors.Is(err, unix.EACCES), errors.Is(err, unix.ENOENT):
+		e.Err = fmt.Errorf("starting nucleus-init: %w", err)
+		e.Remedy = "install nucleus-init where every user can execute it (make install)"
+	case errors.Is(err, unix.EAGAIN):
+		e.Remedy = "raise your limit of processes (ulimit -u)"
+	}
+	return e
+}
+
+// Kill ends init, and with it every process of its PID namespace.
+func (i *Init) Kill() {
+	_ = unix.PidfdSendSignal(i.PidFD, unix.SIGKILL, nil, 0) // ESRCH: it is gone already
+}
+
+// Wait collects init. When it returns, no process of the sandbox is left:
+// zap_pid_ns_processes() in the kernel waits for all of them first.
+func (i *Init) Wait() (syscall.WaitStatus, error) {
+	var ws syscall.WaitStatus
+	for {
+		_, err := syscall.Wait4(i.Pid, &ws, 0, nil)
+		if errors.Is(err, unix.EINTR) {
+			continue
+		}
+		_ = unix.Close(i.PidFD)
+		return ws, os.NewSyscallError("wait4", err)
+	}
+}

@@ -1,0 +1,130 @@
+package state
+
+import (
+	"bufio"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+
+	"golang.org/x/sys/unix"
+)
+
+const journalName = "journal.jsonl"
+
+// Phase of an effect in the journal.
+const (
+	Intent = "intent" // about to happen: its undo is known from here on
+	Done   = "done"   // has happened
+	Undone = "undone" // is gone again
+)
+
+// Record is one line of the journal. Data of an intent holds everything that
+// the undo needs in another process, on another day.
+type Record struct {
+	Seq   int             `json:"seq"`
+	Phase string          `json:"phase"`
+	Step  string          `json:"step"`
+	Data  json.RawMessage `json:"data,omitempty"`
+}
+
+// Journal is the append-only record of a sandbox's effects. A record is one
+// write(2) to a file opened for appending, so a crash of the process loses
+// none that was written and tears none. It is not synced to disk: nothing of a
+// sandbox outlives a power cut but what gc could not find anyway.
+type Journal struct {
+	f   *os.File
+	seq int
+}
+
+func createJournal(path string) (*Journal, error) {
+	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL|os.O_APPEND|unix.O_NOFOLLOW, 0o600)
+	if err != nil {
+		return nil, fmt.Errorf("journal: %w", err)
+	}
+	return &Journal{f: f}, nil
+}
+
+// openJournal opens the journal of a dead sandbox; one that died before it had
+// any gets an empty one.
+func openJournal(path string) (*Journal, error) {
+	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE|os.O_APPEND|unix.O_NOFOLLOW, 0o600)
+	if err != nil {
+		return nil, fmt.Errorf("journal: %w", err)
+	}
+	return &Journal{f: f}, nil
+}
+
+// Intent writes down that an effect is about to happen.
+func (j *Journal) Intent(step string, data any) error {
+	b, err := json.Marshal(data)
+	if err != nil {
+		return fmt.Errorf("journal: %s: %w", step, err)
+	}
+	return j.append(Record{Phase: Intent, Step: step, Data: b})
+}
+
+// Done writes down that an effect has happened.
+func (j *Journal) Done(step string) error { return j.append(Record{Phase: Done, Step: step}) }
+
+// Undone writes down that an effect is gone again.
+func (j *Journal) Undone(step string) error { return j.append(Record{Phase: Undone, Step: step}) }
+
+func (j *Journal) append(r Record) error {
+	j.seq++
+	r.Seq = j.seq
+	b, err := json.Marshal(r)
+	if err != nil {
+		return fmt.Errorf("journal: %w", err)
+	}
+	if _, err := j.f.Write(append(b, '\n')); err != nil {
+		return fmt.Errorf("journal: %w", err)
+	}
+	failpoint(j.seq)
+	return nil
+}
+
+// Close closes the file.
+func (j *Journal) Close() error { return j.f.Close() }
+
+// pending reads the intents that were not undone. A torn last line, which only
+// a full disk can leave, is an intent whose effect did not happen.
+func pending(r io.Reader) ([]Record, error) {
+	var out []Record
+	br := bufio.NewReader(r)
+	for {
+		line, err := br.ReadBytes('\n')
+		if errors.Is(err, io.EOF) {
+			return out, nil
+		}
+		if err != nil {
+			return nil, fmt.Errorf("journal: %w", err)
+		}
+		var rec Record
+		if err := json.Unmarshal(line, &rec); err != nil {
+			return nil, fmt.Errorf("journal: %w", err)
+		}
+		switch rec.Phase {
+		case Intent:
+			out = append(out, rec)
+		case Undone:
+			for i := len(out) - 1; i >= 0; i-- {
+				if out[i].Step == rec.Step {
+					out = append(out[:i], out[i+1:]...)
+					break
+				}
+			}
+		}
+	}
+}
+
+// Pending gives the effects of a sandbox that are still to be undone, oldest first.
+func (d *Dir) Pending() ([]Record, error) {
+	f, err := os.Open(d.Path + "/" + journalName)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	return pending(f)
+}

@@ -1,0 +1,330 @@
+// Package state owns the state root: a directory for each sandbox, its lock,
+// its journal, and who holds which name. Liveness is a lock, never a bare pid.
+package state
+
+import (
+	"crypto/rand"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"golang.org/x/sys/unix"
+)
+
+// Environment variable that overrides the state root.
+const EnvRoot = "NUCLEUS_STATE_ROOT"
+
+// DefaultRoot is where the state root is when nobody says: /run/nucleus for
+// root, below XDG_RUNTIME_DIR for others, else in /tmp by uid.
+func DefaultRoot() string {
+	if r := os.Getenv(EnvRoot); r != "" {
+		return r
+	}
+	if os.Geteuid() == 0 {
+		return "/run/nucleus"
+	}
+	if x := os.Getenv("XDG_RUNTIME_DIR"); filepath.IsAbs(x) {
+		return filepath.Join(x, "nucleus")
+	}
+	return fmt.Sprintf("/tmp/nucleus-%d", os.Geteuid())
+}
+
+// Root is an open state root.
+type Root struct {
+	path string
+	fd   int
+}
+
+// NameTakenError tells that a live sandbox has the name.
+type NameTakenError struct{ Name, ID string }
+
+func (e *NameTakenError) Error() string {
+	return fmt.Sprintf("name %q is taken by sandbox %s", e.Name, e.ID[:12])
+}
+
+// Open opens a state root and makes it if it is missing. It must be a
+// directory of ours that nobody else may enter: in /tmp, somebody could have
+// made it, or a link, before us.
+func Open(path string) (*Root, error) {
+	if !filepath.IsAbs(path) {
+		return nil, fmt.Errorf("state root %q: not an absolute path", path)
+	}
+	if err := os.Mkdir(path, 0o700); errors.Is(err, fs.ErrNotExist) {
+		err = os.MkdirAll(path, 0o700)
+		if err != nil {
+			return nil, fmt.Errorf("state root: %w", err)
+		}
+	} else if err != nil && !errors.Is(err, fs.ErrExist) {
+		return nil, fmt.Errorf("state root: %w", err)
+	}
+	fd, err := unix.Open(path, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return nil, fmt.Errorf("state root %q: %w", path, os.NewSyscallError("open", err))
+	}
+	var st unix.Stat_t
+	if err := unix.Fstat(fd, &st); err != nil {
+		_ = unix.Close(fd)
+		return nil, os.NewSyscallError("fstat", err)
+	}
+	if int(st.Uid) != os.Geteuid() || st.Mode&0o077 != 0 {
+		_ = unix.Close(fd)
+		return nil, fmt.Errorf("state root %q: must be owned by uid %d with mode 0700 (it is uid %d, %04o)", path, os.Geteuid(), st.Uid, st.Mode&0o7777)
+	}
+	for _, sub := range []string{"sandboxes", "names"} {
+		if err := unix.Mkdirat(fd, sub, 0o700); err != nil && !errors.Is(err, unix.EEXIST) {
+			_ = unix.Close(fd)
+			return nil, fmt.Errorf("state root %q: %w", path, os.NewSyscallError("mkdirat", err))
+		}
+	}
+	return &Root{path: path, fd: fd}, nil
+}
+
+// Path gives the directory.
+func (r *Root) Path() string { return r.path }
+
+// Close lets the root go; its sandboxes stay.
+func (r *Root) Close() error { return os.NewSyscallError("close", unix.Close(r.fd)) }
+
+// locked runs f while nobody else makes, names or collects a sandbox.
+func (r *Root) locked(f func() error) error {
+	fd, err := unix.Openat(r.fd, "lock", unix.O_RDWR|unix.O_CREAT|unix.O_CLOEXEC|unix.O_NOFOLLOW, 0o600)
+	if err != nil {
+		return fmt.Errorf("state root %q: %w", r.path, os.NewSyscallError("openat", err))
+	}
+	defer unix.Close(fd)
+	if err := flock(fd, unix.LOCK_EX); err != nil {
+		return err
+	}
+	return f()
+}
+
+func flock(fd, how int) error {
+	for {
+		err := unix.Flock(fd, how)
+		if !errors.Is(err, unix.EINTR) {
+			return os.NewSyscallError("flock", err)
+		}
+	}
+}
+
+// NewID makes a sandbox id: 32 hexadecimal digits.
+func NewID() string {
+	var b [16]byte
+	_, _ = rand.Read(b[:]) // never fails (crypto/rand)
+	return hex.EncodeToString(b[:])
+}
+
+// Dir is the directory of one sandbox, held by its lock.
+type Dir struct {
+	ID   string
+	Name string
+	Path string
+
+	root    *Root
+	lock    int
+	Journal *Journal
+}
+
+// Create makes the directory of a new sandbox and reserves its name. If the
+// name is taken and not exact, a suffix from the id makes it unique.
+func (r *Root) Create(id, name string, exact bool) (*Dir, error) {
+	d := &Dir{ID: id, Name: name, Path: filepath.Join(r.path, "sandboxes", id), root: r, lock: -1}
+	err := r.locked(func() error {
+		if err := r.reserve(d, exact); err != nil {
+			return err
+		}
+		if err := os.Mkdir(d.Path, 0o700); err != nil {
+			return err
+		}
+		return d.hold()
+	})
+	if err != nil {
+		d.abandon()
+		return nil, fmt.Errorf("making sandbox %s: %w", id[:12], err)
+	}
+	if d.Journal, err = createJournal(filepath.Join(d.Path, journalName)); err != nil {
+		d.abandon()
+		return nil, err
+	}
+	return d, nil
+}
+
+// reserve gives d a name that nobody has.
+func (r *Root) reserve(d *Dir, exact bool) error {
+	link := func(name string) error { return os.Symlink(d.ID, r.namePath(name)) }
+	err := link(d.Name)
+	if !errors.Is(err, fs.ErrExist) {
+		return err
+	}
+	holder, rerr := os.Readlink(r.namePath(d.Name))
+	if rerr == nil && !r.exists(holder) {
+		// Its sandbox is gone without trace: a crash between two removals.
+		if err := os.Remove(r.namePath(d.Name)); err != nil {
+			return err
+		}
+		return link(d.Name)
+	}
+	if exact {
+		return &NameTakenError{Name: d.Name, ID: holder}
+	}
+	d.Name += "-" + d.ID[:8]
+	return link(d.Name)
+}
+
+func (r *Root) namePath(name string) string { return filepath.Join(r.path, "names", name) }
+
+func (r *Root) exists(id string) bool {
+	if !validID(id) {
+		return false
+	}
+	_, err := os.Lstat(filepath.Join(r.path, "sandboxes", id))
+	return err == nil
+}
+
+func validID(id string) bool {
+	b, err := hex.DecodeString(id)
+	return err == nil && len(b) == 16
+}
+
+func (d *Dir) hold() error {
+	fd, err := unix.Open(filepath.Join(d.Path, "lock"), unix.O_RDWR|unix.O_CREAT|unix.O_CLOEXEC|unix.O_NOFOLLOW, 0o600)
+	if err != nil {
+		return os.NewSyscallError("open", err)
+	}
+	d.lock = fd
+	return flock(fd, unix.LOCK_EX|unix.LOCK_NB)
+}
+
+// abandon undoes what Create did before it failed.
+func (d *Dir) abandon() {
+	if t, err := os.Readlink(d.root.namePath(d.Name)); err == nil && t == d.ID {
+		_ = os.Remove(d.root.namePath(d.Name)) // a name without sandbox is free anyway
+	}
+	if d.lock >= 0 {
+		_ = unix.Close(d.lock)
+	}
+	_ = os.RemoveAll(d.Path) // what stays is an empty sandbox, which gc takes
+}
+
+// WriteJSON writes a file of the sandbox so that a reader sees all of it or none.
+func (d *Dir) WriteJSON(name string, v any) error {
+	b, err := json.Marshal(v)
+	if err != nil {
+		return fmt.Errorf("encoding %s: %w", name, err)
+	}
+	tmp := filepath.Join(d.Path, "."+name)
+	f, err := os.OpenFile(tmp, os.O_WRONLY|os.O_CREATE|os.O_TRUNC|unix.O_NOFOLLOW, 0o600)
+	if err != nil {
+		return err
+	}
+	_, err = f.Write(append(b, '\n'))
+	if err := errors.Join(err, f.Close()); err != nil {
+		return err
+	}
+	return os.Rename(tmp, filepath.Join(d.Path, name))
+}
+
+// Remove ends the sandbox: its directory goes, its name is free. Everything
+// that the journal names must have been undone.
+func (d *Dir) Remove() error {
+	err := d.Journal.Close()
+	rerr := d.root.locked(func() error {
+		if t, err := os.Readlink(d.root.namePath(d.Name)); err == nil && t == d.ID {
+			if err := os.Remove(d.root.namePath(d.Name)); err != nil {
+				return err
+			}
+		}
+		return os.RemoveAll(d.Path)
+	})
+	_ = unix.Close(d.lock)
+	d.lock = -1
+	return errors.Join(err, rerr)
+}
+
+// Release lets a sandbox go that could not be removed; gc will try again.
+func (d *Dir) Release() error {
+	err := d.Journal.Close()
+	_ = unix.Close(d.lock)
+	d.lock = -1
+	return err
+}
+
+// Dead gives the sandboxes whose supervisor is gone, each now held by us.
+func (r *Root) Dead() ([]*Dir, error) {
+	var dead []*Dir
+	entries, err := os.ReadDir(filepath.Join(r.path, "sandboxes"))
+	if err != nil || len(entries) == 0 {
+		return nil, err
+	}
+	names, err := r.names()
+	if err != nil {
+		return nil, err
+	}
+	err = r.locked(func() error {
+		for _, e := range entries {
+			if !validID(e.Name()) {
+				continue // not ours to touch
+			}
+			d := &Dir{ID: e.Name(), Name: names[e.Name()], Path: filepath.Join(r.path, "sandboxes", e.Name()), root: r, lock: -1}
+			err := d.hold()
+			if err == nil {
+				if d.Journal, err = openJournal(filepath.Join(d.Path, journalName)); err == nil {
+					dead = append(dead, d)
+					continue
+				}
+			}
+			if d.lock >= 0 {
+				_ = unix.Close(d.lock)
+			}
+			if !errors.Is(err, unix.EWOULDBLOCK) && !errors.Is(err, unix.ENOENT) {
+				return fmt.Errorf("sandbox %s: %w", e.Name(), err)
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		for _, d := range dead {
+			_ = d.Release()
+		}
+		return nil, err
+	}
+	return dead, nil
+}
+
+// names gives the name of each sandbox by its id.
+func (r *Root) names() (map[string]string, error) {
+	entries, err := os.ReadDir(filepath.Join(r.path, "names"))
+	if err != nil {
+		return nil, err
+	}
+	out := map[string]string{}
+	for _, e := range entries {
+		if id, err := os.Readlink(r.namePath(e.Name())); err == nil {
+			out[id] = e.Name()
+		}
+	}
+	return out, nil
+}
+
+// Sweep frees names whose sandbox is gone. The caller need not hold anything.
+func (r *Root) Sweep() error {
+	return r.locked(func() error {
+		names, err := r.names()
+		if err != nil {
+			return err
+		}
+		for id, name := range names {
+			if !r.exists(id) && !strings.HasPrefix(name, ".") {
+				if err := os.Remove(r.namePath(name)); err != nil {
+					return err
+				}
+			}
+		}
+		return nil
+	})
+}
