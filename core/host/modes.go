@@ -1,0 +1,92 @@
+package host
+
+import (
+	"slices"
+
+	"github.com/nucleus-runtime/nucleus/core/host/fact"
+)
+
+// ModeVerdict says whether a job of a mode could start here.
+type ModeVerdict struct {
+	Mode string
+	// State is Available if nothing that the mode needs is missing or unknown.
+	State   fact.State
+	Missing []string // needed and unavailable
+	Unsure  []string // needed, and whether it works could not be told
+	// Degraded are default protections that are not to be had here. The mode
+	// starts without them, warns, and takes their names in allow_degraded.
+	Degraded []string
+}
+
+// startNeeds is what the start sequence itself uses, whatever the job says.
+var startNeeds = [...]string{
+	featMountNS, featPIDNS, featNetNS, featIPCNS, featUTSNS, featCgroupNS,
+	featNoNewPrivs, featSeccomp,
+	featPidfd, featOpenat2, featCloseRange, featMemfd,
+	featMountAPI, featMountSetattr, featDevpts, featProcMount,
+}
+
+// Modes judges the three modes by their rules: agent starts without default
+// protections and names them, strict-agent needs them all and a control group,
+// production needs the controllers of its mandatory limits too.
+func Modes(h fact.Host, features []fact.Feature) []ModeVerdict {
+	state := make(map[string]fact.State, len(features))
+	for _, f := range features {
+		state[f.Name] = f.State
+	}
+	agent := slices.Clone(startNeeds[:])
+	var protections []string
+	if h.Privileged {
+		// Root may do without a user namespace, by user = "host".
+		protections = append(protections, featUserNS)
+	} else {
+		agent = append(agent, featUserNS)
+	}
+	protections = append(protections, featLandlock, featLandlockScope)
+
+	strict := append(slices.Clone(agent), protections...)
+	strict = append(strict, featCgroup, featCgroupPids)
+	production := append(slices.Clone(strict), featCgroupMemory, featCgroupCPU)
+	if h.Privileged {
+		// Started as root, the strict modes map the sandbox to subordinate ids.
+		strict = append(strict, featSubID)
+		production = append(production, featSubID)
+	}
+
+	// Without a pids group the kernel counts processes per user namespace,
+	// from 5.14 on, which is as good.
+	if state[featUserNS] != fact.Available || !h.KernelAtLeast(5, 14) {
+		protections = append(protections, featCgroupPids)
+	}
+	verdicts := []ModeVerdict{
+		judgeMode("agent", agent, state),
+		judgeMode("strict-agent", strict, state),
+		judgeMode("production", production, state),
+	}
+	for _, p := range protections {
+		if state[p] != fact.Available {
+			verdicts[0].Degraded = append(verdicts[0].Degraded, p)
+		}
+	}
+	return verdicts
+}
+
+func judgeMode(mode string, needs []string, state map[string]fact.State) ModeVerdict {
+	v := ModeVerdict{Mode: mode, State: fact.Available}
+	for _, n := range needs {
+		switch state[n] {
+		case fact.Available:
+		case fact.Unavailable:
+			v.Missing = append(v.Missing, n)
+		default:
+			v.Unsure = append(v.Unsure, n)
+		}
+	}
+	switch {
+	case len(v.Missing) > 0:
+		v.State = fact.Unavailable
+	case len(v.Unsure) > 0:
+		v.State = fact.Unknown
+	}
+	return v
+}
