@@ -113,6 +113,11 @@ type mount struct {
 // dir returns where the group at path (from /proc/self/cgroup or the operator)
 // is seen in this mount.
 func (m mount) dir(path string) (string, error) {
+	// The kernel shows what lies outside of our cgroup namespace as "/..", which
+	// no clean path stands for.
+	if outside(m.root) || outside(path) {
+		return "", fmt.Errorf("the cgroup mount %q (of %q) does not show %q: one is outside this cgroup namespace", m.point, m.root, path)
+	}
 	if m.root == "/" {
 		return filepath.Join(m.point, path), nil
 	}
@@ -122,6 +127,8 @@ func (m mount) dir(path string) (string, error) {
 	}
 	return filepath.Join(m.point, rel), nil
 }
+
+func outside(path string) bool { return path == "/.." || strings.HasPrefix(path, "/../") }
 
 // mounts finds the mount of each hierarchy that this process has a group in. It
 // stops at the last one, since a host may have thousands of other mounts and

@@ -34,8 +34,8 @@ func TestMemoryLimitKillsAHogAndTellsSo(t *testing.T) {
 	if s.Memory == nil || s.Memory.OOMKills == 0 {
 		t.Fatalf("no OOM kill counted: %+v", s.Memory)
 	}
-	if s.Memory.Peak != nil && (*s.Memory.Peak < 32<<20 || *s.Memory.Peak > 48<<20) {
-		t.Errorf("peak = %d, want just under the limit", *s.Memory.Peak)
+	if s.Memory.Peak != nil && (*s.Memory.Peak < 32<<20 || *s.Memory.Peak > 49<<20) {
+		t.Errorf("peak = %d, want about the limit (charges in flight may pass it)", *s.Memory.Peak)
 	}
 	if s.Memory.Swap != nil && *s.Memory.Swap != 0 {
 		t.Errorf("swap = %d, want 0: a memory limit allows none by default", *s.Memory.Swap)

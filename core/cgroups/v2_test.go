@@ -29,13 +29,17 @@ func needsV2(t *testing.T, controllers ...string) Facts {
 	return f
 }
 
-func TestFDOnV1(t *testing.T) {
-	f := needs(t)
-	if f.Layout == V2 {
-		t.Skip("has a descriptor: TestCloneIntoTheGroup")
+func TestFDOnlyOnV2(t *testing.T) {
+	g := newGroup(t, needs(t), nil)
+	fd, err := g.FD()
+	if g.rec.Layout == V2 {
+		if err != nil {
+			t.Fatal(err)
+		}
+		fd.Close()
+		return
 	}
-	g := newGroup(t, f, nil)
-	if fd, err := g.FD(); fd != nil || !errors.Is(err, ErrNoFD) {
+	if fd != nil || !errors.Is(err, ErrNoFD) {
 		t.Fatalf("FD = %v, %v; want ErrNoFD", fd, err)
 	}
 }
@@ -70,7 +74,11 @@ func TestOOMKillTakesTheWholeSandbox(t *testing.T) {
 }
 
 func TestMemoryHighAndSwapAreTaken(t *testing.T) {
-	f := needsV2(t, Memory, Swap)
+	// A bare root group cannot tell about swap beforehand; New lets it try.
+	f := needsV2(t, Memory)
+	if ft := f.Controllers[Swap]; ft.State == Unavailable {
+		skip(t, ft.Why)
+	}
 	r := memoryLimit(64 << 20)
 	r.Memory.Swap = ptr(int64(96 << 20))
 	r.Unified = map[string]string{"memory.high": "33554432"}
