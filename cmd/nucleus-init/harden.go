@@ -53,6 +53,12 @@ func restrictLandlock(l initproto.Landlock) error {
 			return err
 		}
 	}
+	for _, r := range l.Ports {
+		rule := llsys.NetPortAttr{Port: r.Port, AllowedAccess: r.Access}
+		if err := llsys.LandlockAddNetPortRule(rs, &rule, 0); err != nil {
+			return fmt.Errorf("landlock rule for TCP port %d: %w", r.Port, os.NewSyscallError("landlock_add_rule", err))
+		}
+	}
 	if err := llsys.LandlockRestrictSelf(rs, 0); err != nil {
 		return fmt.Errorf("landlock: %w", os.NewSyscallError("landlock_restrict_self", err))
 	}

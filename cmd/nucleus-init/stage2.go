@@ -59,6 +59,7 @@ type prepared struct {
 	tty     uintptr // slave descriptor, 0 for none
 	keyring bool
 	filter  unix.SockFprog
+	flags   uintptr
 	gate    uintptr
 	note    *progress
 	byte1   [1]byte
@@ -85,7 +86,7 @@ func prepare(p *initproto.Process, fds []int, tty int, note *progress) (*prepare
 	pr := &prepared{
 		uid: uintptr(p.UID), gid: uintptr(p.GID), groups: p.Groups, setgrp: p.SetGroups, umask: uintptr(p.Umask),
 		bound: p.Caps.Bounding, ambient: p.Caps.Ambient, keep: p.Caps.Permitted != 0, tty: uintptr(tty), keyring: p.NewKeyring,
-		gate: uintptr(fds[p.Gate]), note: note,
+		gate: uintptr(fds[p.Gate]), note: note, flags: uintptr(p.FilterFlags),
 	}
 	var err error
 	if pr.paths, err = cStrings(p.Paths); err != nil {
@@ -288,7 +289,7 @@ func child(p *prepared) {
 	}
 	p.note.step = uint32(initproto.StepSeccomp)
 	if p.filter.Len > 0 {
-		if _, _, e = syscall.RawSyscall(unix.SYS_SECCOMP, unix.SECCOMP_SET_MODE_FILTER, 0, uintptr(unsafe.Pointer(&p.filter))); e != 0 {
+		if _, _, e = syscall.RawSyscall(unix.SYS_SECCOMP, unix.SECCOMP_SET_MODE_FILTER, p.flags, uintptr(unsafe.Pointer(&p.filter))); e != 0 {
 			goto fail
 		}
 	}

@@ -145,6 +145,10 @@ func (l *Landlock) code(c *coder) {
 		c.u64(&r.Access)
 		c.flag(&r.Optional)
 	})
+	list(c, &l.Ports, 16, func(c *coder, r *PortRule) {
+		c.u64(&r.Port)
+		c.u64(&r.Access)
+	})
 }
 
 func (p *Process) code(c *coder) {
@@ -170,6 +174,7 @@ func (p *Process) code(c *coder) {
 	c.flag(&p.TTY)
 	c.flag(&p.NewKeyring)
 	c.bytes(&p.Filter)
+	c.u32(&p.FilterFlags)
 	c.i32(&p.Gate)
 }
 

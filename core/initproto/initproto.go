@@ -120,6 +120,12 @@ type Landlock struct {
 	HandledNet,
 	Scoped uint64
 	Rules []PathRule
+	Ports []PortRule
+}
+
+// PortRule grants Access on one TCP port.
+type PortRule struct {
+	Port, Access uint64
 }
 
 // PathRule grants Access beneath the paths that exist.
@@ -145,6 +151,8 @@ type Process struct {
 	TTY        bool
 	NewKeyring bool
 	Filter     []byte // BPF program, empty for none
+	// FilterFlags are seccomp(2)'s SECCOMP_FILTER_FLAG_* for it.
+	FilterFlags uint32
 	// Gate is the index of the descriptor that stage 2 reads its start byte from.
 	Gate int32
 }

@@ -13,6 +13,16 @@ type Landlock struct {
 	HandledFS uint64         `json:"handledFS,omitempty"`
 	Scoped    uint64         `json:"scoped,omitempty"`
 	Rules     []LandlockRule `json:"rules,omitempty"`
+	// HandledNet and Ports confine TCP; without them it is as the network
+	// namespace has it.
+	HandledNet uint64         `json:"handledNet,omitempty"`
+	Ports      []LandlockPort `json:"ports,omitempty"`
+}
+
+// LandlockPort grants TCP on one port.
+type LandlockPort struct {
+	Port   uint16 `json:"port"`
+	Rights uint64 `json:"rights"`
 }
 
 // LandlockRule grants access beneath a path inside the sandbox.

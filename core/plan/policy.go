@@ -12,7 +12,8 @@ import (
 
 func (m *maker) resources() {
 	r := m.j.Resources
-	res := &specs.LinuxResources{}
+	unified := map[string]string{}
+	res := &specs.LinuxResources{Unified: unified}
 	pids := int64(DefaultPids)
 	asked := false
 	if r.Pids != nil {
@@ -33,7 +34,7 @@ func (m *maker) resources() {
 	}
 	if r.MemoryHigh != nil {
 		asked = true
-		res.Unified = map[string]string{"memory.high": fmt.Sprint(*r.MemoryHigh)}
+		unified["memory.high"] = fmt.Sprint(*r.MemoryHigh)
 	}
 	if r.CPUs > 0 || r.CPUWeight > 0 {
 		asked = true
@@ -44,9 +45,7 @@ func (m *maker) resources() {
 			res.CPU.Period, res.CPU.Quota = &period, &quota
 		}
 		if r.CPUWeight > 0 {
-			// The inverse of the conversion that OCI runtimes use from shares to weight.
-			shares := (r.CPUWeight-1)*262142/9999 + 2
-			res.CPU.Shares = &shares
+			unified["cpu.weight"] = fmt.Sprint(r.CPUWeight)
 		}
 	}
 	m.p.Resources = res

@@ -1,0 +1,111 @@
+// Package security owns the restrictions of the workload: it turns the plan's
+// words into the kernel's numbers before the start, and reads the posture of
+// the real process back from the host before the workload runs. It never puts
+// a restriction on the calling process.
+package security
+
+import (
+	"fmt"
+	"strings"
+
+	"github.com/moby/sys/capability"
+	"golang.org/x/sys/unix"
+
+	"github.com/nucleus-runtime/nucleus/core/initproto"
+	"github.com/nucleus-runtime/nucleus/core/plan"
+)
+
+// rlimits by the names of OCI (setrlimit(2)).
+var rlimits = map[string]uint32{
+	"RLIMIT_AS": unix.RLIMIT_AS, "RLIMIT_CORE": unix.RLIMIT_CORE, "RLIMIT_CPU": unix.RLIMIT_CPU, "RLIMIT_DATA": unix.RLIMIT_DATA,
+	"RLIMIT_FSIZE": unix.RLIMIT_FSIZE, "RLIMIT_LOCKS": unix.RLIMIT_LOCKS, "RLIMIT_MEMLOCK": unix.RLIMIT_MEMLOCK, "RLIMIT_MSGQUEUE": unix.RLIMIT_MSGQUEUE,
+	"RLIMIT_NICE": unix.RLIMIT_NICE, "RLIMIT_NOFILE": unix.RLIMIT_NOFILE, "RLIMIT_NPROC": unix.RLIMIT_NPROC, "RLIMIT_RSS": unix.RLIMIT_RSS,
+	"RLIMIT_RTPRIO": unix.RLIMIT_RTPRIO, "RLIMIT_RTTIME": unix.RLIMIT_RTTIME, "RLIMIT_SIGPENDING": unix.RLIMIT_SIGPENDING, "RLIMIT_STACK": unix.RLIMIT_STACK,
+}
+
+// LastCap is the running kernel's last capability.
+func LastCap() uint64 {
+	last, err := capability.LastCap()
+	if err != nil {
+		return uint64(capability.CAP_CHECKPOINT_RESTORE)
+	}
+	return uint64(last)
+}
+
+// capBits gives the bits of named capabilities. One that the kernel does not
+// know cannot be kept.
+func capBits(names []string) (uint64, error) {
+	var set uint64
+	for _, n := range names {
+		found := false
+		for _, c := range capability.ListKnown() {
+			if "CAP_"+strings.ToUpper(c.String()) == n {
+				if uint64(c) > LastCap() {
+					return 0, fmt.Errorf("capability %s: this kernel does not have it", n)
+				}
+				set |= 1 << uint(c)
+				found = true
+			}
+		}
+		if !found {
+			return 0, fmt.Errorf("capability %q: unknown", n)
+		}
+	}
+	return set, nil
+}
+
+// spawnCaps are what init needs to make further processes of the sandbox: to
+// change ids, groups and capability sets, and to signal what it made.
+const spawnCaps = 1<<unix.CAP_SETUID | 1<<unix.CAP_SETGID | 1<<unix.CAP_SETPCAP | 1<<unix.CAP_KILL
+
+// Process compiles what stage 2 puts on itself. The gate and the filter are
+// the caller's to fill in.
+func Process(p *plan.Plan) (initproto.Process, error) {
+	c := p.Process.Capabilities
+	out := initproto.Process{
+		Paths: p.ExecPaths, Args: p.Process.Args, Env: p.Process.Env, Cwd: p.Process.Cwd, UID: p.Process.User.UID, GID: p.Process.User.GID,
+		Groups: p.Process.User.AdditionalGids, SetGroups: p.IDs.SetGroups, Umask: *p.Process.User.Umask, TTY: p.Process.Terminal, NewKeyring: true,
+	}
+	var err error
+	for _, s := range []struct {
+		to   *uint64
+		from []string
+	}{
+		{&out.Caps.Bounding, c.Bounding}, {&out.Caps.Effective, c.Effective}, {&out.Caps.Permitted, c.Permitted},
+		{&out.Caps.Inheritable, c.Inheritable}, {&out.Caps.Ambient, c.Ambient},
+	} {
+		if *s.to, err = capBits(s.from); err != nil {
+			return out, err
+		}
+	}
+	for _, r := range p.Process.Rlimits {
+		n, ok := rlimits[r.Type]
+		if !ok {
+			return out, fmt.Errorf("resource limit %q: unknown", r.Type)
+		}
+		out.Rlimits = append(out.Rlimits, initproto.Rlimit{Resource: n, Soft: r.Soft, Hard: r.Hard})
+	}
+	return out, nil
+}
+
+// InitCaps are what init keeps once the file system stands.
+func InitCaps(p initproto.Process) uint64 { return spawnCaps | p.Caps.Bounding | p.Caps.Permitted }
+
+// Landlock compiles the ruleset. entries are the top-level entries of a rootfs.
+func Landlock(p *plan.Plan, entries []string) initproto.Landlock {
+	l := p.Landlock
+	out := initproto.Landlock{ABI: int32(l.ABI), HandledFS: l.HandledFS, HandledNet: l.HandledNet, Scoped: l.Scoped}
+	for _, r := range l.Rules {
+		if !r.Entries {
+			out.Rules = append(out.Rules, initproto.PathRule{Path: r.Path, Access: r.Rights, Optional: r.Optional})
+			continue
+		}
+		for _, e := range entries {
+			out.Rules = append(out.Rules, initproto.PathRule{Path: e, Access: r.Rights, Optional: true})
+		}
+	}
+	for _, n := range l.Ports {
+		out.Ports = append(out.Ports, initproto.PortRule{Port: uint64(n.Port), Access: n.Rights})
+	}
+	return out
+}

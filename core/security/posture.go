@@ -1,0 +1,353 @@
+package security
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"os"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/nucleus-runtime/nucleus/core/initproto"
+	"github.com/nucleus-runtime/nucleus/core/plan"
+)
+
+// PostureError lists every difference between what was planned and what the
+// host's kernel says of the process.
+type PostureError struct{ Differences []string }
+
+func (e *PostureError) Error() string {
+	return "the posture of the workload is not the planned one: " + strings.Join(e.Differences, "; ")
+}
+
+// Expected is what the posture is compared with.
+type Expected struct {
+	Plan    *plan.Plan
+	Process initproto.Process
+	InitPid int // as the host sees it
+	// Cgroup is the path of the sandbox's group by controller ("" on v2), nil
+	// for none.
+	Cgroup map[string]string
+}
+
+// filterWait bounds how long stage 2 may take to load its filter.
+const filterWait = 5 * time.Second
+
+// ReadPosture reads what the kernel says of stage 2, which waits at the start
+// gate, and compares it with the plan. Any difference is a PostureError.
+func ReadPosture(pid int, want Expected) error {
+	proc, err := os.Open(fmt.Sprintf("/proc/%d", pid))
+	if err != nil {
+		return fmt.Errorf("reading the posture: %w", err)
+	}
+	defer proc.Close()
+	p := &posture{dir: int(proc.Fd()), pid: pid, want: want, buf: make([]byte, 8192)}
+	status, err := p.atGate()
+	if err != nil {
+		return err
+	}
+	p.credentials(status)
+	p.namespaces()
+	p.root()
+	p.descriptors()
+	p.limits()
+	p.cgroup()
+	if p.err != nil {
+		return fmt.Errorf("reading the posture: %w", p.err)
+	}
+	if len(p.bad) > 0 {
+		return &PostureError{p.bad}
+	}
+	return nil
+}
+
+type posture struct {
+	dir  int
+	pid  int
+	want Expected
+	buf  []byte
+	bad  []string
+	err  error
+}
+
+func (p *posture) differ(format string, args ...any) {
+	p.bad = append(p.bad, fmt.Sprintf(format, args...))
+}
+
+// check compares one value.
+func (p *posture) check(what, got, want string) {
+	if got != want {
+		p.differ("%s is %s, want %s", what, got, want)
+	}
+}
+
+func (p *posture) read(name string) ([]byte, error) {
+	fd, err := unix.Openat(p.dir, name, unix.O_RDONLY|unix.O_CLOEXEC|unix.O_NOFOLLOW, 0)
+	if err != nil {
+		return nil, os.NewSyscallError("open "+name, err)
+	}
+	defer unix.Close(fd)
+	n := 0
+	for {
+		m, err := unix.Read(fd, p.buf[n:])
+		if errors.Is(err, unix.EINTR) {
+			continue
+		}
+		if err != nil {
+			return nil, os.NewSyscallError("read "+name, err)
+		}
+		if n += m; m == 0 || n == len(p.buf) {
+			return p.buf[:n], nil
+		}
+	}
+}
+
+func (p *posture) link(name string) string {
+	n, err := unix.Readlinkat(p.dir, name, p.buf)
+	if err != nil {
+		p.err = errors.Join(p.err, os.NewSyscallError("readlink "+name, err))
+		return ""
+	}
+	return string(p.buf[:n])
+}
+
+// atGate waits until stage 2 has loaded its filter, which is the last thing it
+// does, and gives its status. Stage 2 cannot tell us by itself: a filter may
+// forbid every call that could.
+func (p *posture) atGate() (map[string]string, error) {
+	mode := "0"
+	if len(p.want.Process.Filter) > 0 {
+		mode = "2"
+	}
+	deadline := time.Now().Add(filterWait)
+	for wait := 20 * time.Microsecond; ; wait = min(wait*2, 2*time.Millisecond) {
+		b, err := p.read("status")
+		if err != nil {
+			return nil, fmt.Errorf("reading the posture: %w", err)
+		}
+		s := fields(b)
+		if s["State"] != "" && (s["State"][0] == 'Z' || s["State"][0] == 'X') {
+			return nil, fmt.Errorf("reading the posture: %w", unix.ESRCH)
+		}
+		if s["Seccomp"] == mode && p.isBlockedAtGate(s) {
+			return s, nil
+		}
+		if time.Now().After(deadline) {
+			return nil, fmt.Errorf("stage 2 did not reach the start gate within %s (seccomp mode %s, want %s)", filterWait, s["Seccomp"], mode)
+		}
+		time.Sleep(wait)
+	}
+}
+
+// isBlockedAtGate tells, where there is no filter to tell it, that stage 2 has
+// given up all but what it keeps: it sleeps.
+func (p *posture) isBlockedAtGate(s map[string]string) bool {
+	return len(p.want.Process.Filter) > 0 || strings.HasPrefix(s["State"], "S")
+}
+
+func fields(b []byte) map[string]string {
+	out := make(map[string]string, 64)
+	for line := range bytes.Lines(b) {
+		if k, v, ok := bytes.Cut(line, []byte(":")); ok {
+			out[string(k)] = strings.TrimSpace(string(v))
+		}
+	}
+	return out
+}
+
+func (p *posture) credentials(s map[string]string) {
+	w := p.want.Process
+	ids := p.want.Plan.IDs
+	uid, gid := w.UID, w.GID
+	if ids.Kind != "none" {
+		uid, _ = plan.HostID(ids.UIDs, w.UID)
+		gid, _ = plan.HostID(ids.GIDs, w.GID)
+	}
+	four := func(id uint32) string {
+		d := strconv.FormatUint(uint64(id), 10)
+		return d + "\t" + d + "\t" + d + "\t" + d
+	}
+	p.check("uid", s["Uid"], four(uid))
+	p.check("gid", s["Gid"], four(gid))
+	if w.SetGroups {
+		var groups []string
+		for _, g := range w.Groups {
+			if ids.Kind != "none" {
+				g, _ = plan.HostID(ids.GIDs, g)
+			}
+			groups = append(groups, strconv.FormatUint(uint64(g), 10))
+		}
+		got := strings.Fields(s["Groups"])
+		slices.Sort(got)
+		slices.Sort(groups)
+		p.check("supplementary groups", strings.Join(got, " "), strings.Join(groups, " "))
+	}
+	hex := func(v uint64) string { return fmt.Sprintf("%016x", v) }
+	p.check("bounding set", s["CapBnd"], hex(w.Caps.Bounding))
+	p.check("permitted set", s["CapPrm"], hex(w.Caps.Permitted))
+	p.check("effective set", s["CapEff"], hex(w.Caps.Effective))
+	p.check("inheritable set", s["CapInh"], hex(w.Caps.Inheritable))
+	p.check("ambient set", s["CapAmb"], hex(w.Caps.Ambient))
+	p.check("no_new_privs", s["NoNewPrivs"], "1")
+	p.check("umask", s["Umask"], fmt.Sprintf("%04o", w.Umask))
+	p.check("threads", s["Threads"], "1")
+}
+
+// nsFiles are the namespaces by their names in /proc/PID/ns.
+var nsFiles = []struct{ file, oci string }{
+	{"user", "user"}, {"mnt", "mount"}, {"pid", "pid"}, {"net", "network"}, {"ipc", "ipc"}, {"uts", "uts"}, {"cgroup", "cgroup"}, {"time", "time"},
+}
+
+func (p *posture) namespaces() {
+	planned := map[string]bool{}
+	for _, n := range p.want.Plan.Namespaces {
+		planned[string(n.Type)] = true
+	}
+	for _, n := range nsFiles {
+		var mine, theirs unix.Stat_t
+		if err := unix.Stat("/proc/self/ns/"+n.file, &mine); err != nil {
+			continue // this kernel has no such namespace, and the plan none of it
+		}
+		if err := unix.Fstatat(p.dir, "ns/"+n.file, &theirs, 0); err != nil {
+			p.err = errors.Join(p.err, os.NewSyscallError("stat ns/"+n.file, err))
+			return
+		}
+		switch same := mine.Ino == theirs.Ino; {
+		case same && planned[n.oci]:
+			p.differ("the %s namespace is the host's", n.oci)
+		case !same && !planned[n.oci]:
+			p.differ("the %s namespace is not the host's", n.oci)
+		}
+	}
+}
+
+// root checks that the process stands in the sandbox's root, which is not the
+// supervisor's, and in the working directory that was asked for.
+func (p *posture) root() {
+	var mine, theirs, init unix.Stat_t
+	if err := unix.Stat("/", &mine); err != nil {
+		p.err = errors.Join(p.err, err)
+		return
+	}
+	if err := unix.Fstatat(p.dir, "root/", &theirs, 0); err != nil {
+		p.err = errors.Join(p.err, os.NewSyscallError("stat root", err))
+		return
+	}
+	if err := unix.Stat(fmt.Sprintf("/proc/%d/root/", p.want.InitPid), &init); err != nil {
+		p.err = errors.Join(p.err, err)
+		return
+	}
+	if mine.Dev == theirs.Dev && mine.Ino == theirs.Ino {
+		p.differ("the root is the host's")
+	}
+	if init.Dev != theirs.Dev || init.Ino != theirs.Ino {
+		p.differ("the root is not init's")
+	}
+	// The kernel prints the path as seen from the root of the process; one that
+	// lies outside of it starts with "(unreachable)" (CVE-2024-21626).
+	if cwd := p.link("cwd"); !strings.HasPrefix(cwd, "/") {
+		p.differ("the working directory is %q", cwd)
+	}
+}
+
+// descriptors checks that stage 2 holds 0, 1, 2 and the gate, and nothing else.
+func (p *posture) descriptors() {
+	// fdinfo, for it asks only for ptrace access (Linux 5.14), where fd also
+	// asks for an owner that a map without id 0 does not have.
+	fd, err := unix.Openat(p.dir, "fdinfo", unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		p.err = errors.Join(p.err, os.NewSyscallError("open fdinfo", err))
+		return
+	}
+	d := os.NewFile(uintptr(fd), "fdinfo")
+	defer d.Close()
+	names, err := d.Readdirnames(-1)
+	if err != nil {
+		p.err = errors.Join(p.err, err)
+		return
+	}
+	slices.Sort(names)
+	p.check("open descriptors", strings.Join(names, " "), "0 1 2 3")
+}
+
+func (p *posture) limits() {
+	for _, r := range p.want.Process.Rlimits {
+		var got unix.Rlimit
+		if err := unix.Prlimit(p.pid, int(r.Resource), nil, &got); err != nil {
+			if errors.Is(err, unix.EPERM) {
+				p.limitsByFile()
+				return
+			}
+			p.err = errors.Join(p.err, os.NewSyscallError("prlimit64", err))
+			return
+		}
+		if got.Cur != r.Soft || got.Max != r.Hard {
+			p.differ("resource limit %d is %d:%d, want %d:%d", r.Resource, got.Cur, got.Max, r.Soft, r.Hard)
+		}
+	}
+}
+
+// limitNames are the rows of /proc/PID/limits.
+var limitNames = map[uint32]string{
+	unix.RLIMIT_CPU: "Max cpu time", unix.RLIMIT_FSIZE: "Max file size", unix.RLIMIT_DATA: "Max data size", unix.RLIMIT_STACK: "Max stack size",
+	unix.RLIMIT_CORE: "Max core file size", unix.RLIMIT_RSS: "Max resident set", unix.RLIMIT_NPROC: "Max processes", unix.RLIMIT_NOFILE: "Max open files",
+	unix.RLIMIT_MEMLOCK: "Max locked memory", unix.RLIMIT_AS: "Max address space", unix.RLIMIT_LOCKS: "Max file locks", unix.RLIMIT_SIGPENDING: "Max pending signals",
+	unix.RLIMIT_MSGQUEUE: "Max msgqueue size", unix.RLIMIT_NICE: "Max nice priority", unix.RLIMIT_RTPRIO: "Max realtime priority", unix.RLIMIT_RTTIME: "Max realtime timeout",
+}
+
+// limitsByFile reads the limits where prlimit(2) is refused: it wants equal
+// ids, or CAP_SYS_RESOURCE in the initial user namespace's terms.
+func (p *posture) limitsByFile() {
+	b, err := p.read("limits")
+	if err != nil {
+		p.err = errors.Join(p.err, err)
+		return
+	}
+	text := string(b)
+	for _, r := range p.want.Process.Rlimits {
+		_, row, ok := strings.Cut(text, "\n"+limitNames[r.Resource])
+		f := strings.Fields(row)
+		if !ok || len(f) < 2 {
+			p.differ("resource limit %q is unknown", limitNames[r.Resource])
+			continue
+		}
+		p.check(limitNames[r.Resource], f[0]+":"+f[1], limitText(r.Soft)+":"+limitText(r.Hard))
+	}
+}
+
+func limitText(v uint64) string {
+	if v == unix.RLIM_INFINITY {
+		return "unlimited"
+	}
+	return strconv.FormatUint(v, 10)
+}
+
+// cgroup checks that the process is in the sandbox's group.
+func (p *posture) cgroup() {
+	if len(p.want.Cgroup) == 0 {
+		return
+	}
+	b, err := p.read("cgroup")
+	if err != nil {
+		p.err = errors.Join(p.err, err)
+		return
+	}
+	paths := map[string]string{}
+	for line := range bytes.Lines(b) {
+		f := strings.SplitN(strings.TrimSpace(string(line)), ":", 3)
+		if len(f) == 3 {
+			for _, c := range strings.Split(f[1], ",") {
+				paths[c] = f[2]
+			}
+		}
+	}
+	for c, dir := range p.want.Cgroup {
+		if got, ok := paths[c]; !ok || !strings.HasSuffix(dir, got) || got == "/" {
+			p.differ("the %s group is %q, want the end of %q", c, got, dir)
+		}
+	}
+}
