@@ -10,6 +10,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/nucleus-runtime/nucleus/core/host/fact"
+	"github.com/nucleus-runtime/nucleus/internal/testutil"
 )
 
 // fakeRoot makes a host from path -> content; a content that starts with
@@ -189,9 +190,7 @@ func TestUserNamespaceOfOurOwn(t *testing.T) {
 }
 
 func TestMapHelper(t *testing.T) {
-	if os.Geteuid() != 0 {
-		t.Skip("needs root to make a setuid file")
-	}
+	testutil.Needs(t, testutil.Root)
 	for _, tc := range []struct {
 		name string
 		dir  string

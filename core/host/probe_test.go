@@ -21,7 +21,11 @@ func TestMain(m *testing.M) {
 	os.Exit(m.Run())
 }
 
-func noSys(nr int) rule { return rule{NR: nr, Arg: -1, Action: unix.SECCOMP_RET_ERRNO | uint32(unix.ENOSYS)} }
+const nobody = 65534
+
+func noSys(nr int) rule {
+	return rule{NR: nr, Arg: -1, Action: unix.SECCOMP_RET_ERRNO | uint32(unix.ENOSYS)}
+}
 
 func noArg(nr, arg int, value uint32) rule {
 	return rule{NR: nr, Arg: arg, Value: value, Action: unix.SECCOMP_RET_ERRNO | uint32(unix.EPERM)}
@@ -165,7 +169,7 @@ func TestMaskedProc(t *testing.T) {
 func TestTunDevice(t *testing.T) {
 	testutil.Needs(t, testutil.Root, testutil.UserNS)
 	for step, why := range map[string]string{"no /dev/net": "is not there", "closed tun": "may not open"} {
-		got := room{flags: unix.CLONE_NEWNS, Steps: []string{"private mounts", step, "become nobody"}, Only: []string{featTun}}.enter(t)
+		got := room{flags: unix.CLONE_NEWNS, Steps: []string{"private mounts", step}, UID: nobody, Only: []string{featTun}}.enter(t)
 		if f := got.feature(t, featTun); f.State != fact.Unavailable || !strings.Contains(f.Why, why) || f.Remedy == "" {
 			t.Errorf("%s: got %+v", step, f)
 		}
@@ -217,7 +221,7 @@ func TestRootWithoutCapabilities(t *testing.T) {
 
 func TestAsAnOrdinaryUser(t *testing.T) {
 	testutil.Needs(t, testutil.Root, testutil.UserNS)
-	got := room{Steps: []string{"become nobody"}}.enter(t)
+	got := room{UID: nobody}.enter(t)
 	if got.Host.Privileged || got.Host.EUID != 65534 {
 		t.Errorf("got %+v", got.Host)
 	}
@@ -232,6 +236,35 @@ func TestAsAnOrdinaryUser(t *testing.T) {
 			t.Errorf("got %+v", f)
 		}
 	}
+}
+
+func TestSubordinateIDsOfAUser(t *testing.T) {
+	testutil.Needs(t, testutil.Root, testutil.UserNS, testutil.Program("newuidmap"))
+	base := room{flags: unix.CLONE_NEWNS, Steps: []string{"private mounts", "subids for nobody"}, UID: nobody, Only: []string{featSubID}}
+	t.Run("by the helpers", func(t *testing.T) {
+		f := base.enter(t).feature(t, featSubID)
+		if f.State != fact.Available || f.Detail != "65536 ids from 300000 by newuidmap" {
+			t.Errorf("got %+v", f)
+		}
+	})
+	t.Run("the helpers refuse a range of somebody else", func(t *testing.T) {
+		r := base
+		r.Range = fact.IDRange{Start: 400000, Count: 65536}
+		if f := r.enter(t).feature(t, featSubID); f.State != fact.Unavailable || !strings.Contains(f.Why, "refuses the map") {
+			t.Errorf("got %+v", f)
+		}
+	})
+	t.Run("not where setuid programs gain nothing", func(t *testing.T) {
+		r := base
+		r.Rules = []rule{noSys(unix.SYS_KEYCTL)}
+		got := r.enter(t)
+		if f := got.feature(t, featSubID); f.State != fact.Unavailable || !strings.Contains(f.Why, "no_new_privs") {
+			t.Errorf("got %+v", f)
+		}
+		if got.Host.NewUIDMap != "" {
+			t.Errorf("newuidmap is said to be usable: %q", got.Host.NewUIDMap)
+		}
+	})
 }
 
 func TestNoAnswerInTimeIsUnknown(t *testing.T) {

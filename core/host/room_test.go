@@ -39,6 +39,8 @@ type room struct {
 	Only    []string
 	Blind   bool // do not tell Probe what Quick has found out
 	Timeout time.Duration
+	UID     int          // become this user and group
+	Range   fact.IDRange // tell Probe that the user has this range
 
 	flags  uintptr
 	userNS bool
@@ -89,16 +91,32 @@ var roomSteps = map[string]func() error{
 		}
 		return unix.Chdir("/")
 	},
-	"become nobody": func() error {
-		for _, c := range [][4]uintptr{{unix.SYS_SETGROUPS}, {unix.SYS_SETRESGID, 65534, 65534, 65534}, {unix.SYS_SETRESUID, 65534, 65534, 65534}} {
-			if _, _, errno := unix.RawSyscall(c[0], c[1], c[2], c[3]); errno != 0 {
-				return errno
+	"subids for nobody": func() error {
+		if err := unix.Mount("t", "/mnt", "tmpfs", 0, "mode=0755"); err != nil {
+			return err
+		}
+		if err := os.WriteFile("/mnt/subid", []byte("nobody:300000:65536\n"), 0o644); err != nil {
+			return err
+		}
+		for _, file := range []string{"/etc/subuid", "/etc/subgid"} {
+			if err := unix.Mount("/mnt/subid", file, "", unix.MS_BIND, ""); err != nil {
+				return err
 			}
 		}
 		return nil
 	},
 	"no CAP_SYS_ADMIN": func() error { return dropCaps(1 << unix.CAP_SYS_ADMIN) },
 	"no capabilities":  func() error { return dropCaps(^uint64(0)) },
+}
+
+// become changes this thread's ids; the exec that follows is the process's.
+func become(id uintptr) error {
+	for _, c := range [][4]uintptr{{unix.SYS_SETGROUPS}, {unix.SYS_SETRESGID, id, id, id}, {unix.SYS_SETRESUID, id, id, id}} {
+		if _, _, errno := unix.RawSyscall(c[0], c[1], c[2], c[3]); errno != 0 {
+			return errno
+		}
+	}
+	return nil
 }
 
 // dropCaps drops from this thread's sets and the bounding set, which exec of
@@ -178,6 +196,11 @@ func maybeRoom() {
 				panic(fmt.Sprintf("%s: %v", s, err))
 			}
 		}
+		if r.UID != 0 {
+			if err := become(uintptr(r.UID)); err != nil {
+				panic(err)
+			}
+		}
 		for _, rl := range r.Rules {
 			if err := rl.install(); err != nil {
 				panic(err)
@@ -196,6 +219,9 @@ func maybeRoom() {
 	h, err := Quick(Options{})
 	if err != nil {
 		panic(err)
+	}
+	if r.Range.Count > 0 {
+		h.SubUID, h.SubGID = []fact.IDRange{r.Range}, []fact.IDRange{r.Range}
 	}
 	if r.Blind {
 		h.Features = nil
