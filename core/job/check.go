@@ -152,8 +152,8 @@ func (d *decoder) checkIDs() {
 	if grouped {
 		d.checkMapped("user", "gid", group, n.GIDMap)
 	}
-	for _, g := range j.Groups {
-		d.checkMapped("groups", "gid", g, n.GIDMap)
+	for i, g := range j.Groups {
+		d.checkMapped(fmt.Sprintf("groups[%d]", i), "gid", g, n.GIDMap)
 	}
 }
 
@@ -233,13 +233,14 @@ func (d *decoder) checkProbes() {
 
 func (d *decoder) checkSecurity() {
 	j := d.j
-	for _, c := range j.Security.Keep {
+	for i, c := range j.Security.Keep {
+		at := fmt.Sprintf("security.capabilities.keep[%d]", i)
 		switch {
 		case !grammar.Dangerous(c):
 		case j.Mode.Strict():
-			d.refuse("security.capabilities.keep", c, "A program that holds it can leave its limits: remove it.")
+			d.refuse(at, c, "A program that holds it can leave its limits: remove it.")
 		default:
-			d.r.Warn(d.at("security.capabilities.keep"), "Dangerous capability kept", fmt.Sprintf("A program that holds %s can leave its limits; modes strict-agent and production refuse it.", c))
+			d.r.Warn(d.at(at), "Dangerous capability kept", fmt.Sprintf("A program that holds %s can leave its limits; modes strict-agent and production refuse it.", c))
 		}
 	}
 	for i, r := range j.Security.Landlock {

@@ -162,7 +162,15 @@ func (d *decoder) command(v hclread.Value) {
 		v.Error("Empty command", `Name a program to run: command = ["/bin/echo", "hello"].`)
 		return
 	}
+	d.elements("command", es)
 	d.checkCommand(argv, func(i int) hcl.Range { return es[i].Range() })
+}
+
+// elements records where each element of a list stands, for errors about one.
+func (d *decoder) elements(path string, es []hclread.Value) {
+	for i, e := range es {
+		d.j.Ranges[path+"["+strconv.Itoa(i)+"]"] = e.Range()
+	}
 }
 
 // checkName reports a name that is not one.
@@ -212,6 +220,7 @@ func (d *decoder) allowDegraded(v hclread.Value) {
 		return
 	}
 	d.j.AllowDegraded = names
+	d.elements("allow_degraded", es)
 	seen := map[string]bool{}
 	for i, n := range names {
 		switch {
@@ -274,6 +283,7 @@ func (d *decoder) groups(v hclread.Value) {
 		}
 	}
 	d.j.Groups = groups
+	d.elements("groups", es)
 }
 
 func (d *decoder) hostname(v hclread.Value) {

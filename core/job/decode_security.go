@@ -47,6 +47,7 @@ func (d *decoder) capabilities(b hclread.Block) {
 			case slices.Contains(s.Keep, c):
 				es[i].Error("Capability given twice", fmt.Sprintf("%s is in the list already: remove one.", c))
 			default:
+				d.j.Ranges[fmt.Sprintf("security.capabilities.keep[%d]", len(s.Keep))] = es[i].Range()
 				s.Keep = append(s.Keep, c)
 			}
 		}

@@ -2,7 +2,9 @@ package job
 
 import (
 	"fmt"
+	"maps"
 	"path/filepath"
+	"strings"
 
 	"github.com/hashicorp/hcl/v2"
 	"github.com/hashicorp/hcl/v2/hclsyntax"
@@ -164,6 +166,7 @@ func (d *decoder) finish() (*Job, hcl.Diagnostics) {
 	}
 	if len(d.o.Command) > 0 {
 		j.Command = d.o.Command
+		maps.DeleteFunc(j.Ranges, func(path string, _ hcl.Range) bool { return strings.HasPrefix(path, "command[") })
 		j.Ranges["command"] = hcl.Range{Filename: commandLine}
 		d.checkCommand(j.Command, func(int) hcl.Range { return d.at("command") })
 	}

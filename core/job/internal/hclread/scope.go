@@ -2,6 +2,7 @@ package hclread
 
 import (
 	"fmt"
+	"sort"
 	"strings"
 
 	"github.com/hashicorp/hcl/v2"
@@ -81,6 +82,9 @@ func (r *Reader) ResolveLocals() {
 	for _, l := range r.scope.locals {
 		locals = append(locals, l)
 	}
+	sort.Slice(locals, func(i, j int) bool {
+		return locals[i].attr.SrcRange.Start.Byte < locals[j].attr.SrcRange.Start.Byte
+	})
 	for _, l := range locals {
 		r.local(l, nil)
 	}

@@ -21,6 +21,9 @@ func Suggest(name string, candidates []string) string {
 	for _, c := range candidates {
 		lc := strings.ToLower(c)
 		d := levenshtein.Distance(lower, lc, nil)
+		if d == 2 && transposed(lower, lc) {
+			d = 1
+		}
 		if d >= len(lc) {
 			continue
 		}
@@ -36,6 +39,19 @@ func Suggest(name string, candidates []string) string {
 		}
 	}
 	return best
+}
+
+// transposed reports whether two neighbours changed places, which Levenshtein
+// counts twice although it is one slip.
+func transposed(a, b string) bool {
+	if len(a) != len(b) {
+		return false
+	}
+	i := 0
+	for i < len(a) && a[i] == b[i] {
+		i++
+	}
+	return i+1 < len(a) && a[i] == b[i+1] && a[i+1] == b[i] && a[i+2:] == b[i+2:]
 }
 
 // SuggestOr returns a sentence: the nearest candidate, or all of them if there

@@ -183,6 +183,8 @@ func (v Value) Duration(low, high time.Duration) (time.Duration, bool) {
 	switch {
 	case err != nil:
 		v.Error("Not a duration", fmt.Sprintf("%s is no duration: write a number and a unit, for instance \"500ms\", \"10s\", \"5m\" or \"1h30m\".", Quote(v.Cty.AsString())))
+	case d < low && low == 0:
+		v.Error("Negative duration", fmt.Sprintf("%s is not negative: write %s = \"0s\" or more.", v.name(), v.name()))
 	case d < low:
 		v.Error("Duration too short", fmt.Sprintf("%s takes at least %s.", v.name(), low))
 	case d > high:
@@ -290,7 +292,7 @@ func (v Value) Entries() ([]Entry, bool) {
 	var out []Entry
 	for it := v.Cty.ElementIterator(); it.Next(); {
 		k, c := it.Element()
-		e := Entry{Key: k.AsString(), KeyRange: v.Range(), Value: Value{r: v.r, Path: v.Path, Expr: v.Expr, Cty: c}}
+		e := Entry{Key: k.AsString(), KeyRange: v.Range(), Value: Value{r: v.r, Path: v.Path + "." + k.AsString(), Expr: v.Expr, Cty: c}}
 		if at, ok := keys[e.Key]; ok {
 			e.KeyRange = at
 			valueAt := values[e.Key]
