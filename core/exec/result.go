@@ -1,0 +1,109 @@
+package exec
+
+import (
+	"fmt"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/nucleus-runtime/nucleus/core/initproto"
+)
+
+// Cause says why a sandbox ended.
+type Cause string
+
+// The causes.
+const (
+	CauseExit    Cause = "exit"    // the workload returned
+	CauseSignal  Cause = "signal"  // a signal that we did not send ended it
+	CauseOOM     Cause = "oom"     // the kernel's OOM killer ended it
+	CauseTimeout Cause = "timeout" // the job's timeout was reached
+	CauseStopped Cause = "stopped" // the caller stopped it
+	CauseRuntime Cause = "runtime" // Nucleus itself failed
+)
+
+// Peaks are the resources that the sandbox used at most, as far as the host's
+// cgroups tell.
+type Peaks struct {
+	MemoryBytes *uint64       `json:"memory_bytes,omitempty"`
+	Pids        *uint64       `json:"pids,omitempty"`
+	CPU         time.Duration `json:"cpu,omitempty"`
+	OOMKills    uint64        `json:"oom_kills,omitempty"`
+}
+
+// Result is how a run ended.
+type Result struct {
+	ID       string        `json:"id"`
+	Name     string        `json:"name"`
+	Cause    Cause         `json:"cause"`
+	ExitCode int           `json:"exit_code"` // 0..255, or 128+n for signal n
+	Signal   int           `json:"signal,omitempty"`
+	Peaks    Peaks         `json:"peaks"`
+	Started  time.Time     `json:"started"`
+	Duration time.Duration `json:"duration"`
+}
+
+// ExitCode gives the code that a shell would show for a wait status.
+func ExitCode(ws syscall.WaitStatus) (code, signal int) {
+	if ws.Signaled() {
+		return 128 + int(ws.Signal()), int(ws.Signal())
+	}
+	return ws.ExitStatus(), 0
+}
+
+// The exit codes of Nucleus itself, as users of Docker and Podman expect them.
+const (
+	CodeRuntime       = 125
+	CodeNotExecutable = 126
+	CodeNotFound      = 127
+)
+
+// CommandError tells that the workload's program could not be executed.
+type CommandError struct {
+	Command string
+	Code    int
+	Errno   syscall.Errno
+}
+
+func (e *CommandError) Error() string {
+	if e.Code == CodeNotFound {
+		return fmt.Sprintf("command %q: not found in the sandbox", e.Command)
+	}
+	return fmt.Sprintf("command %q: cannot be executed: %s", e.Command, e.Errno.Error())
+}
+
+func (e *CommandError) Unwrap() error { return e.Errno }
+
+// StageError tells that stage 2 could not put on a restriction.
+type StageError struct {
+	Step  initproto.Step
+	Index int
+	Errno syscall.Errno
+}
+
+func (e *StageError) Error() string {
+	if e.Errno == 0 {
+		return fmt.Sprintf("preparing the workload ended early, at: %s", e.Step)
+	}
+	return fmt.Sprintf("preparing the workload: %s: %s", e.Step, e.Errno.Error())
+}
+
+func (e *StageError) Unwrap() error { return e.Errno }
+
+// StageFailure turns what init tells of stage 2's end into an error, nil if
+// stage 2 had become the workload.
+func StageFailure(x initproto.Exited, command string) error {
+	if x.Step == initproto.StepNone {
+		return nil
+	}
+	errno := syscall.Errno(x.Errno)
+	if x.Step == initproto.StepExec {
+		code := CodeNotExecutable
+		if errno == unix.ENOENT || errno == unix.ENOTDIR {
+			code = CodeNotFound
+		}
+		return &CommandError{Command: command, Code: code, Errno: errno}
+	}
+	return &StageError{Step: x.Step, Index: int(x.ExecIndex), Errno: errno}
+}

@@ -1,0 +1,190 @@
+// Package exec owns what connects a running workload with its caller: standard
+// streams, terminal, signals, and how its end is told. It never decides what
+// may run.
+package exec
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"sync"
+
+	"golang.org/x/sys/unix"
+)
+
+// Streams are the caller's ends. A nil stream is /dev/null.
+type Streams struct {
+	In, Out, Err *os.File
+}
+
+// Stdio is what stage 2 gets as 0, 1 and 2.
+type Stdio struct {
+	child  [3]*os.File
+	owned  []*os.File // ends that are ours to close once the child has them
+	copies []func()
+	wg     sync.WaitGroup
+	stop   [2]int // a pipe that ends the copying of input
+	term   *terminal
+	tty    bool
+	std    Streams
+}
+
+// NewStdio prepares the streams. Terminals, pipes and /dev/null are inherited
+// as they are. A regular file or a directory is put behind a pipe: through a
+// descriptor of it the workload would have an open file of the host, with its
+// position, its locks and, by /proc/self/fd, its path. So is a socket, which
+// could be asked for its peer, or be sent descriptors.
+func NewStdio(s Streams, tty bool) (*Stdio, error) {
+	io := &Stdio{tty: tty, std: s, stop: [2]int{-1, -1}}
+	for i, f := range []*os.File{s.In, s.Out, s.Err} {
+		if err := io.add(i, f); err != nil {
+			io.Close()
+			return nil, err
+		}
+	}
+	return io, nil
+}
+
+func (s *Stdio) add(i int, f *os.File) error {
+	if f == nil || s.tty {
+		null, err := os.OpenFile("/dev/null", os.O_RDWR, 0)
+		if err != nil {
+			return err
+		}
+		s.child[i] = null
+		s.owned = append(s.owned, null)
+		return nil
+	}
+	direct, err := inheritable(f)
+	if err != nil {
+		return fmt.Errorf("standard stream %d: %w", i, err)
+	}
+	if direct {
+		s.child[i] = f
+		return nil
+	}
+	r, w, err := os.Pipe()
+	if err != nil {
+		return os.NewSyscallError("pipe2", err)
+	}
+	if i == 0 {
+		s.child[0] = r
+		s.owned = append(s.owned, r)
+		s.copies = append(s.copies, func() { s.feed(f, w) })
+		return nil
+	}
+	s.child[i] = w
+	s.owned = append(s.owned, w)
+	s.copies = append(s.copies, func() { drain(f, r) })
+	return nil
+}
+
+// inheritable reports whether a descriptor may be given to the workload.
+func inheritable(f *os.File) (bool, error) {
+	var st unix.Stat_t
+	if err := unix.Fstat(int(f.Fd()), &st); err != nil {
+		return false, os.NewSyscallError("fstat", err)
+	}
+	switch st.Mode & unix.S_IFMT {
+	case unix.S_IFIFO:
+		return true, nil
+	case unix.S_IFCHR:
+		// 1:3 is null; of the others only terminals are harmless.
+		return st.Rdev == unix.Mkdev(1, 3) || isTerminal(f), nil
+	}
+	return false, nil
+}
+
+func isTerminal(f *os.File) bool {
+	_, err := unix.IoctlGetTermios(int(f.Fd()), unix.TCGETS)
+	return err == nil
+}
+
+// FDs gives the descriptors for init.
+func (s *Stdio) FDs() [3]int {
+	return [3]int{int(s.child[0].Fd()), int(s.child[1].Fd()), int(s.child[2].Fd())}
+}
+
+// Started closes our copies of the child's ends and begins to copy. Until init
+// has closed its own copies, and every process of the sandbox is gone, output
+// goes on.
+func (s *Stdio) Started() error {
+	for _, f := range s.owned {
+		_ = f.Close() // the child has its own
+	}
+	s.owned = nil
+	if len(s.copies) == 0 && !s.tty {
+		return nil
+	}
+	if err := unix.Pipe2(s.stop[:], unix.O_CLOEXEC); err != nil {
+		return os.NewSyscallError("pipe2", err)
+	}
+	for _, c := range s.copies {
+		s.wg.Go(c)
+	}
+	return nil
+}
+
+// drain copies output until the last writer is gone. A caller's stream that
+// breaks ends the reading as well, so the workload gets EPIPE as it would have
+// without a pipe between.
+func drain(to *os.File, from *os.File) {
+	_, _ = io.Copy(to, from) // an error on the caller's side shows as EPIPE to the workload
+	_ = from.Close()
+}
+
+// feed copies input until its end, the workload's end, or Wait.
+func (s *Stdio) feed(from *os.File, to *os.File) {
+	defer to.Close()
+	buf := make([]byte, 32<<10)
+	for s.readable(from) {
+		n, err := from.Read(buf)
+		if n > 0 {
+			if _, err := to.Write(buf[:n]); err != nil {
+				return
+			}
+		}
+		if err != nil {
+			return
+		}
+	}
+}
+
+// readable waits for input; false means that nobody wants it any more.
+func (s *Stdio) readable(f *os.File) bool {
+	fds := []unix.PollFd{{Fd: int32(f.Fd()), Events: unix.POLLIN}, {Fd: int32(s.stop[0]), Events: unix.POLLIN}}
+	for {
+		_, err := unix.Poll(fds, -1)
+		if errors.Is(err, unix.EINTR) {
+			continue
+		}
+		return err == nil && fds[1].Revents == 0
+	}
+}
+
+// Wait ends the copying once the sandbox is gone: input is given up, output is
+// copied to its end.
+func (s *Stdio) Wait() {
+	if s.stop[1] >= 0 {
+		_ = unix.Close(s.stop[1])
+		s.stop[1] = -1
+	}
+	s.wg.Wait()
+	s.restore()
+	s.Close()
+}
+
+// Close lets everything go.
+func (s *Stdio) Close() {
+	for _, f := range s.owned {
+		_ = f.Close() // nothing was written through them
+	}
+	s.owned = nil
+	for i, fd := range s.stop {
+		if fd >= 0 {
+			_ = unix.Close(fd)
+			s.stop[i] = -1
+		}
+	}
+}

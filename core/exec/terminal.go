@@ -1,0 +1,102 @@
+package exec
+
+import (
+	"errors"
+	"io"
+	"os"
+	"os/signal"
+
+	"golang.org/x/sys/unix"
+	"golang.org/x/term"
+)
+
+// endOfFile is what a terminal's line discipline takes for end of file (VEOF).
+const endOfFile = 4
+
+// terminal connects the caller's terminal with the master of the workload's.
+type terminal struct {
+	master *os.File
+	old    *term.State
+	fd     int
+	winch  chan os.Signal
+}
+
+// Terminal begins to relay between the caller's streams and the master, which
+// it takes over. The caller's own terminal, if there is one, is in raw mode
+// until Wait, and its size is the workload's.
+func (s *Stdio) Terminal(master *os.File) error {
+	t := &terminal{master: master, fd: -1}
+	s.term = t
+	if s.std.In != nil && isTerminal(s.std.In) {
+		t.fd = int(s.std.In.Fd())
+		t.resize()
+		old, err := term.MakeRaw(t.fd)
+		if err != nil {
+			return err
+		}
+		t.old = old
+		t.winch = make(chan os.Signal, 1)
+		signal.Notify(t.winch, unix.SIGWINCH)
+		s.wg.Go(func() {
+			for range t.winch {
+				t.resize()
+			}
+		})
+	}
+	if s.std.In != nil {
+		s.wg.Go(func() { s.feedTerminal(s.std.In, master) })
+	}
+	out := s.std.Out
+	s.wg.Go(func() {
+		if out == nil {
+			_, _ = io.Copy(io.Discard, master) // ends with EIO, which is how a terminal ends
+		} else {
+			_, _ = io.Copy(out, master)
+		}
+		if t.winch != nil {
+			signal.Stop(t.winch)
+			close(t.winch)
+		}
+	})
+	return nil
+}
+
+func (t *terminal) resize() {
+	ws, err := unix.IoctlGetWinsize(t.fd, unix.TIOCGWINSZ)
+	if err == nil {
+		_ = unix.IoctlSetWinsize(int(t.master.Fd()), unix.TIOCSWINSZ, ws) // a closed terminal has no size
+	}
+}
+
+// feedTerminal copies input; its end becomes an end-of-file character, since
+// the master itself must stay open for output.
+func (s *Stdio) feedTerminal(from, master *os.File) {
+	buf := make([]byte, 4096)
+	for s.readable(from) {
+		n, err := from.Read(buf)
+		if n > 0 {
+			if _, err := master.Write(buf[:n]); err != nil {
+				return
+			}
+		}
+		if errors.Is(err, io.EOF) {
+			_, _ = master.Write([]byte{endOfFile}) // the workload may be gone
+			return
+		}
+		if err != nil {
+			return
+		}
+	}
+}
+
+// restore gives the caller its terminal back.
+func (s *Stdio) restore() {
+	if s.term == nil {
+		return
+	}
+	if s.term.old != nil {
+		_ = term.Restore(s.term.fd, s.term.old) // nothing else is left to try
+	}
+	_ = s.term.master.Close()
+	s.term = nil
+}
