@@ -36,24 +36,24 @@ type userNS struct {
 // idExtent is a line of /proc/self/uid_map: count ids from inside.
 type idExtent struct{ inside, count uint64 }
 
+// readUserNS asks by inode first: in the initial namespace, where most runs
+// are, that saves two files of /proc, whose inodes are made for each new
+// process. A child namespace of root's can have the identity map too, so the
+// map decides only where the link cannot be read.
 func readUserNS(r root) userNS {
+	var buf [64]byte
+	n, err := unix.Readlink(r.path("/proc/self/ns/user"), buf[:])
+	linked := err == nil
+	if linked && string(buf[:n]) == initUserNSInode {
+		whole := []idExtent{{0, maxID}}
+		return userNS{known: true, initial: true, uids: whole, gids: whole}
+	}
 	u, errU := r.read("/proc/self/uid_map", 64<<10)
 	g, errG := r.read("/proc/self/gid_map", 64<<10)
 	if errU != nil || errG != nil {
 		return userNS{}
 	}
-	ns := userNS{known: true, uids: parseExtents(u), gids: parseExtents(g)}
-	// A child namespace of root's can have the identity map too; its inode
-	// tells it apart. Where the link cannot be read, the map decides.
-	ns.initial = identity(u)
-	if ns.initial {
-		var buf [64]byte
-		n, err := unix.Readlink(r.path("/proc/self/ns/user"), buf[:])
-		if err == nil && string(buf[:n]) != initUserNSInode {
-			ns.initial = false
-		}
-	}
-	return ns
+	return userNS{known: true, initial: !linked && identity(u), uids: parseExtents(u), gids: parseExtents(g)}
 }
 
 func identity(m []byte) bool {

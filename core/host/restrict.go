@@ -15,7 +15,7 @@ type restrictions struct {
 	unprivClone    string // kernel.unprivileged_userns_clone (Debian)
 	appArmorUserNS bool   // kernel.apparmor_restrict_unprivileged_userns (Ubuntu)
 	seccomp        bool   // a filter is on this process already
-	setfcap        bool // CAP_SETFCAP is effective
+	setfcap        bool   // CAP_SETFCAP is effective
 	chrooted       bool
 	container      string   // "docker", "podman", ... as the container tells
 	maskedProc     []string // mounts over parts of /proc

@@ -1,6 +1,7 @@
 package host
 
 import (
+	"bytes"
 	"encoding/binary"
 	"path"
 	"path/filepath"
@@ -94,97 +95,132 @@ var toolchainTable = [...]toolEntry{
 	{"/etc/xml", "catalogues for documentation builds"},
 }
 
-// toolchain looks which entries exist. It costs an lstat for each plain entry
-// and one listing of /etc for all patterns together; file contents are never
-// read.
+// toolchain looks which entries exist. Contents are never read: it costs one
+// listing of /etc, whose entries tell their type, and an lstat for each entry
+// elsewhere or deeper.
 func toolchain(r root) []fact.HostPath {
 	out := make([]fact.HostPath, 0, len(toolchainTable))
-	matches := patternMatches(r)
-	for _, e := range toolchainTable {
-		prefix, pattern := strings.CutSuffix(e.path, "*")
-		if !pattern {
-			if hp, ok := hostPath(r, e.path); ok {
-				out = append(out, hp)
-			}
-			continue
-		}
-		for _, p := range matches {
-			if strings.HasPrefix(p, prefix) {
-				if hp, ok := hostPath(r, p); ok {
-					out = append(out, hp)
+	var found etcListing
+	found.read(r)
+	for i, e := range toolchainTable {
+		kind := found.kinds[i]
+		switch {
+		case strings.HasSuffix(e.path, "*"):
+			for _, p := range found.matches {
+				if strings.HasPrefix(p, strings.TrimSuffix(e.path, "*")) {
+					out = appendPath(out, r, p, unix.DT_UNKNOWN)
 				}
 			}
+		case inEtc(e.path) && found.listed:
+			if kind != absent {
+				out = appendPath(out, r, e.path, kind)
+			}
+		default:
+			out = appendPath(out, r, e.path, unix.DT_UNKNOWN)
 		}
 	}
 	return out
 }
 
-// patternMatches is the sorted paths in /etc that a pattern of the table
-// matches. The directory is parsed here because most of its names are of no
-// interest and should not cost an allocation each.
-func patternMatches(r root) []string {
+// inEtc: p is an entry of /etc itself.
+func inEtc(p string) bool {
+	name, ok := strings.CutPrefix(p, "/etc/")
+	return ok && !strings.Contains(name, "/")
+}
+
+// absent is the kind of an entry that was not listed; DT_* are below.
+const absent = 0xff
+
+// etcListing is what one pass over /etc found of the table.
+type etcListing struct {
+	listed  bool
+	kinds   [len(toolchainTable)]uint8 // DT_* by entry, absent
+	matches []string                   // sorted paths that a pattern matches
+}
+
+// read parses the directory itself, as most of its names are of no interest
+// and should not cost an allocation each.
+func (l *etcListing) read(r root) {
+	for i := range l.kinds {
+		l.kinds[i] = absent
+	}
 	fd, err := openRetry(r.path("/etc"), unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC)
 	if err != nil {
-		return nil
+		return
 	}
 	defer unix.Close(fd)
-	var patterns []string
-	for _, e := range toolchainTable {
-		if prefix, ok := strings.CutSuffix(e.path, "*"); ok {
-			patterns = append(patterns, strings.TrimPrefix(prefix, "/etc/"))
-		}
-	}
-	var out []string
 	buf := make([]byte, 16<<10)
 	for {
 		n, err := unix.ReadDirent(fd, buf)
 		if err == unix.EINTR {
 			continue
 		}
-		if err != nil || n <= 0 {
+		if err != nil {
+			return
+		}
+		if n <= 0 {
 			break
 		}
 		for rest := buf[:n]; len(rest) > direntName; {
 			size := int(binary.NativeEndian.Uint16(rest[direntSize:]))
 			if size <= direntName || size > len(rest) {
-				break
+				return
 			}
 			name := rest[direntName:size]
-			for _, p := range patterns {
-				if len(name) >= len(p) && string(name[:len(p)]) == p {
-					out = append(out, "/etc/"+unix.ByteSliceToString(name))
-					break
-				}
+			if end := bytes.IndexByte(name, 0); end > 0 {
+				l.take(name[:end], rest[direntType])
 			}
 			rest = rest[size:]
 		}
 	}
-	slices.Sort(out)
-	return out
+	slices.Sort(l.matches)
+	l.listed = true
+}
+
+func (l *etcListing) take(name []byte, kind uint8) {
+	const dir = "/etc/"
+	for i, e := range toolchainTable {
+		if len(e.path) <= len(dir) || e.path[len(dir)] != name[0] || e.path[:len(dir)] != dir {
+			continue
+		}
+		want := e.path[len(dir):]
+		if want == string(name) {
+			l.kinds[i] = kind
+		} else if prefix, ok := strings.CutSuffix(want, "*"); ok && bytes.HasPrefix(name, []byte(prefix)) {
+			l.matches = append(l.matches, dir+string(name))
+		}
+	}
 }
 
 // Offsets in struct linux_dirent64, getdents64(2).
 const (
 	direntSize = 16
+	direntType = 18
 	direntName = 19
 )
 
-// hostPath describes p, if it is something that can be shown: a directory, a
-// regular file, or a link that ends at one.
-func hostPath(r root, p string) (fact.HostPath, bool) {
-	var st unix.Stat_t
-	if err := unix.Lstat(r.path(p), &st); err != nil {
-		return fact.HostPath{}, false
+// appendPath adds p, if it is something that can be shown: a directory, a
+// regular file, or a link that ends at one. kind is a DT_* that is known
+// already, or DT_UNKNOWN, as some file systems always say.
+func appendPath(out []fact.HostPath, r root, p string, kind uint8) []fact.HostPath {
+	if kind == unix.DT_UNKNOWN {
+		var st unix.Stat_t
+		if err := unix.Lstat(r.path(p), &st); err != nil {
+			return out
+		}
+		kind = uint8(st.Mode & unix.S_IFMT >> 12) // DT_* are the type bits of a mode
 	}
-	switch st.Mode & unix.S_IFMT {
-	case unix.S_IFDIR:
-		return fact.HostPath{Path: p, Dir: true}, true
-	case unix.S_IFREG:
-		return fact.HostPath{Path: p}, true
-	case unix.S_IFLNK:
-		return linkPath(r, p)
+	switch kind {
+	case unix.DT_DIR:
+		return append(out, fact.HostPath{Path: p, Dir: true})
+	case unix.DT_REG:
+		return append(out, fact.HostPath{Path: p})
+	case unix.DT_LNK:
+		if hp, ok := linkPath(r, p); ok {
+			return append(out, hp)
+		}
 	}
-	return fact.HostPath{}, false
+	return out
 }
 
 // linkPath keeps a link as a link if its target is part of the toolchain.
