@@ -77,7 +77,10 @@ func (d *decoder) variable(b hclread.Block, g given, has bool) (cty.Value, bool)
 		Blocks: []hclread.Nested{{Name: "validation", Many: true, Read: func(v hclread.Block) { validations = append(validations, v) }}},
 	})
 	failed = failed || len(d.r.Diags) > before
-	if a, ok := body.Attributes["default"]; ok && hasDefault {
+	if a, ok := body.Attributes["default"]; ok {
+		if !hasDefault { // null, which Read takes for not given
+			def, hasDefault = cty.NullVal(ty), true
+		}
 		if !typed && def.Type().IsPrimitiveType() {
 			ty = def.Type()
 		}

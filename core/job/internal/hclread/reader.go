@@ -58,6 +58,9 @@ func (r *Reader) reported(d *hcl.Diagnostic) bool {
 	return false
 }
 
+// maxDiags is how many diagnostics anybody may want to read.
+const maxDiags = 100
+
 // Finish returns the diagnostics in file order, each once.
 func (r *Reader) Finish() hcl.Diagnostics {
 	if len(r.Diags) < 2 {
@@ -80,6 +83,14 @@ func (r *Reader) Finish() hcl.Diagnostics {
 			seen[k] = true
 			kept = append(kept, d)
 		}
+	}
+	if more := len(kept) - maxDiags; more > 0 {
+		// An error among the rest must stay one.
+		rest := &hcl.Diagnostic{Severity: hcl.DiagWarning, Summary: "Too many problems", Detail: fmt.Sprintf("%d more are not shown. Mend these first.", more)}
+		if kept[maxDiags:].HasErrors() {
+			rest.Severity = hcl.DiagError
+		}
+		kept = append(kept[:maxDiags:maxDiags], rest)
 	}
 	r.Diags = kept
 	return kept
