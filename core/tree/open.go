@@ -32,16 +32,25 @@ func openAt(dir int, name string, flags uint64) (int, error) {
 }
 
 // opening words the failure to open what the directory listed as path.
-func opening(path string, err error) error {
+func opening(dir int, name, path string, err error) error {
 	switch {
-	case errors.Is(err, unix.EXDEV):
+	case errors.Is(err, unix.EXDEV) && isMountPoint(dir, name):
 		return &MountPointError{Path: path}
-	case errors.Is(err, unix.ENOENT), errors.Is(err, unix.ELOOP),
+	case errors.Is(err, unix.EXDEV), errors.Is(err, unix.ENOENT), errors.Is(err, unix.ELOOP),
 		errors.Is(err, unix.ENOTDIR), errors.Is(err, unix.ENXIO):
 		// The directory listed something else under this name.
 		return &ChangedError{Path: path}
 	}
 	return fmt.Errorf("opening %q: %w", path, os.NewSyscallError("openat2", err))
+}
+
+// isMountPoint tells the two reasons for EXDEV apart: the other is that the file
+// was moved out of the directory while it was opened (complete_walk() in the
+// kernel's fs/namei.c). Only the wording of an error hangs on the answer.
+func isMountPoint(dir int, name string) bool {
+	var st unix.Statx_t
+	err := unix.Statx(dir, name, unix.AT_SYMLINK_NOFOLLOW|unix.AT_NO_AUTOMOUNT, 0, &st)
+	return err == nil && st.Attributes&unix.STATX_ATTR_MOUNT_ROOT != 0
 }
 
 // dirent is one name in a directory with its type as S_IF*, 0 if unknown.

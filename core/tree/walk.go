@@ -90,7 +90,7 @@ func (w *walker) child(dir int, path string, d dirent, depth int) error {
 		// this look and the open fails the check of the type after it.
 		var st unix.Stat_t
 		if err := unix.Fstatat(dir, d.name, &st, unix.AT_SYMLINK_NOFOLLOW|unix.AT_NO_AUTOMOUNT); err != nil {
-			return opening(path, err)
+			return opening(dir, d.name, path, err)
 		}
 		d.kind = st.Mode & unix.S_IFMT
 	}
@@ -107,7 +107,7 @@ func (w *walker) child(dir int, path string, d dirent, depth int) error {
 	}
 	fd, err := openAt(dir, d.name, flags)
 	if err != nil {
-		return opening(path, err)
+		return opening(dir, d.name, path, err)
 	}
 	if d.kind == unix.S_IFDIR {
 		return w.dir(fd, path, d.name, depth+1)
