@@ -184,6 +184,10 @@ func TestPlaceOnV2(t *testing.T) {
 			fake:   fake{cgroup: "0::/mine/nucleus-supervisor\n", files: tree2(group("cg/mine", "", ctrl, "memory pids\n"), group("cg/mine/"+leafName, self, "memory pids\n", "")), writable: []string{"cg/mine"}, euid: 1000},
 			parent: "cg/mine", leaf: "cg/mine/" + leafName, delegated: true, enableDirs: []string{"cg/mine"},
 		},
+		"user with a child of its own in a hand-made group": {
+			fake: fake{cgroup: "0::/mine\n", files: tree2(group("cg/mine", "4242\n4300\n", ctrl, "")), writable: []string{"cg/mine"}, euid: 1000},
+			why:  "has other processes", remedy: "start nucleus itself",
+		},
 		"user with a shell in a hand-made group": {
 			fake: fake{cgroup: "0::/mine\n", files: tree2(group("cg/mine", "900\n4242\n", ctrl, "")), writable: []string{"cg/mine"}, euid: 1000},
 			why:  "has other processes", remedy: "start nucleus itself",

@@ -80,9 +80,9 @@ func (h host) placeV2(m mount, own, parent string) (place, *UnsupportedError) {
 		}
 		return place{dir: own}, nil
 	}
-	top, marked := h.delegation(m.point, own)
-	for dir := own; dir != top && top != ""; {
-		dir = filepath.Dir(dir)
+	line := ancestors(m.point, own)
+	inside, marked := h.delegation(line)
+	for _, dir := range line[min(1, inside):inside] {
 		if h.holds(dir, m.point) == nil {
 			p := place{dir: dir, delegated: true}
 			if filepath.Base(own) == leafName && filepath.Dir(own) == dir {
@@ -95,8 +95,7 @@ func (h host) placeV2(m mount, own, parent string) (place, *UnsupportedError) {
 	if refused == nil {
 		return place{dir: own, leaf: filepath.Join(own, leafName), delegated: marked || h.euid != 0}, nil
 	}
-	for dir := own; dir != m.point; {
-		dir = filepath.Dir(dir)
+	for _, dir := range line[1:] {
 		if h.holds(dir, m.point) == nil {
 			return place{dir: dir}, nil
 		}
@@ -104,26 +103,31 @@ func (h host) placeV2(m mount, own, parent string) (place, *UnsupportedError) {
 	return place{}, h.refusedV2(own, refused)
 }
 
-// delegation finds the top of the delegated subtree around own, or "".
-func (h host) delegation(root, own string) (top string, marked bool) {
-	for dir := own; ; dir = filepath.Dir(dir) {
+// ancestors lists dir and the groups above it, nearest first, up to root; only
+// dir itself if it is not below root.
+func ancestors(root, dir string) []string {
+	line := []string{dir}
+	for strings.HasPrefix(dir, root+"/") {
+		dir = filepath.Dir(dir)
+		line = append(line, dir)
+	}
+	return line
+}
+
+// delegation tells how many of the groups, ours first, are delegated to us.
+func (h host) delegation(line []string) (inside int, marked bool) {
+	for i, dir := range line {
 		if h.delegate(dir) {
-			return dir, true
-		}
-		if dir == root {
-			break
+			return i + 1, true
 		}
 	}
 	if h.euid == 0 {
-		return "", false
+		return 0, false
 	}
-	for dir := own; h.canHold(dir) == nil; dir = filepath.Dir(dir) {
-		top = dir
-		if dir == root {
-			break
-		}
+	for inside < len(line) && h.canHold(line[inside]) == nil {
+		inside++
 	}
-	return top, false
+	return inside, false
 }
 
 var errPopulated = errors.New("it has processes of its own")
@@ -156,7 +160,7 @@ func (h host) holds(dir, root string) error {
 // alone reports whether we can turn our own group into a parent by moving
 // ourselves, and nobody else, to a leaf of it.
 func (h host) alone(dir string) error {
-	for _, name := range []string{"", "cgroup.procs", "cgroup.subtree_control"} {
+	for _, name := range []string{"", "cgroup.procs", subtreeControl} {
 		if err := h.canHold(filepath.Join(dir, name)); err != nil {
 			return err
 		}
@@ -212,12 +216,12 @@ func (h host) controllersV2(f *Facts, root string) {
 	parent := f.Parents[unified]
 	// The chain of groups in which we may pass controllers on, from the parent
 	// upwards, never beyond the mark of a delegation.
-	for dir := parent; ; dir = filepath.Dir(dir) {
-		if h.canHold(filepath.Join(dir, "cgroup.subtree_control")) != nil {
+	for _, dir := range ancestors(root, parent) {
+		if h.canHold(filepath.Join(dir, subtreeControl)) != nil {
 			break
 		}
 		f.Enable = append(f.Enable, dir)
-		if dir == root || h.delegate(dir) {
+		if h.delegate(dir) {
 			break
 		}
 	}
@@ -228,10 +232,10 @@ func (h host) controllersV2(f *Facts, root string) {
 	}
 	offered := words(filepath.Join(top, "cgroup.controllers"))
 	if len(f.Enable) == 0 {
-		offered = words(filepath.Join(parent, "cgroup.subtree_control"))
+		offered = words(filepath.Join(parent, subtreeControl))
 	}
 	f.enabled = make(map[string]bool)
-	for _, name := range words(filepath.Join(parent, "cgroup.subtree_control")) {
+	for _, name := range words(filepath.Join(parent, subtreeControl)) {
 		f.enabled[name] = true
 	}
 	for _, c := range []string{Memory, CPU, Pids, IO} {

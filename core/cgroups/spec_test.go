@@ -3,6 +3,8 @@ package cgroups
 import (
 	"encoding/json"
 	"errors"
+	"os"
+	"path/filepath"
 	"reflect"
 	"strings"
 	"testing"
@@ -111,6 +113,31 @@ func TestErrorsAreCollected(t *testing.T) {
 	_, err := New(f, Spec{Name: Prefix + "a", Resources: r})
 	if err == nil || !strings.Contains(err.Error(), "at least") || !strings.Contains(err.Error(), "not passed on") {
 		t.Errorf("%v", err)
+	}
+}
+
+// A kernel that takes a write and does not act on it is found out.
+func TestLimitFailsIfTheKernelDidNotTakeIt(t *testing.T) {
+	oc.TestMode = true // the library then accepts files outside cgroupfs
+	t.Cleanup(func() { oc.TestMode = false })
+	for takes, want := range map[bool]bool{true: true, false: false} {
+		g, err := New(able(V2), Spec{Name: Prefix + "a", Resources: pidsLimit(50)})
+		if err != nil {
+			t.Fatal(err)
+		}
+		dir := t.TempDir()
+		g.rec.Paths[unified] = dir
+		write(t, filepath.Join(dir, "cgroup.controllers"), "pids\n")
+		if !takes {
+			if err := os.Symlink("/dev/null", filepath.Join(dir, "pids.max")); err != nil {
+				t.Fatal(err)
+			}
+		}
+		err = g.Limit()
+		var le *LimitError
+		if (err == nil) != want || err != nil && (!errors.As(err, &le) || le.Limit != Pids) {
+			t.Errorf("taken %v: %v", takes, err)
+		}
 	}
 }
 
