@@ -3,6 +3,7 @@ package tree
 import (
 	"context"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"strings"
@@ -106,6 +107,18 @@ func noFDLeak(t testing.TB) {
 			time.Sleep(10 * time.Millisecond)
 		}
 	})
+}
+
+// discard removes a tree whose modes may forbid it.
+func discard(t testing.TB, root string) {
+	t.Helper()
+	must(t, filepath.WalkDir(root, func(path string, d fs.DirEntry, err error) error {
+		if err == nil && d.IsDir() {
+			err = os.Chmod(path, 0o700)
+		}
+		return err
+	}))
+	must(t, os.RemoveAll(root))
 }
 
 // list gives every entry below root with what a copy must keep.

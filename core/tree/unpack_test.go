@@ -106,7 +106,9 @@ func TestUnpackRefusesADamagedStream(t *testing.T) {
 	for i := range stream {
 		bad := bytes.Clone(stream)
 		bad[i] ^= 1
-		got, err := Unpack(int(open(t, plant(t)).Fd()), bytes.NewReader(bad), self())
+		dst := plant(t)
+		got, err := Unpack(int(open(t, dst).Fd()), bytes.NewReader(bad), self())
+		discard(t, dst)
 		if err == nil && got != s.Digest {
 			t.Errorf("byte %d changed: digest %s", i, got)
 		}
@@ -328,7 +330,7 @@ func FuzzUnpack(f *testing.F) {
 	f.Fuzz(func(t *testing.T, stream []byte) {
 		root := parent + "/root"
 		plantAt(t, root)
-		defer os.RemoveAll(root)
+		defer discard(t, root)
 		o := self()
 		o.MaxBytes, o.MaxFiles, o.MaxDepth = 1<<16, 64, 8
 		dir, err := os.Open(root)
