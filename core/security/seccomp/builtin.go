@@ -29,7 +29,7 @@ func builtin(goarch string, caps, allow []string) Policy {
 			p.Rules = append(p.Rules, Rule{Number: n, Action: ActAllow})
 		}
 	}
-	p.normalize()
+	p.Normalize()
 	return p
 }
 
@@ -44,7 +44,7 @@ func InitPolicy(workload Policy) Policy {
 	add("clone", ActAllow, Cond{Arg: 0, Op: OpMaskedEqual, Value: cloneNamespaces})
 	add("clone", Errno(syscall.EPERM))
 	denials(add)
-	base.normalize()
+	base.Normalize()
 
 	p := Policy{Arch: base.Arch, Default: base.Default}
 	for lo := 0; lo < len(base.Rules); {
@@ -52,7 +52,7 @@ func InitPolicy(workload Policy) Policy {
 		lo += len(rules)
 		p.Rules = append(p.Rules, giveWay(base, rules, workload)...)
 	}
-	p.normalize()
+	p.Normalize()
 	return p
 }
 

@@ -116,8 +116,8 @@ func (p Policy) rulesOf(number uint32) []Rule {
 	return p.Rules[lo:hi]
 }
 
-// normalize sorts the rules and drops those that change nothing, so that equal policies have equal digests.
-func (p *Policy) normalize() {
+// Normalize sorts the rules and drops those that change nothing, so that equal policies have equal digests.
+func (p *Policy) Normalize() {
 	for i := range p.Rules {
 		slices.SortFunc(p.Rules[i].Conds, compareConds)
 	}
@@ -227,11 +227,17 @@ func (r Rule) validate() error {
 	return nil
 }
 
+// maxRulesPerCall bounds the work of comparing the rules of one call with each other.
+const maxRulesPerCall = 256
+
 // contradiction looks for a call that two rules decide differently.
 func (p Policy) contradiction() error {
 	for lo := 0; lo < len(p.Rules); {
 		rules := p.rulesOf(p.Rules[lo].Number)
 		lo += len(rules)
+		if len(rules) > maxRulesPerCall {
+			return fmt.Errorf("%s: %d rules for one call are more than the limit of %d", p.callName(rules[0].Number), len(rules), maxRulesPerCall)
+		}
 		if p.uniform(rules) {
 			continue
 		}

@@ -23,6 +23,8 @@ type Profile struct {
 	ListenerPath     string
 	ListenerMetadata string
 	Syscalls         []SyscallGroup
+
+	lines map[string]int // of the keys, for errors
 }
 
 // ArchMap is a set of architectures of which the one of this machine applies.
@@ -87,7 +89,7 @@ func ParseProfile(name string, data []byte) (*Profile, error) {
 	if len(data) > maxProfileSize {
 		return nil, &ProfileError{Name: name, Err: fmt.Errorf("%d bytes are more than the limit of %d", len(data), maxProfileSize)}
 	}
-	r := &profileReader{data: data, dec: json.NewDecoder(bytes.NewReader(data)), profile: &Profile{Name: name}}
+	r := &profileReader{data: data, dec: json.NewDecoder(bytes.NewReader(data)), profile: &Profile{Name: name, lines: map[string]int{}}}
 	if err := r.read(); err != nil {
 		return nil, r.located(err)
 	}
@@ -143,6 +145,7 @@ func (r *profileReader) read() error {
 			return fmt.Errorf("key %q is there twice", key)
 		}
 		seen[key] = true
+		r.profile.lines[key] = r.line(r.start)
 		if err := r.field(key); err != nil {
 			return err
 		}
@@ -252,21 +255,23 @@ func (r *profileReader) delim(want json.Delim) error {
 
 // check looks at what concerns the profile as a whole.
 func (p *Profile) check() error {
-	fail := func(err error) error { return &ProfileError{Name: p.Name, Err: err} }
+	fail := func(key string, err error) error { return &ProfileError{Name: p.Name, Line: p.lines[key], Err: err} }
 	if p.DefaultAction == "" {
-		return fail(errors.New("defaultAction is missing"))
+		return fail("defaultAction", errors.New("defaultAction is missing"))
 	}
 	if _, err := p.defaultAction(); err != nil {
-		return fail(fmt.Errorf("defaultAction: %w", err))
+		return fail("defaultAction", fmt.Errorf("defaultAction: %w", err))
 	}
-	if p.ListenerPath != "" || p.ListenerMetadata != "" {
-		return fail(errors.New("listenerPath is not supported: no agent outside of a sandbox answers its system calls"))
+	for key, value := range map[string]string{"listenerPath": p.ListenerPath, "listenerMetadata": p.ListenerMetadata} {
+		if value != "" {
+			return fail(key, fmt.Errorf("%s is not supported: no agent outside of a sandbox answers its system calls", key))
+		}
 	}
 	if len(p.Architectures) > 0 && len(p.ArchMap) > 0 {
-		return fail(errors.New("architectures and archMap exclude each other"))
+		return fail("archMap", errors.New("architectures and archMap exclude each other"))
 	}
 	if _, err := p.loadFlags(); err != nil {
-		return fail(err)
+		return fail("flags", err)
 	}
 	return nil
 }

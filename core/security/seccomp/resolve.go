@@ -51,7 +51,7 @@ func (r Request) resolveProfile(goarch string, opened []string) (Resolved, error
 			out.Added = append(out.Added, name)
 		}
 	}
-	out.Policy.normalize()
+	out.Policy.Normalize()
 	if err := out.Policy.Validate(); err != nil {
 		return out, &ProfileError{Name: p.Name, Err: err}
 	}

@@ -2,26 +2,30 @@ package seccomp
 
 import "slices"
 
-// maxWitnesses bounds the product of all interesting values of all arguments of one call.
-const maxWitnesses = 1 << 14
+const (
+	// maxWitnesses bounds the product of all interesting values of all arguments of one call.
+	maxWitnesses = 1 << 16
+	// maxValues bounds the interesting values of one argument.
+	maxValues = 1 << 12
+)
 
-// witnesses returns argument vectors at and just off the edge of every condition of the rules, each also with the upper
-// and lower halves disturbed: 32-bit arguments are where filters have been slipped past (CVE-2019-10063).
+// witnesses returns argument vectors at and just off the edge of every condition of the rules. BPF sees 32 bits at a time,
+// so compiled conditions compare halves: every upper half that matters is tried with every lower half. That finds what
+// libseccomp makes of several ranges on one argument, and is where filters have been slipped past (CVE-2019-10063).
 func witnesses(rules []Rule) [][6]uint64 {
 	var values [6][]uint64
 	product := 1
 	for arg := range values {
+		var conds []Cond
 		for _, r := range rules {
 			for _, c := range r.Conds {
 				if int(c.Arg) == arg {
-					values[arg] = append(values[arg], c.edges()...)
+					conds = append(conds, c)
 				}
 			}
 		}
-		if values[arg] != nil {
-			values[arg] = append(values[arg], 0, ^uint64(0))
-			slices.Sort(values[arg])
-			values[arg] = slices.Compact(values[arg])
+		if conds != nil {
+			values[arg] = interestingValues(conds)
 			product = min(product*len(values[arg]), maxWitnesses+1)
 		}
 	}
@@ -31,21 +35,58 @@ func witnesses(rules []Rule) [][6]uint64 {
 	return neighbours(rules, values)
 }
 
-// edges returns values on both sides of the condition.
-func (c Cond) edges() []uint64 {
-	const high = uint64(1) << 32
-	var v []uint64
-	if c.Op == OpMaskedEqual {
-		low := c.Value & -c.Value
-		top := c.Value
-		for top&(top-1) != 0 {
-			top &= top - 1
-		}
-		v = []uint64{c.Value2, c.Value2 | ^c.Value, c.Value2 ^ low, c.Value2 ^ top}
-	} else {
-		v = []uint64{c.Value, c.Value - 1, c.Value + 1}
+// interestingValues combines the halves of all edges, or where those are too many, of each condition's own.
+func interestingValues(conds []Cond) []uint64 {
+	var all []uint64
+	for _, c := range conds {
+		all = append(all, c.edges()...)
 	}
-	return append(v, v[0]^high, v[0]|0xffffffff<<32)
+	if values := combineHalves(all); values != nil {
+		return values
+	}
+	var values []uint64
+	for _, c := range conds {
+		values = append(values, combineHalves(c.edges())...)
+	}
+	return sortedUnique(values)
+}
+
+// combineHalves returns nil if there would be more than maxValues.
+func combineHalves(values []uint64) []uint64 {
+	upper, lower := []uint64{0, 0xffffffff}, []uint64{0, 0xffffffff}
+	for _, v := range values {
+		upper, lower = append(upper, v>>32), append(lower, v&0xffffffff)
+	}
+	upper, lower = sortedUnique(upper), sortedUnique(lower)
+	if len(upper)*len(lower) > maxValues {
+		return nil
+	}
+	combined := make([]uint64, 0, len(upper)*len(lower))
+	for _, u := range upper {
+		for _, l := range lower {
+			combined = append(combined, u<<32|l)
+		}
+	}
+	return combined
+}
+
+func sortedUnique(values []uint64) []uint64 {
+	slices.Sort(values)
+	return slices.Compact(values)
+}
+
+// edges returns values on both sides of the condition, in either half.
+func (c Cond) edges() []uint64 {
+	const one = uint64(1)<<32 | 1
+	if c.Op != OpMaskedEqual {
+		return []uint64{c.Value, c.Value - one, c.Value + one, c.Value - 1, c.Value + 1}
+	}
+	low := c.Value & -c.Value
+	top := c.Value
+	for top&(top-1) != 0 {
+		top &= top - 1
+	}
+	return []uint64{c.Value2, c.Value2 | ^c.Value, c.Value2 ^ low, c.Value2 ^ top, c.Value2 ^ one}
 }
 
 func crossProduct(values [6][]uint64) [][6]uint64 {
@@ -66,45 +107,55 @@ func crossProduct(values [6][]uint64) [][6]uint64 {
 	return vectors
 }
 
-// neighbours varies one argument at a time around vectors that each rule matches, and around every pair of rules put
-// together, which finds the overlap of two rules without the whole product.
+// neighbours varies one argument at a time around vectors that each rule matches, and puts every pair of rules together,
+// which finds the overlap of two rules without the whole product.
 func neighbours(rules []Rule, values [6][]uint64) [][6]uint64 {
 	var vectors [][6]uint64
-	vary := func(base [6]uint64) {
+	for i, a := range rules {
+		base := satisfy([6]uint64{}, a)
 		vectors = append(vectors, base)
 		for arg, vs := range values {
+			if len(rules)*len(vs) > maxWitnesses {
+				vs = a.ownValues(arg)
+			}
 			for _, v := range vs {
 				vector := base
 				vector[arg] = v
 				vectors = append(vectors, vector)
 			}
 		}
-	}
-	for i, a := range rules {
-		vary(satisfy([6]uint64{}, a, values))
-		if len(rules) > 128 {
-			continue
-		}
 		for _, b := range rules[i+1:] {
-			vectors = append(vectors, satisfy(satisfy([6]uint64{}, b, values), a, values))
+			vectors = append(vectors, satisfy(satisfy([6]uint64{}, b), a))
 		}
 	}
 	return vectors
 }
 
-// satisfy changes base so that the rule matches, leaving arguments alone that match already.
-func satisfy(base [6]uint64, r Rule, values [6][]uint64) [6]uint64 {
+func (r Rule) ownValues(arg int) []uint64 {
+	for _, c := range r.Conds {
+		if int(c.Arg) == arg {
+			return combineHalves(c.edges())
+		}
+	}
+	return nil
+}
+
+// satisfy changes base so that the rule matches, leaving arguments alone that match already. An impossible condition
+// (less than nothing) stays unmatched.
+func satisfy(base [6]uint64, r Rule) [6]uint64 {
 	for _, c := range r.Conds {
 		if c.Match(base) {
 			continue
 		}
-		for _, v := range values[c.Arg] {
-			probe := base
-			probe[c.Arg] = v
-			if c.Match(probe) {
-				base = probe
-				break
-			}
+		switch c.Op {
+		case OpNotEqual, OpGreater:
+			base[c.Arg] = c.Value + 1
+		case OpLess:
+			base[c.Arg] = c.Value - 1
+		case OpMaskedEqual:
+			base[c.Arg] = base[c.Arg]&^c.Value | c.Value2
+		case OpLessEqual, OpEqual, OpGreaterEqual:
+			base[c.Arg] = c.Value
 		}
 	}
 	return base
