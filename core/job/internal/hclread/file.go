@@ -105,7 +105,9 @@ func checkNesting(name string, src []byte) *hcl.Diagnostic {
 		case hclsyntax.TokenOBrace, hclsyntax.TokenOBrack, hclsyntax.TokenOParen,
 			hclsyntax.TokenOQuote, hclsyntax.TokenOHeredoc,
 			hclsyntax.TokenTemplateInterp, hclsyntax.TokenTemplateControl:
-			top.chain++ // an index, a call or a directive deepens its neighbours
+			if t.Type != hclsyntax.TokenTemplateInterp { // those lie side by side
+				top.chain++ // an index, a call or a directive deepens its neighbours
+			}
 			stack = append(stack, level{open: t.Type})
 		case hclsyntax.TokenCBrace, hclsyntax.TokenCBrack, hclsyntax.TokenCParen,
 			hclsyntax.TokenCQuote, hclsyntax.TokenCHeredoc, hclsyntax.TokenTemplateSeqEnd:
@@ -126,7 +128,7 @@ func checkNesting(name string, src []byte) *hcl.Diagnostic {
 		top = &stack[len(stack)-1]
 		chained := top.chain > maxChain
 		if top.open == hclsyntax.TokenOQuote || top.open == hclsyntax.TokenOHeredoc {
-			// Interpolations lie side by side; only directives nest, and each is two tokens.
+			// In a template only directives count, and three make one condition.
 			chained = top.chain > 4*maxChain
 		}
 		if len(stack) > maxDepth || chained {
