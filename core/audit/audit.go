@@ -75,16 +75,18 @@ type Log struct {
 	err   error
 }
 
-// NewLog makes a log for one sandbox.
+// NewLog makes a log. A sandbox's begins without id and name, for a run may be
+// refused before it has any.
 func NewLog(id, name string, sinks ...io.Writer) *Log {
 	return &Log{id: id, name: name, sinks: sinks, now: time.Now}
 }
 
-// AddSink adds a sink for the events to come.
-func (l *Log) AddSink(w io.Writer) {
+// Begin gives the log its sandbox, and one more sink: the sandbox's own file.
+func (l *Log) Begin(id, name string, own io.Writer) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	l.sinks = append(l.sinks, w)
+	l.id, l.name = id, name
+	l.sinks = append(l.sinks, own)
 }
 
 // Emit writes one event. An event that cannot be written does not stop a

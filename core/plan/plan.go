@@ -207,3 +207,12 @@ func (p *Plan) Namespace(t specs.LinuxNamespaceType) bool {
 
 // Where gives "file:line" of a part of the job, "" for a default.
 func (p *Plan) Where(path string) string { return p.Origins[path] }
+
+// NamespaceNames lists the types of the plan's namespaces.
+func (p *Plan) NamespaceNames() []string {
+	out := make([]string, len(p.Namespaces))
+	for i, n := range p.Namespaces {
+		out[i] = string(n.Type)
+	}
+	return out
+}

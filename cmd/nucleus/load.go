@@ -1,0 +1,107 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"github.com/nucleus-runtime/nucleus/core"
+	"github.com/nucleus-runtime/nucleus/core/exec"
+	"github.com/nucleus-runtime/nucleus/core/job"
+)
+
+// maxJobFile is read of a job file at most, so that -config /dev/zero ends.
+const maxJobFile = 1<<20 + 1
+
+// jobFlags are the flags of the verbs that read a job.
+type jobFlags struct {
+	config    string
+	vars      []string
+	varFiles  []string
+	name      string
+	hostFuncs bool
+	parent    string
+}
+
+func (f *jobFlags) add(c *cobra.Command) {
+	c.Flags().StringVar(&f.config, "config", "", "job file, or - for standard input")
+	c.Flags().StringArrayVar(&f.vars, "var", nil, "value of a variable, as k=v; repeatable")
+	c.Flags().StringArrayVar(&f.varFiles, "var-file", nil, "file of variable values, as HCL; repeatable")
+	c.Flags().BoolVar(&f.hostFuncs, "allow-host-functions", false, "let the job file read files and the environment of the host")
+	c.Flags().StringVar(&f.parent, "cgroup-parent", "", "control group below which the sandbox's is made (default: see docs/cgroups.md)")
+}
+
+// load reads and decodes the job that the flags and arguments name. Diagnostics
+// are printed here, with the source lines that they point at.
+func (a *app) load(f *jobFlags, argv []string) (*job.Job, error) {
+	o := job.Options{AllowHostFunctions: f.hostFuncs, Command: argv, Name: f.name, Vars: map[string]string{}}
+	for _, kv := range f.vars {
+		k, v, ok := strings.Cut(kv, "=")
+		if !ok || k == "" {
+			return nil, &usageError{err: fmt.Errorf("-var %q: write name=value", kv)}
+		}
+		o.Vars[k] = v
+	}
+	for _, path := range f.varFiles {
+		b, err := os.ReadFile(filepath.Clean(path))
+		if err != nil {
+			return nil, fmt.Errorf("variables: %w", err)
+		}
+		o.VarFiles = append(o.VarFiles, job.VarFile{Name: path, Src: b})
+	}
+	dir, err := filepath.Abs(filepath.Dir(f.config))
+	if err != nil {
+		return nil, err
+	}
+	o.Dir = dir
+	if f.config == "" {
+		if len(argv) == 0 {
+			return nil, &usageError{err: errors.New("no job: name a file with -config, or a command after --"), hint: "nucleus run -config job.hcl"}
+		}
+		j, diags := job.FromOptions(o)
+		return j, a.diagnostics(nil, diags)
+	}
+	name, src, err := a.readJob(f.config)
+	if err != nil {
+		return nil, err
+	}
+	j, diags := job.Parse(name, src, o)
+	return j, a.diagnostics(map[string][]byte{name: src}, diags)
+}
+
+func (a *app) readJob(config string) (string, []byte, error) {
+	if config == "-" {
+		b, err := io.ReadAll(io.LimitReader(a.stdin, maxJobFile))
+		return "<stdin>", b, err
+	}
+	f, err := os.Open(filepath.Clean(config))
+	if err != nil {
+		return "", nil, fmt.Errorf("job file: %w", err)
+	}
+	defer f.Close()
+	b, err := io.ReadAll(io.LimitReader(f, maxJobFile))
+	if err != nil {
+		return "", nil, fmt.Errorf("job file: %w", err)
+	}
+	return config, b, nil
+}
+
+// runtime makes the library's Runtime with what the flags say.
+func (a *app) runtime(o core.Options) (*core.Runtime, error) {
+	o.StateRoot = a.stateRoot
+	if o.StateRoot != "" {
+		abs, err := filepath.Abs(o.StateRoot)
+		if err != nil {
+			return nil, err
+		}
+		o.StateRoot = abs
+	}
+	return core.New(o)
+}
+
+var errInvalid = exitError(exec.CodeRuntime)

@@ -1,0 +1,89 @@
+// Command nucleus runs commands in hardened sandboxes described by job files.
+// It parses flags, calls package core, and prints; it does no kernel work.
+package main
+
+import (
+	"context"
+	"io"
+	"os"
+
+	"github.com/spf13/cobra"
+
+	"github.com/nucleus-runtime/nucleus/core/host"
+)
+
+// version is set by the linker.
+var version = "dev"
+
+// app is what the verbs share.
+type app struct {
+	stdin          *os.File
+	stdout, stderr *os.File
+	out            io.Writer
+	stateRoot      string
+	code           int
+}
+
+func main() {
+	host.MaybeChild()
+	os.Exit(run(os.Args[1:]))
+}
+
+func run(args []string) int {
+	a := &app{stdin: os.Stdin, stdout: os.Stdout, stderr: os.Stderr, out: os.Stdout}
+	root := a.root()
+	root.SetArgs(longFlags(root, args))
+	if err := root.ExecuteContext(context.Background()); err != nil {
+		return a.report(err)
+	}
+	return a.code
+}
+
+func (a *app) root() *cobra.Command {
+	c := &cobra.Command{
+		Use:   "nucleus",
+		Short: "Run a command in a hardened Linux sandbox described by one HCL file",
+		Example: `  nucleus run -config job.hcl
+  nucleus run -- /bin/echo hello
+  nucleus plan -config job.hcl
+  nucleus doctor`,
+		SilenceUsage: true, SilenceErrors: true,
+		CompletionOptions: cobra.CompletionOptions{HiddenDefaultCmd: true},
+	}
+	c.PersistentFlags().StringVar(&a.stateRoot, "state-root", "", "directory that keeps track of sandboxes (default /run/nucleus, $XDG_RUNTIME_DIR/nucleus for users; env NUCLEUS_STATE_ROOT)")
+	c.SetFlagErrorFunc(func(c *cobra.Command, err error) error {
+		return &usageError{err: err, hint: c.CommandPath() + " -h"}
+	})
+	c.AddCommand(a.runCommand(), a.planCommand(), a.validateCommand(), a.doctorCommand(), a.gcCommand(), a.rootfsCommand(), a.fmtCommand(), a.versionCommand())
+	return c
+}
+
+// longFlags lets long flags take one dash, as HashiCorp's tools have them:
+// -config is --config. What comes after -- is the workload's.
+func longFlags(root *cobra.Command, args []string) []string {
+	out := make([]string, 0, len(args))
+	for i, s := range args {
+		if s == "--" {
+			return append(out, args[i:]...)
+		}
+		if len(s) > 2 && s[0] == '-' && s[1] != '-' {
+			s = "-" + s
+		}
+		out = append(out, s)
+	}
+	return out
+}
+
+// usageError is a mistake on the command line.
+type usageError struct {
+	err  error
+	hint string
+}
+
+func (e *usageError) Error() string { return e.err.Error() }
+func (e *usageError) Unwrap() error { return e.err }
+
+// exitError carries an exit code whose reason has been printed.
+type exitError int
+
+func (e exitError) Error() string { return "" }

@@ -1,0 +1,80 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"strings"
+
+	"github.com/nucleus-runtime/nucleus/core/audit"
+	"github.com/nucleus-runtime/nucleus/core/exec"
+	"github.com/nucleus-runtime/nucleus/core/lifecycle"
+	"github.com/nucleus-runtime/nucleus/core/plan"
+	"github.com/nucleus-runtime/nucleus/core/state"
+)
+
+// How everything reads that goes to standard error: "nucleus:", then error,
+// warning or hint, no capital, no period. A hint is something that can be
+// typed or written as it stands.
+
+// report prints an error with its remedy and gives the exit code.
+func (a *app) report(err error) int {
+	var x exitError
+	if errors.As(err, &x) {
+		return int(x)
+	}
+	var many plan.Errors
+	if errors.As(err, &many) {
+		for _, e := range many {
+			a.problem("error", e.Error(), e.Hint)
+		}
+		return exec.CodeRuntime
+	}
+	code := exec.CodeRuntime
+	var ce *exec.CommandError
+	if errors.As(err, &ce) {
+		code = ce.Code
+	}
+	a.problem("error", err.Error(), hintOf(err))
+	return code
+}
+
+func hintOf(err error) string {
+	var pe *lifecycle.PhaseError
+	if errors.As(err, &pe) && pe.Hint != "" {
+		return pe.Hint
+	}
+	var ue *usageError
+	if errors.As(err, &ue) {
+		return ue.hint
+	}
+	var ce *exec.CommandError
+	if errors.As(err, &ce) && ce.Code == exec.CodeNotFound {
+		return "nucleus run -- /bin/sh -c 'command -v " + printable(ce.Command) + "'"
+	}
+	var ne *state.NameTakenError
+	if errors.As(err, &ne) {
+		return "choose another -name, or leave it out"
+	}
+	return ""
+}
+
+func (a *app) problem(kind, text, hint string) {
+	writeProblem(a.stderr, kind, text, hint)
+}
+
+func writeProblem(w io.Writer, kind, text, hint string) {
+	for i, line := range strings.Split(strings.TrimRight(text, "\n"), "\n") {
+		if i == 0 {
+			fmt.Fprintf(w, "nucleus: %s: %s\n", kind, printable(line))
+			continue
+		}
+		fmt.Fprintf(w, "nucleus: %s\n", printable(line))
+	}
+	if hint != "" {
+		fmt.Fprintf(w, "nucleus: hint: %s\n", printable(hint))
+	}
+}
+
+// printable makes text from outside safe for a terminal.
+func printable(s string) string { return audit.Clean(s) }

@@ -1,0 +1,188 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/signal"
+	"time"
+
+	"github.com/spf13/cobra"
+	"golang.org/x/sys/unix"
+
+	"github.com/nucleus-runtime/nucleus/core"
+	"github.com/nucleus-runtime/nucleus/core/audit"
+	"github.com/nucleus-runtime/nucleus/core/plan"
+)
+
+type runFlags struct {
+	jobFlags
+	events  string
+	pidFile string
+	trace   bool
+	json    bool
+}
+
+func (a *app) runCommand() *cobra.Command {
+	var f runFlags
+	c := &cobra.Command{
+		Use:   "run [-config FILE|-] [flags] [-- COMMAND ARGS...]",
+		Short: "Run a job in the foreground",
+		Long: `Run a job in the foreground. The exit code is the workload's; 128+n if signal n
+ended it; 125 if Nucleus failed, 126 if the command cannot be executed, 127 if it
+is not found.`,
+		Example: `  nucleus run -config job.hcl
+  nucleus run -config web.hcl -var port=8080 -name web-1
+  nucleus run -- /bin/sh -c 'id; ls /'`,
+		Args: cobra.ArbitraryArgs,
+		RunE: func(c *cobra.Command, args []string) error {
+			if len(args) > 0 && c.ArgsLenAtDash() != 0 {
+				return &usageError{err: fmt.Errorf("unexpected argument %q: the command comes after --", args[0]), hint: "nucleus run -- COMMAND ARGS..."}
+			}
+			return a.run(c.Context(), &f, args)
+		},
+	}
+	f.add(c)
+	c.Flags().StringVar(&f.name, "name", "", "name of the sandbox (default: the job's, made unique)")
+	c.Flags().StringVar(&f.events, "events", "", "write events as JSON lines to FILE or fd:N")
+	c.Flags().StringVar(&f.pidFile, "pid-file", "", "write the workload's host pid to this file")
+	c.Flags().BoolVar(&f.trace, "trace", false, "print where each millisecond of the run goes, to standard error")
+	c.Flags().BoolVar(&f.json, "json", false, "print the result as JSON to standard error when the sandbox has ended")
+	return c
+}
+
+func (a *app) run(ctx context.Context, f *runFlags, argv []string) error {
+	tr := newTrace(f.trace)
+	exact := f.name
+	f.name = "" // the job's own name stays; -name names the sandbox
+	j, err := a.load(&f.jobFlags, argv)
+	if err != nil {
+		return err
+	}
+	tr.lap("job decoded")
+	o := core.Options{Lap: tr.lap, CgroupParent: f.parent}
+	if f.events != "" {
+		sink, err := audit.OpenSink(f.events)
+		if err != nil {
+			return err
+		}
+		defer sink.Close()
+		o.Events = []io.Writer{sink}
+	}
+	rt, err := a.runtime(o)
+	if err != nil {
+		return err
+	}
+	p, err := rt.Plan(j)
+	if err != nil {
+		return err
+	}
+	for _, d := range p.Degraded {
+		if !d.Accepted {
+			a.problem("warning", fmt.Sprintf("protection %q is missing: %s", d.Name, d.Why), fmt.Sprintf("to accept it: allow_degraded = [%q]", d.Name))
+		}
+	}
+	res, err := a.supervise(ctx, rt, p, exact, f.pidFile)
+	tr.print(a.stderr)
+	if f.json {
+		if jerr := json.NewEncoder(a.stderr).Encode(res); jerr != nil && err == nil {
+			err = jerr
+		}
+	}
+	if err != nil {
+		return err
+	}
+	switch res.Cause {
+	case "oom":
+		a.problem("warning", "the kernel killed the workload for lack of memory", "raise resources { memory = … }")
+	case "timeout":
+		a.problem("warning", "the job's timeout was reached", "")
+	}
+	a.code = res.ExitCode
+	return nil
+}
+
+// supervise runs the plan and passes signals on.
+func (a *app) supervise(ctx context.Context, rt *core.Runtime, p *plan.Plan, name, pidFile string) (core.Result, error) {
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	signals := make(chan os.Signal, 16)
+	signal.Notify(signals, unix.SIGINT, unix.SIGTERM, unix.SIGHUP, unix.SIGQUIT, unix.SIGUSR1, unix.SIGUSR2)
+	defer signal.Stop(signals)
+	created := make(chan *core.Sandbox, 1)
+	ended := make(chan struct{})
+	defer close(ended)
+	go forward(signals, created, ended, cancel)
+
+	s, err := rt.Create(ctx, p, core.RunOptions{Name: name, Streams: core.Streams{In: a.stdin, Out: a.stdout, Err: a.stderr}})
+	if err != nil {
+		return core.Result{Cause: "runtime", ExitCode: 125}, err
+	}
+	if pidFile != "" {
+		if err := writePidFile(pidFile, s.Pid()); err != nil {
+			return core.Result{Cause: "runtime", ExitCode: 125}, errors.Join(err, s.Destroy(ctx))
+		}
+		defer os.Remove(pidFile)
+	}
+	// From here on a signal is the workload's, not the start's.
+	if err := s.Start(context.WithoutCancel(ctx)); err != nil {
+		return core.Result{Cause: "runtime", ExitCode: 125}, err
+	}
+	created <- s
+	res, err := s.Wait()
+	return res, rt.Locate(err, p)
+}
+
+// twice is how soon a second Ctrl-C must come to mean "at once".
+const twice = 3 * time.Second
+
+// forward passes signals to the sandbox. During the start they end it. SIGTERM
+// is a stop with the job's grace, a second one kills; so does a second Ctrl-C.
+func forward(signals <-chan os.Signal, created <-chan *core.Sandbox, ended <-chan struct{}, cancel context.CancelCauseFunc) {
+	var s *core.Sandbox
+	var interrupted time.Time
+	terminating := false
+	for {
+		select {
+		case <-ended:
+			return
+		case s = <-created:
+			created = nil
+		case sig := <-signals:
+			n, ok := sig.(unix.Signal)
+			switch {
+			case !ok:
+			case s == nil:
+				// Just created, perhaps: then the signal is the workload's.
+				select {
+				case s = <-created:
+					s.Signal(n)
+				default:
+					cancel(fmt.Errorf("received %s", unix.SignalName(n)))
+				}
+			case n == unix.SIGINT && time.Since(interrupted) < twice, n == unix.SIGTERM && terminating:
+				s.Kill()
+			case n == unix.SIGTERM:
+				terminating = true
+				s.Stop()
+			default:
+				if n == unix.SIGINT {
+					interrupted = time.Now()
+				}
+				s.Signal(n)
+			}
+		}
+	}
+}
+
+func writePidFile(path string, pid int) error {
+	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL|unix.O_NOFOLLOW, 0o644)
+	if err != nil {
+		return fmt.Errorf("pid file: %w", err)
+	}
+	_, err = fmt.Fprintf(f, "%d\n", pid)
+	return errors.Join(err, f.Close())
+}

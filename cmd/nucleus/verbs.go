@@ -1,0 +1,260 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"runtime"
+
+	"github.com/spf13/cobra"
+
+	"github.com/nucleus-runtime/nucleus/cmd/nucleus/internal/doctor"
+	"github.com/nucleus-runtime/nucleus/cmd/nucleus/internal/rootfs"
+	"github.com/nucleus-runtime/nucleus/core"
+	"github.com/nucleus-runtime/nucleus/core/job/format"
+	"github.com/nucleus-runtime/nucleus/core/plan"
+)
+
+func (a *app) planCommand() *cobra.Command {
+	var f jobFlags
+	var asJSON, asOCI bool
+	c := &cobra.Command{
+		Use:   "plan [-config FILE|-] [-json|-oci] [-- COMMAND ARGS...]",
+		Short: "Show what a job means on this host, and what enforces each line of it",
+		Example: `  nucleus plan -config job.hcl
+  nucleus plan -config job.hcl -json
+  nucleus plan -config job.hcl -oci > config.json`,
+		RunE: func(c *cobra.Command, args []string) error {
+			p, err := a.makePlan(&f, args)
+			if err != nil {
+				return err
+			}
+			switch {
+			case asOCI:
+				return a.printJSON(p.OCI())
+			case asJSON:
+				return a.printJSON(p)
+			}
+			return plan.Explain(a.out, p)
+		},
+	}
+	f.add(c)
+	c.Flags().BoolVar(&asJSON, "json", false, "print the plan as JSON")
+	c.Flags().BoolVar(&asOCI, "oci", false, "print the plan as an OCI runtime configuration (config.json)")
+	c.MarkFlagsMutuallyExclusive("json", "oci")
+	return c
+}
+
+func (a *app) makePlan(f *jobFlags, args []string) (*plan.Plan, error) {
+	j, err := a.load(f, args)
+	if err != nil {
+		return nil, err
+	}
+	rt, err := a.runtime(core.Options{CgroupParent: f.parent})
+	if err != nil {
+		return nil, err
+	}
+	return rt.Plan(j)
+}
+
+func (a *app) validateCommand() *cobra.Command {
+	var f jobFlags
+	c := &cobra.Command{
+		Use:   "validate -config FILE|-",
+		Short: "Check a job file, without looking at this host",
+		Example: `  nucleus validate -config job.hcl
+  nucleus validate -config web.hcl -var port=8080`,
+		Args: cobra.NoArgs,
+		RunE: func(c *cobra.Command, _ []string) error {
+			j, err := a.load(&f, nil)
+			if err != nil {
+				return err
+			}
+			_, err = fmt.Fprintf(a.out, "%s: job %q is valid\n", f.config, j.Name)
+			return err
+		},
+	}
+	f.add(c)
+	return c
+}
+
+func (a *app) doctorCommand() *cobra.Command {
+	var asJSON bool
+	c := &cobra.Command{
+		Use:   "doctor [-json]",
+		Short: "Show what this host can do for sandboxes, and what to do about the rest",
+		Long: `Show what this host can do for sandboxes: every kernel feature that Nucleus uses
+is tried in a throw-away child. Exit status: see docs/host.md.`,
+		Example: `  nucleus doctor
+  nucleus doctor -json`,
+		Args: cobra.NoArgs,
+		RunE: func(c *cobra.Command, _ []string) error {
+			rt, err := a.runtime(core.Options{})
+			if err != nil {
+				return err
+			}
+			r, err := doctor.Collect(c.Context(), doctor.Options{Cgroup: rt.Host().Cgroup})
+			if err != nil {
+				return err
+			}
+			a.code, err = doctor.Run(a.out, asJSON, r)
+			return err
+		},
+	}
+	c.Flags().BoolVar(&asJSON, "json", false, "print as JSON")
+	return c
+}
+
+func (a *app) gcCommand() *cobra.Command {
+	var asJSON bool
+	c := &cobra.Command{
+		Use:   "gc [-json]",
+		Short: "Remove what sandboxes left whose supervisor was killed",
+		Long:  "Remove what sandboxes left whose supervisor was killed. Safe beside live sandboxes, at any time; every run does the same first.",
+		Example: `  nucleus gc
+  nucleus gc -json`,
+		Args: cobra.NoArgs,
+		RunE: func(c *cobra.Command, _ []string) error { return a.gc(c.Context(), asJSON) },
+	}
+	c.Flags().BoolVar(&asJSON, "json", false, "print the ids of the removed sandboxes as JSON")
+	return c
+}
+
+func (a *app) gc(ctx context.Context, asJSON bool) error {
+	rt, err := a.runtime(core.Options{})
+	if err != nil {
+		return err
+	}
+	ids, err := rt.Collect(ctx)
+	if asJSON {
+		if ids == nil {
+			ids = []string{}
+		}
+		if jerr := a.printJSON(struct {
+			Version   int      `json:"version"`
+			Collected []string `json:"collected"`
+		}{1, ids}); jerr != nil {
+			return jerr
+		}
+		return err
+	}
+	for _, id := range ids {
+		if _, werr := fmt.Fprintln(a.out, id); werr != nil {
+			return werr
+		}
+	}
+	return err
+}
+
+func (a *app) rootfsCommand() *cobra.Command {
+	c := &cobra.Command{Use: "rootfs", Short: "Work with root file system directories"}
+	var asJSON bool
+	d := &cobra.Command{
+		Use:   "digest PATH [-json]",
+		Short: "Print the digest that attests a root file system, for rootfs { digest = … }",
+		Example: `  nucleus rootfs digest ./rootfs
+  nucleus rootfs digest -json ./rootfs`,
+		Args: cobra.ExactArgs(1),
+		RunE: func(_ *cobra.Command, args []string) error { return rootfs.Digest(a.out, args[0], asJSON) },
+	}
+	d.Flags().BoolVar(&asJSON, "json", false, "print as JSON")
+	c.AddCommand(d)
+	return c
+}
+
+func (a *app) fmtCommand() *cobra.Command {
+	var check bool
+	c := &cobra.Command{
+		Use:   "fmt [-check] FILE...",
+		Short: "Rewrite job files in the canonical style",
+		Example: `  nucleus fmt job.hcl
+  nucleus fmt -check job.hcl
+  nucleus fmt - < job.hcl`,
+		Args: cobra.MinimumNArgs(1),
+		RunE: func(_ *cobra.Command, args []string) error {
+			for _, path := range args {
+				if err := a.format(path, check); err != nil {
+					return err
+				}
+			}
+			return nil
+		},
+	}
+	c.Flags().BoolVar(&check, "check", false, "change nothing; exit status 1 if a file would change")
+	return c
+}
+
+func (a *app) format(path string, check bool) error {
+	name, src, err := a.readJob(path)
+	if err != nil {
+		return err
+	}
+	out := format.Source(src)
+	switch {
+	case check:
+		if string(out) != string(src) {
+			a.code = 1
+			_, err = fmt.Fprintln(a.out, name)
+		}
+		return err
+	case path == "-":
+		_, err = a.out.Write(out)
+		return err
+	case string(out) == string(src):
+		return nil
+	}
+	return replaceFile(path, out)
+}
+
+// replaceFile writes a file so that it is never half there, and keeps its mode.
+func replaceFile(path string, content []byte) error {
+	st, err := os.Stat(path)
+	if err != nil {
+		return err
+	}
+	f, err := os.CreateTemp(filepath.Dir(path), ".nucleus-fmt-*")
+	if err != nil {
+		return err
+	}
+	defer os.Remove(f.Name()) // no-op once it is renamed
+	if _, err := f.Write(content); err != nil {
+		_ = f.Close()
+		return err
+	}
+	if err := f.Chmod(st.Mode().Perm()); err != nil {
+		_ = f.Close()
+		return err
+	}
+	if err := f.Close(); err != nil {
+		return err
+	}
+	return os.Rename(f.Name(), path)
+}
+
+func (a *app) versionCommand() *cobra.Command {
+	var asJSON bool
+	c := &cobra.Command{
+		Use: "version", Short: "Print the version", Example: "  nucleus version", Args: cobra.NoArgs,
+		RunE: func(*cobra.Command, []string) error {
+			if asJSON {
+				return a.printJSON(map[string]string{"version": version, "go": runtime.Version(), "arch": runtime.GOARCH})
+			}
+			_, err := fmt.Fprintf(a.out, "nucleus %s (%s %s)\n", version, runtime.Version(), runtime.GOARCH)
+			return err
+		},
+	}
+	c.Flags().BoolVar(&asJSON, "json", false, "print as JSON")
+	return c
+}
+
+func (a *app) printJSON(v any) error { return writeJSON(a.out, v) }
+
+func writeJSON(w io.Writer, v any) error {
+	e := json.NewEncoder(w)
+	e.SetIndent("", "  ")
+	e.SetEscapeHTML(false)
+	return e.Encode(v)
+}

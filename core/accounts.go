@@ -1,0 +1,61 @@
+package core
+
+import (
+	"io"
+	"os"
+	"path/filepath"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/nucleus-runtime/nucleus/core/job"
+)
+
+// accounts reads the files that a job's user and group names are looked up in:
+// the rootfs's own, opened beneath it, or the host's.
+func accounts(j *job.Job) (passwd, group []byte) {
+	if j.Rootfs == nil {
+		if j.User == "" && len(j.Groups) == 0 {
+			return nil, nil
+		}
+		return readSmall("/etc/passwd"), readSmall("/etc/group")
+	}
+	root, err := os.Open(j.Rootfs.Path)
+	if err != nil {
+		return nil, nil // the file system phase tells, with the job's line
+	}
+	defer root.Close()
+	return readBeneath(root, "etc/passwd"), readBeneath(root, "etc/group")
+}
+
+func readSmall(path string) []byte {
+	f, err := os.Open(filepath.Clean(path))
+	if err != nil {
+		return nil
+	}
+	defer f.Close()
+	return readBounded(f)
+}
+
+// readBeneath reads a file of an untrusted tree, whose links may lead anywhere.
+func readBeneath(root *os.File, path string) []byte {
+	fd, err := unix.Openat2(int(root.Fd()), path, &unix.OpenHow{
+		Flags: unix.O_RDONLY | unix.O_CLOEXEC | unix.O_NONBLOCK, Resolve: unix.RESOLVE_IN_ROOT | unix.RESOLVE_NO_MAGICLINKS,
+	})
+	if err != nil {
+		return nil
+	}
+	f := os.NewFile(uintptr(fd), path)
+	defer f.Close()
+	if st, err := f.Stat(); err != nil || !st.Mode().IsRegular() {
+		return nil
+	}
+	return readBounded(f)
+}
+
+func readBounded(f *os.File) []byte {
+	b, err := io.ReadAll(io.LimitReader(f, maxSmall+1))
+	if err != nil || len(b) > maxSmall {
+		return nil
+	}
+	return b
+}

@@ -1,0 +1,250 @@
+package lifecycle
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"strconv"
+	"strings"
+	"syscall"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/nucleus-runtime/nucleus/core/audit"
+	"github.com/nucleus-runtime/nucleus/core/exec"
+	"github.com/nucleus-runtime/nucleus/core/initproto"
+	"github.com/nucleus-runtime/nucleus/core/initproto/channel"
+	"github.com/nucleus-runtime/nucleus/core/security"
+)
+
+// receive waits for one message of init during the start. Anything but the one
+// that is due ends the start, with init's reason if it gave one.
+func (s *Sandbox) receive(ph string, want initproto.Kind) ([]byte, []int, error) {
+	msg, fds, err := s.conn.Recv()
+	if err != nil {
+		return nil, nil, s.broken(ph, err)
+	}
+	k, err := initproto.KindOf(msg)
+	if err == nil && k == want {
+		return msg, fds, nil
+	}
+	channel.CloseAll(fds)
+	if err != nil {
+		return nil, nil, phase(ph, err)
+	}
+	switch k {
+	case initproto.KindFailed:
+		var f initproto.Failed
+		if err := initproto.Decode(msg, &f); err != nil {
+			return nil, nil, phase(ph, err)
+		}
+		return nil, nil, s.initFailed(ph, f)
+	case initproto.KindExited:
+		var x initproto.Exited
+		if err := initproto.Decode(msg, &x); err != nil {
+			return nil, nil, phase(ph, err)
+		}
+		return nil, nil, phase("security", exec.StageFailure(x, s.command()))
+	}
+	return nil, nil, phase(ph, fmt.Errorf("%w: kind %d from init, want %d", initproto.ErrMessage, k, want))
+}
+
+func (s *Sandbox) command() string {
+	if len(s.plan.Process.Args) == 0 {
+		return ""
+	}
+	return s.plan.Process.Args[0]
+}
+
+// initError is what init says went wrong. It unwraps to the errno.
+type initError struct {
+	what  string
+	errno syscall.Errno
+}
+
+func (e *initError) Error() string { return audit.Clean(e.what) }
+func (e *initError) Unwrap() error {
+	if e.errno == 0 {
+		return nil
+	}
+	return e.errno
+}
+
+func (s *Sandbox) initFailed(ph string, f initproto.Failed) error {
+	e := &PhaseError{Phase: ph, Err: &initError{f.What, syscall.Errno(f.Errno)}}
+	if f.Op >= 0 && int(f.Op) < len(s.prep.Origins) {
+		e.Phase, e.Origin = "fs", s.prep.Origins[f.Op]
+	}
+	if syscall.Errno(f.Errno) == unix.ENOSPC {
+		e.Hint = "raise resources { rootfs_size = … }, which bounds what a sandbox holds in memory"
+	}
+	return e
+}
+
+// broken explains the end of the control socket: what init had to say last, or
+// what the kernel says of init. A send that fails finds init's reason among
+// what is still to be received.
+func (s *Sandbox) broken(ph string, err error) error {
+	if errors.Is(err, unix.EPIPE) || errors.Is(err, unix.ECONNRESET) {
+		if _, _, rerr := s.receive(ph, 0); rerr != nil {
+			return rerr
+		}
+	}
+	if !errors.Is(err, io.EOF) {
+		return phase(ph, err)
+	}
+	if s.group != nil {
+		if n, oerr := s.group.OOMKills(); oerr == nil && n > 0 {
+			return &PhaseError{Phase: "cgroups", Origin: "resources.memory", Hint: "raise resources { memory = … }",
+				Err: errors.New("init was killed by the kernel for lack of memory: the limit is less than the sandbox needs to start")}
+		}
+	}
+	return phase(ph, errors.New("init ended without a word"))
+}
+
+func (s *Sandbox) awaitFS(context.Context) error {
+	msg, fds, err := s.receive("fs", initproto.KindFSDone)
+	channel.CloseAll(fds)
+	if err != nil {
+		if r := s.drainStreams(); r.err != nil {
+			return phase("fs", r.err) // the packing side knows the reason better
+		}
+		return err
+	}
+	var done initproto.FSDone
+	if err := initproto.Decode(msg, &done); err != nil {
+		return phase("fs", err)
+	}
+	s.log.Emit(audit.Filesystem, nil, map[string]any{"root": s.plan.Root.Kind, "operations": len(s.prep.Ops)})
+	r := <-s.streamed
+	if r.err != nil {
+		return phase("fs", r.err)
+	}
+	for i, d := range r.digests {
+		if i >= len(done.Digests) || done.Digests[i] != d {
+			return phase("fs", fmt.Errorf("context: what arrived inside is not what was sent (%s)", d))
+		}
+		s.log.Emit(audit.ContextVerified, nil, map[string]any{"digest": d, "method": "copy"})
+	}
+	return nil
+}
+
+// drainStreams collects the packing goroutine of a start that failed. Init is
+// gone or going, so its pipe breaks.
+func (s *Sandbox) drainStreams() streamResult {
+	s.abort()
+	select {
+	case r := <-s.streamed:
+		var pe *os.PathError
+		if r.err != nil && (errors.Is(r.err, unix.EPIPE) || errors.As(r.err, &pe) && errors.Is(pe, unix.EPIPE)) {
+			return streamResult{}
+		}
+		return r
+	default:
+		return streamResult{}
+	}
+}
+
+func (s *Sandbox) awaitStage2(context.Context) error {
+	_, fds, err := s.receive("security", initproto.KindStage2)
+	if err != nil {
+		return err
+	}
+	want := 1
+	if s.plan.Process.Terminal {
+		want = 2
+	}
+	if len(fds) != want {
+		channel.CloseAll(fds)
+		return phase("security", fmt.Errorf("%w: %d descriptors", initproto.ErrMessage, len(fds)))
+	}
+	s.workFD = fds[0]
+	if want == 2 {
+		if err := s.stdio.Terminal(os.NewFile(uintptr(fds[1]), "terminal")); err != nil {
+			return phase("exec", err)
+		}
+	}
+	s.workPid, err = pidOf(s.workFD)
+	return phase("security", err)
+}
+
+// pidOf tells the pid, in our PID namespace, that a pidfd stands for.
+func pidOf(fd int) (int, error) {
+	b, err := os.ReadFile("/proc/self/fdinfo/" + strconv.Itoa(fd))
+	if err != nil {
+		return 0, err
+	}
+	_, rest, ok := strings.Cut(string(b), "\nPid:")
+	line, _, _ := strings.Cut(rest, "\n")
+	pid, err := strconv.Atoi(strings.TrimSpace(line))
+	if !ok || err != nil || pid <= 0 {
+		return 0, errors.New("pidfd of stage 2: no such process")
+	}
+	return pid, nil
+}
+
+// audit reads the sandbox's mounts back from the kernel.
+func (s *Sandbox) audit(ctx context.Context) error {
+	f, err := os.Open(fmt.Sprintf("/proc/%d/mountinfo", s.init.Pid))
+	if err != nil {
+		return phase("fs", err)
+	}
+	defer f.Close()
+	bad, err := s.prep.Audit(f)
+	if err != nil {
+		return phase("fs", err)
+	}
+	if len(bad) > 0 {
+		return phase("fs", &security.PostureError{Differences: bad})
+	}
+	s.log.Emit(audit.MountAudit, nil, nil)
+	if s.plan.Context == nil || s.plan.Context.Method != "bind" || !s.plan.Context.Verify {
+		return nil
+	}
+	root, err := os.Open(fmt.Sprintf("/proc/%d/root", s.init.Pid))
+	if err != nil {
+		return phase("fs", err)
+	}
+	defer root.Close()
+	if err := s.prep.VerifyBind(ctx, root); err != nil {
+		return phase("fs", err)
+	}
+	s.log.Emit(audit.ContextVerified, nil, map[string]any{"method": "bind"})
+	return nil
+}
+
+// verifyPosture reads back what holds for the process that is about to become
+// the workload. Any difference ends the start.
+func (s *Sandbox) verifyPosture(context.Context) error {
+	want := security.Expected{Plan: s.plan, Process: s.process, InitPid: s.init.Pid}
+	if s.group != nil {
+		want.Cgroup = s.group.Record().Paths
+	}
+	err := security.ReadPosture(s.workPid, want)
+	var pe *security.PostureError
+	if errors.As(err, &pe) {
+		return phase("security", err)
+	}
+	if err != nil {
+		// Stage 2 may have failed at one of its steps: init tells which.
+		if _, fds, rerr := s.receiveNow(); rerr != nil {
+			channel.CloseAll(fds)
+			return rerr
+		}
+		return phase("security", err)
+	}
+	s.log.Emit(audit.Security, nil, map[string]any{"landlock_abi": s.plan.Landlock.ABI, "seccomp": s.plan.Seccomp.Source, "capabilities": s.plan.Process.Capabilities.Bounding})
+	s.log.Emit(audit.Posture, nil, map[string]any{"pid": s.workPid})
+	return nil
+}
+
+// receiveNow receives what init may have sent about stage 2's early end.
+func (s *Sandbox) receiveNow() ([]byte, []int, error) {
+	fds := []unix.PollFd{{Fd: int32(s.conn.FD()), Events: unix.POLLIN}}
+	if n, err := unix.Poll(fds, 200); err != nil || n == 0 {
+		return nil, nil, nil
+	}
+	return s.receive("security", 0)
+}

@@ -1,0 +1,395 @@
+// Package lifecycle is the sequencer: it takes a plan through the five phases
+// in their order, keeps the gates between them, and undoes everything again,
+// whatever happened. It composes the phase packages, which don't know each
+// other, and does no kernel work of its own.
+package lifecycle
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"runtime"
+	"sync"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/nucleus-runtime/nucleus/core/audit"
+	"github.com/nucleus-runtime/nucleus/core/cgroups"
+	"github.com/nucleus-runtime/nucleus/core/exec"
+	"github.com/nucleus-runtime/nucleus/core/fs"
+	"github.com/nucleus-runtime/nucleus/core/initproto"
+	"github.com/nucleus-runtime/nucleus/core/initproto/channel"
+	"github.com/nucleus-runtime/nucleus/core/namespaces"
+	"github.com/nucleus-runtime/nucleus/core/plan"
+	"github.com/nucleus-runtime/nucleus/core/security"
+	"github.com/nucleus-runtime/nucleus/core/security/seccomp"
+	"github.com/nucleus-runtime/nucleus/core/state"
+)
+
+// Config is what a sandbox needs beside its plan.
+type Config struct {
+	State      *state.Root
+	Name       string // "" for the plan's
+	ExactName  bool   // a taken name is an error, not a reason for a suffix
+	InitPath   string
+	Refused    []string // host paths that no job may bind
+	Seccomp    seccomp.Compiler
+	Cgroups    cgroups.Facts
+	Privileged bool
+	Streams    exec.Streams
+	Log        *audit.Log
+	// Lap is called at the end of each step, for -trace.
+	Lap func(step string)
+	// StartTimeout bounds the start; 0 is a minute.
+	StartTimeout time.Duration
+}
+
+// PhaseError tells in which phase a start failed, and which part of the job
+// the failed step came from.
+type PhaseError struct {
+	Phase  string
+	Origin string // the job's path, "" for a default
+	Hint   string
+	Err    error
+}
+
+func (e *PhaseError) Error() string { return e.Phase + ": " + e.Err.Error() }
+func (e *PhaseError) Unwrap() error { return e.Err }
+
+// Sandbox is a sandbox between its creation and its teardown.
+type Sandbox struct {
+	cfg  Config
+	plan *plan.Plan
+	dir  *state.Dir
+	log  *audit.Log
+
+	events  *os.File
+	conn    *channel.Conn
+	init    *namespaces.Init
+	group   *cgroups.Group
+	prep    *fs.Prepared
+	stdio   *exec.Stdio
+	process initproto.Process
+	gate    *os.File // write end of the start gate
+	workPid int
+	workFD  int
+
+	release  chan struct{} // lets the thread go that init's life hangs on
+	watchdog *time.Timer
+	streamed chan streamResult
+	mu       sync.Mutex
+	requests chan request
+	done     chan struct{}
+	started  time.Time
+	result   exec.Result
+	err      error
+}
+
+type streamResult struct {
+	digests []string
+	err     error
+}
+
+// ID, Name and Dir tell where the sandbox is found.
+func (s *Sandbox) ID() string   { return s.dir.ID }
+func (s *Sandbox) Name() string { return s.dir.Name }
+
+// Pid is the workload's, as the host sees it.
+func (s *Sandbox) Pid() int { return s.workPid }
+
+// Create takes the plan through its phases up to the start gate: everything is
+// enforced and verified, and the workload has not run. On an error everything
+// is undone.
+func Create(ctx context.Context, cfg Config, p *plan.Plan) (_ *Sandbox, err error) {
+	if cfg.Lap == nil {
+		cfg.Lap = func(string) {}
+	}
+	if cfg.StartTimeout == 0 {
+		cfg.StartTimeout = time.Minute
+	}
+	s := &Sandbox{cfg: cfg, plan: p, log: cfg.Log, workFD: -1, requests: make(chan request, 16), done: make(chan struct{}), release: make(chan struct{})}
+	if err := s.verifyInputs(ctx); err != nil {
+		return nil, err
+	}
+	if err := s.openState(); err != nil {
+		return nil, err
+	}
+	stop := context.AfterFunc(ctx, s.abort)
+	s.watchdog = time.AfterFunc(cfg.StartTimeout, s.abort)
+	defer func() {
+		stop()
+		s.watchdog.Stop()
+		if err != nil {
+			err = s.failed(ctx, err)
+		}
+	}()
+	for _, step := range []struct {
+		name string
+		run  func(context.Context) error
+	}{
+		{"compile", s.compile},
+		{"cgroup made", s.makeGroup},
+		{"init cloned", s.startInit},
+		{"fs compiled", s.prepareFS},
+		{"setup sent", s.sendSetup},
+		{"cgroup attached", s.attach},
+		{"fs done", s.awaitFS},
+		{"stage 2 forked", s.awaitStage2},
+		{"mounts audited", s.audit},
+		{"posture verified", s.verifyPosture},
+	} {
+		if err := step.run(ctx); err != nil {
+			return nil, err
+		}
+		cfg.Lap(step.name)
+	}
+	return s, nil
+}
+
+// verifyInputs attests what the job pins, before anything is touched.
+func (s *Sandbox) verifyInputs(ctx context.Context) error {
+	if s.plan.Root.Digest == "" {
+		return nil
+	}
+	if err := fs.VerifyRootfs(ctx, s.plan); err != nil {
+		return phase("fs", err)
+	}
+	s.cfg.Lap("rootfs attested")
+	return nil
+}
+
+func (s *Sandbox) openState() error {
+	name := s.cfg.Name
+	if name == "" {
+		name = s.plan.Name
+	}
+	d, err := s.cfg.State.Create(state.NewID(), name, s.cfg.ExactName)
+	if err != nil {
+		return phase("state", err)
+	}
+	s.dir = d
+	f, err := os.OpenFile(d.Path+"/events.jsonl", os.O_WRONLY|os.O_CREATE|os.O_APPEND|unix.O_NOFOLLOW, 0o600)
+	if err != nil {
+		_ = d.Remove()
+		return phase("state", err)
+	}
+	s.events = f
+	s.log.Begin(d.ID, d.Name, f)
+	s.log.Emit(audit.Created, nil, map[string]any{"mode": s.plan.Mode, "job": s.plan.File})
+	if s.plan.Root.Digest != "" {
+		s.log.Emit(audit.RootfsVerified, nil, map[string]any{"digest": s.plan.Root.Digest})
+	}
+	for _, x := range s.plan.Degraded {
+		s.log.Emit(audit.DegradedBy, nil, map[string]any{"protection": x.Name, "why": x.Why, "accepted": x.Accepted})
+	}
+	s.cfg.Lap("state")
+	return nil
+}
+
+// compile makes everything that the restrictions need, outside and before.
+func (s *Sandbox) compile(ctx context.Context) error {
+	p, err := security.Process(s.plan)
+	if err != nil {
+		return phase("security", err)
+	}
+	f, err := s.filter(ctx)
+	if err != nil {
+		return err
+	}
+	p.Filter, p.FilterFlags = f.BPF, f.Flags
+	s.process = p
+	if s.stdio, err = exec.NewStdio(s.cfg.Streams, s.plan.Process.Terminal); err != nil {
+		return phase("exec", err)
+	}
+	return nil
+}
+
+// makeGroup computes the control group, and where the clone can be born in it,
+// makes it now.
+func (s *Sandbox) makeGroup(context.Context) error {
+	if !s.plan.Cgroup.Wanted {
+		return nil
+	}
+	g, err := cgroups.New(s.cfg.Cgroups, cgroups.Spec{Name: cgroups.Prefix + s.dir.ID, Resources: s.plan.Resources})
+	if err != nil {
+		return phase("cgroups", err)
+	}
+	s.group = g
+	if s.cfg.Cgroups.Layout != cgroups.V2 {
+		return nil
+	}
+	return s.createGroup()
+}
+
+func (s *Sandbox) createGroup() error {
+	if err := s.dir.Journal.Intent(stepCgroup, s.group.Record()); err != nil {
+		return phase("cgroups", err)
+	}
+	if err := errors.Join(s.group.Create()); err != nil {
+		return phase("cgroups", err)
+	}
+	if err := s.group.Limit(); err != nil {
+		return phase("cgroups", err)
+	}
+	return nil
+}
+
+// startInit makes init. The thread that clones lives until the sandbox is gone,
+// for init dies with it (PDEATHSIG).
+func (s *Sandbox) startInit(context.Context) error {
+	ours, theirs, err := channel.Pair()
+	if err != nil {
+		return phase("namespaces", err)
+	}
+	defer theirs.Close()
+	s.conn = ours
+	o := namespaces.Options{Path: s.cfg.InitPath, Stdio: s.stdio.FDs(), Control: theirs.FD(), LastCap: uintptr(security.LastCap())}
+	if s.group != nil && s.cfg.Cgroups.Layout == cgroups.V2 {
+		if o.CgroupFD, err = s.group.FD(); err != nil {
+			return phase("cgroups", err)
+		}
+		defer o.CgroupFD.Close()
+	}
+	started := make(chan error)
+	go func() {
+		runtime.LockOSThread() // never unlocked: the thread ends with this goroutine
+		in, err := namespaces.Start(s.plan, o)
+		if err == nil {
+			s.mu.Lock()
+			s.init = in
+			s.mu.Unlock()
+		}
+		started <- err
+		if err == nil {
+			<-s.release
+		}
+	}()
+	if err := <-started; err != nil {
+		return phase("namespaces", err)
+	}
+	id, err := identify(s.init.Pid)
+	if err != nil {
+		return phase("namespaces", err)
+	}
+	if err := s.dir.Journal.Intent(stepInit, id); err != nil {
+		return phase("namespaces", err)
+	}
+	s.log.Emit(audit.Namespaces, nil, map[string]any{"pid": s.init.Pid, "namespaces": s.plan.NamespaceNames(), "ids": s.plan.IDs.Kind})
+	return nil
+}
+
+func (s *Sandbox) prepareFS(context.Context) error {
+	var err error
+	s.prep, err = fs.Prepare(s.plan, fs.Options{Privileged: s.cfg.Privileged, Refused: append([]string{s.cfg.State.Path()}, s.cfg.Refused...), Helper: s.cfg.InitPath})
+	if err != nil {
+		return phase("fs", err)
+	}
+	return nil
+}
+
+func (s *Sandbox) sendSetup(ctx context.Context) error {
+	r, w, err := os.Pipe()
+	if err != nil {
+		return phase("exec", err)
+	}
+	defer r.Close()
+	s.gate = w
+	fds := make([]int, 0, len(s.prep.Files)+1)
+	for _, f := range s.prep.Files {
+		fds = append(fds, int(f.Fd()))
+	}
+	fds = append(fds, int(r.Fd()))
+	s.process.Gate = int32(len(fds) - 1)
+	initFilter := seccomp.InitFilter()
+	setup := &initproto.Setup{
+		Hostname: s.plan.Hostname, Ops: s.prep.Ops, Landlock: security.Landlock(s.plan, s.prep.Entries), Process: s.process,
+		InitFilter: initFilter.BPF, Loopback: s.plan.Namespace("network"), CgroupNS: s.plan.Namespace("cgroup"),
+		SetIDs: s.plan.IDs.Helpers, InitCaps: security.InitCaps(s.process),
+	}
+	if err := s.conn.Send(initproto.Encode(initproto.KindSetup, setup), fds...); err != nil {
+		return s.broken("fs", err)
+	}
+	// Init has its own copies; ours would keep pipes open that it must see end.
+	for _, f := range s.prep.Files {
+		_ = f.Close()
+	}
+	s.prep.Files = nil
+	s.streamed = make(chan streamResult, 1)
+	go func() {
+		d, err := s.prep.Stream(ctx)
+		s.streamed <- streamResult{d, err}
+	}()
+	return phase("exec", s.stdio.Started())
+}
+
+// attach puts init into its group, while init builds the file system. Only then
+// may init enter a cgroup namespace (W8), and only then is stage 2 made.
+func (s *Sandbox) attach(context.Context) error {
+	if s.group != nil {
+		if s.cfg.Cgroups.Layout != cgroups.V2 {
+			if err := s.createGroup(); err != nil {
+				return err
+			}
+			if err := s.group.Attach(s.init.Pid); err != nil {
+				return phase("cgroups", err)
+			}
+		}
+		if err := s.dir.Journal.Done(stepCgroup); err != nil {
+			return phase("cgroups", err)
+		}
+		s.log.Emit(audit.Cgroup, nil, map[string]any{"group": s.group.Record().Paths})
+	}
+	for _, k := range []initproto.Kind{initproto.KindAttached, initproto.KindGo} {
+		if err := s.conn.Send(initproto.Encode(k, nil)); err != nil {
+			return s.broken("namespaces", err)
+		}
+	}
+	return nil
+}
+
+// phase marks an error with the phase that it happened in.
+func phase(name string, err error) error {
+	if err == nil {
+		return nil
+	}
+	e := &PhaseError{Phase: name, Err: err}
+	var fe *fs.Error
+	if errors.As(err, &fe) {
+		e.Origin, e.Hint = fe.Origin, fe.Hint
+	}
+	var ue *namespaces.UnsupportedError
+	if errors.As(err, &ue) {
+		e.Hint = ue.Remedy
+	}
+	var ce *cgroups.UnsupportedError
+	if errors.As(err, &ce) {
+		e.Hint = ce.Remedy
+	}
+	return e
+}
+
+// abort ends a start that takes too long, or that nobody wants any more: the
+// step that waits for init sees the end of the socket.
+func (s *Sandbox) abort() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.init != nil {
+		s.init.Kill()
+	}
+}
+
+// failed undoes a start that failed and says why, with the best reason there is.
+func (s *Sandbox) failed(ctx context.Context, err error) error {
+	if ctx.Err() != nil {
+		err = fmt.Errorf("start cancelled: %w", context.Cause(ctx))
+	}
+	t := audit.Failed
+	var pe *security.PostureError
+	if errors.As(err, &pe) {
+		t = audit.PostureFailed
+	}
+	s.log.Emit(t, err, nil)
+	return errors.Join(err, s.teardown(ctx))
+}

@@ -1,0 +1,362 @@
+package lifecycle
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/nucleus-runtime/nucleus/core/audit"
+	"github.com/nucleus-runtime/nucleus/core/exec"
+	"github.com/nucleus-runtime/nucleus/core/initproto"
+	"github.com/nucleus-runtime/nucleus/core/initproto/channel"
+	"github.com/nucleus-runtime/nucleus/core/security/seccomp"
+)
+
+// filter gets the workload's compiled seccomp filter.
+func (s *Sandbox) filter(ctx context.Context) (seccomp.Filter, error) {
+	sp := s.plan.Seccomp
+	req := seccomp.Request{Allow: sp.Allow, Caps: sp.Caps}
+	if sp.Profile != "" {
+		b, err := readPolicy(sp.Profile, sp.SHA256)
+		if err != nil {
+			return seccomp.Filter{}, &PhaseError{Phase: "security", Origin: "security.seccomp.profile", Err: err}
+		}
+		if req.Profile, err = seccomp.ParseProfile(sp.Profile, b); err != nil {
+			return seccomp.Filter{}, &PhaseError{Phase: "security", Origin: "security.seccomp.profile", Err: err}
+		}
+	}
+	f, err := s.cfg.Seccomp.Compile(ctx, req)
+	if err != nil {
+		e := &PhaseError{Phase: "security", Origin: "security.seccomp", Err: err}
+		var he *seccomp.HelperError
+		if errors.As(err, &he) {
+			e.Hint = he.Remedy
+		}
+		return f, e
+	}
+	return f, nil
+}
+
+// request is what a caller wants of a running sandbox.
+type request struct {
+	signal unix.Signal
+	what   requestKind
+}
+
+type requestKind int
+
+const (
+	reqSignal requestKind = iota // pass a signal to the workload
+	reqStop                      // stop signal, grace, then kill
+	reqKill                      // at once
+)
+
+// Signal passes a signal on to the workload.
+func (s *Sandbox) Signal(n unix.Signal) { s.ask(request{what: reqSignal, signal: n}) }
+
+// Stop asks the workload to end, as its job says, and kills it after the grace.
+func (s *Sandbox) Stop() { s.ask(request{what: reqStop}) }
+
+// Kill ends the sandbox at once.
+func (s *Sandbox) Kill() { s.ask(request{what: reqKill}) }
+
+func (s *Sandbox) ask(r request) {
+	select {
+	case s.requests <- r:
+	case <-s.done:
+	}
+}
+
+// Start opens the start gate and runs the sandbox to its end in the background.
+func (s *Sandbox) Start(ctx context.Context) error {
+	s.started = time.Now()
+	if _, err := s.gate.Write([]byte{1}); err != nil {
+		return errors.Join(phase("exec", fmt.Errorf("opening the start gate: %w", err)), s.Destroy(ctx))
+	}
+	go s.supervise(ctx)
+	return nil
+}
+
+// Destroy ends a sandbox that was created and not started.
+func (s *Sandbox) Destroy(ctx context.Context) error { return s.teardown(ctx) }
+
+// Wait gives the end of a started sandbox, after its teardown. The error tells
+// what Nucleus itself could not do.
+func (s *Sandbox) Wait() (exec.Result, error) {
+	<-s.done
+	return s.result, s.err
+}
+
+// message is what init sends while the workload runs.
+type message struct {
+	exited initproto.Exited
+	err    error
+}
+
+// ending is what the supervisor knows of the reason for an end.
+type ending struct {
+	cause  exec.Cause // stopped or timeout, "" while nobody ended it
+	killed bool
+}
+
+// supervise owns a started sandbox from the open gate to the last undo.
+func (s *Sandbox) supervise(ctx context.Context) {
+	defer close(s.done)
+	msgs := make(chan message, 1)
+	go s.listen(msgs)
+	opened := make(chan struct{})
+	go func() {
+		defer close(opened)
+		s.awaitExec()
+	}()
+	var timeout, grace <-chan time.Time
+	if s.plan.Timeout > 0 {
+		t := time.NewTimer(s.plan.Timeout)
+		defer t.Stop()
+		timeout = t.C
+	}
+	var end ending
+	cancelled := ctx.Done()
+	stop := func(cause exec.Cause) {
+		if end.cause != "" {
+			return
+		}
+		end.cause = cause
+		s.signal(stopSignal(s.plan.Stop.Signal))
+		s.log.Emit(audit.Stopping, nil, map[string]any{"signal": s.plan.Stop.Signal, "grace": s.plan.Stop.Grace.String(), "cause": cause})
+		grace = time.After(s.plan.Stop.Grace)
+	}
+	kill := func() {
+		if end.cause == "" {
+			end.cause = exec.CauseStopped
+		}
+		end.killed = true
+		s.killAll()
+	}
+	for {
+		select {
+		case m := <-msgs:
+			<-opened
+			s.finish(ctx, m, end)
+			return
+		case <-timeout:
+			s.log.Emit(audit.TimedOut, nil, map[string]any{"after": s.plan.Timeout.String()})
+			stop(exec.CauseTimeout)
+		case <-grace:
+			kill()
+		case <-cancelled:
+			cancelled = nil
+			stop(exec.CauseStopped)
+		case r := <-s.requests:
+			switch r.what {
+			case reqSignal:
+				s.signal(r.signal)
+				s.log.Emit(audit.Signalled, nil, map[string]any{"signal": unix.SignalName(r.signal)})
+			case reqStop:
+				stop(exec.CauseStopped)
+			case reqKill:
+				kill()
+			}
+		}
+	}
+}
+
+// stopSignal gives the number of a signal name that the job decoder has checked.
+func stopSignal(name string) unix.Signal {
+	if n := unix.SignalNum(name); n != 0 {
+		return n
+	}
+	return unix.SIGTERM
+}
+
+// listen receives until the workload's end is told, or init's.
+func (s *Sandbox) listen(out chan<- message) {
+	for {
+		msg, fds, err := s.conn.Recv()
+		channel.CloseAll(fds)
+		if err != nil {
+			out <- message{err: err}
+			return
+		}
+		k, err := initproto.KindOf(msg)
+		var m message
+		switch {
+		case err != nil:
+			m.err = err
+		case k == initproto.KindExited:
+			m.err = initproto.Decode(msg, &m.exited)
+		case k == initproto.KindFailed:
+			var f initproto.Failed
+			if m.err = initproto.Decode(msg, &f); m.err == nil {
+				m.err = s.initFailed("exec", f)
+			}
+		default:
+			m.err = fmt.Errorf("%w: kind %d from init", initproto.ErrMessage, k)
+		}
+		out <- m
+		return
+	}
+}
+
+// awaitExec waits until stage 2 has let go of the gate, which execve does to it,
+// or its death, and says so if it became the workload.
+func (s *Sandbox) awaitExec() {
+	fds := []unix.PollFd{{Fd: int32(s.gate.Fd())}} // POLLERR: the last reader is gone
+	for {
+		if _, err := unix.Poll(fds, -1); !errors.Is(err, unix.EINTR) {
+			break
+		}
+	}
+	var work, init unix.Stat_t
+	if unix.Stat(fmt.Sprintf("/proc/%d/exe", s.workPid), &work) != nil || unix.Stat(fmt.Sprintf("/proc/%d/exe", s.init.Pid), &init) != nil {
+		return // gone already: its end tells
+	}
+	if work.Ino != init.Ino || work.Dev != init.Dev {
+		s.running()
+	}
+}
+
+// running says, once, that the workload runs.
+func (s *Sandbox) running() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.result.Started.IsZero() {
+		s.result.Started = s.started
+		s.cfg.Lap("workload running")
+		s.log.Emit(audit.Started, nil, map[string]any{"pid": s.workPid})
+	}
+}
+
+func (s *Sandbox) signal(n unix.Signal) {
+	m := initproto.Encode(initproto.KindSignal, &initproto.Signal{Number: uint32(n)})
+	_ = s.conn.Send(m) // init is gone: its end is on the way
+}
+
+// killAll ends every process: PID 1 takes its PID namespace with it.
+func (s *Sandbox) killAll() {
+	s.init.Kill()
+	s.log.Emit(audit.Killed, nil, nil)
+}
+
+// finish turns the end of the workload, or of init, into the result, and tears
+// the sandbox down. What the cgroup knows is read before it goes.
+func (s *Sandbox) finish(ctx context.Context, m message, end ending) {
+	s.cfg.Lap("exit known")
+	r := &s.result
+	r.ID, r.Name = s.dir.ID, s.dir.Name
+	r.Duration = time.Since(s.started)
+	s.peaks(r)
+	var err error
+	switch {
+	case m.err == nil:
+		if err = exec.StageFailure(m.exited, s.command()); err != nil {
+			break
+		}
+		s.running()
+		r.ExitCode, r.Signal = exec.ExitCode(syscall.WaitStatus(m.exited.Status))
+		r.Cause = exec.CauseExit
+		if r.Signal != 0 {
+			r.Cause = exec.CauseSignal
+		}
+	case end.killed:
+		s.running()
+		r.ExitCode, r.Signal, r.Cause = 128+int(unix.SIGKILL), int(unix.SIGKILL), exec.CauseSignal
+	case r.Peaks.OOMKills > 0:
+		// The whole group dies together where the kernel can (memory.oom.group).
+		r.ExitCode, r.Signal, r.Cause = 128+int(unix.SIGKILL), int(unix.SIGKILL), exec.CauseOOM
+	default:
+		r.ExitCode, r.Cause = exec.CodeRuntime, exec.CauseRuntime
+		err = m.err
+		if errors.Is(err, io.EOF) {
+			err = errors.New("init ended while the workload ran")
+		}
+		err = phase("exec", err)
+	}
+	if r.Peaks.OOMKills > 0 {
+		s.log.Emit(audit.OOM, nil, map[string]any{"kills": r.Peaks.OOMKills})
+		if r.Signal == int(unix.SIGKILL) && end.cause == "" {
+			r.Cause = exec.CauseOOM
+		}
+	}
+	if end.cause != "" && err == nil {
+		r.Cause = end.cause
+	}
+	if err != nil {
+		var ce *exec.CommandError
+		r.ExitCode, r.Cause = exec.CodeRuntime, exec.CauseRuntime
+		if errors.As(err, &ce) {
+			r.ExitCode = ce.Code
+		}
+		s.log.Emit(audit.Failed, err, nil)
+	} else {
+		s.log.Emit(audit.Exited, nil, map[string]any{"cause": r.Cause, "exit_code": r.ExitCode, "signal": r.Signal, "peaks": r.Peaks, "duration_ms": r.Duration.Milliseconds()})
+	}
+	s.err = errors.Join(err, s.teardown(ctx))
+	s.cfg.Lap("torn down")
+}
+
+// peaks reads what the cgroup counted.
+func (s *Sandbox) peaks(r *exec.Result) {
+	if s.group == nil {
+		return
+	}
+	st, err := s.group.Stats()
+	if err != nil {
+		return // the group is gone with its processes: nothing is known
+	}
+	if st.Memory != nil {
+		r.Peaks.MemoryBytes, r.Peaks.OOMKills = st.Memory.Peak, st.Memory.OOMKills
+	}
+	if st.Pids != nil {
+		r.Peaks.Pids = st.Pids.Peak
+	}
+	if st.CPU != nil {
+		r.Peaks.CPU = time.Duration(st.CPU.UsageUsec) * time.Microsecond
+	}
+}
+
+// teardown ends init and undoes everything. It may be called in any state, and
+// what it cannot undo stays in the journal for gc.
+func (s *Sandbox) teardown(ctx context.Context) error {
+	defer s.events.Close()
+	if s.gate != nil {
+		_ = s.gate.Close()
+	}
+	if s.conn != nil {
+		_ = s.conn.Close()
+	}
+	if s.init != nil {
+		s.init.Kill()
+		_, err := s.init.Wait()
+		close(s.release)
+		if err == nil {
+			err = s.dir.Journal.Undone(stepInit)
+		}
+		if err != nil {
+			s.log.Emit(audit.UndoFailed, err, map[string]any{"step": stepInit})
+		}
+	}
+	if s.workFD >= 0 {
+		_ = unix.Close(s.workFD)
+	}
+	if s.prep != nil {
+		s.prep.Close()
+	}
+	if s.stdio != nil {
+		s.stdio.Wait()
+	}
+	s.cfg.Lap("init gone")
+	if err := unwind(ctx, s.dir, s.log); err != nil {
+		return errors.Join(&PhaseError{Phase: "teardown", Err: err, Hint: "nucleus gc"}, s.dir.Release())
+	}
+	if err := s.dir.Remove(); err != nil {
+		return &PhaseError{Phase: "teardown", Err: err, Hint: "nucleus gc"}
+	}
+	s.log.Emit(audit.Removed, nil, nil)
+	return nil
+}

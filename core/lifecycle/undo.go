@@ -1,0 +1,180 @@
+package lifecycle
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"strings"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/nucleus-runtime/nucleus/core/audit"
+	"github.com/nucleus-runtime/nucleus/core/cgroups"
+	"github.com/nucleus-runtime/nucleus/core/state"
+)
+
+// Steps of the journal.
+const (
+	stepCgroup = "cgroup"
+	stepInit   = "init"
+)
+
+// undoBudget bounds a teardown; what is not undone then is owed to gc.
+const undoBudget = 30 * time.Second
+
+// undo is one effect's inverse. It works from the intent's data alone, in any
+// process, and is a no-op for an effect that never happened.
+var undo = map[string]func(context.Context, json.RawMessage) error{
+	stepCgroup: func(ctx context.Context, data json.RawMessage) error {
+		var r cgroups.Record
+		if err := json.Unmarshal(data, &r); err != nil {
+			return err
+		}
+		return cgroups.Remove(ctx, r)
+	},
+	stepInit: func(ctx context.Context, data json.RawMessage) error {
+		var id process
+		if err := json.Unmarshal(data, &id); err != nil {
+			return err
+		}
+		return id.end(ctx)
+	},
+}
+
+// unwind undoes all that a sandbox's journal names, last effect first, and goes
+// on after a failure. Teardown and gc are both this function.
+func unwind(ctx context.Context, d *state.Dir, log *audit.Log) error {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), undoBudget)
+	defer cancel()
+	records, err := d.Pending()
+	if err != nil {
+		return err
+	}
+	var errs []error
+	for i := len(records) - 1; i >= 0; i-- {
+		r := records[i]
+		f, ok := undo[r.Step]
+		if !ok {
+			errs = append(errs, fmt.Errorf("undoing %q: written by another version of Nucleus", r.Step))
+			continue
+		}
+		if err := f(ctx, r.Data); err != nil {
+			err = fmt.Errorf("undoing %s: %w", r.Step, err)
+			log.Emit(audit.UndoFailed, err, map[string]any{"step": r.Step})
+			errs = append(errs, err)
+			continue
+		}
+		if err := d.Journal.Undone(r.Step); err != nil {
+			errs = append(errs, err)
+		}
+		log.Emit(audit.Undone, nil, map[string]any{"step": r.Step})
+	}
+	return errors.Join(errs...)
+}
+
+// process identifies a process beyond the reuse of its pid: a pid together
+// with the time of its start belongs to one process of one boot.
+type process struct {
+	Pid   int    `json:"pid"`
+	Start string `json:"start"`
+	Boot  string `json:"boot"`
+}
+
+func identify(pid int) (process, error) {
+	start, err := startTime(pid)
+	if err != nil {
+		return process{}, err
+	}
+	boot, err := os.ReadFile("/proc/sys/kernel/random/boot_id")
+	if err != nil {
+		return process{}, err
+	}
+	return process{Pid: pid, Start: start, Boot: strings.TrimSpace(string(boot))}, nil
+}
+
+// startTime is field 22 of /proc/PID/stat, in clock ticks since boot.
+func startTime(pid int) (string, error) {
+	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+	if err != nil {
+		return "", err
+	}
+	// The second field is a name in parentheses that may hold anything.
+	f := strings.Fields(string(b[strings.LastIndexByte(string(b), ')')+1:]))
+	if len(f) < 20 {
+		return "", fmt.Errorf("/proc/%d/stat: too few fields", pid)
+	}
+	return f[19], nil
+}
+
+// end kills the process if it is still the same, and waits until it is gone.
+func (p process) end(ctx context.Context) error {
+	fd, err := unix.PidfdOpen(p.Pid, 0)
+	if errors.Is(err, unix.ESRCH) || errors.Is(err, unix.EINVAL) {
+		return nil
+	}
+	if err != nil {
+		return os.NewSyscallError("pidfd_open", err)
+	}
+	defer unix.Close(fd)
+	// The descriptor holds whatever has the pid now; only then is it identified.
+	now, err := identify(p.Pid)
+	if err != nil || now != p {
+		return nil
+	}
+	if err := unix.PidfdSendSignal(fd, unix.SIGKILL, nil, 0); err != nil && !errors.Is(err, unix.ESRCH) {
+		return os.NewSyscallError("pidfd_send_signal", err)
+	}
+	for {
+		n, err := unix.Poll([]unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}, 100)
+		if err != nil && !errors.Is(err, unix.EINTR) {
+			return os.NewSyscallError("poll", err)
+		}
+		if n > 0 {
+			return nil
+		}
+		if err := ctx.Err(); err != nil {
+			return err
+		}
+	}
+}
+
+// Collect cleans up after every sandbox whose supervisor is gone and gives
+// their ids. It may run beside live sandboxes at any time.
+func Collect(ctx context.Context, root *state.Root, sinks ...io.Writer) ([]string, error) {
+	dead, err := root.Dead()
+	if err != nil {
+		return nil, err
+	}
+	var done []string
+	var errs []error
+	for _, d := range dead {
+		log := audit.NewLog(d.ID, d.Name, sinks...)
+		if err := collect(ctx, d, log); err != nil {
+			errs = append(errs, fmt.Errorf("sandbox %s: %w", d.ID[:12], err), d.Release())
+			continue
+		}
+		if err := d.Remove(); err != nil {
+			errs = append(errs, fmt.Errorf("sandbox %s: %w", d.ID[:12], err))
+			continue
+		}
+		log.Emit(audit.Collected, nil, nil)
+		done = append(done, d.ID)
+	}
+	if len(dead) > 0 {
+		errs = append(errs, root.Sweep())
+	}
+	return done, errors.Join(errs...)
+}
+
+// collect gives up before it begins when the caller's time is over: an undo that
+// has begun has a budget of its own.
+func collect(ctx context.Context, d *state.Dir, log *audit.Log) error {
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	return unwind(ctx, d, log)
+}

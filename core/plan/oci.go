@@ -1,0 +1,42 @@
+package plan
+
+import (
+	specs "github.com/opencontainers/runtime-spec/specs-go"
+)
+
+// OCI gives the plan as an OCI runtime configuration. What OCI has no word for
+// (Landlock, attestation, timeout, degraded protections) is not in it; the
+// seccomp filter is compiled elsewhere and not repeated.
+func (p *Plan) OCI() *specs.Spec {
+	s := &specs.Spec{
+		Version:  specs.Version,
+		Process:  &p.Process,
+		Root:     &specs.Root{Path: p.Root.Path, Readonly: p.Root.Kind != RootOverlay},
+		Hostname: p.Hostname,
+		Linux: &specs.Linux{
+			UIDMappings: p.IDs.UIDs, GIDMappings: p.IDs.GIDs, Resources: p.Resources, Namespaces: p.Namespaces,
+			MaskedPaths: p.MaskedPaths, ReadonlyPaths: p.ReadonlyPaths, RootfsPropagation: "rprivate",
+		},
+	}
+	for _, m := range p.Mounts {
+		switch m.Kind {
+		case MountLink, MountDevice:
+			continue // every OCI runtime makes these itself
+		case MountScratch:
+			s.Mounts = append(s.Mounts, specs.Mount{Destination: m.Destination, Type: "tmpfs", Source: "tmpfs", Options: withoutBind(m.Options)})
+			continue
+		}
+		s.Mounts = append(s.Mounts, m.Mount)
+	}
+	return s
+}
+
+func withoutBind(options []string) []string {
+	var out []string
+	for _, o := range options {
+		if o != "bind" && o != "rbind" {
+			out = append(out, o)
+		}
+	}
+	return out
+}

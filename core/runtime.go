@@ -1,0 +1,242 @@
+// Package core is Nucleus as a library: it plans jobs for this host, and runs
+// plans as sandboxes. A program that embeds it needs nothing else; the nucleus
+// command uses nothing else.
+//
+// A sandbox dies with the process that made it: its init has the parent-death
+// signal set, so an embedder that crashes leaves no workload behind, and
+// Collect (or `nucleus gc`) takes the rest.
+package core
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"time"
+
+	"github.com/nucleus-runtime/nucleus/core/audit"
+	"github.com/nucleus-runtime/nucleus/core/cgroups"
+	"github.com/nucleus-runtime/nucleus/core/exec"
+	"github.com/nucleus-runtime/nucleus/core/host"
+	"github.com/nucleus-runtime/nucleus/core/host/fact"
+	"github.com/nucleus-runtime/nucleus/core/job"
+	"github.com/nucleus-runtime/nucleus/core/lifecycle"
+	"github.com/nucleus-runtime/nucleus/core/plan"
+	"github.com/nucleus-runtime/nucleus/core/security/seccomp"
+	"github.com/nucleus-runtime/nucleus/core/state"
+)
+
+// Options of a Runtime. The zero value is what the nucleus command uses.
+type Options struct {
+	// StateRoot is where sandboxes are kept track of; "" is state.DefaultRoot.
+	StateRoot string
+	// Libexec is the directory of nucleus-init and nucleus-seccomp; "" looks
+	// beside the running program, then where `make install` puts them.
+	Libexec string
+	// CacheDir holds compiled seccomp filters; "" is the user's cache directory.
+	CacheDir string
+	// CgroupParent overrides below which control group sandboxes are made.
+	CgroupParent string
+	// Events receive the JSON lines of every sandbox, refused runs included.
+	Events []io.Writer
+	// Lap is called at the end of each step of a start, for tracing.
+	Lap func(step string)
+}
+
+// Runtime makes sandboxes on this host.
+type Runtime struct {
+	o       Options
+	host    fact.Host
+	cgroups cgroups.Facts
+	init    *initFile
+	state   *state.Root
+}
+
+// Result and Cause are how a run ended.
+type (
+	Result  = exec.Result
+	Cause   = exec.Cause
+	Streams = exec.Streams
+)
+
+// New looks at the host. It changes nothing.
+func New(o Options) (*Runtime, error) {
+	r := &Runtime{o: o}
+	if r.o.Lap == nil {
+		r.o.Lap = func(string) {}
+	}
+	var err error
+	if r.cgroups, err = cgroups.Detect(o.CgroupParent); err != nil {
+		return nil, fmt.Errorf("looking at the host's cgroups: %w", err)
+	}
+	if r.host, err = host.Quick(host.Options{Cgroup: cgroupFacts(r.cgroups)}); err != nil {
+		return nil, fmt.Errorf("looking at the host: %w", err)
+	}
+	r.o.Lap("host probed")
+	return r, nil
+}
+
+// Host gives the facts that plans are made from.
+func (r *Runtime) Host() fact.Host { return r.host }
+
+func cgroupFacts(f cgroups.Facts) fact.Cgroup {
+	c := fact.Cgroup{Layout: string(f.Layout), Why: f.Why, Remedy: f.Remedy, Controllers: map[string]fact.Feature{}}
+	for name, x := range f.Controllers {
+		s := fact.Unknown
+		switch x.State {
+		case cgroups.Available:
+			s = fact.Available
+		case cgroups.Unavailable:
+			s = fact.Unavailable
+		}
+		if !f.Usable() {
+			s = fact.Unavailable
+		}
+		c.Controllers[name] = fact.Feature{Name: "cgroup." + name, State: s, Why: x.Why, Remedy: x.Remedy}
+	}
+	return c
+}
+
+// Plan resolves a job against this host. The error is plan.Errors if the job
+// cannot be run here.
+func (r *Runtime) Plan(j *job.Job) (*plan.Plan, error) {
+	in := plan.Inputs{Host: r.host, Term: os.Getenv("TERM"), CgroupParent: r.o.CgroupParent}
+	in.Passwd, in.Group = accounts(j)
+	if j.Network.Backend == "host" {
+		in.HostResolv = readSmall("/etc/resolv.conf")
+	}
+	p, err := plan.Make(j, in)
+	if err != nil {
+		r.refused(j.Name, err)
+		return nil, err
+	}
+	r.o.Lap("planned")
+	return p, nil
+}
+
+func (r *Runtime) refused(name string, err error) {
+	if len(r.o.Events) > 0 {
+		audit.NewLog("", name, r.o.Events...).Emit(audit.Refused, err, nil)
+	}
+}
+
+// RunOptions are for one sandbox.
+type RunOptions struct {
+	// Name is the sandbox's name; it is an error if another has it. "" takes the
+	// job's, with a suffix if that is taken.
+	Name    string
+	Streams Streams
+}
+
+// Sandbox is a sandbox that was created.
+type Sandbox struct{ *lifecycle.Sandbox }
+
+// Create takes a plan through its phases up to the start gate. Sandboxes whose
+// supervisor died earlier are cleaned up first.
+func (r *Runtime) Create(ctx context.Context, p *plan.Plan, o RunOptions) (*Sandbox, error) {
+	if err := r.open(); err != nil {
+		r.refused(p.Name, err)
+		return nil, err
+	}
+	gc, cancel := context.WithTimeout(ctx, collectBudget)
+	_, _ = lifecycle.Collect(gc, r.state, r.o.Events...) // what fails here stays for `nucleus gc`, and hinders nobody
+	cancel()
+	initPath, err := r.init.pathFor(p, r.host)
+	if err != nil {
+		return nil, err
+	}
+	r.o.Lap("state root")
+	s, err := lifecycle.Create(ctx, lifecycle.Config{
+		State: r.state, Name: o.Name, ExactName: o.Name != "", InitPath: initPath, Refused: []string{r.init.dir},
+		Seccomp: seccomp.Compiler{Helper: filepath.Join(r.init.dir, "nucleus-seccomp"), CacheDir: r.cacheDir()},
+		Cgroups: r.cgroups, Privileged: r.host.Privileged, Streams: o.Streams, Log: audit.NewLog("", p.Name, r.o.Events...), Lap: r.o.Lap,
+	}, p)
+	if err != nil {
+		return nil, locate(err, p)
+	}
+	return &Sandbox{s}, nil
+}
+
+// collectBudget bounds how long a run spends on cleaning up after others.
+const collectBudget = 2 * time.Second
+
+// Run runs a plan to its end. A cancelled context stops the workload as its job
+// says. The error tells what Nucleus itself could not do; the workload's own
+// failure is in the Result.
+func (r *Runtime) Run(ctx context.Context, p *plan.Plan, o RunOptions) (Result, error) {
+	s, err := r.Create(ctx, p, o)
+	if err != nil {
+		return Result{Cause: exec.CauseRuntime, ExitCode: exec.CodeRuntime}, err
+	}
+	if err := s.Start(ctx); err != nil {
+		return Result{Cause: exec.CauseRuntime, ExitCode: exec.CodeRuntime}, locate(err, p)
+	}
+	res, err := s.Wait()
+	return res, locate(err, p)
+}
+
+// Locate adds to an error of Wait the line of the job that it came from.
+func (r *Runtime) Locate(err error, p *plan.Plan) error { return locate(err, p) }
+
+// Collect removes what sandboxes left whose supervisor was killed, and gives
+// their ids. It is safe beside live sandboxes.
+func (r *Runtime) Collect(ctx context.Context) ([]string, error) {
+	if err := r.open(); err != nil {
+		return nil, err
+	}
+	return lifecycle.Collect(ctx, r.state, r.o.Events...)
+}
+
+// open finds what a sandbox needs on disk, once.
+func (r *Runtime) open() error {
+	if r.state != nil {
+		return nil
+	}
+	var err error
+	if r.init, err = findInit(r.o.Libexec); err != nil {
+		return err
+	}
+	root := r.o.StateRoot
+	if root == "" {
+		root = state.DefaultRoot()
+	}
+	r.state, err = state.Open(root)
+	return err
+}
+
+func (r *Runtime) cacheDir() string {
+	if r.o.CacheDir != "" {
+		return r.o.CacheDir
+	}
+	if os.Geteuid() == 0 {
+		return "/var/cache/nucleus/seccomp"
+	}
+	d, err := os.UserCacheDir()
+	if err != nil {
+		return "" // no cache: custom filters are compiled each time
+	}
+	return filepath.Join(d, "nucleus", "seccomp")
+}
+
+// locate adds the job's line to an error whose part of the plan is known.
+func locate(err error, p *plan.Plan) error {
+	var pe *lifecycle.PhaseError
+	if err == nil || !errors.As(err, &pe) || pe.Origin == "" {
+		return err
+	}
+	if where := p.Where(pe.Origin); where != "" {
+		return &LocatedError{Where: where, Err: err}
+	}
+	return err
+}
+
+// LocatedError is an error of a run with the line of the job that it came from.
+type LocatedError struct {
+	Where string // "file:line"
+	Err   error
+}
+
+func (e *LocatedError) Error() string { return e.Where + ": " + e.Err.Error() }
+func (e *LocatedError) Unwrap() error { return e.Err }
