@@ -59,7 +59,9 @@ func MaybeChild() {
 	}
 	// Credentials, filters and unshared namespaces belong to a thread.
 	runtime.LockOSThread()
-	os.Exit(runChild(os.Args[1:]))
+	// Not os.Exit: the program's exit hooks (the race detector sleeps a second
+	// in its own) are no business of a probe.
+	unix.Exit(runChild(os.Args[1:]))
 }
 
 func runChild(args []string) int {

@@ -230,7 +230,7 @@ func maybeRoom() {
 	if err := json.NewEncoder(os.Stdout).Encode(out); err != nil {
 		panic(err)
 	}
-	os.Exit(0)
+	unix.Exit(0)
 }
 
 type roomResult struct {
