@@ -14,7 +14,6 @@ import (
 	"github.com/nucleus-runtime/nucleus/cmd/nucleus/internal/doctor"
 	"github.com/nucleus-runtime/nucleus/cmd/nucleus/internal/rootfs"
 	"github.com/nucleus-runtime/nucleus/core"
-	"github.com/nucleus-runtime/nucleus/core/job/format"
 	"github.com/nucleus-runtime/nucleus/core/plan"
 )
 
@@ -192,7 +191,10 @@ func (a *app) format(path string, check bool) error {
 	if err != nil {
 		return err
 	}
-	out := format.Source(src)
+	out, err := core.FormatJob(src)
+	if err != nil {
+		return err
+	}
 	switch {
 	case check:
 		if string(out) != string(src) {

@@ -64,6 +64,7 @@ const (
 // rights are the words of a job. "read" does not imply "execute" (W31).
 var rights = map[string]uint64{
 	"read":    llReadFile | llReadDir,
+	"list":    llReadDir,
 	"write":   llWriteFile | llTruncate,
 	"create":  llMakeReg | llMakeDir | llMakeSym | llMakeSock | llMakeFifo | llRefer,
 	"remove":  llRemoveFile | llRemoveDir,
@@ -138,6 +139,11 @@ func (m *maker) defaultRules() {
 	case RootOverlay:
 		m.rule(LandlockRule{Path: "/", Access: rwx, Entries: true})
 	}
+	// The root itself may be listed. Landlock's rules are hierarchical, so this
+	// one takes in all below; that adds nothing here, for by the rules that
+	// follow every directory may be read. Without the default rules there is no
+	// such rule (W32).
+	m.rule(LandlockRule{Path: "/", Access: []string{"list"}})
 	m.rule(LandlockRule{Path: "/proc", Access: []string{"read", "write"}})
 	m.rule(LandlockRule{Path: "/sys", Access: ro, Optional: true})
 	m.rule(LandlockRule{Path: "/dev", Access: []string{"read", "write", "ioctl"}})
