@@ -141,12 +141,12 @@ func (c Compiler) runHelper(ctx context.Context, p Policy) ([]byte, error) {
 	cmd.Stdin, cmd.Stdout, cmd.Stderr = bytes.NewReader(input), &out, &diag
 	cmd.WaitDelay = time.Second
 	err = cmd.Run()
-	text := printable(diag.String())
+	text := printable(diag.kept.String())
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
 		return fail(err, install)
 	case ctx.Err() != nil:
-		return fail(fmt.Errorf("no answer: %w", context.Cause(ctx)), "try again; the machine may be overloaded")
+		return fail(fmt.Errorf("no answer: %w", context.Cause(ctx)), "simplify rules for one call that overlap in their arguments; libseccomp may not end on some of them")
 	case out.overrun:
 		return fail(fmt.Errorf("answer is longer than the %d bytes of the largest filter", maxFilterSize), "split the profile into fewer rules")
 	case err != nil && strings.Contains(text, "libseccomp.so"):
@@ -156,20 +156,21 @@ func (c Compiler) runHelper(ctx context.Context, p Policy) ([]byte, error) {
 	case err != nil:
 		return fail(err, install)
 	}
-	return out.Bytes(), nil
+	return out.kept.Bytes(), nil
 }
 
-// limitedBuffer keeps no more than limit bytes and swallows the rest, so that the writer ends by itself.
+// limitedBuffer keeps no more than limit bytes and swallows the rest, so that the writer ends by itself. The buffer is
+// not embedded: its ReadFrom would be preferred to Write, and knows no limit.
 type limitedBuffer struct {
-	bytes.Buffer
+	kept    bytes.Buffer
 	limit   int
 	overrun bool
 }
 
 func (b *limitedBuffer) Write(p []byte) (int, error) {
-	keep := min(len(p), b.limit-b.Len())
+	keep := min(len(p), b.limit-b.kept.Len())
 	b.overrun = b.overrun || keep < len(p)
-	b.Buffer.Write(p[:keep])
+	b.kept.Write(p[:keep])
 	return len(p), nil
 }
 
