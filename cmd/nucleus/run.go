@@ -58,11 +58,6 @@ func (a *app) run(ctx context.Context, f *runFlags, argv []string) error {
 	tr := newTrace(f.trace)
 	exact := f.name
 	f.name = "" // the job's own name stays; -name names the sandbox
-	j, err := a.load(&f.jobFlags, argv)
-	if err != nil {
-		return err
-	}
-	tr.lap("job decoded")
 	o := core.Options{Lap: tr.lap, CgroupParent: f.parent}
 	if f.events != "" {
 		sink, err := audit.OpenSink(f.events)
@@ -76,6 +71,12 @@ func (a *app) run(ctx context.Context, f *runFlags, argv []string) error {
 	if err != nil {
 		return err
 	}
+	rt.Warm()
+	j, err := a.load(&f.jobFlags, argv)
+	if err != nil {
+		return err
+	}
+	tr.lap("job decoded")
 	p, err := rt.Plan(j)
 	if err != nil {
 		return err

@@ -37,6 +37,9 @@ type Config struct {
 	Refused    []string // host paths that no job may bind
 	Seccomp    seccomp.Compiler
 	Cgroups    cgroups.Facts
+	// Primed is closed when the first migration between cgroups has been paid
+	// for; nil if nobody does that.
+	Primed     <-chan struct{}
 	Privileged bool
 	Streams    exec.Streams
 	Log        *audit.Log
@@ -331,6 +334,9 @@ func (s *Sandbox) attach(context.Context) error {
 		if s.cfg.Cgroups.Layout != cgroups.V2 {
 			if err := s.createGroup(); err != nil {
 				return err
+			}
+			if s.cfg.Primed != nil {
+				<-s.cfg.Primed
 			}
 			if err := s.group.Attach(s.init.Pid); err != nil {
 				return phase("cgroups", err)

@@ -47,6 +47,9 @@ func (e *HelperError) Unwrap() error { return e.Err }
 
 // Compile returns the filter for the workload of a request.
 func (c Compiler) Compile(ctx context.Context, r Request) (Filter, error) {
+	if r.asksNothing() {
+		return Default(), nil
+	}
 	resolved, err := c.resolve(r)
 	if err != nil {
 		return Filter{}, err
@@ -62,6 +65,9 @@ func (c Compiler) Compile(ctx context.Context, r Request) (Filter, error) {
 
 // CompileInit returns the filter for PID 1 beside the workload of a request (see [InitPolicy]).
 func (c Compiler) CompileInit(ctx context.Context, r Request) (Filter, error) {
+	if r.asksNothing() {
+		return InitFilter(), nil
+	}
 	resolved, err := c.resolve(r)
 	if err != nil {
 		return Filter{}, err

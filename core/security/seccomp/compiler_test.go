@@ -325,6 +325,14 @@ func write(t *testing.T, path string, content []byte) {
 	check(t, os.WriteFile(path, content, 0o600))
 }
 
+func BenchmarkCompileDefault(b *testing.B) {
+	for b.Loop() {
+		if _, err := (seccomp.Compiler{}).Compile(b.Context(), seccomp.Request{}); err != nil {
+			b.Fatal(err)
+		}
+	}
+}
+
 func BenchmarkCompileByHelper(b *testing.B) {
 	c := seccomp.Compiler{Helper: helper(b)}
 	benchmark(b, c)

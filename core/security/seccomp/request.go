@@ -77,6 +77,11 @@ func (r Request) Digest() string {
 	return hex.EncodeToString(sum[:])
 }
 
+// asksNothing spares the usual start the work of resolving the default policy to find that it is the default policy.
+func (r Request) asksNothing() bool {
+	return r.Profile == nil && len(r.Allow) == 0 && len(openedByCaps(r.Caps)) == 0
+}
+
 func sortedSet(s []string) []string {
 	s = slices.Clone(s)
 	slices.Sort(s)
