@@ -2,6 +2,7 @@ package job
 
 import (
 	"fmt"
+	"math"
 	"slices"
 	"strings"
 
@@ -101,6 +102,9 @@ func (d *decoder) checkProduction() {
 			}
 		}
 	}
+	if w := j.Workspace; w != nil && w.Exec && w.Mode != "bind-ro" {
+		d.refuse("workspace.exec", "a workspace that is writable and executable", `Write exec = false, or mode = "bind-ro".`)
+	}
 	for _, s := range j.Secrets {
 		if s.Env != "" {
 			d.refuse(fmt.Sprintf("secret[%q].env", s.Name), "secrets in the environment", fmt.Sprintf("Write target = %q and let the program read the file.", secretDir+"/"+s.Name))
@@ -126,6 +130,9 @@ func (d *decoder) checkResources() {
 	r := d.j.Resources
 	if r.MemoryHigh != nil && r.Memory != nil && *r.MemoryHigh > *r.Memory {
 		d.r.Error(d.at("resources.memory_high"), "Memory_high above memory", fmt.Sprintf("memory_high is where slowing begins, memory where the kernel kills: write at most %s.", hclread.FormatSize(*r.Memory)))
+	}
+	if r.Swap != nil && r.Memory != nil && *r.Swap > math.MaxInt64-*r.Memory {
+		d.r.Error(d.at("resources.swap"), "Swap too large", fmt.Sprintf("memory and swap together are more than %d bytes, the most that can be counted.", int64(math.MaxInt64)))
 	}
 	if r.Swap != nil && r.Memory == nil && !d.given("resources.memory") {
 		d.r.Error(d.at("resources.swap"), "Swap without memory", `Swap is counted beyond a limit of memory: write memory = "512MiB" beside it.`)
@@ -262,7 +269,7 @@ func (d *decoder) checkSecurity() {
 // checkOwnFile looks for a job file that the job may rewrite for its next run.
 func (d *decoder) checkOwnFile() {
 	j := d.j
-	if j.File == "" || j.File == "-" {
+	if j.File == "" || j.File == "-" || j.File == "<stdin>" {
 		return
 	}
 	found := func(path, source string) {

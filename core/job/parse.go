@@ -13,6 +13,10 @@ import (
 	"github.com/nucleus-runtime/nucleus/core/job/internal/hclread"
 )
 
+// MaxSize is the most bytes of a file that Parse reads: a caller reads one more
+// at most, and leaves the error to Parse.
+const MaxSize = hclread.MaxSize
+
 // Options are what the command line and the host configuration add to a file.
 type Options struct {
 	// Vars are values of variables as written after -var, VarFiles files of

@@ -17,10 +17,10 @@ const MaxName = 63
 // Least and greatest values of resources. Below the least no program starts,
 // and the error would come from the kernel and name none of the user's lines.
 const (
-	MinMemory = 6 << 20
-	MaxPids   = 1 << 22 // the kernel's PID_MAX_LIMIT
-	MinCPUs   = 0.01    // the kernel's least quota: 1 ms in 100
-	MaxCPUs   = 8192    // the kernel's NR_CPUS
+	MinMemory = 16 << 20 // what init and a small program need
+	MaxPids   = 1 << 22  // the kernel's PID_MAX_LIMIT
+	MinCPUs   = 0.01     // the kernel's least quota: 1 ms in 100
+	MaxCPUs   = 8192     // the kernel's NR_CPUS
 )
 
 // IsName reports whether s is [a-z0-9][a-z0-9-]{0,62}. Hand-written like the

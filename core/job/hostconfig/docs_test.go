@@ -1,0 +1,66 @@
+package hostconfig
+
+import (
+	"os"
+	"regexp"
+	"strings"
+	"testing"
+
+	"github.com/nucleus-runtime/nucleus/core/job"
+)
+
+// TestExamplesOfTheReference runs every example of docs/job-file.md: whole
+// files, blocks of a job, and host configurations ("hcl host").
+func TestExamplesOfTheReference(t *testing.T) {
+	doc, err := os.ReadFile("../../../docs/job-file.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	fences := regexp.MustCompile("(?ms)^```(hcl[^\n]*)\n(.*?)^```$").FindAllStringSubmatch(string(doc), -1)
+	if len(fences) < 18 {
+		t.Fatalf("%d examples found", len(fences))
+	}
+	for _, f := range fences {
+		kind, src := f[1], f[2]
+		if kind == "hcl host" {
+			if _, diags := Parse("nucleus.hcl", []byte(src)); len(diags) > 0 {
+				t.Errorf("%s\n%v", src, diags)
+			}
+			continue
+		}
+		if !strings.Contains(src, "job \"") {
+			src = "job \"example\" {\n  command = [\"/bin/true\"]\n" + src + "}\n"
+		}
+		if _, diags := job.Parse("job.hcl", []byte(src), job.Options{Dir: "/home/me/jobs"}); len(diags) > 0 {
+			t.Errorf("%s\n%v", src, diags)
+		}
+	}
+}
+
+// TestReferenceNamesEverything looks for each attribute and block of the full
+// example in the reference.
+func TestReferenceNamesEverything(t *testing.T) {
+	doc, err := os.ReadFile("../../../docs/job-file.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	full, err := os.ReadFile("../../../examples/full.hcl")
+	if err != nil {
+		t.Fatal(err)
+	}
+	j, diags := job.Parse("full.hcl", full, job.Options{Dir: "/home/me/jobs"})
+	if diags.HasErrors() {
+		t.Fatal(diags)
+	}
+	name := regexp.MustCompile(`[a-z_0-9]+$`)
+	label := regexp.MustCompile(`\[[^]]*\]`)
+	for path := range j.Ranges {
+		if strings.Contains(path, ".config.") {
+			continue
+		}
+		n := name.FindString(label.ReplaceAllString(path, ""))
+		if n == "" || !regexp.MustCompile(`\b`+n+`\b`).Match(doc) {
+			t.Errorf("%s is not in the reference", path)
+		}
+	}
+}
