@@ -66,6 +66,7 @@ func (b *builder) mountRoot(o *initproto.Op) error {
 		return fmt.Errorf("attaching the new root: %w", os.NewSyscallError("move_mount", err))
 	}
 	b.root = mnt
+	b.stacked++
 	return b.adopt(mnt)
 }
 
@@ -172,6 +173,7 @@ func (b *builder) overlay(o *initproto.Op) error {
 	}
 	_ = unix.Close(b.root)
 	b.root = mnt
+	b.stacked++
 	return nil
 }
 

@@ -31,6 +31,8 @@ type builder struct {
 	// own holds the devices of the file systems that this builder made. Mount
 	// points are created there and nowhere else, never on a host directory.
 	own map[uint64]bool
+	// stacked counts the roots that were stacked on the old one.
+	stacked int
 	// digests are those of the trees that were unpacked.
 	digests []string
 }
@@ -284,8 +286,12 @@ func (b *builder) pivot() error {
 	if err := unix.PivotRoot(".", "."); err != nil {
 		return fmt.Errorf("entering the new root: %w", os.NewSyscallError("pivot_root", err))
 	}
-	if err := unix.Unmount(".", unix.MNT_DETACH); err != nil {
-		return fmt.Errorf("leaving the old root: %w", os.NewSyscallError("umount2", err))
+	// The old root now lies on the new one, and on it the bases that the new one
+	// was stacked on. A lookup of "." finds the topmost.
+	for range b.stacked {
+		if err := unix.Unmount(".", unix.MNT_DETACH); err != nil {
+			return fmt.Errorf("leaving the old root: %w", os.NewSyscallError("umount2", err))
+		}
 	}
 	_ = unix.Close(b.root)
 	return os.NewSyscallError("chdir", unix.Chdir("/"))

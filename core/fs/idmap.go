@@ -20,6 +20,14 @@ type idMapping struct {
 	uids, gids []syscall.SysProcIDMap
 	helper     string
 	owner      string
+	// path of a user namespace that has these maps already, "" for none.
+	path string
+}
+
+// shifted maps the ids on disk as the sandbox's own maps do: what belongs to
+// uid 0 on disk belongs to uid 0 inside.
+func (p *Prepared) shifted() *idMapping {
+	return &idMapping{path: p.opts.UserNS}
 }
 
 // ownerMapping makes the source's owner and the workload's user stand for each
@@ -31,6 +39,9 @@ func (p *Prepared) ownerMapping(f *os.File) (*idMapping, error) {
 		return nil, os.NewSyscallError("fstat", err)
 	}
 	u := p.plan.Process.User
+	if st.Uid == u.UID && st.Gid == u.GID {
+		return p.shifted(), nil
+	}
 	return &idMapping{
 		uids: swapped(p.plan.IDs.UIDs, st.Uid, u.UID), gids: swapped(p.plan.IDs.GIDs, st.Gid, u.GID),
 		helper: p.opts.Helper, owner: fmt.Sprintf("%d:%d", st.Uid, st.Gid),
@@ -71,7 +82,7 @@ func swapped(maps []specs.LinuxIDMapping, disk, inside uint32) []syscall.SysProc
 
 // apply puts the mapping on a detached mount (mount_setattr(2), Linux 5.12).
 func (m *idMapping) apply(tree int) error {
-	ns, err := userNamespace(m.helper, m.uids, m.gids)
+	ns, err := m.namespace()
 	if err != nil {
 		return fmt.Errorf("user namespace of an idmapped mount: %w", err)
 	}
@@ -79,11 +90,19 @@ func (m *idMapping) apply(tree int) error {
 	err = unix.MountSetattr(tree, "", unix.AT_EMPTY_PATH|unix.AT_RECURSIVE, &unix.MountAttr{Attr_set: unix.MOUNT_ATTR_IDMAP, Userns_fd: uint64(ns.Fd())})
 	if errors.Is(err, unix.EINVAL) || errors.Is(err, unix.EOPNOTSUPP) {
 		return &Error{
-			Err:  fmt.Errorf("the file system of the source (owner %s) has no idmapped mounts, so the sandbox's user could not write to it: %w", m.owner, err),
-			Hint: "mount it read-only, or start as the user who owns it",
+			unmappable: true,
+			Err:        fmt.Errorf("the file system of the source (owner %s) has no idmapped mounts, so the sandbox's user could not write to it: %w", m.owner, err),
+			Hint:       "mount it read-only, or start as the user who owns it",
 		}
 	}
 	return os.NewSyscallError("mount_setattr MOUNT_ATTR_IDMAP", err)
+}
+
+func (m *idMapping) namespace() (*os.File, error) {
+	if m.path != "" {
+		return os.Open(m.path)
+	}
+	return userNamespace(m.helper, m.uids, m.gids)
 }
 
 // userNamespace gives a descriptor of a new user namespace with these maps. A

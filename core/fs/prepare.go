@@ -21,6 +21,9 @@ type Error struct {
 	Origin string // the job's path of the block, "" for a default
 	Hint   string
 	Err    error
+
+	// unmappable: the file system of a source has no idmapped mounts.
+	unmappable bool
 }
 
 func (e *Error) Error() string { return e.Err.Error() }
@@ -36,6 +39,9 @@ type Options struct {
 	// Helper is a program that stops at once when traced, to hold the user
 	// namespace of an idmapped mount.
 	Helper string
+	// UserNS is the path of the sandbox's own user namespace, which serves for
+	// mounts whose ids are shifted as the sandbox's are.
+	UserNS string
 }
 
 // Prepared is the compiled file system phase.

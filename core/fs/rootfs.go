@@ -40,7 +40,11 @@ func (p *Prepared) rootfs() ([]plan.File, error) {
 	}
 	defer dir.Close()
 	set := uint64(unix.MOUNT_ATTR_RDONLY | unix.MOUNT_ATTR_NOSUID | unix.MOUNT_ATTR_NODEV)
-	if err := p.bindOp(f, real, lowerDir, set, nil); err != nil {
+	var idmap *idMapping
+	if p.opts.Privileged && p.plan.IDs.Kind != "none" {
+		idmap = p.shifted()
+	}
+	if err := p.bindOp(f, real, lowerDir, set, idmap); err != nil {
 		return nil, &Error{Path: real, Origin: "rootfs.path", Err: err}
 	}
 	names, err := dir.Readdirnames(maxEntries + 1)

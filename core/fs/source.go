@@ -91,7 +91,12 @@ func (p *Prepared) bindOp(f *os.File, real, target string, set uint64, idmap *id
 		return fmt.Errorf("setting mount attributes of %q: %w", real, os.NewSyscallError("mount_setattr", err))
 	}
 	if idmap != nil {
-		if err := idmap.apply(tree); err != nil {
+		err := idmap.apply(tree)
+		var fe *Error
+		if errors.As(err, &fe) && fe.unmappable && set&unix.MOUNT_ATTR_RDONLY != 0 {
+			err = nil // it shows the overflow id as owner, and can be read all the same
+		}
+		if err != nil {
 			_ = detached.Close()
 			return err
 		}

@@ -30,13 +30,13 @@ import (
 
 // Config is what a sandbox needs beside its plan.
 type Config struct {
-	State      *state.Root
-	Name       string // "" for the plan's
-	ExactName  bool   // a taken name is an error, not a reason for a suffix
-	InitPath   string
-	Refused    []string // host paths that no job may bind
-	Seccomp    seccomp.Compiler
-	Cgroups    cgroups.Facts
+	State     *state.Root
+	Name      string // "" for the plan's
+	ExactName bool   // a taken name is an error, not a reason for a suffix
+	InitPath  string
+	Refused   []string // host paths that no job may bind
+	Seccomp   seccomp.Compiler
+	Cgroups   cgroups.Facts
 	// Primed is closed when the first migration between cgroups has been paid
 	// for; nil if nobody does that.
 	Primed     <-chan struct{}
@@ -285,7 +285,10 @@ func (s *Sandbox) startInit(context.Context) error {
 
 func (s *Sandbox) prepareFS(context.Context) error {
 	var err error
-	s.prep, err = fs.Prepare(s.plan, fs.Options{Privileged: s.cfg.Privileged, Refused: append([]string{s.cfg.State.Path()}, s.cfg.Refused...), Helper: s.cfg.InitPath})
+	s.prep, err = fs.Prepare(s.plan, fs.Options{
+		Privileged: s.cfg.Privileged, Refused: append([]string{s.cfg.State.Path()}, s.cfg.Refused...), Helper: s.cfg.InitPath,
+		UserNS: fmt.Sprintf("/proc/%d/ns/user", s.init.Pid),
+	})
 	if err != nil {
 		return phase("fs", err)
 	}
