@@ -276,7 +276,6 @@ func TestForeignArchitecturesAreReported(t *testing.T) {
 
 func TestContradictingRulesAreRefused(t *testing.T) {
 	for name, rules := range map[string]string{
-		"unconditional": `{"names": ["mkdir"], "action": "SCMP_ACT_ALLOW"}, {"names": ["mkdir"], "action": "SCMP_ACT_KILL"}`,
 		"overlap on one argument": `{"names": ["kill"], "action": "SCMP_ACT_ALLOW", "args": [{"index": 1, "value": 5, "op": "SCMP_CMP_GE"}]},
 			{"names": ["kill"], "action": "SCMP_ACT_KILL", "args": [{"index": 1, "value": 9, "op": "SCMP_CMP_EQ"}]}`,
 		"overlap across arguments": `{"names": ["kill"], "action": "SCMP_ACT_ALLOW", "args": [{"index": 0, "value": 5, "op": "SCMP_CMP_EQ"}]},
@@ -288,6 +287,19 @@ func TestContradictingRulesAreRefused(t *testing.T) {
 				t.Errorf("error %v", err)
 			}
 		})
+	}
+}
+
+func TestFirstRuleForAllOfACallCounts(t *testing.T) {
+	out := resolve(t, Request{Profile: parse(t, `{"defaultAction": "SCMP_ACT_ERRNO", "syscalls": [
+		{"names": ["mkdir"], "action": "SCMP_ACT_KILL"},
+		{"names": ["mkdir", "read", "execve", "exit_group"], "action": "SCMP_ACT_ALLOW"},
+		{"names": ["mkdir"], "action": "SCMP_ACT_KILL_THREAD"}]}`)})
+	if got := evaluate(t, out.Policy, "mkdir"); got != ActKillThread {
+		t.Errorf("mkdir: %s", got)
+	}
+	if len(out.Ignored) != 1 || !strings.Contains(out.Ignored[0], `line 3: "allow" for system call "mkdir": an earlier rule says "kill thread"`) {
+		t.Errorf("ignored %q", out.Ignored)
 	}
 }
 

@@ -32,7 +32,14 @@ func (r Request) resolveProfile(goarch string, opened []string) (Resolved, error
 		if err != nil {
 			errs = append(errs, &ProfileError{Name: p.Name, Line: g.line, Err: err})
 		}
-		out.Policy.Rules = append(out.Policy.Rules, rules...)
+		for _, rule := range rules {
+			if earlier, ok := out.Policy.overruled(rule); ok {
+				out.Ignored = append(out.Ignored, fmt.Sprintf("line %d: %q for system call %q: an earlier rule says %q",
+					g.line, rule.Action, out.Policy.callName(rule.Number), earlier))
+				continue
+			}
+			out.Policy.Rules = append(out.Policy.Rules, rule)
+		}
 		out.Ignored = append(out.Ignored, ignored...)
 	}
 	for _, name := range opened {
@@ -125,6 +132,20 @@ func (g *SyscallGroup) rules(goarch string) (rules []Rule, ignored []string, err
 		}
 	}
 	return rules, ignored, errors.Join(errs...)
+}
+
+// overruled finds an earlier rule for all of a call that says something else. The first one counts, as in other runtimes;
+// the default profile of containers-common, for one, has such pairs.
+func (p *Policy) overruled(rule Rule) (Action, bool) {
+	if len(rule.Conds) > 0 {
+		return 0, false
+	}
+	for _, r := range p.Rules {
+		if r.Number == rule.Number && len(r.Conds) == 0 && r.Action != rule.Action {
+			return r.Action, true
+		}
+	}
+	return 0, false
 }
 
 // open makes a call allowed whatever rules it has.

@@ -118,6 +118,7 @@ var foreignNames = []string{
 	"switch_endian",
 	"sync_file_range2",
 	"sys_debug_setcontext",
+	"syscall",
 	"sysmips",
 	"timer_gettime64",
 	"timer_settime64",

@@ -22,7 +22,7 @@ var (
 	constant = regexp.MustCompile(`(?m)^\s+SYS_(\w+)\s+=\s+(\d+)\b`)
 	native   = map[string]string{"amd64": "x86_64", "arm64": "aarch64"}
 	// Placeholders of the header files, not calls.
-	notCalls = []string{"arch_specific_syscall", "syscall_mask", "linux", "syscall"}
+	notCalls = []string{"arch_specific_syscall", "syscall_mask", "linux"}
 )
 
 func main() {
