@@ -21,13 +21,16 @@ func openTerminal(uid, gid uint32) (master, slave int, err error) {
 	}
 	// TIOCGPTPEER opens the slave of exactly this master, whatever path
 	// /dev/pts/N leads to (Linux 4.13).
-	slave, err = unix.IoctlRetInt(master, unix.TIOCGPTPEER)
-	if err == nil {
-		err = unix.Fchown(slave, int(uid), int(gid))
-	}
-	if err != nil {
+	r, _, errno := unix.Syscall(unix.SYS_IOCTL, uintptr(master), unix.TIOCGPTPEER, unix.O_RDWR|unix.O_NOCTTY|unix.O_CLOEXEC)
+	if errno != 0 {
 		_ = unix.Close(master)
-		return -1, -1, os.NewSyscallError("ioctl TIOCGPTPEER", err)
+		return -1, -1, os.NewSyscallError("ioctl TIOCGPTPEER", errno)
+	}
+	slave = int(r)
+	if err := unix.Fchown(slave, int(uid), int(gid)); err != nil {
+		_ = unix.Close(slave)
+		_ = unix.Close(master)
+		return -1, -1, os.NewSyscallError("fchown", err)
 	}
 	return master, slave, nil
 }

@@ -16,7 +16,7 @@ import (
 )
 
 // maxJobFile is read of a job file at most, so that -config /dev/zero ends.
-const maxJobFile = 1<<20 + 1
+const maxJobFile = job.MaxSize + 1
 
 // jobFlags are the flags of the verbs that read a job.
 type jobFlags struct {

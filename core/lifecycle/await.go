@@ -16,6 +16,7 @@ import (
 	"github.com/nucleus-runtime/nucleus/core/exec"
 	"github.com/nucleus-runtime/nucleus/core/initproto"
 	"github.com/nucleus-runtime/nucleus/core/initproto/channel"
+	"github.com/nucleus-runtime/nucleus/core/plan"
 	"github.com/nucleus-runtime/nucleus/core/security"
 )
 
@@ -79,6 +80,9 @@ func (s *Sandbox) initFailed(ph string, f initproto.Failed) error {
 	}
 	if syscall.Errno(f.Errno) == unix.ENOSPC {
 		e.Hint = "raise resources { rootfs_size = … }, which bounds what a sandbox holds in memory"
+	}
+	if e.Hint == "" && s.plan.Root.Kind == plan.RootOverlay && (syscall.Errno(f.Errno) == unix.EOVERFLOW || syscall.Errno(f.Errno) == unix.EACCES) {
+		e.Hint = "chown -R the rootfs to ids that the sandbox maps (nucleus plan shows them), or write: writable = \"none\""
 	}
 	return e
 }

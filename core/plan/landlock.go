@@ -137,7 +137,8 @@ func (m *maker) defaultRules() {
 	case RootRootfs:
 		m.rule(LandlockRule{Path: "/", Access: rx, Entries: true})
 	case RootOverlay:
-		m.rule(LandlockRule{Path: "/", Access: rwx, Entries: true})
+		// All of it may be written; what lies on it is confined by its own mounts.
+		m.rule(LandlockRule{Path: "/", Access: rwx})
 	}
 	// The root itself may be listed. Landlock's rules are hierarchical, so this
 	// one takes in all below; that adds nothing here, for by the rules that

@@ -107,9 +107,6 @@ func (m *maker) scratchMounts(add func(Mount), id identity) {
 	scratch := func(dest string, mode, uid, gid uint32) {
 		add(Mount{Mount: specs.Mount{Destination: dest, Type: "bind", Source: "tmpfs", Options: opts()}, Kind: MountScratch, UID: uid, GID: gid, Mode: mode})
 	}
-	if m.p.Root.Kind == RootOverlay {
-		return // all of the root is writable, in memory, and gone afterwards
-	}
 	taken := map[string]bool{}
 	for _, t := range m.jobTargets() {
 		taken[t] = true
