@@ -26,6 +26,7 @@ import (
 	"github.com/nucleus-runtime/nucleus/core/security"
 	"github.com/nucleus-runtime/nucleus/core/security/seccomp"
 	"github.com/nucleus-runtime/nucleus/core/state"
+	"github.com/nucleus-runtime/nucleus/internal/failpoint"
 )
 
 // Config is what a sandbox needs beside its plan.
@@ -146,9 +147,15 @@ func Create(ctx context.Context, cfg Config, p *plan.Plan) (_ *Sandbox, err erro
 		if err := step.run(ctx); err != nil {
 			return nil, err
 		}
-		cfg.Lap(step.name)
+		s.lap(step.name)
 	}
 	return s, nil
+}
+
+// lap tells the end of a step.
+func (s *Sandbox) lap(step string) {
+	s.cfg.Lap(step)
+	failpoint.Hit(step)
 }
 
 // verifyInputs attests what the job pins, before anything is touched.
@@ -159,7 +166,7 @@ func (s *Sandbox) verifyInputs(ctx context.Context) error {
 	if err := fs.VerifyRootfs(ctx, s.plan); err != nil {
 		return phase("fs", err)
 	}
-	s.cfg.Lap("rootfs attested")
+	s.lap("rootfs attested")
 	return nil
 }
 
@@ -187,7 +194,7 @@ func (s *Sandbox) openState() error {
 	for _, x := range s.plan.Degraded {
 		s.log.Emit(audit.DegradedBy, nil, map[string]any{"protection": x.Name, "why": x.Why, "accepted": x.Accepted})
 	}
-	s.cfg.Lap("state")
+	s.lap("state")
 	return nil
 }
 
@@ -230,9 +237,10 @@ func (s *Sandbox) createGroup() error {
 	if err := s.dir.Journal.Intent(stepCgroup, s.group.Record()); err != nil {
 		return phase("cgroups", err)
 	}
-	if err := errors.Join(s.group.Create()); err != nil {
+	if err := s.group.Create(); err != nil {
 		return phase("cgroups", err)
 	}
+	failpoint.Hit("cgroup unlimited")
 	if err := s.group.Limit(); err != nil {
 		return phase("cgroups", err)
 	}
@@ -272,6 +280,7 @@ func (s *Sandbox) startInit(context.Context) error {
 	if err := <-started; err != nil {
 		return phase("namespaces", err)
 	}
+	failpoint.Hit("init unrecorded")
 	id, err := identify(s.init.Pid)
 	if err != nil {
 		return phase("namespaces", err)

@@ -15,6 +15,7 @@ import (
 	"github.com/nucleus-runtime/nucleus/core/initproto"
 	"github.com/nucleus-runtime/nucleus/core/initproto/channel"
 	"github.com/nucleus-runtime/nucleus/core/security/seccomp"
+	"github.com/nucleus-runtime/nucleus/internal/failpoint"
 )
 
 // filter gets the workload's compiled seccomp filter.
@@ -78,6 +79,7 @@ func (s *Sandbox) Start(ctx context.Context) error {
 	if _, err := s.gate.Write([]byte{1}); err != nil {
 		return errors.Join(phase("exec", fmt.Errorf("opening the start gate: %w", err)), s.Destroy(ctx))
 	}
+	failpoint.Hit("gate opened")
 	go s.supervise(ctx)
 	return nil
 }
@@ -227,7 +229,7 @@ func (s *Sandbox) running() {
 	defer s.mu.Unlock()
 	if s.result.Started.IsZero() {
 		s.result.Started = s.started
-		s.cfg.Lap("workload running")
+		s.lap("workload running")
 		s.log.Emit(audit.Started, nil, map[string]any{"pid": s.workPid})
 	}
 }
@@ -246,7 +248,7 @@ func (s *Sandbox) killAll() {
 // finish turns the end of the workload, or of init, into the result, and tears
 // the sandbox down. What the cgroup knows is read before it goes.
 func (s *Sandbox) finish(ctx context.Context, m message, end ending) {
-	s.cfg.Lap("exit known")
+	s.lap("exit known")
 	r := &s.result
 	r.ID, r.Name = s.dir.ID, s.dir.Name
 	r.Duration = time.Since(s.started)
@@ -297,7 +299,7 @@ func (s *Sandbox) finish(ctx context.Context, m message, end ending) {
 		s.log.Emit(audit.Exited, nil, map[string]any{"cause": r.Cause, "exit_code": r.ExitCode, "signal": r.Signal, "peaks": r.Peaks, "duration_ms": r.Duration.Milliseconds()})
 	}
 	s.err = errors.Join(err, s.teardown(ctx))
-	s.cfg.Lap("torn down")
+	s.lap("torn down")
 }
 
 // peaks reads what the cgroup counted.
@@ -350,10 +352,11 @@ func (s *Sandbox) teardown(ctx context.Context) error {
 	if s.stdio != nil {
 		s.stdio.Wait()
 	}
-	s.cfg.Lap("init gone")
+	s.lap("init gone")
 	if err := unwind(ctx, s.dir, s.log); err != nil {
 		return errors.Join(&PhaseError{Phase: "teardown", Err: err, Hint: "nucleus gc"}, s.dir.Release())
 	}
+	failpoint.Hit("all undone")
 	if err := s.dir.Remove(); err != nil {
 		return &PhaseError{Phase: "teardown", Err: err, Hint: "nucleus gc"}
 	}

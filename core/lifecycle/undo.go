@@ -68,9 +68,8 @@ func unwind(ctx context.Context, d *state.Dir, log *audit.Log) error {
 			errs = append(errs, err)
 			continue
 		}
-		if err := d.Journal.Undone(r.Step); err != nil {
-			errs = append(errs, err)
-		}
+		// Not written down, on a full disk, it is undone once more: a no-op.
+		_ = d.Journal.Undone(r.Step)
 		log.Emit(audit.Undone, nil, map[string]any{"step": r.Step})
 	}
 	return errors.Join(errs...)
@@ -143,14 +142,12 @@ func (p process) end(ctx context.Context) error {
 }
 
 // Collect cleans up after every sandbox whose supervisor is gone and gives
-// their ids. It may run beside live sandboxes at any time.
+// their ids. It may run beside live sandboxes at any time. What it cannot clean
+// up it leaves and tells of in the error, and goes on with the others.
 func Collect(ctx context.Context, root *state.Root, sinks ...io.Writer) ([]string, error) {
 	dead, err := root.Dead()
-	if err != nil {
-		return nil, err
-	}
+	errs := []error{err}
 	var done []string
-	var errs []error
 	for _, d := range dead {
 		log := audit.NewLog(d.ID, d.Name, sinks...)
 		if err := collect(ctx, d, log); err != nil {
@@ -164,9 +161,7 @@ func Collect(ctx context.Context, root *state.Root, sinks ...io.Writer) ([]strin
 		log.Emit(audit.Collected, nil, nil)
 		done = append(done, d.ID)
 	}
-	if len(dead) > 0 {
-		errs = append(errs, root.Sweep())
-	}
+	errs = append(errs, root.Sweep())
 	return done, errors.Join(errs...)
 }
 

@@ -2,6 +2,7 @@ package state
 
 import (
 	"bufio"
+	"bytes"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -9,6 +10,8 @@ import (
 	"os"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/nucleus-runtime/nucleus/internal/failpoint"
 )
 
 const journalName = "journal.jsonl"
@@ -31,15 +34,17 @@ type Record struct {
 
 // Journal is the append-only record of a sandbox's effects. A record is one
 // write(2) to a file opened for appending, so a crash of the process loses
-// none that was written and tears none. It is not synced to disk: nothing of a
+// none that was written and tears none. Only a full disk can tear one, and then
+// what was written of it is taken back. It is not synced to disk: nothing of a
 // sandbox outlives a power cut but what gc could not find anyway.
 type Journal struct {
-	f   *os.File
-	seq int
+	f    *os.File
+	seq  int
+	size int64 // of the whole records
 }
 
 func createJournal(path string) (*Journal, error) {
-	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL|os.O_APPEND|unix.O_NOFOLLOW, 0o600)
+	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE|os.O_EXCL|os.O_APPEND|unix.O_NOFOLLOW, 0o600)
 	if err != nil {
 		return nil, fmt.Errorf("journal: %w", err)
 	}
@@ -47,13 +52,42 @@ func createJournal(path string) (*Journal, error) {
 }
 
 // openJournal opens the journal of a dead sandbox; one that died before it had
-// any gets an empty one.
+// any gets an empty one. A torn last record is cut off, or the next one would
+// go on in the middle of it.
 func openJournal(path string) (*Journal, error) {
-	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE|os.O_APPEND|unix.O_NOFOLLOW, 0o600)
+	// Not blocking: a FIFO in its place must not hang the collection of others.
+	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE|os.O_APPEND|unix.O_NOFOLLOW|unix.O_NONBLOCK, 0o600)
 	if err != nil {
 		return nil, fmt.Errorf("journal: %w", err)
 	}
-	return &Journal{f: f}, nil
+	j := &Journal{f: f}
+	if err := j.mend(); err != nil {
+		_ = f.Close()
+		return nil, fmt.Errorf("journal: %w", err)
+	}
+	return j, nil
+}
+
+// maxJournal is more than any sandbox writes.
+const maxJournal = 16 << 20
+
+func (j *Journal) mend() error {
+	st, err := j.f.Stat()
+	if err != nil {
+		return err
+	}
+	if !st.Mode().IsRegular() || st.Size() > maxJournal {
+		return fmt.Errorf("%s: not a journal (%s, %d bytes)", j.f.Name(), st.Mode(), st.Size())
+	}
+	b := make([]byte, st.Size())
+	if _, err := j.f.ReadAt(b, 0); err != nil && !errors.Is(err, io.EOF) {
+		return err
+	}
+	j.size = int64(bytes.LastIndexByte(b, '\n') + 1)
+	if j.size == st.Size() {
+		return nil
+	}
+	return j.f.Truncate(j.size)
 }
 
 // Intent writes down that an effect is about to happen.
@@ -78,10 +112,15 @@ func (j *Journal) append(r Record) error {
 	if err != nil {
 		return fmt.Errorf("journal: %w", err)
 	}
-	if _, err := j.f.Write(append(b, '\n')); err != nil {
+	n, err := j.f.Write(append(b, '\n'))
+	if err != nil {
+		if n > 0 {
+			err = errors.Join(err, j.f.Truncate(j.size))
+		}
 		return fmt.Errorf("journal: %w", err)
 	}
-	failpoint(j.seq)
+	j.size += int64(n)
+	failpoint.Record(j.seq)
 	return nil
 }
 
@@ -119,12 +158,9 @@ func pending(r io.Reader) ([]Record, error) {
 	}
 }
 
-// Pending gives the effects of a sandbox that are still to be undone, oldest first.
+// Pending gives the effects of a sandbox that are still to be undone, oldest
+// first. It reads the file that is open, so a live sandbox can undo what it did
+// even if somebody has removed the state root.
 func (d *Dir) Pending() ([]Record, error) {
-	f, err := os.Open(d.Path + "/" + journalName)
-	if err != nil {
-		return nil, err
-	}
-	defer f.Close()
-	return pending(f)
+	return pending(io.NewSectionReader(d.Journal.f, 0, maxJournal))
 }

@@ -14,6 +14,8 @@ import (
 	"strings"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/nucleus-runtime/nucleus/internal/failpoint"
 )
 
 // Environment variable that overrides the state root.
@@ -90,9 +92,13 @@ func (r *Root) Path() string { return r.path }
 // Close lets the root go; its sandboxes stay.
 func (r *Root) Close() error { return os.NewSyscallError("close", unix.Close(r.fd)) }
 
-// locked runs f while nobody else makes, names or collects a sandbox.
+// locked runs f while nobody else makes, names or collects a sandbox. As with a
+// sandbox, it is the directory that is locked: a file in it could be removed
+// and made again, and then two would hold "the" lock. Cleaners of /tmp keep
+// away from a locked directory, too (tmpfiles.d(5)).
 func (r *Root) locked(f func() error) error {
-	fd, err := unix.Openat(r.fd, "lock", unix.O_RDWR|unix.O_CREAT|unix.O_CLOEXEC|unix.O_NOFOLLOW, 0o600)
+	// Opened again: callers in one process must exclude each other as well.
+	fd, err := unix.Openat(r.fd, ".", unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
 	if err != nil {
 		return fmt.Errorf("state root %q: %w", r.path, os.NewSyscallError("openat", err))
 	}
@@ -138,15 +144,18 @@ func (r *Root) Create(id, name string, exact bool) (*Dir, error) {
 		if err := r.reserve(d, exact); err != nil {
 			return err
 		}
+		failpoint.Hit("name reserved")
 		if err := os.Mkdir(d.Path, 0o700); err != nil {
 			return err
 		}
+		failpoint.Hit("directory made")
 		return d.hold()
 	})
 	if err != nil {
 		d.abandon()
 		return nil, fmt.Errorf("making sandbox %s: %w", id[:12], err)
 	}
+	failpoint.Hit("directory locked")
 	if d.Journal, err = createJournal(filepath.Join(d.Path, journalName)); err != nil {
 		d.abandon()
 		return nil, err
@@ -192,7 +201,7 @@ func validID(id string) bool {
 }
 
 func (d *Dir) hold() error {
-	fd, err := unix.Open(filepath.Join(d.Path, "lock"), unix.O_RDWR|unix.O_CREAT|unix.O_CLOEXEC|unix.O_NOFOLLOW, 0o600)
+	fd, err := unix.Open(d.Path, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC|unix.O_NOFOLLOW, 0)
 	if err != nil {
 		return os.NewSyscallError("open", err)
 	}
@@ -239,6 +248,7 @@ func (d *Dir) Remove() error {
 				return err
 			}
 		}
+		failpoint.Hit("name freed")
 		return os.RemoveAll(d.Path)
 	})
 	_ = unix.Close(d.lock)
@@ -254,9 +264,10 @@ func (d *Dir) Release() error {
 	return err
 }
 
-// Dead gives the sandboxes whose supervisor is gone, each now held by us.
+// Dead gives the sandboxes whose supervisor is gone, each now held by us. One
+// that cannot be read, and what is no sandbox at all, is left as it is and told
+// of in the error; it does not keep the others from being collected.
 func (r *Root) Dead() ([]*Dir, error) {
-	var dead []*Dir
 	entries, err := os.ReadDir(filepath.Join(r.path, "sandboxes"))
 	if err != nil || len(entries) == 0 {
 		return nil, err
@@ -265,35 +276,39 @@ func (r *Root) Dead() ([]*Dir, error) {
 	if err != nil {
 		return nil, err
 	}
+	var dead []*Dir
+	var errs []error
 	err = r.locked(func() error {
 		for _, e := range entries {
-			if !validID(e.Name()) {
-				continue // not ours to touch
+			if !validID(e.Name()) || !e.IsDir() {
+				errs = append(errs, fmt.Errorf("%q: not a sandbox, left alone", filepath.Join(r.path, "sandboxes", e.Name())))
+				continue
 			}
 			d := &Dir{ID: e.Name(), Name: names[e.Name()], Path: filepath.Join(r.path, "sandboxes", e.Name()), root: r, lock: -1}
-			err := d.hold()
-			if err == nil {
-				if d.Journal, err = openJournal(filepath.Join(d.Path, journalName)); err == nil {
-					dead = append(dead, d)
-					continue
-				}
-			}
-			if d.lock >= 0 {
-				_ = unix.Close(d.lock)
-			}
-			if !errors.Is(err, unix.EWOULDBLOCK) && !errors.Is(err, unix.ENOENT) {
-				return fmt.Errorf("sandbox %s: %w", e.Name(), err)
+			switch err := d.takeOver(); {
+			case err == nil:
+				dead = append(dead, d)
+			case errors.Is(err, unix.EWOULDBLOCK), errors.Is(err, unix.ENOENT): // alive, or gone since we looked
+			default:
+				errs = append(errs, fmt.Errorf("sandbox %s: %w", e.Name(), err))
 			}
 		}
 		return nil
 	})
-	if err != nil {
-		for _, d := range dead {
-			_ = d.Release()
-		}
-		return nil, err
+	return dead, errors.Join(append(errs, err)...)
+}
+
+// takeOver holds a sandbox whose supervisor is gone.
+func (d *Dir) takeOver() error {
+	err := d.hold()
+	if err == nil {
+		d.Journal, err = openJournal(filepath.Join(d.Path, journalName))
 	}
-	return dead, nil
+	if err != nil && d.lock >= 0 {
+		_ = unix.Close(d.lock)
+		d.lock = -1
+	}
+	return err
 }
 
 // names gives the name of each sandbox by its id.
@@ -313,6 +328,9 @@ func (r *Root) names() (map[string]string, error) {
 
 // Sweep frees names whose sandbox is gone. The caller need not hold anything.
 func (r *Root) Sweep() error {
+	if names, err := r.names(); err != nil || len(names) == 0 {
+		return err
+	}
 	return r.locked(func() error {
 		names, err := r.names()
 		if err != nil {
