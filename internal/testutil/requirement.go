@@ -43,22 +43,24 @@ type Requirement struct {
 // line for this test and requirement.
 func Needs(t testing.TB, reqs ...Requirement) {
 	t.Helper()
-	pkg := callerPackage()
 	for _, req := range reqs {
 		found := req.Probe()
 		switch found.State {
 		case Available:
 			continue
 		case Missing:
-			skip(t, pkg, req.Name, found.Why)
+			Skip(t, req.Name, found.Why)
 		case Unknown:
 			t.Fatalf("requirement %q: could not tell whether it is met: %s", req.Name, found.Why)
 		}
 	}
 }
 
-func skip(t testing.TB, pkg, req, why string) {
+// Skip ends the test for want of the named requirement, under the same rules:
+// for what a test finds out on its way. It is the only way to skip a test here.
+func Skip(t testing.TB, req, why string) {
 	t.Helper()
+	pkg := callerPackage()
 	if os.Getenv("NUCLEUS_REQUIRE") == "all" {
 		allowed, err := loadAllowedSkips()
 		if err != nil {
