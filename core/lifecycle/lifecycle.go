@@ -76,6 +76,8 @@ type Sandbox struct {
 	prep    *fs.Prepared
 	stdio   *exec.Stdio
 	process initproto.Process
+	// initFilter is the BPF program that init puts on itself.
+	initFilter []byte
 	gate    *os.File // write end of the start gate
 	workPid int
 	workFD  int
@@ -204,12 +206,12 @@ func (s *Sandbox) compile(ctx context.Context) error {
 	if err != nil {
 		return phase("security", err)
 	}
-	f, err := s.filter(ctx)
+	f, init, err := s.filters(ctx)
 	if err != nil {
 		return err
 	}
 	p.Filter, p.FilterFlags = f.BPF, f.Flags
-	s.process = p
+	s.process, s.initFilter = p, init.BPF
 	if s.stdio, err = exec.NewStdio(s.cfg.Streams, s.plan.Process.Terminal); err != nil {
 		return phase("exec", err)
 	}
@@ -317,10 +319,9 @@ func (s *Sandbox) sendSetup(ctx context.Context) error {
 	}
 	fds = append(fds, int(r.Fd()))
 	s.process.Gate = int32(len(fds) - 1)
-	initFilter := seccomp.InitFilter()
 	setup := &initproto.Setup{
 		Hostname: s.plan.Hostname, Ops: s.prep.Ops, Landlock: security.Landlock(s.plan, s.prep.Entries), Process: s.process,
-		InitFilter: initFilter.BPF, Loopback: s.plan.Namespace("network"), CgroupNS: s.plan.Namespace("cgroup"),
+		InitFilter: s.initFilter, Loopback: s.plan.Namespace("network"), CgroupNS: s.plan.Namespace("cgroup"),
 		SetIDs: s.plan.IDs.Helpers, InitCaps: security.InitCaps(s.process),
 	}
 	if err := s.conn.Send(initproto.Encode(initproto.KindSetup, setup), fds...); err != nil {

@@ -18,29 +18,39 @@ import (
 	"github.com/nucleus-runtime/nucleus/internal/failpoint"
 )
 
-// filter gets the workload's compiled seccomp filter.
-func (s *Sandbox) filter(ctx context.Context) (seccomp.Filter, error) {
+// filters gets the workload's compiled seccomp filter, and init's own, which
+// must not take from a later child of init what the workload's grants.
+func (s *Sandbox) filters(ctx context.Context) (work, init seccomp.Filter, err error) {
 	sp := s.plan.Seccomp
 	req := seccomp.Request{Allow: sp.Allow, Caps: sp.Caps}
+	if sp.Profile == "" && len(sp.Allow) == 0 && len(sp.Caps) == 0 {
+		return seccomp.Default(), seccomp.InitFilter(), nil
+	}
 	if sp.Profile != "" {
 		b, err := readPolicy(sp.Profile, sp.SHA256)
-		if err != nil {
-			return seccomp.Filter{}, &PhaseError{Phase: "security", Origin: "security.seccomp.profile", Err: err}
+		if err == nil {
+			req.Profile, err = seccomp.ParseProfile(sp.Profile, b)
 		}
-		if req.Profile, err = seccomp.ParseProfile(sp.Profile, b); err != nil {
-			return seccomp.Filter{}, &PhaseError{Phase: "security", Origin: "security.seccomp.profile", Err: err}
+		if err != nil {
+			return work, init, &PhaseError{Phase: "security", Origin: "security.seccomp.profile", Err: err}
 		}
 	}
-	f, err := s.cfg.Seccomp.Compile(ctx, req)
+	if work, err = s.cfg.Seccomp.Compile(ctx, req); err == nil {
+		init, err = s.cfg.Seccomp.CompileInit(ctx, req)
+	}
 	if err != nil {
 		e := &PhaseError{Phase: "security", Origin: "security.seccomp", Err: err}
 		var he *seccomp.HelperError
-		if errors.As(err, &he) {
+		var ce *seccomp.CacheError
+		switch {
+		case errors.As(err, &he):
 			e.Hint = he.Remedy
+		case errors.As(err, &ce):
+			e.Hint = ce.Remedy
 		}
-		return f, e
+		return work, init, e
 	}
-	return f, nil
+	return work, init, nil
 }
 
 // request is what a caller wants of a running sandbox.
