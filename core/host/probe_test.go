@@ -125,6 +125,19 @@ func TestAPassingFailureIsUnknown(t *testing.T) {
 	}
 }
 
+func TestWhatNeedsSomethingUnknownIsUnknown(t *testing.T) {
+	testutil.Needs(t, testutil.UserNS)
+	full := noFlag(unix.SYS_CLONE, unix.CLONE_NEWNS)
+	full.Action = unix.SECCOMP_RET_ERRNO | uint32(unix.ENOMEM)
+	got := room{Rules: []rule{full}, Only: []string{featMountAPI}}.enter(t)
+	if f := got.feature(t, featMountNS); f.State != fact.Unknown {
+		t.Errorf("got %+v", f)
+	}
+	if f := got.feature(t, featMountAPI); f.State != fact.Unknown || !strings.Contains(f.Why, "needs mountns") {
+		t.Errorf("got %+v", f)
+	}
+}
+
 func TestUserNamespaceLimit(t *testing.T) {
 	testutil.Needs(t, testutil.UserNS)
 	for _, blind := range []bool{false, true} {
@@ -251,6 +264,13 @@ func TestSubordinateIDsOfAUser(t *testing.T) {
 		r := base
 		r.Range = fact.IDRange{Start: 400000, Count: 65536}
 		if f := r.enter(t).feature(t, featSubID); f.State != fact.Unavailable || !strings.Contains(f.Why, "refuses the map") {
+			t.Errorf("got %+v", f)
+		}
+	})
+	t.Run("a helper that says yes and does nothing", func(t *testing.T) {
+		r := base
+		r.Helper = "/bin/true"
+		if f := r.enter(t).feature(t, featSubID); f.State != fact.Unavailable || !strings.Contains(f.Why, "left the map") {
 			t.Errorf("got %+v", f)
 		}
 	})

@@ -41,6 +41,7 @@ type room struct {
 	Timeout time.Duration
 	UID     int          // become this user and group
 	Range   fact.IDRange // tell Probe that the user has this range
+	Helper  string       // tell Probe that this is newuidmap
 
 	flags  uintptr
 	userNS bool
@@ -222,6 +223,9 @@ func maybeRoom() {
 	}
 	if r.Range.Count > 0 {
 		h.SubUID, h.SubGID = []fact.IDRange{r.Range}, []fact.IDRange{r.Range}
+	}
+	if r.Helper != "" {
+		h.NewUIDMap = r.Helper
 	}
 	if r.Blind {
 		h.Features = nil
