@@ -11,6 +11,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
 	"testing/iotest"
 
@@ -294,6 +295,47 @@ func TestUnpackVerifyReadsBack(t *testing.T) {
 		}
 		if !verify && err != nil {
 			t.Errorf("without verification: %v", err)
+		}
+	}
+}
+
+// Whatever appears in the directory meanwhile, Unpack writes to nothing that it
+// has not created, and so neither through a link nor into a linked file.
+func TestUnpackWritesOnlyWhatItCreated(t *testing.T) {
+	for name, plantLink := range map[string]func(outside, path string) error{
+		"a symbolic link": os.Symlink,
+		"a hard link":     os.Link,
+	} {
+		for _, kind := range []struct{ name, existing, path string }{
+			{"for a file", "outside", "f"},
+			{"for a directory", "dir", "d"},
+			{"for a link", "outside", "l"},
+		} {
+			if name == "a hard link" && kind.existing == "dir" {
+				continue
+			}
+			t.Run(name+" "+kind.name, func(t *testing.T) {
+				parent := t.TempDir()
+				must(t, os.WriteFile(parent+"/outside", []byte("canary"), 0o644))
+				must(t, os.Mkdir(parent+"/dir", 0o755))
+				dst := parent + "/root"
+				plantAt(t, dst)
+				_, stream := packed(t, plant(t, node{path: "d/"}, node{path: "d/f", content: "evil"},
+					node{path: "f", content: "evil"}, node{path: "l", target: "f"}), PackOptions{})
+				before, beforeDir := list(t, parent)["outside"], list(t, parent+"/dir")
+				once := sync.OnceFunc(func() { must(t, plantLink(parent+"/"+kind.existing, dst+"/"+kind.path)) })
+				head := len(hostile().b)
+				_, err := Unpack(int(open(t, dst).Fd()), &meddlingReader{r: bytes.NewReader(stream), at: head, do: once}, self())
+				if !errors.Is(err, unix.EEXIST) {
+					t.Errorf("Unpack = %v, want EEXIST", err)
+				}
+				if got := list(t, parent)["outside"]; got != before {
+					t.Errorf("the file outside is now %q", got)
+				}
+				if got := list(t, parent+"/dir"); !maps.Equal(got, beforeDir) {
+					t.Errorf("the directory outside is now %q", got)
+				}
+			})
 		}
 	}
 }
