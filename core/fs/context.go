@@ -63,10 +63,10 @@ func (p *Prepared) context(m plan.Mount) error {
 	return nil
 }
 
-// Stream packs the trees that init unpacks. It returns their digests once all
+// Stream packs the trees that init unpacks. It returns what they hold once all
 // have been read, or the reader has gone.
-func (p *Prepared) Stream(ctx context.Context) ([]string, error) {
-	var digests []string
+func (p *Prepared) Stream(ctx context.Context) ([]tree.Summary, error) {
+	var sums []tree.Summary
 	streams := p.streams
 	p.streams = nil
 	var first error
@@ -79,9 +79,9 @@ func (p *Prepared) Stream(ctx context.Context) ([]string, error) {
 		if err != nil && first == nil {
 			first = &Error{Path: s.source.Name(), Origin: s.origin, Err: fmt.Errorf("copying the context: %w", err)}
 		}
-		digests = append(digests, sum.Digest)
+		sums = append(sums, sum)
 	}
-	return digests, first
+	return sums, first
 }
 
 // VerifyBind attests that a bound context is, inside, the tree that was named.
@@ -102,22 +102,6 @@ func (p *Prepared) VerifyBind(ctx context.Context, inside *os.File) error {
 	defer d.Close()
 	if err := tree.Verify(ctx, d, want, 0); err != nil {
 		return &Error{Path: c.Target, Origin: "context", Err: fmt.Errorf("context: %w", err)}
-	}
-	return nil
-}
-
-// VerifyRootfs attests the rootfs against the digest that the job pins.
-func VerifyRootfs(ctx context.Context, p *plan.Plan) error {
-	if p.Root.Digest == "" {
-		return nil
-	}
-	f, err := os.Open(p.Root.Path)
-	if err != nil {
-		return &Error{Path: p.Root.Path, Origin: "rootfs.path", Err: fmt.Errorf("rootfs: %w", err)}
-	}
-	defer f.Close()
-	if err := tree.Verify(ctx, f, p.Root.Digest, 0); err != nil {
-		return &Error{Path: p.Root.Path, Origin: "rootfs.digest", Hint: "nucleus rootfs digest " + p.Root.Path, Err: fmt.Errorf("rootfs: %w", err)}
 	}
 	return nil
 }

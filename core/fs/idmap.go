@@ -20,8 +20,8 @@ type idMapping struct {
 	uids, gids []syscall.SysProcIDMap
 	helper     string
 	owner      string
-	// path of a user namespace that has these maps already, "" for none.
-	path string
+	// path of a user namespace that has these maps already, nil for none.
+	path func() (string, error)
 }
 
 // shifted maps the ids on disk as the sandbox's own maps do: what belongs to
@@ -99,8 +99,12 @@ func (m *idMapping) apply(tree int) error {
 }
 
 func (m *idMapping) namespace() (*os.File, error) {
-	if m.path != "" {
-		return os.Open(m.path)
+	if m.path != nil {
+		path, err := m.path()
+		if err != nil {
+			return nil, err
+		}
+		return os.Open(path)
 	}
 	return userNamespace(m.helper, m.uids, m.gids)
 }

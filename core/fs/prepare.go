@@ -5,6 +5,7 @@
 package fs
 
 import (
+	"context"
 	"fmt"
 	"os"
 	"strings"
@@ -39,9 +40,9 @@ type Options struct {
 	// Helper is a program that stops at once when traced, to hold the user
 	// namespace of an idmapped mount.
 	Helper string
-	// UserNS is the path of the sandbox's own user namespace, which serves for
-	// mounts whose ids are shifted as the sandbox's are.
-	UserNS string
+	// UserNS gives the path of the sandbox's own user namespace, which serves for
+	// mounts whose ids are shifted as the sandbox's are. It may have to wait.
+	UserNS func() (string, error)
 }
 
 // Prepared is the compiled file system phase.
@@ -84,8 +85,9 @@ func (p *Prepared) Close() {
 // root is built. It is gone before the workload starts.
 const staging = "/.nucleus"
 
-// Prepare compiles the plan's file system.
-func Prepare(pl *plan.Plan, o Options) (_ *Prepared, err error) {
+// Prepare compiles the plan's file system, and attests the rootfs if the job
+// pins its digest.
+func Prepare(ctx context.Context, pl *plan.Plan, o Options) (_ *Prepared, err error) {
 	p := &Prepared{plan: pl, opts: o}
 	defer func() {
 		if err != nil {
@@ -96,7 +98,7 @@ func Prepare(pl *plan.Plan, o Options) (_ *Prepared, err error) {
 	p.op(initproto.Op{Code: initproto.OpMkdir, Target: staging, Mode: 0o700, UID: p.rootUID(), GID: p.rootGID(), FD: -1})
 	files := pl.Files
 	if pl.Root.Kind != plan.RootToolchain {
-		if files, err = p.rootfs(); err != nil {
+		if files, err = p.rootfs(ctx); err != nil {
 			return nil, err
 		}
 	}

@@ -1,6 +1,7 @@
 package fs
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"os"
@@ -11,6 +12,7 @@ import (
 
 	"github.com/nucleus-runtime/nucleus/core/initproto"
 	"github.com/nucleus-runtime/nucleus/core/plan"
+	"github.com/nucleus-runtime/nucleus/core/tree"
 )
 
 // lowerDir is where the rootfs is attached while the root is built from it.
@@ -26,7 +28,7 @@ const maxEntries = 4096
 // have to be made in it, on the host. Instead / is the sandbox's own tmpfs and
 // each entry of the rootfs is bound into it; a directory that lacks a mount
 // point, or a file of ours, is taken apart in the same way.
-func (p *Prepared) rootfs() ([]plan.File, error) {
+func (p *Prepared) rootfs(ctx context.Context) ([]plan.File, error) {
 	p.origin = "rootfs"
 	defer func() { p.origin = "" }()
 	f, real, err := p.source(p.plan.Root.Path, "rootfs.path")
@@ -39,6 +41,13 @@ func (p *Prepared) rootfs() ([]plan.File, error) {
 		return nil, &Error{Path: real, Origin: "rootfs.path", Hint: "name a directory", Err: fmt.Errorf("rootfs %q: %w", p.plan.Root.Path, err)}
 	}
 	defer dir.Close()
+	// By the handle that is mounted, so that what is attested is what is used.
+	if want := p.plan.Root.Digest; want != "" {
+		if err := tree.Verify(ctx, dir, want, 0); err != nil {
+			_ = f.Close()
+			return nil, &Error{Path: real, Origin: "rootfs.digest", Hint: "nucleus rootfs digest " + p.plan.Root.Path, Err: fmt.Errorf("rootfs: %w", err)}
+		}
+	}
 	set := uint64(unix.MOUNT_ATTR_RDONLY | unix.MOUNT_ATTR_NOSUID | unix.MOUNT_ATTR_NODEV)
 	var idmap *idMapping
 	if p.opts.Privileged && p.plan.IDs.Kind != "none" {

@@ -126,11 +126,11 @@ func (s *Sandbox) awaitFS(context.Context) error {
 	if r.err != nil {
 		return phase("fs", r.err)
 	}
-	for i, d := range r.digests {
-		if i >= len(done.Digests) || done.Digests[i] != d {
-			return phase("fs", fmt.Errorf("context: what arrived inside is not what was sent (%s)", d))
+	for i, sum := range r.sums {
+		if i >= len(done.Digests) || done.Digests[i] != sum.Digest {
+			return phase("fs", fmt.Errorf("context: what arrived inside is not what was sent (%s)", sum.Digest))
 		}
-		s.log.Emit(audit.ContextVerified, nil, map[string]any{"digest": d, "method": "copy"})
+		s.log.Emit(audit.ContextVerified, nil, map[string]any{"digest": sum.Digest, "method": "copy", "files": sum.Files, "bytes": sum.Bytes, "skipped": sum.Skipped})
 	}
 	return nil
 }

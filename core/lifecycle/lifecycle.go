@@ -78,10 +78,12 @@ type Sandbox struct {
 	process initproto.Process
 	// initFilter is the BPF program that init puts on itself.
 	initFilter []byte
-	gate    *os.File // write end of the start gate
-	workPid int
-	workFD  int
+	gate       *os.File // write end of the start gate
+	workPid    int
+	workFD     int
 
+	cloned   chan struct{} // closed when the clone has succeeded or failed
+	cloneErr error
 	release  chan struct{} // lets the thread go that init's life hangs on
 	watchdog *time.Timer
 	streamed chan streamResult
@@ -94,8 +96,8 @@ type Sandbox struct {
 }
 
 type streamResult struct {
-	digests []string
-	err     error
+	sums []tree.Summary
+	err  error
 }
 
 // ID, Name and Dir tell where the sandbox is found.
@@ -116,9 +118,6 @@ func Create(ctx context.Context, cfg Config, p *plan.Plan) (_ *Sandbox, err erro
 		cfg.StartTimeout = time.Minute
 	}
 	s := &Sandbox{cfg: cfg, plan: p, log: cfg.Log, workFD: -1, requests: make(chan request, 16), done: make(chan struct{}), release: make(chan struct{})}
-	if err := s.verifyInputs(ctx); err != nil {
-		return nil, err
-	}
 	if err := s.openState(); err != nil {
 		return nil, err
 	}
@@ -135,11 +134,13 @@ func Create(ctx context.Context, cfg Config, p *plan.Plan) (_ *Sandbox, err erro
 		name string
 		run  func(context.Context) error
 	}{
-		{"compile", s.compile},
-		{"cgroup made", s.makeGroup},
-		{"init cloned", s.startInit},
+		{"cgroup planned", s.makeGroup},
+		{"clone begun", s.cloneInit},
+		{"policy compiled", s.compile},
 		{"fs compiled", s.prepareFS},
+		{"init cloned", s.joinClone},
 		{"setup sent", s.sendSetup},
+		{"cgroup made", s.makeGroupBesides},
 		{"cgroup attached", s.attach},
 		{"fs done", s.awaitFS},
 		{"stage 2 forked", s.awaitStage2},
@@ -160,18 +161,6 @@ func (s *Sandbox) lap(step string) {
 	failpoint.Hit(step)
 }
 
-// verifyInputs attests what the job pins, before anything is touched.
-func (s *Sandbox) verifyInputs(ctx context.Context) error {
-	if s.plan.Root.Digest == "" {
-		return nil
-	}
-	if err := fs.VerifyRootfs(ctx, s.plan); err != nil {
-		return phase("fs", err)
-	}
-	s.lap("rootfs attested")
-	return nil
-}
-
 func (s *Sandbox) openState() error {
 	name := s.cfg.Name
 	if name == "" {
@@ -190,9 +179,6 @@ func (s *Sandbox) openState() error {
 	s.events = f
 	s.log.Begin(d.ID, d.Name, f)
 	s.log.Emit(audit.Created, nil, map[string]any{"mode": s.plan.Mode, "job": s.plan.File})
-	if s.plan.Root.Digest != "" {
-		s.log.Emit(audit.RootfsVerified, nil, map[string]any{"digest": s.plan.Root.Digest})
-	}
 	for _, x := range s.plan.Degraded {
 		s.log.Emit(audit.DegradedBy, nil, map[string]any{"protection": x.Name, "why": x.Why, "accepted": x.Accepted})
 	}
@@ -212,9 +198,6 @@ func (s *Sandbox) compile(ctx context.Context) error {
 	}
 	p.Filter, p.FilterFlags = f.BPF, f.Flags
 	s.process, s.initFilter = p, init.BPF
-	if s.stdio, err = exec.NewStdio(s.cfg.Streams, s.plan.Process.Terminal); err != nil {
-		return phase("exec", err)
-	}
 	return nil
 }
 
@@ -229,7 +212,20 @@ func (s *Sandbox) makeGroup(context.Context) error {
 		return phase("cgroups", err)
 	}
 	s.group = g
-	if s.cfg.Cgroups.Layout != cgroups.V2 {
+	if !s.bornInGroup() {
+		return nil
+	}
+	return s.createGroup()
+}
+
+// bornInGroup: on v2 the clone goes straight into the group, which saves the
+// migration and its wait for RCU.
+func (s *Sandbox) bornInGroup() bool { return s.cfg.Cgroups.Layout == cgroups.V2 }
+
+// makeGroupBesides makes the group while init builds the file system, where
+// init is attached to it later.
+func (s *Sandbox) makeGroupBesides(context.Context) error {
+	if s.group == nil || s.bornInGroup() {
 		return nil
 	}
 	return s.createGroup()
@@ -249,40 +245,55 @@ func (s *Sandbox) createGroup() error {
 	return nil
 }
 
-// startInit makes init. The thread that clones lives until the sandbox is gone,
-// for init dies with it (PDEATHSIG).
-func (s *Sandbox) startInit(context.Context) error {
+// cloneInit begins to make init. A clone of a Go process with a new user
+// namespace copies its page tables and waits for the exec: some milliseconds,
+// in which the rest of the start is prepared. The thread that clones lives
+// until the sandbox is gone, for init dies with it (PDEATHSIG).
+func (s *Sandbox) cloneInit(context.Context) error {
+	var err error
+	if s.stdio, err = exec.NewStdio(s.cfg.Streams, s.plan.Process.Terminal); err != nil {
+		return phase("exec", err)
+	}
 	ours, theirs, err := channel.Pair()
 	if err != nil {
 		return phase("namespaces", err)
 	}
-	defer theirs.Close()
 	s.conn = ours
 	o := namespaces.Options{Path: s.cfg.InitPath, Stdio: s.stdio.FDs(), Control: theirs.FD(), LastCap: uintptr(security.LastCap())}
-	if s.group != nil && s.cfg.Cgroups.Layout == cgroups.V2 {
+	if s.group != nil && s.bornInGroup() {
 		if o.CgroupFD, err = s.group.FD(); err != nil {
+			_ = theirs.Close()
 			return phase("cgroups", err)
 		}
-		defer o.CgroupFD.Close()
 	}
-	started := make(chan error)
+	s.cloned = make(chan struct{})
 	go func() {
 		runtime.LockOSThread() // never unlocked: the thread ends with this goroutine
 		in, err := namespaces.Start(s.plan, o)
-		if err == nil {
-			s.mu.Lock()
-			s.init = in
-			s.mu.Unlock()
+		_ = theirs.Close()
+		if o.CgroupFD != nil {
+			_ = o.CgroupFD.Close()
 		}
-		started <- err
+		s.mu.Lock()
+		s.init, s.cloneErr = in, err
+		s.mu.Unlock()
+		close(s.cloned)
 		if err == nil {
 			<-s.release
 		}
 	}()
-	if err := <-started; err != nil {
-		return phase("namespaces", err)
+	return nil
+}
+
+// joinClone waits for init and writes down who it is.
+func (s *Sandbox) joinClone(ctx context.Context) error {
+	<-s.cloned
+	if s.cloneErr != nil {
+		return phase("namespaces", s.cloneErr)
 	}
-	failpoint.Hit("init unrecorded")
+	if err := ctx.Err(); err != nil {
+		return err
+	}
 	id, err := identify(s.init.Pid)
 	if err != nil {
 		return phase("namespaces", err)
@@ -294,14 +305,26 @@ func (s *Sandbox) startInit(context.Context) error {
 	return nil
 }
 
-func (s *Sandbox) prepareFS(context.Context) error {
+// userNS is the path of the sandbox's user namespace.
+func (s *Sandbox) userNS() (string, error) {
+	<-s.cloned
+	if s.cloneErr != nil {
+		return "", s.cloneErr
+	}
+	return fmt.Sprintf("/proc/%d/ns/user", s.init.Pid), nil
+}
+
+func (s *Sandbox) prepareFS(ctx context.Context) error {
 	var err error
-	s.prep, err = fs.Prepare(s.plan, fs.Options{
+	s.prep, err = fs.Prepare(ctx, s.plan, fs.Options{
 		Privileged: s.cfg.Privileged, Refused: append([]string{s.cfg.State.Path()}, s.cfg.Refused...), Helper: s.cfg.InitPath,
-		UserNS: fmt.Sprintf("/proc/%d/ns/user", s.init.Pid),
+		UserNS: s.userNS,
 	})
 	if err != nil {
 		return phase("fs", err)
+	}
+	if s.plan.Root.Digest != "" {
+		s.log.Emit(audit.RootfsVerified, nil, map[string]any{"digest": s.plan.Root.Digest})
 	}
 	return nil
 }
@@ -334,8 +357,8 @@ func (s *Sandbox) sendSetup(ctx context.Context) error {
 	s.prep.Files = nil
 	s.streamed = make(chan streamResult, 1)
 	go func() {
-		d, err := s.prep.Stream(ctx)
-		s.streamed <- streamResult{d, err}
+		sums, err := s.prep.Stream(ctx)
+		s.streamed <- streamResult{sums, err}
 	}()
 	return phase("exec", s.stdio.Started())
 }
@@ -344,10 +367,7 @@ func (s *Sandbox) sendSetup(ctx context.Context) error {
 // may init enter a cgroup namespace (W8), and only then is stage 2 made.
 func (s *Sandbox) attach(context.Context) error {
 	if s.group != nil {
-		if s.cfg.Cgroups.Layout != cgroups.V2 {
-			if err := s.createGroup(); err != nil {
-				return err
-			}
+		if !s.bornInGroup() {
 			if s.cfg.Primed != nil {
 				<-s.cfg.Primed
 			}

@@ -342,6 +342,9 @@ func (s *Sandbox) teardown(ctx context.Context) error {
 	if s.conn != nil {
 		_ = s.conn.Close()
 	}
+	if s.cloned != nil {
+		<-s.cloned
+	}
 	if s.init != nil {
 		s.init.Kill()
 		_, err := s.init.Wait()

@@ -85,7 +85,7 @@ func Start(p *plan.Plan, o Options) (*Init, error) {
 		}
 	}
 	pid, err := syscall.ForkExec(o.Path, []string{"nucleus-init"}, &syscall.ProcAttr{
-		Env:   []string{"GOMAXPROCS=2", "GOGC=off"},
+		Env:   []string{"GOMAXPROCS=1"},
 		Files: []uintptr{uintptr(o.Stdio[0]), uintptr(o.Stdio[1]), uintptr(o.Stdio[2]), uintptr(o.Control)},
 		Sys:   sys,
 	})

@@ -124,7 +124,7 @@ func (p *posture) atGate() (map[string]string, error) {
 		mode = "2"
 	}
 	deadline := time.Now().Add(filterWait)
-	for wait := 20 * time.Microsecond; ; wait = min(wait*2, 2*time.Millisecond) {
+	for wait := 20 * time.Microsecond; ; wait = min(wait*2, 200*time.Microsecond) {
 		b, err := p.read("status")
 		if err != nil {
 			return nil, fmt.Errorf("reading the posture: %w", err)
