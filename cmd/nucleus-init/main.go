@@ -50,6 +50,8 @@ func (in *initProcess) run() error {
 	if err := unix.Prctl(unix.PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0); err != nil {
 		return os.NewSyscallError("prctl PR_SET_NO_NEW_PRIVS", err)
 	}
+	// The caller's umask would close the directories that lead to mount points.
+	unix.Umask(0)
 	setup, fds, err := in.receiveSetup()
 	if err != nil {
 		return err
