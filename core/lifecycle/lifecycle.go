@@ -26,6 +26,7 @@ import (
 	"github.com/nucleus-runtime/nucleus/core/security"
 	"github.com/nucleus-runtime/nucleus/core/security/seccomp"
 	"github.com/nucleus-runtime/nucleus/core/state"
+	"github.com/nucleus-runtime/nucleus/core/tree"
 	"github.com/nucleus-runtime/nucleus/internal/failpoint"
 )
 
