@@ -2,7 +2,6 @@ package testutil
 
 import (
 	"bytes"
-	"errors"
 	"fmt"
 	"os"
 	"os/exec"
@@ -13,8 +12,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// commands are the executables that a sandbox takes, and whether each needs cgo.
-var commands = map[string]bool{"nucleus": false, "nucleus-init": false, "nucleus-seccomp": true}
+// linksC names the one command that cannot be built without cgo.
+const linksC = "nucleus-seccomp"
 
 // Binary returns the path of one of the project's commands: what make built
 // when NUCLEUS_BIN names its directory, else built now, once per test process.
@@ -65,8 +64,12 @@ func buildBinaries() (string, error) {
 	if err := unix.Flock(int(lock.Fd()), unix.LOCK_EX); err != nil {
 		return "", os.NewSyscallError("flock", err)
 	}
-	for name, cgo := range commands {
-		if err := buildCommand(root, dir, name, cgo); err != nil {
+	mains, err := filepath.Glob(filepath.Join(root, "cmd", "*", "main.go"))
+	if err != nil {
+		return "", err
+	}
+	for _, main := range mains {
+		if err := buildCommand(root, dir, filepath.Base(filepath.Dir(main))); err != nil {
 			return "", err
 		}
 	}
@@ -75,15 +78,12 @@ func buildBinaries() (string, error) {
 
 // buildCommand replaces the executable by rename and only when it changed:
 // another test process may be running it.
-func buildCommand(root, dir, name string, cgo bool) error {
-	if _, err := os.Stat(filepath.Join(root, "cmd", name)); errors.Is(err, os.ErrNotExist) {
-		return nil
-	}
+func buildCommand(root, dir, name string) error {
 	fresh := filepath.Join(dir, name+".new")
 	build := exec.Command("go", "build", "-trimpath", "-o", fresh, "./cmd/"+name)
 	build.Dir = root
 	build.Env = append(os.Environ(), "CGO_ENABLED=0")
-	if cgo {
+	if name == linksC {
 		build.Env = append(os.Environ(), "CGO_ENABLED=1")
 	}
 	if out, err := build.CombinedOutput(); err != nil {

@@ -85,7 +85,7 @@ const settleTime = 5 * time.Second
 // returns what remains.
 func (c Census) Settle(t testing.TB, scope Scope) []string {
 	t.Helper()
-	for deadline := time.Now().Add(settleTime); ; time.Sleep(20 * time.Millisecond) {
+	for deadline := time.Now().Add(Patient(settleTime)); ; time.Sleep(20 * time.Millisecond) {
 		left := c.Diff(TakeCensus(t, scope))
 		if len(left) == 0 || time.Now().After(deadline) {
 			return left
