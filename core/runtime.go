@@ -117,7 +117,7 @@ func cgroupFacts(f cgroups.Facts) fact.Cgroup {
 // Plan resolves a job against this host. The error is plan.Errors if the job
 // cannot be run here.
 func (r *Runtime) Plan(j *job.Job) (*plan.Plan, error) {
-	in := plan.Inputs{Host: r.host, Term: os.Getenv("TERM"), CgroupParent: r.o.CgroupParent}
+	in := plan.Inputs{Host: r.host, Term: os.Getenv("TERM"), CgroupParent: r.o.CgroupParent, Devices: blockDevices(j), Missing: missingMountPoints(j, r.host)}
 	in.Passwd, in.Group = accounts(j)
 	if j.Network.Backend == "host" {
 		in.HostResolv = readSmall("/etc/resolv.conf")

@@ -175,6 +175,11 @@ job "web" {
         paths  = ["/opt/tools"]
         access = ["read", "execute"]
       }
+
+      tcp {
+        connect = [443]
+        bind    = [8080]
+      }
     }
   }
 

@@ -2,6 +2,7 @@ package job
 
 import (
 	"fmt"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -226,6 +227,12 @@ func (d *decoder) allowDegraded(v hclread.Value) {
 		switch {
 		case !grammar.IsFeatureName(n):
 			es[i].Error("Not a feature name", fmt.Sprintf("%s is no name of a protection. Use the names that nucleus doctor prints, for instance \"landlock\" or \"cgroup.memory\".", hclread.Quote(n)))
+		case !slices.Contains(grammar.Features(), n):
+			remedy := " Use the names that nucleus doctor prints."
+			if s := hclread.Suggest(n, grammar.Features()); s != "" {
+				remedy = fmt.Sprintf(" Did you mean %q?", s)
+			}
+			es[i].Error("Unknown protection", fmt.Sprintf("There is no protection %s.%s", hclread.Quote(n), remedy))
 		case seen[n]:
 			es[i].Error("Name given twice", fmt.Sprintf("%s is in the list already: remove one.", hclread.Quote(n)))
 		}

@@ -108,5 +108,29 @@ func (d *decoder) landlock(b hclread.Block) {
 			}},
 		}})
 		d.j.Security.Landlock = append(d.j.Security.Landlock, r)
-	}}}})
+	}}, {Name: "tcp", Read: d.landlockTCP}}})
+}
+
+func (d *decoder) landlockTCP(b hclread.Block) {
+	t := &LandlockTCP{}
+	d.j.Security.LandlockTCP = t
+	ports := func(dst *[]uint16, low int64) func(hclread.Value) {
+		return func(v hclread.Value) {
+			es, _ := v.Elements()
+			for _, e := range es {
+				n, ok := e.Int(low, 65535)
+				switch {
+				case !ok:
+				case slices.Contains(*dst, uint16(n)):
+					e.Error("Port given twice", fmt.Sprintf("%d is in the list already: remove one.", n))
+				default:
+					*dst = append(*dst, uint16(n))
+				}
+			}
+		}
+	}
+	d.r.Read(b, hclread.Schema{Attrs: []hclread.Attr{
+		{Name: "connect", Read: ports(&t.Connect, 1)},
+		{Name: "bind", Read: ports(&t.Bind, 0)}, // 0: the kernel chooses the port
+	}, Hints: map[string]string{"ports": "Write connect = [443], bind = [8080], or both.", "listen": "Write bind = [8080]."}})
 }

@@ -220,6 +220,7 @@ type Security struct {
 	CapabilitiesGiven bool
 	Seccomp           *Seccomp
 	Landlock          []LandlockRule
+	LandlockTCP       *LandlockTCP // nil: TCP is as the network has it
 	Lockdown          string // "", integrity, confidentiality
 	NoDefaultLandlock bool
 }
@@ -236,6 +237,11 @@ type Seccomp struct {
 type LandlockRule struct {
 	Paths  []string
 	Access []string // read write create remove execute
+}
+
+// LandlockTCP confines TCP to these ports; a list that is empty grants none.
+type LandlockTCP struct {
+	Connect, Bind []uint16
 }
 
 // Readiness is the probe that must succeed before the sandbox counts as ready.

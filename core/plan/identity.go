@@ -1,7 +1,9 @@
 package plan
 
 import (
+	"cmp"
 	"fmt"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -195,8 +197,8 @@ func (m *maker) autoMap(p *IDs, id identity) {
 		// The workload's own id stands for the caller's, so that what it writes to
 		// the caller's files stays the caller's.
 		p.Kind = "range"
-		p.UIDs = around(id.uid, uid, m.h.SubUID[0])
-		p.GIDs = around(id.gid, gid, m.h.SubGID[0])
+		p.UIDs = around(id.uid, uid, largest(m.h.SubUID))
+		p.GIDs = around(id.gid, gid, largest(m.h.SubGID))
 		return
 	}
 	p.Kind = "single"
@@ -208,6 +210,7 @@ func (m *maker) autoMap(p *IDs, id identity) {
 // around maps one id inside to one outside, and the other ids inside, from 0
 // on, to a subordinate range.
 func around(inside, outside uint32, sub fact.IDRange) []specs.LinuxIDMapping {
+	sub = without(sub, outside)
 	size := min(sub.Count, idRange-1)
 	out := []specs.LinuxIDMapping{{ContainerID: inside, HostID: outside, Size: 1}}
 	below := min(inside, size)
@@ -218,6 +221,25 @@ func around(inside, outside uint32, sub fact.IDRange) []specs.LinuxIDMapping {
 		out = append(out, specs.LinuxIDMapping{ContainerID: inside + 1, HostID: sub.Start + below, Size: size - below})
 	}
 	return out
+}
+
+// without gives the longer part of a range beside an id: the kernel takes no
+// map in which an id outside stands twice.
+func without(r fact.IDRange, id uint32) fact.IDRange {
+	if id < r.Start || id-r.Start >= r.Count {
+		return r
+	}
+	below := id - r.Start
+	above := r.Count - below - 1
+	if below > above {
+		return fact.IDRange{Start: r.Start, Count: below}
+	}
+	return fact.IDRange{Start: id + 1, Count: above}
+}
+
+// largest chooses among the caller's ranges: one that is too short maps too few ids.
+func largest(rs []fact.IDRange) fact.IDRange {
+	return slices.MaxFunc(rs, func(a, b fact.IDRange) int { return cmp.Compare(min(a.Count, idRange), min(b.Count, idRange)) })
 }
 
 // helpersUsable reports whether newuidmap and newgidmap can give us a range.
@@ -234,7 +256,7 @@ func (m *maker) keepID(p *IDs) {
 	case m.h.Privileged:
 		p.UIDs, p.GIDs = around(uid, uid, m.h.FreeSubID), around(gid, gid, m.h.FreeSubID)
 	case m.helpersUsable():
-		p.UIDs, p.GIDs = around(uid, uid, m.h.SubUID[0]), around(gid, gid, m.h.SubGID[0])
+		p.UIDs, p.GIDs = around(uid, uid, largest(m.h.SubUID)), around(gid, gid, largest(m.h.SubGID))
 	default:
 		p.UIDs = []specs.LinuxIDMapping{{ContainerID: uid, HostID: uid, Size: 1}}
 		p.GIDs = []specs.LinuxIDMapping{{ContainerID: gid, HostID: gid, Size: 1}}
@@ -259,13 +281,7 @@ func (m *maker) checkMaps(p *IDs, id identity) {
 			}
 		}
 	}
-	if p.Kind == "map" && m.h.Privileged && m.j.Mode != "agent" {
-		for _, x := range append(append([]specs.LinuxIDMapping(nil), p.UIDs...), p.GIDs...) {
-			if x.HostID == 0 {
-				m.fail("namespaces.uid_map", "start the range at an id that nobody on the host has", "the host's id 0 may not be mapped in mode %s", m.j.Mode)
-			}
-		}
-	}
+	m.hostRoot(p)
 	m.mapped("user", "user", id.uid, p.UIDs)
 	m.mapped("user", "group", id.gid, p.GIDs)
 	for _, g := range id.groups {
@@ -274,6 +290,26 @@ func (m *maker) checkMaps(p *IDs, id identity) {
 	if len(id.groups) > 0 && !p.SetGroups {
 		m.fail("groups", "get a subordinate range (usermod --add-subgids), or remove groups",
 			"supplementary groups cannot be set in a user namespace of one id")
+	}
+}
+
+// hostRoot refuses maps that give the sandbox the host's root in a strict mode.
+// Inside another user namespace, a container's, id 0 is not the host's.
+func (m *maker) hostRoot(p *IDs) {
+	if !m.j.Mode.Strict() || m.h.UserNS {
+		return
+	}
+	for _, x := range []struct {
+		path, what string
+		maps       []specs.LinuxIDMapping
+	}{{"namespaces.uid_map", "uid", p.UIDs}, {"namespaces.gid_map", "gid", p.GIDs}} {
+		path := x.path
+		if p.Kind != "map" {
+			path = "namespaces.user"
+		}
+		if slices.ContainsFunc(x.maps, func(l specs.LinuxIDMapping) bool { return l.HostID == 0 }) {
+			m.fail(path, `write: namespaces { user = "auto" }, or map a range that nobody on the host has`, "the host's %s 0 may not be mapped in mode %s", x.what, m.j.Mode)
+		}
 	}
 }
 

@@ -2,6 +2,8 @@ package plan
 
 import (
 	"fmt"
+	"maps"
+	"slices"
 	"strings"
 
 	"github.com/nucleus-runtime/nucleus/core/job"
@@ -57,6 +59,9 @@ const (
 	llTruncate   = 1 << 14 // ABI 3
 	llIoctlDev   = 1 << 15 // ABI 5
 
+	llBindTCP    = 1 << 0 // ABI 4
+	llConnectTCP = 1 << 1 // ABI 4
+
 	llScopeAbstractUnix = 1 << 0 // ABI 6
 	llScopeSignal       = 1 << 1 // ABI 6
 )
@@ -90,11 +95,12 @@ func (m *maker) landlock() {
 	l := &m.p.Landlock
 	l.ABI = m.h.LandlockABI
 	if l.ABI == 0 {
-		if len(m.j.Security.Landlock) > 0 {
+		if len(m.j.Security.Landlock) > 0 || m.j.Security.LandlockTCP != nil {
 			m.fail("security.landlock", "remove the block, or boot a kernel with Landlock", "Landlock rules cannot be enforced: this kernel has no Landlock")
 		}
 		return
 	}
+	m.landlockTCP()
 	l.HandledFS = handledFS(l.ABI)
 	if l.ABI >= 6 {
 		l.Scoped = llScopeAbstractUnix | llScopeSignal
@@ -114,6 +120,31 @@ func (m *maker) landlock() {
 		for _, p := range r.Paths {
 			m.rule(LandlockRule{Path: p, Access: r.Access, Origin: origin})
 		}
+	}
+}
+
+// landlockTCP confines TCP to the ports that the job names, both ways: a list
+// that is left out grants nothing.
+func (m *maker) landlockTCP() {
+	t := m.j.Security.LandlockTCP
+	if t == nil {
+		return
+	}
+	l := &m.p.Landlock
+	if l.ABI < 4 {
+		m.fail("security.landlock.tcp", "remove the tcp block, or use a kernel from 6.7 on", "Landlock rules for TCP cannot be enforced: this kernel has Landlock ABI %d, they need ABI 4", l.ABI)
+		return
+	}
+	l.HandledNet = llBindTCP | llConnectTCP
+	granted := map[uint16]uint64{}
+	for _, n := range t.Connect {
+		granted[n] |= llConnectTCP
+	}
+	for _, n := range t.Bind {
+		granted[n] |= llBindTCP
+	}
+	for _, n := range slices.Sorted(maps.Keys(granted)) {
+		l.Ports = append(l.Ports, LandlockPort{Port: n, Rights: granted[n]})
 	}
 }
 

@@ -5,6 +5,7 @@ import (
 	"sort"
 	"strings"
 
+	"github.com/hashicorp/hcl/v2"
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 
 	"github.com/nucleus-runtime/nucleus/core/host/fact"
@@ -76,15 +77,29 @@ func Make(j *job.Job, in Inputs) (*Plan, error) {
 	return m.p, nil
 }
 
+// fail adds a reason. It points at the part of the job that asked for it, or at
+// the block that this part would stand in.
 func (m *maker) fail(path, hint, format string, args ...any) {
-	m.errs = append(m.errs, &Error{Where: m.p.Origins[path], Msg: fmt.Sprintf(format, args...), Hint: hint})
+	e := &Error{Msg: fmt.Sprintf(format, args...), Hint: hint}
+	if r, ok := m.j.Range(path); ok && r.Start.Line > 0 {
+		e.Where = origin(r)
+	}
+	m.errs = append(m.errs, e)
 }
 
 func (m *maker) origins() {
 	m.p.Origins = make(map[string]string, len(m.j.Ranges))
 	for path, r := range m.j.Ranges {
-		m.p.Origins[path] = fmt.Sprintf("%s:%d", r.Filename, r.Start.Line)
+		m.p.Origins[path] = origin(r)
 	}
+}
+
+// origin gives "file:line", or the file alone for what has no lines.
+func origin(r hcl.Range) string {
+	if r.Start.Line == 0 {
+		return r.Filename
+	}
+	return fmt.Sprintf("%s:%d", r.Filename, r.Start.Line)
 }
 
 // unsupported refuses what this version decodes but does not carry out, so that
@@ -118,8 +133,11 @@ func (m *maker) unsupported() {
 	if j.SDNotify {
 		later("sd_notify", "sd_notify is")
 	}
-	if len(j.Hooks) > 0 {
-		later("hook", "hooks are")
+	for i := range j.Hooks {
+		later(fmt.Sprintf("hook[%d]", i), "hooks are")
+	}
+	if !j.Init {
+		later("init", "running without init is")
 	}
 	if j.Trust == "untrusted" && j.Runtime == nil {
 		m.fail("trust", `write: runtime "gvisor" {}`, "trust = \"untrusted\" refuses the native runtime")

@@ -2,11 +2,13 @@ package plan
 
 import (
 	"fmt"
+	"slices"
 	"sort"
 	"strings"
 
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 
+	"github.com/nucleus-runtime/nucleus/core/host/fact"
 	"github.com/nucleus-runtime/nucleus/core/job"
 )
 
@@ -26,6 +28,10 @@ func (m *maker) root() {
 		r.Kind, r.Path, r.Digest = RootRootfs, rf.Path, rf.Digest
 		if rf.Writable == "overlay" {
 			r.Kind = RootOverlay
+			if m.j.Mode == job.ModeProduction {
+				m.fail("rootfs.writable", `write writable = "none", and tmpfs or volume blocks for what must be written`,
+					"a root that is writable and executable is refused in mode production")
+			}
 		}
 	} else if m.j.Mode == job.ModeProduction {
 		m.fail("mode", "add a rootfs block with path and digest (nucleus rootfs digest PATH)", "mode production needs a rootfs: the host's toolchain is not attested")
@@ -48,7 +54,7 @@ func (m *maker) mounts(id identity) {
 				add(Mount{Mount: specs.Mount{Destination: t.Path, Source: t.Link}, Kind: MountLink})
 				continue
 			}
-			add(Mount{Mount: specs.Mount{Destination: t.Path, Type: "bind", Source: t.Path, Options: []string{"rbind", "ro", "nosuid", "nodev"}}, Kind: MountToolchain})
+			add(Mount{Mount: specs.Mount{Destination: t.Path, Type: "bind", Source: toolchainSource(t), Options: []string{"rbind", "ro", "nosuid", "nodev"}}, Kind: MountToolchain})
 		}
 	}
 	m.devMounts(add, id)
@@ -57,6 +63,15 @@ func (m *maker) mounts(id identity) {
 	m.maskedPaths()
 	m.scratchMounts(add, id)
 	m.jobMounts(id)
+}
+
+// toolchainSource is what to bind for an entry of the toolchain: itself, or
+// where a link ends that leaves the toolchain.
+func toolchainSource(t fact.HostPath) string {
+	if t.Source != "" {
+		return t.Source
+	}
+	return t.Path
 }
 
 func (m *maker) devMounts(add func(Mount), id identity) {
@@ -107,16 +122,12 @@ func (m *maker) scratchMounts(add func(Mount), id identity) {
 	scratch := func(dest string, mode, uid, gid uint32) {
 		add(Mount{Mount: specs.Mount{Destination: dest, Type: "bind", Source: "tmpfs", Options: opts()}, Kind: MountScratch, UID: uid, GID: gid, Mode: mode})
 	}
-	taken := map[string]bool{}
-	for _, t := range m.jobTargets() {
-		taken[t] = true
-	}
 	for _, s := range []struct {
 		path     string
 		mode     uint32
 		uid, gid uint32
 	}{{"/tmp", 0o1777, 0, 0}, {"/var/tmp", 0o1777, 0, 0}, {"/run", 0o755, id.uid, id.gid}, {id.home, 0o700, id.uid, id.gid}} {
-		if !taken[s.path] {
+		if !m.covered(s.path) {
 			scratch(s.path, s.mode, m.owner(s.uid, id.uid, m.p.IDs.UIDs), m.owner(s.gid, id.gid, m.p.IDs.GIDs))
 		}
 	}
@@ -138,22 +149,10 @@ func (m *maker) owner(want, own uint32, maps []specs.LinuxIDMapping) uint32 {
 	return own
 }
 
-func (m *maker) jobTargets() []string {
-	var t []string
-	j := m.j
-	if j.Context != nil {
-		t = append(t, j.Context.Target)
-	}
-	if j.Workspace != nil {
-		t = append(t, "/workspace")
-	}
-	for _, v := range j.Volumes {
-		t = append(t, v.Target)
-	}
-	for _, x := range j.Tmpfs {
-		t = append(t, x.Target)
-	}
-	return t
+// covered reports whether the job mounts something on a path, or above it: a
+// directory of ours there would be hidden, or made in what the host lends.
+func (m *maker) covered(path string) bool {
+	return slices.ContainsFunc(targets(m.j), func(t target) bool { return beneath(path, t.path) })
 }
 
 // jobMounts adds what the job names, parents before what lies below them.
@@ -190,6 +189,7 @@ func (m *maker) jobMounts(id identity) {
 		return strings.Count(ms[a].Destination, "/") < strings.Count(ms[b].Destination, "/")
 	})
 	m.p.Mounts = append(m.p.Mounts, ms...)
+	m.nested()
 }
 
 func (m *maker) workspace(w *job.Workspace, id identity) Mount {

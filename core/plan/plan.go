@@ -193,6 +193,11 @@ type Inputs struct {
 	Term string
 	// CgroupParent overrides where the sandbox's group is made.
 	CgroupParent string
+	// Devices gives the numbers ("254:0") of the block devices that the job names
+	// by path; what is no block device is not in it.
+	Devices map[string]string
+	// Missing holds the mount points of NestedMounts that do not exist.
+	Missing map[string]bool
 }
 
 // Namespace reports whether the plan has a namespace of its own of that type.

@@ -2,6 +2,7 @@ package plan
 
 import (
 	"fmt"
+	"math"
 	"sort"
 
 	specs "github.com/opencontainers/runtime-spec/specs-go"
@@ -41,23 +42,39 @@ func (m *maker) resources() {
 		res.CPU = &specs.LinuxCPU{}
 		if r.CPUs > 0 {
 			period := uint64(100_000)
-			quota := int64(r.CPUs * float64(period))
+			quota := int64(math.Round(r.CPUs * float64(period)))
 			res.CPU.Period, res.CPU.Quota = &period, &quota
 		}
 		if r.CPUWeight > 0 {
 			unified["cpu.weight"] = fmt.Sprint(r.CPUWeight)
 		}
 	}
+	m.io(res)
 	m.p.Resources = res
 	m.p.Cgroup = Cgroup{Wanted: true, Required: asked || len(r.IO) > 0 || m.j.Mode.Strict(), Parent: m.in.CgroupParent}
-	for name, need := range map[string]bool{"memory": res.Memory != nil, "cpu": res.CPU != nil, "pids": r.Pids != nil, "io": len(r.IO) > 0} {
-		path := map[string]string{"memory": "resources.memory", "cpu": "resources.cpus", "pids": "resources.pids", "io": "resources.io"}[name]
-		if f := m.h.Cgroup.Controllers[name]; need && f.State != fact.Available {
-			m.fail(path, f.Remedy, "the %s limit cannot be enforced: %s", name, reason(f, m.h.Cgroup))
+	cpu := "resources.cpus"
+	if r.CPUs == 0 {
+		cpu = "resources.cpu_weight"
+	}
+	memory := "resources.memory"
+	if r.Memory == nil {
+		memory = "resources.memory_high"
+	}
+	for _, l := range []struct {
+		name, path string
+		asked      bool
+	}{
+		{"memory", memory, r.Memory != nil || r.MemoryHigh != nil},
+		{"cpu", cpu, res.CPU != nil},
+		{"pids", "resources.pids", r.Pids != nil},
+		{"io", "resources.io", len(r.IO) > 0},
+	} {
+		if f := m.h.Cgroup.Controllers[l.name]; l.asked && f.State != fact.Available {
+			m.fail(l.path, remedy(f, m.h.Cgroup), "the %s limit cannot be enforced: %s", l.name, reason(f, m.h.Cgroup))
 		}
 	}
 	if m.p.Cgroup.Required && !asked && m.h.Cgroup.Controllers["pids"].State != fact.Available {
-		m.fail("mode", m.h.Cgroup.Remedy, "mode %s needs a control group: %s", m.j.Mode, reason(m.h.Cgroup.Controllers["pids"], m.h.Cgroup))
+		m.fail("mode", remedy(m.h.Cgroup.Controllers["pids"], m.h.Cgroup), "mode %s needs a control group: %s", m.j.Mode, reason(m.h.Cgroup.Controllers["pids"], m.h.Cgroup))
 	}
 	if m.j.Mode == job.ModeProduction && (r.Memory == nil || r.CPUs == 0 || r.Pids == nil) {
 		m.fail("mode", "add to resources: memory, cpus and pids", "mode production needs limits of memory, cpus and pids")
@@ -84,6 +101,13 @@ func reason(f fact.Feature, c fact.Cgroup) string {
 		return c.Why
 	}
 	return "this host's cgroups (" + c.Layout + ") do not have the controller"
+}
+
+func remedy(f fact.Feature, c fact.Cgroup) string {
+	if f.Remedy != "" {
+		return f.Remedy
+	}
+	return c.Remedy
 }
 
 func (m *maker) seccomp() {
@@ -121,7 +145,7 @@ func (m *maker) degraded() {
 			m.p.Cgroup.Wanted = false
 		} else {
 			m.p.Cgroup.Wanted = false
-			add("cgroup.pids", reason(m.h.Cgroup.Controllers["pids"], m.h.Cgroup), m.h.Cgroup.Remedy)
+			add("cgroup.pids", reason(m.h.Cgroup.Controllers["pids"], m.h.Cgroup), remedy(m.h.Cgroup.Controllers["pids"], m.h.Cgroup))
 		}
 	}
 	accepted := map[string]bool{}
