@@ -31,11 +31,7 @@ type stage2 struct {
 
 // exited tells the end of stage 2 in the supervisor's terms.
 func (s *stage2) exited(status uint32) initproto.Exited {
-	e := initproto.Exited{Status: status}
-	if s.note.errno != 0 || initproto.Step(s.note.step) < initproto.StepExec {
-		e.Step, e.Errno, e.ExecIndex = initproto.Step(s.note.step), s.note.errno, s.note.execIndex
-	}
-	return e
+	return initproto.DecodeNote(unsafe.Slice((*byte)(unsafe.Pointer(s.note)), initproto.NoteSize), status)
 }
 
 // prepared is everything that stage 2 needs, laid out in memory before the
@@ -141,13 +137,23 @@ func cStrings(ss []string) ([]*byte, error) {
 	return append(out, nil), nil
 }
 
-// sharedNote maps the page that stage 2 reports through.
-func sharedNote() (*progress, error) {
-	b, err := unix.Mmap(-1, 0, os.Getpagesize(), unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED|unix.MAP_ANONYMOUS)
+// sharedNote maps the page that stage 2 reports through. fd is that of the
+// memory behind it.
+func sharedNote() (note *progress, fd int, err error) {
+	fd, err = unix.MemfdCreate("nucleus-note", unix.MFD_CLOEXEC)
 	if err != nil {
-		return nil, os.NewSyscallError("mmap", err)
+		return nil, -1, os.NewSyscallError("memfd_create", err)
 	}
-	return (*progress)(unsafe.Pointer(&b[0])), nil
+	if err := unix.Ftruncate(fd, int64(os.Getpagesize())); err != nil {
+		_ = unix.Close(fd)
+		return nil, -1, os.NewSyscallError("ftruncate", err)
+	}
+	b, err := unix.Mmap(fd, 0, os.Getpagesize(), unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED)
+	if err != nil {
+		_ = unix.Close(fd)
+		return nil, -1, os.NewSyscallError("mmap", err)
+	}
+	return (*progress)(unsafe.Pointer(&b[0])), fd, nil
 }
 
 // fork makes stage 2 and gives its pid and pidfd. The child runs prepared raw
@@ -194,7 +200,8 @@ func child(p *prepared) {
 	syscall.RawSyscall6(syscall.SYS_RT_SIGPROCMASK, unix.SIG_SETMASK, uintptr(unsafe.Pointer(&p.mask)), 0, 8, 0, 0)
 
 	p.note.step = uint32(initproto.StepSession)
-	if _, _, e = syscall.RawSyscall(syscall.SYS_SETSID, 0, 0, 0); e != 0 {
+	// EPERM: this is init itself, which leads a session already.
+	if _, _, e = syscall.RawSyscall(syscall.SYS_SETSID, 0, 0, 0); e != 0 && e != syscall.EPERM {
 		goto fail
 	}
 	p.note.step = uint32(initproto.StepTerminal)
@@ -333,12 +340,15 @@ out:
 	}
 }
 
-// startWorkload makes stage 2 and tells the supervisor.
+// startWorkload makes stage 2 and tells the supervisor. In direct mode it does
+// not return: this process is stage 2, and the supervisor, whose child it is,
+// sees its end by itself.
 func (in *initProcess) startWorkload(setup *initproto.Setup, fds []int) error {
-	note, err := sharedNote()
+	note, noteFD, err := sharedNote()
 	if err != nil {
 		return err
 	}
+	defer unix.Close(noteFD)
 	tty, master := 0, -1
 	if setup.Process.TTY {
 		if master, tty, err = openTerminal(setup.Process.UID, setup.Process.GID); err != nil {
@@ -351,14 +361,37 @@ func (in *initProcess) startWorkload(setup *initproto.Setup, fds []int) error {
 	if err != nil {
 		return err
 	}
+	if setup.Direct {
+		return in.becomeWorkload(pr, noteFD, master)
+	}
 	pid, pidfd, errno := fork(pr)
 	if errno != 0 {
 		return os.NewSyscallError("clone", errno)
 	}
 	in.work = &stage2{pid: pid, pidfd: pidfd, note: note}
-	pass := []int{pidfd}
-	if master >= 0 {
-		pass = append(pass, master)
+	return in.announce(pidfd, -1, master)
+}
+
+func (in *initProcess) announce(fds ...int) error {
+	pass := make([]int, 0, len(fds))
+	for _, fd := range fds {
+		if fd >= 0 {
+			pass = append(pass, fd)
+		}
 	}
 	return in.conn.Send(initproto.Encode(initproto.KindStage2, nil), pass...)
+}
+
+// becomeWorkload makes this process stage 2. Its other threads, which are the
+// Go runtime's, end at execve.
+func (in *initProcess) becomeWorkload(p *prepared, note, master int) error {
+	self, err := unix.PidfdOpen(os.Getpid(), 0)
+	if err != nil {
+		return os.NewSyscallError("pidfd_open", err)
+	}
+	if err := in.announce(self, note, master); err != nil {
+		return err
+	}
+	child(p)
+	return nil // not reached
 }

@@ -141,11 +141,11 @@ func (a *app) supervise(ctx context.Context, rt *core.Runtime, p *plan.Plan, nam
 const twice = 3 * time.Second
 
 // forward passes signals to the sandbox. During the start they end it. SIGTERM
-// is a stop with the job's grace, a second one kills; so does a second Ctrl-C.
+// is a stop with the job's grace; more of them change nothing, for timeout(1)
+// and service managers send it twice. A second Ctrl-C kills.
 func forward(signals <-chan os.Signal, created <-chan *core.Sandbox, ended <-chan struct{}, cancel context.CancelCauseFunc) {
 	var s *core.Sandbox
 	var interrupted time.Time
-	terminating := false
 	for {
 		select {
 		case <-ended:
@@ -164,10 +164,9 @@ func forward(signals <-chan os.Signal, created <-chan *core.Sandbox, ended <-cha
 				default:
 					cancel(fmt.Errorf("received %s", unix.SignalName(n)))
 				}
-			case n == unix.SIGINT && time.Since(interrupted) < twice, n == unix.SIGTERM && terminating:
+			case n == unix.SIGINT && time.Since(interrupted) < twice:
 				s.Kill()
 			case n == unix.SIGTERM:
-				terminating = true
 				s.Stop()
 			default:
 				if n == unix.SIGINT {

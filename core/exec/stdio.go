@@ -101,6 +101,26 @@ func isTerminal(f *os.File) bool {
 	return err == nil
 }
 
+// Own gives the pipes among the streams to the workload's user, as the host
+// numbers it: what opens /dev/stdout opens the pipe anew, by its owner and mode.
+// Terminals stay the caller's. Where this process may not give a pipe away, the
+// workload has the descriptor alone.
+func (s *Stdio) Own(uid int) error {
+	for i, f := range s.child {
+		var st unix.Stat_t
+		if err := unix.Fstat(int(f.Fd()), &st); err != nil {
+			return fmt.Errorf("standard stream %d: %w", i, os.NewSyscallError("fstat", err))
+		}
+		if st.Mode&unix.S_IFMT != unix.S_IFIFO || st.Uid == uint32(uid) {
+			continue
+		}
+		if err := unix.Fchown(int(f.Fd()), uid, -1); err != nil && !errors.Is(err, unix.EPERM) {
+			return fmt.Errorf("standard stream %d: %w", i, os.NewSyscallError("fchown", err))
+		}
+	}
+	return nil
+}
+
 // FDs gives the descriptors for init.
 func (s *Stdio) FDs() [3]int {
 	return [3]int{int(s.child[0].Fd()), int(s.child[1].Fd()), int(s.child[2].Fd())}

@@ -187,6 +187,7 @@ func (s *Setup) code(c *coder) {
 	c.flag(&s.Loopback)
 	c.flag(&s.CgroupNS)
 	c.flag(&s.SetIDs)
+	c.flag(&s.Direct)
 	c.u64(&s.InitCaps)
 }
 
@@ -245,4 +246,21 @@ func Decode(msg []byte, body Body) error {
 		return ErrMessage
 	}
 	return nil
+}
+
+// NoteSize is the size of the memory that a direct stage 2 notes its progress
+// in: step, errno and index of the last candidate, 32 bits each.
+const NoteSize = 12
+
+// DecodeNote reads a stage 2's progress into the report of its end.
+func DecodeNote(b []byte, status uint32) Exited {
+	e := Exited{Status: status}
+	if len(b) < NoteSize {
+		return e
+	}
+	step, errno := Step(binary.NativeEndian.Uint32(b)), binary.NativeEndian.Uint32(b[4:])
+	if errno != 0 || step < StepExec {
+		e.Step, e.Errno, e.ExecIndex = step, errno, binary.NativeEndian.Uint32(b[8:])
+	}
+	return e
 }

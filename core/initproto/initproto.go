@@ -31,7 +31,8 @@ const (
 	// KindFSDone carries an FSDone: the file system stands, the old root is gone.
 	KindFSDone Kind = iota + 64
 	// KindStage2 carries the pidfd of stage 2, which is on its way to the start
-	// gate, and the master of its terminal if it has one.
+	// gate, then the memory that it notes its progress in if init itself is
+	// stage 2 (Setup.Direct), then the master of its terminal if it has one.
 	KindStage2
 	// KindExited carries an Exited.
 	KindExited
@@ -56,6 +57,9 @@ type Setup struct {
 	// SetIDs: the id maps were written from outside after the clone, so init has
 	// its capabilities but no mapped id yet; it must set itself to 0:0 first.
 	SetIDs bool
+	// Direct: init itself becomes the workload, as PID 1, instead of making a
+	// child for it.
+	Direct bool
 	// InitCaps is what init keeps of its capabilities once the file system stands.
 	InitCaps uint64
 }

@@ -157,16 +157,22 @@ func (s *Sandbox) awaitStage2(context.Context) error {
 		return err
 	}
 	want := 1
+	if !s.plan.Init {
+		want++
+	}
 	if s.plan.Process.Terminal {
-		want = 2
+		want++
 	}
 	if len(fds) != want {
 		channel.CloseAll(fds)
 		return phase("security", fmt.Errorf("%w: %d descriptors", initproto.ErrMessage, len(fds)))
 	}
 	s.workFD = fds[0]
-	if want == 2 {
-		if err := s.stdio.Terminal(os.NewFile(uintptr(fds[1]), "terminal")); err != nil {
+	if !s.plan.Init {
+		s.note = os.NewFile(uintptr(fds[1]), "note")
+	}
+	if s.plan.Process.Terminal {
+		if err := s.stdio.Terminal(os.NewFile(uintptr(fds[want-1]), "terminal")); err != nil {
 			return phase("exec", err)
 		}
 	}

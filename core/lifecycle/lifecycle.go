@@ -82,6 +82,7 @@ type Sandbox struct {
 	gate       *os.File // write end of the start gate
 	workPid    int
 	workFD     int
+	note       *os.File // progress of a stage 2 that is PID 1 itself
 
 	cloned   chan struct{} // closed when the clone has succeeded or failed
 	cloneErr error
@@ -255,6 +256,13 @@ func (s *Sandbox) cloneInit(context.Context) error {
 	if s.stdio, err = exec.NewStdio(s.cfg.Streams, s.plan.Process.Terminal); err != nil {
 		return phase("exec", err)
 	}
+	uid := s.plan.Process.User.UID
+	if s.plan.IDs.Kind != "none" {
+		uid, _ = plan.HostID(s.plan.IDs.UIDs, uid) // the plan refuses a user that is not mapped
+	}
+	if err := s.stdio.Own(int(uid)); err != nil {
+		return phase("exec", err)
+	}
 	ours, theirs, err := channel.Pair()
 	if err != nil {
 		return phase("namespaces", err)
@@ -346,7 +354,7 @@ func (s *Sandbox) sendSetup(ctx context.Context) error {
 	setup := &initproto.Setup{
 		Hostname: s.plan.Hostname, Ops: s.prep.Ops, Landlock: security.Landlock(s.plan, s.prep.Entries), Process: s.process,
 		InitFilter: s.initFilter, Loopback: s.plan.Namespace("network"), CgroupNS: s.plan.Namespace("cgroup"),
-		SetIDs: s.plan.IDs.Helpers, InitCaps: security.InitCaps(s.process),
+		SetIDs: s.plan.IDs.Helpers, Direct: !s.plan.Init, InitCaps: security.InitCaps(s.process),
 	}
 	if err := s.conn.Send(initproto.Encode(initproto.KindSetup, setup), fds...); err != nil {
 		return s.broken("fs", err)

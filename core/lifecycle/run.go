@@ -120,7 +120,11 @@ type ending struct {
 func (s *Sandbox) supervise(ctx context.Context) {
 	defer close(s.done)
 	msgs := make(chan message, 1)
-	go s.listen(msgs)
+	if s.plan.Init {
+		go s.listen(msgs)
+	} else {
+		go s.watch(msgs)
+	}
 	opened := make(chan struct{})
 	go func() {
 		defer close(opened)
@@ -215,6 +219,21 @@ func (s *Sandbox) listen(out chan<- message) {
 	}
 }
 
+// watch waits for a workload that is PID 1 itself, and so our own child.
+func (s *Sandbox) watch(out chan<- message) {
+	ws, err := s.init.Wait()
+	if err != nil {
+		out <- message{err: err}
+		return
+	}
+	b := make([]byte, initproto.NoteSize)
+	if _, err := s.note.ReadAt(b, 0); err != nil {
+		out <- message{err: err}
+		return
+	}
+	out <- message{exited: initproto.DecodeNote(b, uint32(ws))}
+}
+
 // awaitExec waits until stage 2 has let go of the gate, which execve does to it,
 // or its death, and says so if it became the workload.
 func (s *Sandbox) awaitExec() {
@@ -225,7 +244,7 @@ func (s *Sandbox) awaitExec() {
 		}
 	}
 	var work, init unix.Stat_t
-	if unix.Stat(fmt.Sprintf("/proc/%d/exe", s.workPid), &work) != nil || unix.Stat(fmt.Sprintf("/proc/%d/exe", s.init.Pid), &init) != nil {
+	if unix.Stat(fmt.Sprintf("/proc/%d/exe", s.workPid), &work) != nil || unix.Stat(s.cfg.InitPath, &init) != nil {
 		return // gone already: its end tells
 	}
 	if work.Ino != init.Ino || work.Dev != init.Dev {
@@ -245,6 +264,10 @@ func (s *Sandbox) running() {
 }
 
 func (s *Sandbox) signal(n unix.Signal) {
+	if !s.plan.Init {
+		_ = unix.PidfdSendSignal(s.workFD, n, nil, 0) // gone: its end is on the way
+		return
+	}
 	m := initproto.Encode(initproto.KindSignal, &initproto.Signal{Number: uint32(n)})
 	_ = s.conn.Send(m) // init is gone: its end is on the way
 }
@@ -348,6 +371,7 @@ func (s *Sandbox) teardown(ctx context.Context) error {
 	if s.init != nil {
 		s.init.Kill()
 		_, err := s.init.Wait()
+		s.init.Close()
 		close(s.release)
 		if err == nil {
 			err = s.dir.Journal.Undone(stepInit)
@@ -358,6 +382,9 @@ func (s *Sandbox) teardown(ctx context.Context) error {
 	}
 	if s.workFD >= 0 {
 		_ = unix.Close(s.workFD)
+	}
+	if s.note != nil {
+		_ = s.note.Close()
 	}
 	if s.prep != nil {
 		s.prep.Close()

@@ -9,6 +9,7 @@ import (
 	"os/exec"
 	"strconv"
 	"strings"
+	"sync"
 	"syscall"
 
 	specs "github.com/opencontainers/runtime-spec/specs-go"
@@ -43,6 +44,10 @@ type Options struct {
 type Init struct {
 	Pid   int
 	PidFD int
+
+	once   sync.Once
+	status syscall.WaitStatus
+	err    error
 }
 
 // UnsupportedError tells that this host does not let us make a sandbox.
@@ -59,7 +64,9 @@ func (e *UnsupportedError) Unwrap() error { return e.Err }
 // thread, not the process (golang#27505).
 func Start(p *plan.Plan, o Options) (*Init, error) {
 	pidfd := -1
-	sys := &syscall.SysProcAttr{Pdeathsig: unix.SIGKILL, PidFD: &pidfd}
+	// A session of its own: signals of the terminal, and those that are sent to
+	// the supervisor's process group, are the supervisor's to pass on.
+	sys := &syscall.SysProcAttr{Pdeathsig: unix.SIGKILL, PidFD: &pidfd, Setsid: true}
 	for _, n := range p.Namespaces {
 		sys.Cloneflags |= flags[n.Type]
 	}
@@ -97,6 +104,7 @@ func Start(p *plan.Plan, o Options) (*Init, error) {
 		if err := writeMaps(pid, ids); err != nil {
 			in.Kill()
 			_, _ = in.Wait() // killed: its status tells nothing
+			in.Close()
 			return nil, err
 		}
 	}
@@ -167,14 +175,24 @@ func (i *Init) Kill() {
 
 // Wait collects init. When it returns, no process of the sandbox is left:
 // zap_pid_ns_processes() in the kernel waits for all of them first.
+// It may be called again.
 func (i *Init) Wait() (syscall.WaitStatus, error) {
-	var ws syscall.WaitStatus
-	for {
-		_, err := syscall.Wait4(i.Pid, &ws, 0, nil)
-		if errors.Is(err, unix.EINTR) {
-			continue
+	i.once.Do(func() {
+		for {
+			_, err := syscall.Wait4(i.Pid, &i.status, 0, nil)
+			if !errors.Is(err, unix.EINTR) {
+				i.err = os.NewSyscallError("wait4", err)
+				return
+			}
 		}
-		_ = unix.Close(i.PidFD)
-		return ws, os.NewSyscallError("wait4", err)
+	})
+	return i.status, i.err
+}
+
+// Close lets the pidfd go. Kill does nothing after it.
+func (i *Init) Close() {
+	if i.PidFD >= 0 {
+		_ = unix.Close(i.PidFD) // nothing was written through it
+		i.PidFD = -1
 	}
 }

@@ -136,9 +136,6 @@ func (m *maker) unsupported() {
 	for i := range j.Hooks {
 		later(fmt.Sprintf("hook[%d]", i), "hooks are")
 	}
-	if !j.Init {
-		later("init", "running without init is")
-	}
 	if j.Trust == "untrusted" && j.Runtime == nil {
 		m.fail("trust", `write: runtime "gvisor" {}`, "trust = \"untrusted\" refuses the native runtime")
 	}
