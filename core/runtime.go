@@ -131,6 +131,10 @@ func (r *Runtime) Plan(j *job.Job) (*plan.Plan, error) {
 	return p, nil
 }
 
+// Refused tells the event sinks of a run that ended before there was a plan,
+// because its job is not valid.
+func (r *Runtime) Refused(name string, err error) { r.refused(name, err) }
+
 func (r *Runtime) refused(name string, err error) {
 	if len(r.o.Events) > 0 {
 		audit.NewLog("", name, r.o.Events...).Emit(audit.Refused, err, nil)

@@ -74,6 +74,11 @@ func (a *app) run(ctx context.Context, f *runFlags, argv []string) error {
 	rt.Warm()
 	j, err := a.load(&f.jobFlags, argv)
 	if err != nil {
+		reason := err
+		if errors.Is(err, errInvalid) {
+			reason = fmt.Errorf("job file %q is not valid", f.config)
+		}
+		rt.Refused("", reason)
 		return err
 	}
 	tr.lap("job decoded")
