@@ -3,10 +3,10 @@ package plan
 import (
 	"fmt"
 	"io"
+	"slices"
+	"strconv"
 	"strings"
 	"text/tabwriter"
-
-	specs "github.com/opencontainers/runtime-spec/specs-go"
 )
 
 // Line is one setting of a plan and what enforces it.
@@ -15,8 +15,10 @@ type Line struct {
 	Setting   string `json:"setting"`
 	Value     string `json:"value"`
 	Mechanism string `json:"mechanism"`
-	// From is "file:line" of the job, or "default".
+	// From is where the job says so, "file:line" or "file:first-last", or "default".
 	From string `json:"from"`
+	// Covers are the job's own paths of what this line is about.
+	Covers []string `json:"covers,omitempty"`
 }
 
 // Explain prints, for each line of the job and for each default, the mechanism
@@ -26,20 +28,68 @@ func Explain(w io.Writer, p *Plan) error {
 	fmt.Fprintf(t, "job %q, mode %s\n\n", p.Name, p.Mode)
 	fmt.Fprintln(t, "PHASE\tSETTING\tVALUE\tENFORCED BY\tFROM")
 	for _, l := range p.Lines() {
-		fmt.Fprintf(t, "%s\t%s\t%s\t%s\t%s\n", l.Phase, l.Setting, l.Value, l.Mechanism, l.From)
+		setting, value, mechanism := wrap(printable(l.Setting)), wrap(printable(l.Value)), wrap(printable(l.Mechanism))
+		fmt.Fprintf(t, "%s\t%s\t%s\t%s\t%s\n", l.Phase, setting[0], value[0], mechanism[0], printable(l.From))
+		for i := 1; i < max(len(setting), len(value), len(mechanism)); i++ {
+			fmt.Fprintf(t, "\t%s\t%s\t%s\t\n", at(setting, i), at(value, i), at(mechanism, i))
+		}
 	}
 	for _, d := range p.Degraded {
-		fmt.Fprintf(t, "\nNOT ENFORCED\t%s\t%s\n", d.Name, d.Why)
+		accepted := ""
+		if d.Accepted {
+			accepted = " (accepted by allow_degraded)"
+		}
+		fmt.Fprintf(t, "\nNOT ENFORCED\t%s%s\t%s\n", d.Name, accepted, printable(d.Why))
 		if d.Remedy != "" {
-			fmt.Fprintf(t, "remedy\t\t%s\n", d.Remedy)
+			fmt.Fprintf(t, "remedy\t\t%s\n", printable(d.Remedy))
 		}
 	}
 	return t.Flush()
 }
 
+// column is the width that a cell of the table is wrapped at.
+const column = 44
+
+// wrap breaks text at spaces into pieces of at most column bytes. A word that
+// is longer stays whole. There is always a first piece.
+func wrap(s string) []string {
+	var out []string
+	line := ""
+	for _, word := range strings.Fields(s) {
+		switch {
+		case line == "":
+			line = word
+		case len(line)+1+len(word) <= column:
+			line += " " + word
+		default:
+			out = append(out, line)
+			line = word
+		}
+	}
+	return append(out, line)
+}
+
+func at(lines []string, i int) string {
+	if i < len(lines) {
+		return lines[i]
+	}
+	return ""
+}
+
+// printable keeps text of the job from forging columns or driving a terminal.
+func printable(s string) string {
+	return strings.Map(func(r rune) rune {
+		if r < 0x20 || r >= 0x7f && r < 0xa0 {
+			return ' '
+		}
+		return r
+	}, s)
+}
+
 // Lines explains the whole plan.
 func (p *Plan) Lines() []Line {
 	e := &explainer{p: p}
+	e.job()
 	e.namespaces()
 	e.cgroups()
 	e.fs()
@@ -54,172 +104,70 @@ type explainer struct {
 	lines []Line
 }
 
-func (e *explainer) add(setting, path, value, mechanism string) {
-	from := e.p.Origins[path]
-	if from == "" {
-		from = "default"
-	}
-	e.lines = append(e.lines, Line{Phase: e.phase, Setting: setting, Value: value, Mechanism: mechanism, From: from})
-}
-
-var nsMechanism = map[specs.LinuxNamespaceType]string{
-	specs.UserNamespace: "clone(CLONE_NEWUSER), id maps", specs.MountNamespace: "clone(CLONE_NEWNS), all private, pivot_root, old root unmounted",
-	specs.PIDNamespace: "clone(CLONE_NEWPID), init is PID 1", specs.NetworkNamespace: "clone(CLONE_NEWNET), loopback only",
-	specs.IPCNamespace: "clone(CLONE_NEWIPC)", specs.UTSNamespace: "clone(CLONE_NEWUTS)", specs.TimeNamespace: "clone(CLONE_NEWTIME)",
-	specs.CgroupNamespace: "unshare(CLONE_NEWCGROUP) after the attach",
-}
-
-func (e *explainer) namespaces() {
-	e.phase = "namespaces"
-	for _, n := range e.p.Namespaces {
-		path := "namespaces." + string(n.Type)
-		if n.Type == specs.NetworkNamespace {
-			path = "network"
-		}
-		e.add(string(n.Type), path, "own", nsMechanism[n.Type])
-	}
-	if e.p.Network.Backend == "host" {
-		e.add("network", "network", "host", "none: the host's network is the sandbox's")
-	}
-	for _, m := range e.p.IDs.UIDs {
-		e.add("uid map", "namespaces.user", mapText(m), e.mapMechanism())
-	}
-	for _, m := range e.p.IDs.GIDs {
-		e.add("gid map", "namespaces.user", mapText(m), e.mapMechanism())
-	}
-	groups := "setgroups(2)"
-	if !e.p.IDs.SetGroups {
-		groups = "kept as the caller's: the kernel denies setgroups(2) in a map of one id; they show as overflow ids and give no more than the caller has"
-	}
-	e.add("supplementary groups", "groups", fmt.Sprint(e.p.Process.User.AdditionalGids), groups)
-	e.add("hostname", "hostname", e.p.Hostname, "sethostname(2) in its UTS namespace")
-}
-
-func (e *explainer) mapMechanism() string {
-	if e.p.IDs.Helpers {
-		return "newuidmap(1), newgidmap(1)"
-	}
-	return "/proc/PID/{u,g}id_map"
-}
-
-func mapText(m specs.LinuxIDMapping) string {
-	return fmt.Sprintf("%d-%d -> %d", m.ContainerID, uint64(m.ContainerID)+uint64(m.Size)-1, m.HostID)
-}
-
-func (e *explainer) cgroups() {
-	e.phase = "cgroups"
-	p := e.p
-	if !p.Cgroup.Wanted {
-		e.add("control group", "resources", "none", "this host gives none: see nucleus doctor")
-	}
-	r := p.Resources
-	if r.Memory != nil {
-		e.add("memory", "resources.memory", fmt.Sprint(*r.Memory.Limit), "memory.max (v1: memory.limit_in_bytes); the OOM killer ends the sandbox")
-		e.add("swap", "resources.swap", fmt.Sprint(*r.Memory.Swap-*r.Memory.Limit), "memory.swap.max (v1: memory.memsw.limit_in_bytes)")
-	}
-	if v, ok := r.Unified["memory.high"]; ok {
-		e.add("memory_high", "resources.memory_high", v, "memory.high")
-	}
-	if r.CPU != nil && r.CPU.Quota != nil {
-		e.add("cpus", "resources.cpus", fmt.Sprintf("%.2f", float64(*r.CPU.Quota)/float64(*r.CPU.Period)), "cpu.max (v1: cpu.cfs_quota_us)")
-	}
-	if v, ok := r.Unified["cpu.weight"]; ok {
-		e.add("cpu_weight", "resources.cpu_weight", v, "cpu.weight (v1: cpu.shares)")
-	}
-	if n := p.Pids(); n > 0 {
-		e.add("pids", "resources.pids", fmt.Sprint(n), "pids.max")
-	}
-}
-
-func (e *explainer) fs() {
-	e.phase = "fs"
-	p := e.p
-	what := map[string]string{RootToolchain: "the host's toolchain, read-only, on a private tmpfs", RootRootfs: p.Root.Path + ", read-only", RootOverlay: p.Root.Path + ", writable in memory, discarded"}[p.Root.Kind]
-	e.add("/", "rootfs", what, "tmpfs, binds, mount_setattr(AT_RECURSIVE), pivot_root")
-	if p.Root.Digest != "" {
-		e.add("rootfs digest", "rootfs.digest", p.Root.Digest, "the tree is hashed before the start")
-	}
-	e.add("writable memory", "resources.rootfs_size", fmt.Sprint(p.Root.Size), "size= of the root tmpfs")
-	for _, m := range p.Mounts {
-		switch m.Kind {
-		case MountLink:
-			e.add(m.Destination, m.Origin, "-> "+m.Source, "symbolic link")
-		case MountToolchain, MountBind:
-			v := m.Source + " (" + strings.Join(m.Options[1:], ",") + ")"
-			e.add(m.Destination, m.Origin, v, "bind, mount_setattr(AT_RECURSIVE), read back")
-		default:
-			e.add(m.Destination, m.Origin, m.Kind+" ("+strings.Join(m.Options, ",")+")", "mount, read back")
-		}
-	}
-	for _, f := range p.Files {
-		e.add(f.Path, "", fmt.Sprintf("%d bytes", len(f.Content)), "file of the sandbox's own")
-	}
-	e.add("masked", "", strings.Join(p.MaskedPaths, " "), "/dev/null or an empty tmpfs over it")
-	e.add("read-only", "", strings.Join(p.ReadonlyPaths, " "), "bind, mount_setattr(RDONLY)")
-}
-
-func (e *explainer) security() {
-	e.phase = "security"
-	p := e.p
-	u := p.Process.User
-	e.add("user", "user", fmt.Sprintf("%d:%d", u.UID, u.GID), "setresgid(2), setresuid(2)")
-	e.add("no_new_privs", "", "true", "prctl(PR_SET_NO_NEW_PRIVS) before any mount")
-	caps := strings.Join(p.Process.Capabilities.Bounding, " ")
-	if caps == "" {
-		caps = "none"
-	}
-	e.add("capabilities", "security.capabilities.keep", caps, "bounding set, capset(2), ambient set")
-	for _, r := range p.Process.Rlimits {
-		name := strings.ToLower(strings.TrimPrefix(r.Type, "RLIMIT_"))
-		e.add("rlimit "+name, fmt.Sprintf("resources.rlimit[%q]", name), fmt.Sprintf("%s:%s", limitText(r.Soft), limitText(r.Hard)), "prlimit(2)")
-	}
-	e.add("session keyring", "", "its own", "keyctl(KEYCTL_JOIN_SESSION_KEYRING)")
-	e.add("descriptors", "", "0 1 2", "close_range(2)")
-	if l := p.Landlock; l.ABI > 0 {
-		for _, r := range l.Rules {
-			path := r.Path
-			if r.Entries {
-				path = "every entry of the rootfs"
+// add adds a line that is about the given paths of the job and all below them.
+func (e *explainer) add(setting, value, mechanism string, paths ...string) {
+	l := Line{Phase: e.phase, Setting: setting, Value: value, Mechanism: mechanism, From: "default"}
+	for path := range e.p.Origins {
+		for _, p := range paths {
+			if path == p || strings.HasPrefix(path, p+".") || strings.HasPrefix(path, p+"[") {
+				l.Covers = append(l.Covers, path)
+				break
 			}
-			e.add("landlock "+path, r.Origin, strings.Join(r.Access, ","), fmt.Sprintf("Landlock ABI %d", l.ABI))
-		}
-		if l.Scoped != 0 {
-			e.add("landlock scope", "", "signals, abstract sockets", fmt.Sprintf("Landlock ABI %d", l.ABI))
 		}
 	}
-	s := p.Seccomp
-	v := s.Source
-	if s.Profile != "" {
-		v = s.Profile
+	if len(l.Covers) > 0 {
+		slices.Sort(l.Covers)
+		l.From = e.from(l.Covers)
 	}
-	if len(s.Allow) > 0 {
-		v += " + " + strings.Join(s.Allow, " ")
-	}
-	e.add("seccomp", "security.seccomp", v, "compiled filter, loaded last; always admits read, execve, exit_group")
-	if p.Lockdown != "" {
-		e.add("lockdown", "security.lockdown", p.Lockdown, "/sys/kernel/security/lockdown, checked")
-	}
-	e.add("posture", "", "verified", "read back from /proc before the workload runs")
+	e.lines = append(e.lines, l)
 }
 
-func limitText(v uint64) string {
-	if v == ^uint64(0) {
-		return "unlimited"
+// from gives the lines that paths of the job stand on, the files apart.
+func (e *explainer) from(paths []string) string {
+	type span struct{ first, last int }
+	var files []string
+	spans := map[string]span{}
+	for _, path := range paths {
+		file, n := e.p.Origins[path], 0
+		if i := strings.LastIndexByte(file, ':'); i >= 0 {
+			if line, err := strconv.Atoi(file[i+1:]); err == nil {
+				file, n = file[:i], line
+			}
+		}
+		s, seen := spans[file]
+		if !seen {
+			files = append(files, file)
+			s = span{n, n}
+		}
+		spans[file] = span{min(s.first, n), max(s.last, n)}
 	}
-	return fmt.Sprint(v)
+	slices.Sort(files)
+	for i, f := range files {
+		switch s := spans[f]; {
+		case s.first == 0:
+		case s.first == s.last:
+			files[i] = fmt.Sprintf("%s:%d", f, s.first)
+		default:
+			files[i] = fmt.Sprintf("%s:%d-%d", f, s.first, s.last)
+		}
+	}
+	return strings.Join(files, ", ")
 }
 
-func (e *explainer) exec() {
-	e.phase = "exec"
+func (e *explainer) job() {
+	e.phase = "job"
 	p := e.p
-	e.add("command", "command", fmt.Sprintf("%q", p.Process.Args), "execve(2)")
-	e.add("workdir", "workdir", p.Process.Cwd, "chdir(2) as the workload's user")
-	if p.Process.User.Umask != nil {
-		e.add("umask", "umask", fmt.Sprintf("%04o", *p.Process.User.Umask), "umask(2)")
+	e.add("name", p.Name, "name and id of the sandbox", "name")
+	mode := map[string]string{
+		"agent":        "controls that the job asks for are enforced or the run fails; a default that this host lacks is named",
+		"strict-agent": "every protection is enforced or the run fails",
+		"production":   "every protection is enforced or the run fails; rootfs attested, limits set, nothing writable and executable",
 	}
-	e.add("terminal", "tty", fmt.Sprint(p.Process.Terminal), "pty of the sandbox's own devpts")
-	if p.Timeout > 0 {
-		e.add("timeout", "timeout", p.Timeout.String(), "supervisor's timer: stop signal, grace, kill")
+	e.add("mode", string(p.Mode), mode[string(p.Mode)], "mode")
+	if len(p.AllowDegraded) > 0 {
+		e.add("allow_degraded", strings.Join(p.AllowDegraded, " "), "not warned about where this host lacks them", "allow_degraded")
 	}
-	e.add("stop", "stop.signal", p.Stop.Signal+", grace "+p.Stop.Grace.String(), "init, then SIGKILL of PID 1")
+	if p.Trust != "" {
+		e.add("trust", p.Trust, "the native runtime is refused for untrusted code", "trust")
+	}
 }

@@ -2,6 +2,7 @@ package plan
 
 import (
 	"fmt"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -11,15 +12,22 @@ import (
 // io turns the job's limits of block devices into throttles.
 func (m *maker) io(res *specs.LinuxResources) {
 	for _, d := range m.j.Resources.IO {
+		path := fmt.Sprintf("resources.io[%q]", d.Device)
 		numbers, known := m.in.Devices[d.Device]
 		if !known && !strings.HasPrefix(d.Device, "/") {
 			numbers = d.Device
 		}
 		major, minor, ok := deviceNumbers(numbers)
 		if !ok {
-			m.fail(fmt.Sprintf("resources.io[%q]", d.Device), "lsblk -p", "%q is not a block device of this host", d.Device)
+			m.fail(path, "lsblk -p", "%q is not a block device of this host", d.Device)
 			continue
 		}
+		dev := Device{Name: d.Device, Numbers: fmt.Sprintf("%d:%d", major, minor)}
+		if i := slices.IndexFunc(m.p.Devices, func(x Device) bool { return x.Numbers == dev.Numbers }); i >= 0 {
+			m.fail(path, "put all limits of the device into one io block", "%q and %q are one block device (%s)", m.p.Devices[i].Name, d.Device, dev.Numbers)
+			continue
+		}
+		m.p.Devices = append(m.p.Devices, dev)
 		if res.BlockIO == nil {
 			res.BlockIO = &specs.LinuxBlockIO{}
 		}

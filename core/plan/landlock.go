@@ -11,10 +11,12 @@ import (
 
 // Landlock is the ruleset of the sandbox, by the kernel's access rights.
 type Landlock struct {
-	ABI       int            `json:"abi"` // 0: none
-	HandledFS uint64         `json:"handledFS,omitempty"`
-	Scoped    uint64         `json:"scoped,omitempty"`
-	Rules     []LandlockRule `json:"rules,omitempty"`
+	ABI       int    `json:"abi"` // 0: none
+	HandledFS uint64 `json:"handledFS,omitempty"`
+	Scoped    uint64 `json:"scoped,omitempty"`
+	// NoDefaults: only the job's own rules are there.
+	NoDefaults bool           `json:"noDefaults,omitempty"`
+	Rules      []LandlockRule `json:"rules,omitempty"`
 	// HandledNet and Ports confine TCP; without them it is as the network
 	// namespace has it.
 	HandledNet uint64         `json:"handledNet,omitempty"`
@@ -105,7 +107,8 @@ func (m *maker) landlock() {
 	if l.ABI >= 6 {
 		l.Scoped = llScopeAbstractUnix | llScopeSignal
 	}
-	if !m.j.Security.NoDefaultLandlock {
+	l.NoDefaults = m.j.Security.NoDefaultLandlock
+	if !l.NoDefaults {
 		m.defaultRules()
 	}
 	for i, r := range m.j.Security.Landlock {

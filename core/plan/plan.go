@@ -24,6 +24,9 @@ type Plan struct {
 	Name    string   `json:"name"`
 	File    string   `json:"file,omitempty"`
 	Mode    job.Mode `json:"mode"`
+	// AllowDegraded and Trust are as the job has them.
+	AllowDegraded []string `json:"allowDegraded,omitempty"`
+	Trust         string   `json:"trust,omitempty"`
 
 	Process   specs.Process `json:"process"`
 	ExecPaths []string      `json:"execPaths"` // candidates for execve(2), in order
@@ -43,7 +46,9 @@ type Plan struct {
 	Context       *Context `json:"context,omitempty"`
 
 	Resources *specs.LinuxResources `json:"resources,omitempty"`
-	Cgroup    Cgroup                `json:"cgroup"`
+	// Devices are the block devices whose I/O is limited, as the job names them.
+	Devices []Device `json:"devices,omitempty"`
+	Cgroup  Cgroup   `json:"cgroup"`
 
 	Seccomp  Seccomp  `json:"seccomp"`
 	Landlock Landlock `json:"landlock"`
@@ -142,6 +147,12 @@ type Context struct {
 	Exclude []string `json:"exclude,omitempty"`
 }
 
+// Device is a block device of the host.
+type Device struct {
+	Name    string `json:"name"`
+	Numbers string `json:"numbers"` // "254:0"
+}
+
 // Cgroup says whether the sandbox has a control group.
 type Cgroup struct {
 	Wanted   bool   `json:"wanted"`
@@ -208,6 +219,16 @@ func (p *Plan) Namespace(t specs.LinuxNamespaceType) bool {
 		}
 	}
 	return false
+}
+
+// device gives the job's own name of a block device.
+func (p *Plan) device(numbers string) string {
+	for _, d := range p.Devices {
+		if d.Numbers == numbers {
+			return d.Name
+		}
+	}
+	return numbers
 }
 
 // Where gives "file:line" of a part of the job, "" for a default.

@@ -1,0 +1,124 @@
+package plan
+
+import (
+	"fmt"
+	"math"
+	"strings"
+)
+
+func (e *explainer) security() {
+	e.phase = "security"
+	p := e.p
+	u := p.Process.User
+	e.add("user", fmt.Sprintf("%d:%d", u.UID, u.GID), "setresgid(2), setresuid(2)", "user")
+	e.add("no_new_privs", "true", "prctl(PR_SET_NO_NEW_PRIVS) before any mount")
+	caps := strings.Join(p.Process.Capabilities.Bounding, " ")
+	if caps == "" {
+		caps = "none"
+	}
+	e.add("capabilities", caps, "bounding set, capset(2), ambient set", "security.capabilities.keep")
+	for _, r := range p.Process.Rlimits {
+		name := strings.ToLower(strings.TrimPrefix(r.Type, "RLIMIT_"))
+		paths := []string{fmt.Sprintf("resources.rlimit[%q]", name)}
+		if name == "nproc" && p.Pids() == 0 {
+			paths = append(paths, "resources.pids")
+		}
+		e.add("rlimit "+name, fmt.Sprintf("%s:%s", limitText(r.Soft), limitText(r.Hard)), "prlimit(2)", paths...)
+	}
+	e.add("session keyring", "its own", "keyctl(KEYCTL_JOIN_SESSION_KEYRING)")
+	e.add("descriptors", "0 1 2", "close_range(2)")
+	e.landlock()
+	e.seccomp()
+	if p.Lockdown != "" {
+		e.add("lockdown", p.Lockdown, "/sys/kernel/security/lockdown, checked", "security.lockdown")
+	}
+	e.add("posture", "verified", "read back from /proc before the workload runs")
+}
+
+func (e *explainer) landlock() {
+	l := e.p.Landlock
+	if l.ABI == 0 {
+		return
+	}
+	abi := fmt.Sprintf("Landlock ABI %d", l.ABI)
+	defaults := "on"
+	if l.NoDefaults {
+		defaults = "off: only the job's own rules"
+	}
+	e.add("landlock defaults", defaults, abi, "security.no_default_landlock")
+	for _, r := range l.Rules {
+		path := r.Path
+		if r.Entries {
+			path = "every entry of the rootfs"
+		}
+		var paths []string
+		if r.Origin != "" {
+			paths = []string{r.Origin}
+		}
+		e.add("landlock "+path, strings.Join(r.Access, ","), abi, paths...)
+	}
+	if l.HandledNet != 0 {
+		e.add("landlock TCP connect", l.portText(llConnectTCP), abi, "security.landlock.tcp.connect")
+		e.add("landlock TCP bind", l.portText(llBindTCP), abi, "security.landlock.tcp.bind")
+	}
+	if l.Scoped != 0 {
+		e.add("landlock scope", "signals, abstract sockets", abi)
+	}
+}
+
+func (l Landlock) portText(right uint64) string {
+	var out []string
+	for _, p := range l.Ports {
+		if p.Rights&right != 0 {
+			out = append(out, fmt.Sprint(p.Port))
+		}
+	}
+	if len(out) == 0 {
+		return "none"
+	}
+	return strings.Join(out, " ")
+}
+
+func (e *explainer) seccomp() {
+	s := e.p.Seccomp
+	v := s.Source
+	if s.Profile != "" {
+		v = s.Profile
+	}
+	if len(s.Allow) > 0 {
+		v += " + " + strings.Join(s.Allow, " ")
+	}
+	e.add("seccomp", v, "compiled filter, loaded last; always admits read, execve, exit_group", "security.seccomp.profile", "security.seccomp.allow", "security.seccomp.mode")
+	if s.SHA256 != "" {
+		e.add("seccomp sha256", s.SHA256, "the profile is hashed as it is read", "security.seccomp.sha256")
+	}
+}
+
+func limitText(v uint64) string {
+	if v == math.MaxUint64 {
+		return "unlimited"
+	}
+	return fmt.Sprint(v)
+}
+
+func (e *explainer) exec() {
+	e.phase = "exec"
+	p := e.p
+	e.add("command", fmt.Sprintf("%q", p.Process.Args), "execve(2)", "command")
+	// Names only: a value may be a secret.
+	names := make([]string, len(p.Process.Env))
+	for i, kv := range p.Process.Env {
+		names[i], _, _ = strings.Cut(kv, "=")
+	}
+	e.add("environment", strings.Join(names, " "), "execve(2): these and no others", "env")
+	e.add("workdir", p.Process.Cwd, "chdir(2) as the workload's user", "workdir")
+	if p.Process.User.Umask != nil {
+		e.add("umask", fmt.Sprintf("%04o", *p.Process.User.Umask), "umask(2)", "umask")
+	}
+	e.add("init", fmt.Sprint(p.Init), "nucleus-init is PID 1: it reaps, and passes signals on", "init")
+	e.add("terminal", fmt.Sprint(p.Process.Terminal), "pty of the sandbox's own devpts", "tty")
+	if p.Timeout > 0 {
+		e.add("timeout", p.Timeout.String(), "supervisor's timer: stop signal, grace, kill", "timeout")
+	}
+	e.add("stop", p.Stop.Signal+", grace "+p.Stop.Grace.String(), "init, then SIGKILL of PID 1", "stop.signal", "stop.grace")
+}

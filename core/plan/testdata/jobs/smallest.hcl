@@ -1,0 +1,3 @@
+job "smallest" {
+  command = ["/bin/true"]
+}
