@@ -25,6 +25,10 @@ type Scope struct {
 	// Alone says that no other test runs sandboxes meanwhile, so that every
 	// process in a foreign pid or network namespace counts as well.
 	Alone bool
+	// Wait bounds how long Settle waits for what ends by itself: a killed
+	// supervisor's init dies of a signal, and namespaces go a moment after
+	// their last process. Zero is five seconds, stretched by Patient.
+	Wait time.Duration
 }
 
 // cgroupPrefix starts the name of every group that a sandbox gets.
@@ -77,15 +81,15 @@ func (c Census) Diff(later Census) []string {
 	return left
 }
 
-// settleTime bounds the wait for what ends by itself: a killed supervisor's
-// init dies of a signal, and namespaces go a moment after their last process.
-const settleTime = 5 * time.Second
-
 // Settle takes censuses until nothing new is left or the time is over, and
 // returns what remains.
 func (c Census) Settle(t testing.TB, scope Scope) []string {
 	t.Helper()
-	for deadline := time.Now().Add(Patient(settleTime)); ; time.Sleep(20 * time.Millisecond) {
+	wait := scope.Wait
+	if wait == 0 {
+		wait = Patient(5 * time.Second)
+	}
+	for deadline := time.Now().Add(wait); ; time.Sleep(20 * time.Millisecond) {
 		left := c.Diff(TakeCensus(t, scope))
 		if len(left) == 0 || time.Now().After(deadline) {
 			return left

@@ -7,6 +7,7 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -168,7 +169,7 @@ func TestCensusSeesCgroups(t *testing.T) {
 func TestNoLeaksFailsTheTest(t *testing.T) {
 	root := t.TempDir()
 	inner := &cleanupRecorder{recorder: recorder{TB: t}}
-	NoLeaks(inner, Scope{Files: []string{root}})
+	NoLeaks(inner, Scope{Files: []string{root}, Wait: 50 * time.Millisecond})
 	if err := os.WriteFile(filepath.Join(root, "stray"), nil, 0o600); err != nil {
 		t.Fatal(err)
 	}
