@@ -221,7 +221,7 @@ type Security struct {
 	Seccomp           *Seccomp
 	Landlock          []LandlockRule
 	LandlockTCP       *LandlockTCP // nil: TCP is as the network has it
-	Lockdown          string // "", integrity, confidentiality
+	Lockdown          string       // "", integrity, confidentiality
 	NoDefaultLandlock bool
 }
 

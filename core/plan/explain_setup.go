@@ -165,6 +165,8 @@ func (e *explainer) mount(m Mount) {
 			how = "directory of the overlay"
 		}
 		e.add(m.Destination, m.Kind+options(m.Options), how, paths...)
+	case MountDevice:
+		e.add(m.Destination, "the host's"+options(m.Options[1:]), "bind of the node, read back", paths...)
 	default:
 		e.add(m.Destination, m.Kind+options(m.Options), "mount, read back", paths...)
 	}
