@@ -106,13 +106,18 @@ func (d *decoder) workspace(b hclread.Block) {
 
 func (d *decoder) volume(b hclread.Block) {
 	v := Volume{Name: b.Label}
+	unsaid := true
 	d.checkName(b.Label, b.LabelRange)
 	d.r.Read(b, hclread.Schema{Attrs: []hclread.Attr{
 		{Name: "source", Required: `source = "/srv/data"`, Read: d.hostSource(&v.Source)},
 		{Name: "target", Required: `target = "/data"`, Read: d.sandboxPath(&v.Target)},
 		{Name: "read_only", Read: boolean(&v.ReadOnly)},
 		{Name: "create", Read: boolean(&v.Create)},
+		{Name: "exec", Read: func(x hclread.Value) { unsaid = false; boolean(&v.Exec)(x) }},
 	}, Hints: map[string]string{"ro": "Write read_only = true.", "path": `Write source = "/srv/data".`}})
+	if unsaid {
+		v.Exec = v.ReadOnly
+	}
 	d.j.Volumes = append(d.j.Volumes, v)
 }
 

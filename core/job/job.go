@@ -160,6 +160,7 @@ type Volume struct {
 	Target   string
 	ReadOnly bool
 	Create   bool
+	Exec     bool // as ReadOnly unless said: what can be written is not executed
 }
 
 // Tmpfs is a private file system in memory.

@@ -76,8 +76,11 @@ func toolchainSource(t fact.HostPath) string {
 
 func (m *maker) devMounts(add func(Mount), id identity) {
 	add(Mount{Mount: specs.Mount{Destination: "/dev", Type: "tmpfs", Source: "dev", Options: []string{"nosuid", "noexec", "mode=0755", fmt.Sprintf("size=%d", devSize)}}, Kind: MountFS})
+	// Read-only, which does not hinder reading and writing a device: it keeps a
+	// workload that owns the host's node (user = "host", as root) from changing
+	// its mode and owner.
 	for _, d := range []string{"null", "zero", "full", "random", "urandom", "tty"} {
-		add(Mount{Mount: specs.Mount{Destination: "/dev/" + d, Type: "bind", Source: "/dev/" + d, Options: []string{"bind", "nosuid", "noexec"}}, Kind: MountDevice})
+		add(Mount{Mount: specs.Mount{Destination: "/dev/" + d, Type: "bind", Source: "/dev/" + d, Options: []string{"bind", "ro", "nosuid", "noexec"}}, Kind: MountDevice})
 	}
 	pts := []string{"nosuid", "noexec", "newinstance", "ptmxmode=0666", "mode=0620"}
 	add(Mount{Mount: specs.Mount{Destination: "/dev/pts", Type: "devpts", Source: "devpts", Options: pts}, Kind: MountFS})
@@ -171,9 +174,14 @@ func (m *maker) jobMounts(id identity) {
 		ms = append(ms, m.workspace(w, id))
 	}
 	for _, v := range j.Volumes {
-		o := []string{"rbind", "rw", "nosuid", "nodev", "noexec"}
+		o := []string{"rbind", "rw", "nosuid", "nodev"}
 		if v.ReadOnly {
 			o[1] = "ro"
+		}
+		if !v.Exec {
+			o = append(o, "noexec")
+		} else if m.j.Mode == job.ModeProduction && !v.ReadOnly {
+			m.fail(fmt.Sprintf("volume[%q].exec", v.Name), "write exec = false, or read_only = true", "volume %q is writable and executable, which mode production refuses", v.Name)
 		}
 		ms = append(ms, Mount{Mount: specs.Mount{Destination: v.Target, Type: "bind", Source: v.Source, Options: o}, Kind: MountBind, Origin: fmt.Sprintf("volume[%q]", v.Name), Create: v.Create, Idmap: !v.ReadOnly})
 	}
