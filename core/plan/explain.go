@@ -1,13 +1,12 @@
 package plan
 
 import (
-	"bufio"
 	"fmt"
 	"io"
 	"slices"
 	"strconv"
 	"strings"
-	"unicode/utf8"
+	"text/tabwriter"
 )
 
 // Line is one setting of a plan and what enforces it.
@@ -25,42 +24,57 @@ type Line struct {
 // Explain prints, for each line of the job and for each default, the mechanism
 // that enforces it on this host.
 func Explain(w io.Writer, p *Plan) error {
-	rows := [][5]string{{"PHASE", "SETTING", "FROM", "VALUE", "ENFORCED BY"}}
+	t := tabwriter.NewWriter(w, 0, 8, 2, ' ', 0)
+	fmt.Fprintf(t, "job %q, mode %s\n\n", p.Name, p.Mode)
+	fmt.Fprintln(t, "PHASE\tSETTING\tVALUE\tENFORCED BY\tFROM")
 	for _, l := range p.Lines() {
-		rows = append(rows, [5]string{l.Phase, printable(l.Setting), printable(l.From), printable(l.Value), printable(l.Mechanism)})
-	}
-	var width [4]int
-	for _, r := range rows {
-		for i := range width {
-			// One long cell must not push the whole column out of sight.
-			if n := utf8.RuneCountInString(r[i]); n <= maxColumn {
-				width[i] = max(width[i], n)
-			}
+		setting, value, mechanism := wrap(printable(l.Setting)), wrap(printable(l.Value)), wrap(printable(l.Mechanism))
+		fmt.Fprintf(t, "%s\t%s\t%s\t%s\t%s\n", l.Phase, setting[0], value[0], mechanism[0], printable(l.From))
+		for i := 1; i < max(len(setting), len(value), len(mechanism)); i++ {
+			fmt.Fprintf(t, "\t%s\t%s\t%s\t\n", at(setting, i), at(value, i), at(mechanism, i))
 		}
-	}
-	b := bufio.NewWriter(w)
-	fmt.Fprintf(b, "job %q, mode %s\n\n", p.Name, p.Mode)
-	for _, r := range rows {
-		for i, n := range width {
-			fmt.Fprintf(b, "%-*s  ", n, r[i])
-		}
-		fmt.Fprintln(b, r[4])
 	}
 	for _, d := range p.Degraded {
 		accepted := ""
 		if d.Accepted {
 			accepted = " (accepted by allow_degraded)"
 		}
-		fmt.Fprintf(b, "\nNOT ENFORCED  %s%s: %s\n", d.Name, accepted, printable(d.Why))
+		fmt.Fprintf(t, "\nNOT ENFORCED\t%s%s\t%s\n", d.Name, accepted, printable(d.Why))
 		if d.Remedy != "" {
-			fmt.Fprintf(b, "remedy        %s\n", printable(d.Remedy))
+			fmt.Fprintf(t, "remedy\t\t%s\n", printable(d.Remedy))
 		}
 	}
-	return b.Flush()
+	return t.Flush()
 }
 
-// maxColumn is the widest that a column of Explain is made.
-const maxColumn = 40
+// column is the width that a cell of the table is wrapped at.
+const column = 44
+
+// wrap breaks text at spaces into pieces of at most column bytes. A word that
+// is longer stays whole. There is always a first piece.
+func wrap(s string) []string {
+	var out []string
+	line := ""
+	for _, word := range strings.Fields(s) {
+		switch {
+		case line == "":
+			line = word
+		case len(line)+1+len(word) <= column:
+			line += " " + word
+		default:
+			out = append(out, line)
+			line = word
+		}
+	}
+	return append(out, line)
+}
+
+func at(lines []string, i int) string {
+	if i < len(lines) {
+		return lines[i]
+	}
+	return ""
+}
 
 // printable keeps text of the job from forging columns or driving a terminal.
 func printable(s string) string {

@@ -115,7 +115,11 @@ func (e *explainer) exec() {
 	if p.Process.User.Umask != nil {
 		e.add("umask", fmt.Sprintf("%04o", *p.Process.User.Umask), "umask(2)", "umask")
 	}
-	e.add("init", fmt.Sprint(p.Init), "nucleus-init is PID 1: it reaps, and passes signals on", "init")
+	initDoes := "nucleus-init is PID 1: it reaps, and passes signals on"
+	if !p.Init {
+		initDoes = "the workload is PID 1 itself"
+	}
+	e.add("init", fmt.Sprint(p.Init), initDoes, "init")
 	e.add("terminal", fmt.Sprint(p.Process.Terminal), "pty of the sandbox's own devpts", "tty")
 	if p.Timeout > 0 {
 		e.add("timeout", p.Timeout.String(), "supervisor's timer: stop signal, grace, kill", "timeout")

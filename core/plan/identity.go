@@ -284,10 +284,11 @@ func (m *maker) checkMaps(p *IDs, id identity) {
 	m.hostRoot(p)
 	m.mapped("user", "user", id.uid, p.UIDs)
 	m.mapped("user", "group", id.gid, p.GIDs)
-	for _, g := range id.groups {
-		m.mapped("groups", "supplementary group", g, p.GIDs)
-	}
-	if len(id.groups) > 0 && !p.SetGroups {
+	if len(id.groups) > 0 && p.SetGroups {
+		for _, g := range id.groups {
+			m.mapped("groups", "supplementary group", g, p.GIDs)
+		}
+	} else if len(id.groups) > 0 {
 		m.fail("groups", "get a subordinate range (usermod --add-subgids), or remove groups",
 			"supplementary groups cannot be set in a user namespace of one id")
 	}
@@ -309,6 +310,9 @@ func (m *maker) hostRoot(p *IDs) {
 		}
 		if slices.ContainsFunc(x.maps, func(l specs.LinuxIDMapping) bool { return l.HostID == 0 }) {
 			m.fail(path, `write: namespaces { user = "auto" }, or map a range that nobody on the host has`, "the host's %s 0 may not be mapped in mode %s", x.what, m.j.Mode)
+			if p.Kind != "map" {
+				return // the other map is of the same making
+			}
 		}
 	}
 }

@@ -36,8 +36,10 @@ func (m *maker) io(res *specs.LinuxResources) {
 			to   *[]specs.LinuxThrottleDevice
 			rate uint64
 		}{
-			{&b.ThrottleReadBpsDevice, d.ReadBPS}, {&b.ThrottleWriteBpsDevice, d.WriteBPS},
-			{&b.ThrottleReadIOPSDevice, d.ReadIOPS}, {&b.ThrottleWriteIOPSDevice, d.WriteIOPS},
+			{&b.ThrottleReadBpsDevice, d.ReadBPS},
+			{&b.ThrottleWriteBpsDevice, d.WriteBPS},
+			{&b.ThrottleReadIOPSDevice, d.ReadIOPS},
+			{&b.ThrottleWriteIOPSDevice, d.WriteIOPS},
 		} {
 			if x.rate == 0 {
 				continue

@@ -190,8 +190,10 @@ func (m *maker) jobMounts(id identity) {
 		if t.Size != nil {
 			size = *t.Size
 		}
-		ms = append(ms, Mount{Mount: specs.Mount{Destination: t.Target, Type: "tmpfs", Source: "tmpfs", Options: []string{"rw", "nosuid", "nodev", "noexec", fmt.Sprintf("mode=%04o", t.Mode), fmt.Sprintf("size=%d", size)}},
-			Kind: MountTmpfs, Origin: fmt.Sprintf("tmpfs[%q]", t.Target), UID: id.uid, GID: id.gid, Mode: t.Mode})
+		ms = append(ms, Mount{
+			Mount: specs.Mount{Destination: t.Target, Type: "tmpfs", Source: "tmpfs", Options: []string{"rw", "nosuid", "nodev", "noexec", fmt.Sprintf("mode=%04o", t.Mode), fmt.Sprintf("size=%d", size)}},
+			Kind:  MountTmpfs, Origin: fmt.Sprintf("tmpfs[%q]", t.Target), UID: id.uid, GID: id.gid, Mode: t.Mode,
+		})
 	}
 	sort.SliceStable(ms, func(a, b int) bool {
 		return strings.Count(ms[a].Destination, "/") < strings.Count(ms[b].Destination, "/")

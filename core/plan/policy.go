@@ -49,9 +49,10 @@ func (m *maker) resources() {
 			unified["cpu.weight"] = fmt.Sprint(r.CPUWeight)
 		}
 	}
+	asked = asked || len(r.IO) > 0
 	m.io(res)
 	m.p.Resources = res
-	m.p.Cgroup = Cgroup{Wanted: true, Required: asked || len(r.IO) > 0 || m.j.Mode.Strict(), Parent: m.in.CgroupParent}
+	m.p.Cgroup = Cgroup{Wanted: true, Required: asked || m.j.Mode.Strict(), Parent: m.in.CgroupParent}
 	cpu := "resources.cpus"
 	if r.CPUs == 0 {
 		cpu = "resources.cpu_weight"
