@@ -303,6 +303,7 @@ func (s *Sandbox) joinClone(ctx context.Context) error {
 	if err := ctx.Err(); err != nil {
 		return err
 	}
+	failpoint.Hit("init unrecorded")
 	id, err := identify(s.init.Pid)
 	if err != nil {
 		return phase("namespaces", err)
