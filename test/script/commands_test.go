@@ -84,11 +84,6 @@ func exits(ts *testscript.TestScript, neg bool, args []string) {
 	if err != nil && !errors.As(err, &exit) {
 		ts.Fatalf("%v", err)
 	}
-	for _, stream := range []string{"stdout", "stderr"} {
-		if text := ts.ReadFile(stream); text != "" {
-			ts.Logf("[%s]\n%s", stream, text)
-		}
-	}
 	got := 0
 	if exit != nil {
 		got = exit.ExitCode()
