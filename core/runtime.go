@@ -52,7 +52,6 @@ type Runtime struct {
 	cgroups cgroups.Facts
 	init    *initFile
 	state   *state.Root
-	primed  chan struct{}
 }
 
 // Result and Cause are how a run ended.
@@ -77,20 +76,6 @@ func New(o Options) (*Runtime, error) {
 	}
 	r.o.Lap("host probed")
 	return r, nil
-}
-
-// Warm begins, in the background, what the first start on this host would have
-// to wait for. It is worth calling as soon as a run is certain, before its job
-// is even read: on cgroup v1 hosts it takes some milliseconds off the start.
-func (r *Runtime) Warm() {
-	if r.primed != nil || r.cgroups.Layout == cgroups.V2 || !r.cgroups.Usable() {
-		return
-	}
-	r.primed = make(chan struct{})
-	go func() {
-		defer close(r.primed)
-		r.cgroups.Prime()
-	}()
 }
 
 // Host gives the facts that plans are made from.
@@ -155,7 +140,6 @@ type Sandbox struct{ *lifecycle.Sandbox }
 // Create takes a plan through its phases up to the start gate. Sandboxes whose
 // supervisor died earlier are cleaned up first.
 func (r *Runtime) Create(ctx context.Context, p *plan.Plan, o RunOptions) (*Sandbox, error) {
-	r.Warm()
 	if err := r.open(); err != nil {
 		r.refused(p.Name, err)
 		return nil, err
@@ -171,7 +155,7 @@ func (r *Runtime) Create(ctx context.Context, p *plan.Plan, o RunOptions) (*Sand
 	s, err := lifecycle.Create(ctx, lifecycle.Config{
 		State: r.state, Name: o.Name, ExactName: o.Name != "", InitPath: initPath, Refused: []string{r.init.dir},
 		Seccomp: seccomp.Compiler{Helper: filepath.Join(r.init.dir, "nucleus-seccomp"), CacheDir: r.cacheDir()},
-		Cgroups: r.cgroups, Privileged: r.host.Privileged, Streams: o.Streams, Log: audit.NewLog("", p.Name, r.o.Events...), Lap: r.o.Lap, Primed: r.primed,
+		Cgroups: r.cgroups, Privileged: r.host.Privileged, Streams: o.Streams, Log: audit.NewLog("", p.Name, r.o.Events...), Lap: r.o.Lap,
 	}, p)
 	if err != nil {
 		return nil, locate(err, p)

@@ -4,6 +4,8 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
+	"runtime"
+	"syscall"
 	"testing"
 	"time"
 
@@ -20,12 +22,12 @@ func BenchmarkDetect(b *testing.B) {
 
 // BenchmarkLife reports each step of a group's life by itself. The pause before
 // each round lets the kernel's grace period run out, as between two commands of
-// a user; -primed and -cold differ in Prime alone.
+// a user; attach moves a process that runs, spawn lets it be born in the group.
 func BenchmarkLife(b *testing.B) {
-	for _, primed := range []bool{false, true} {
-		name := "cold"
-		if primed {
-			name = "primed"
+	for _, attach := range []bool{true, false} {
+		name := "spawn"
+		if attach {
+			name = "attach"
 		}
 		b.Run(name, func(b *testing.B) {
 			f, err := Detect("")
@@ -39,9 +41,6 @@ func BenchmarkLife(b *testing.B) {
 			for i := 0; b.Loop(); i++ {
 				time.Sleep(60 * time.Millisecond)
 				cmd := exec.Command("/bin/sleep", "60")
-				if err := cmd.Start(); err != nil {
-					b.Fatal(err)
-				}
 				lap := func(what string, fn func() error) {
 					begin := time.Now()
 					if err := fn(); err != nil {
@@ -50,16 +49,20 @@ func BenchmarkLife(b *testing.B) {
 					sum[what] += time.Since(begin)
 				}
 				var g *Group
-				if primed {
-					lap("prime", func() error { f.Prime(); return nil })
-				}
 				lap("new", func() (err error) {
 					g, err = New(f, Spec{Name: fmt.Sprintf("%sbench-%d-%d", Prefix, os.Getpid(), i), Resources: r})
 					return err
 				})
 				lap("create", g.Create)
 				lap("limit", g.Limit)
-				lap("attach", func() error { return g.Attach(cmd.Process.Pid) })
+				if attach {
+					if err := cmd.Start(); err != nil {
+						b.Fatal(err)
+					}
+					lap("attach", func() error { return g.Attach(cmd.Process.Pid) })
+				} else {
+					lap("spawn", func() error { return spawn(g, cmd) })
+				}
 				_ = cmd.Process.Kill()
 				_ = cmd.Wait()
 				lap("stats", func() error { _, err := g.Stats(); return err })
@@ -71,4 +74,16 @@ func BenchmarkLife(b *testing.B) {
 			b.ReportMetric(0, "ns/op")
 		})
 	}
+}
+
+// spawn starts a command in a group from its birth.
+func spawn(g *Group, cmd *exec.Cmd) error {
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
+	return g.Spawn(func(group *os.File) error {
+		if group != nil {
+			cmd.SysProcAttr = &syscall.SysProcAttr{UseCgroupFD: true, CgroupFD: int(group.Fd())}
+		}
+		return cmd.Start()
+	})
 }

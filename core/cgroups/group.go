@@ -119,9 +119,8 @@ func (g *Group) Attach(pid int) error {
 }
 
 // FD returns the group as a descriptor to clone a process into
-// (syscall.SysProcAttr.CgroupFD); the caller closes it. It needs no Attach
-// then, and none of the wait that a migration costs. ErrNoFD where v1
-// controllers are in use.
+// (syscall.SysProcAttr.CgroupFD); the caller closes it. ErrNoFD where v1
+// controllers are in use. Spawn does the same for both.
 func (g *Group) FD() (*os.File, error) {
 	if g.rec.Layout != V2 {
 		return nil, ErrNoFD
@@ -132,20 +131,4 @@ func (g *Group) FD() (*os.File, error) {
 		return nil, &os.PathError{Op: "open", Path: dir, Err: err}
 	}
 	return os.NewFile(uintptr(fd), dir), nil
-}
-
-// Prime pays for the first migration ahead of time. The kernel makes the first
-// move of a process between groups wait for an RCU grace period (4 to 30 ms);
-// moves that follow within about another such period do not wait. A caller who
-// needs Attach runs Prime beside its other start work and waits for it before
-// Attach. It moves nothing: it writes this process to the group in which it
-// already is. Failure costs only time, so there is no error.
-func (f Facts) Prime() {
-	quiet()
-	for _, name := range []string{"freezer", "pids", "memory", unified} {
-		if own := f.Own[name]; own != "" && f.Parents[name] != "" {
-			_ = oc.WriteCgroupProc(own, os.Getpid())
-			return
-		}
-	}
 }

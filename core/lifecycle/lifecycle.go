@@ -32,16 +32,13 @@ import (
 
 // Config is what a sandbox needs beside its plan.
 type Config struct {
-	State     *state.Root
-	Name      string // "" for the plan's
-	ExactName bool   // a taken name is an error, not a reason for a suffix
-	InitPath  string
-	Refused   []string // host paths that no job may bind
-	Seccomp   seccomp.Compiler
-	Cgroups   cgroups.Facts
-	// Primed is closed when the first migration between cgroups has been paid
-	// for; nil if nobody does that.
-	Primed     <-chan struct{}
+	State      *state.Root
+	Name       string // "" for the plan's
+	ExactName  bool   // a taken name is an error, not a reason for a suffix
+	InitPath   string
+	Refused    []string // host paths that no job may bind
+	Seccomp    seccomp.Compiler
+	Cgroups    cgroups.Facts
 	Privileged bool
 	Streams    exec.Streams
 	Log        *audit.Log
@@ -136,14 +133,13 @@ func Create(ctx context.Context, cfg Config, p *plan.Plan) (_ *Sandbox, err erro
 		name string
 		run  func(context.Context) error
 	}{
-		{"cgroup planned", s.makeGroup},
+		{"cgroup made", s.makeGroup},
 		{"clone begun", s.cloneInit},
 		{"policy compiled", s.compile},
 		{"fs compiled", s.prepareFS},
 		{"init cloned", s.joinClone},
 		{"setup sent", s.sendSetup},
-		{"cgroup made", s.makeGroupBesides},
-		{"cgroup attached", s.attach},
+		{"gates open", s.openGates},
 		{"fs done", s.awaitFS},
 		{"stage 2 forked", s.awaitStage2},
 		{"mounts audited", s.audit},
@@ -203,8 +199,7 @@ func (s *Sandbox) compile(ctx context.Context) error {
 	return nil
 }
 
-// makeGroup computes the control group, and where the clone can be born in it,
-// makes it now.
+// makeGroup makes the control group that init is born in.
 func (s *Sandbox) makeGroup(context.Context) error {
 	if !s.plan.Cgroup.Wanted {
 		return nil
@@ -214,22 +209,6 @@ func (s *Sandbox) makeGroup(context.Context) error {
 		return phase("cgroups", err)
 	}
 	s.group = g
-	if !s.bornInGroup() {
-		return nil
-	}
-	return s.createGroup()
-}
-
-// bornInGroup: on v2 the clone goes straight into the group, which saves the
-// migration and its wait for RCU.
-func (s *Sandbox) bornInGroup() bool { return s.cfg.Cgroups.Layout == cgroups.V2 }
-
-// makeGroupBesides makes the group while init builds the file system, where
-// init is attached to it later.
-func (s *Sandbox) makeGroupBesides(context.Context) error {
-	if s.group == nil || s.bornInGroup() {
-		return nil
-	}
 	return s.createGroup()
 }
 
@@ -269,20 +248,11 @@ func (s *Sandbox) cloneInit(context.Context) error {
 	}
 	s.conn = ours
 	o := namespaces.Options{Path: s.cfg.InitPath, Stdio: s.stdio.FDs(), Control: theirs.FD(), LastCap: uintptr(security.LastCap())}
-	if s.group != nil && s.bornInGroup() {
-		if o.CgroupFD, err = s.group.FD(); err != nil {
-			_ = theirs.Close()
-			return phase("cgroups", err)
-		}
-	}
 	s.cloned = make(chan struct{})
 	go func() {
 		runtime.LockOSThread() // never unlocked: the thread ends with this goroutine
-		in, err := namespaces.Start(s.plan, o)
+		in, err := s.spawn(o)
 		_ = theirs.Close()
-		if o.CgroupFD != nil {
-			_ = o.CgroupFD.Close()
-		}
 		s.mu.Lock()
 		s.init, s.cloneErr = in, err
 		s.mu.Unlock()
@@ -292,6 +262,25 @@ func (s *Sandbox) cloneInit(context.Context) error {
 		}
 	}()
 	return nil
+}
+
+// spawn makes init on the calling thread, in its group if it has one.
+func (s *Sandbox) spawn(o namespaces.Options) (in *namespaces.Init, err error) {
+	if s.group == nil {
+		return namespaces.Start(s.plan, o)
+	}
+	err = s.group.Spawn(func(group *os.File) error {
+		o.CgroupFD = group
+		in, err = namespaces.Start(s.plan, o)
+		return err
+	})
+	if err != nil && in != nil {
+		in.Kill()
+		_, _ = in.Wait() // killed: its status tells nothing
+		in.Close()
+		in = nil
+	}
+	return in, err
 }
 
 // joinClone waits for init and writes down who it is.
@@ -373,18 +362,11 @@ func (s *Sandbox) sendSetup(ctx context.Context) error {
 	return phase("exec", s.stdio.Started())
 }
 
-// attach puts init into its group, while init builds the file system. Only then
-// may init enter a cgroup namespace (W8), and only then is stage 2 made.
-func (s *Sandbox) attach(context.Context) error {
+// openGates opens the gates of init's own start. That it is in its group is
+// certain from its birth; only then may it enter a cgroup namespace (W8), and
+// only then is stage 2 made.
+func (s *Sandbox) openGates(context.Context) error {
 	if s.group != nil {
-		if !s.bornInGroup() {
-			if s.cfg.Primed != nil {
-				<-s.cfg.Primed
-			}
-			if err := s.group.Attach(s.init.Pid); err != nil {
-				return phase("cgroups", err)
-			}
-		}
 		if err := s.dir.Journal.Done(stepCgroup); err != nil {
 			return phase("cgroups", err)
 		}
