@@ -5,7 +5,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"os"
 	"os/signal"
 	"time"
@@ -14,7 +13,6 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/nucleus-runtime/nucleus/core"
-	"github.com/nucleus-runtime/nucleus/core/audit"
 	"github.com/nucleus-runtime/nucleus/core/plan"
 )
 
@@ -59,19 +57,16 @@ func (a *app) run(ctx context.Context, f *runFlags, argv []string) error {
 	exact := f.name
 	f.name = "" // the job's own name stays; -name names the sandbox
 	o := core.Options{Lap: tr.lap, CgroupParent: f.parent}
-	if f.events != "" {
-		sink, err := audit.OpenSink(f.events)
-		if err != nil {
-			return err
-		}
-		defer sink.Close()
-		o.Events = []io.Writer{sink}
+	events, closeEvents, err := a.sinks(f.events)
+	if err != nil {
+		return err
 	}
+	defer closeEvents()
+	o.Events = events
 	rt, err := a.runtime(o)
 	if err != nil {
 		return err
 	}
-	rt.Warm()
 	j, err := a.load(&f.jobFlags, argv)
 	if err != nil {
 		reason := err
