@@ -13,6 +13,7 @@ import (
 	"github.com/nucleus-runtime/nucleus/core"
 	"github.com/nucleus-runtime/nucleus/core/exec"
 	"github.com/nucleus-runtime/nucleus/core/job"
+	"github.com/nucleus-runtime/nucleus/core/state"
 )
 
 // maxJobFile is read of a job file at most, so that -config /dev/zero ends.
@@ -59,19 +60,26 @@ func (a *app) load(f *jobFlags, argv []string) (*job.Job, error) {
 		return nil, err
 	}
 	o.Dir = dir
+	host, err := a.hostConfiguration()
+	if err != nil {
+		return nil, err
+	}
+	o.Defaults = host.Defaults
+	sources := map[string][]byte{host.File: a.host.source}
 	if f.config == "" {
 		if len(argv) == 0 {
 			return nil, &usageError{err: errors.New("no job: name a file with -config, or a command after --"), hint: "nucleus run -config job.hcl"}
 		}
 		j, diags := job.FromOptions(o)
-		return j, a.diagnostics(nil, diags)
+		return j, a.diagnostics(sources, diags)
 	}
 	name, src, err := a.readJob(f.config)
 	if err != nil {
 		return nil, err
 	}
 	j, diags := job.Parse(name, src, o)
-	return j, a.diagnostics(map[string][]byte{name: src}, diags)
+	sources[name] = src
+	return j, a.diagnostics(sources, diags)
 }
 
 func (a *app) readJob(config string) (string, []byte, error) {
@@ -91,9 +99,20 @@ func (a *app) readJob(config string) (string, []byte, error) {
 	return config, b, nil
 }
 
-// runtime makes the library's Runtime with what the flags say.
+// runtime makes the library's Runtime with what the flags and the host
+// configuration say.
 func (a *app) runtime(o core.Options) (*core.Runtime, error) {
+	host, err := a.hostConfiguration()
+	if err != nil {
+		return nil, err
+	}
+	if o.CgroupParent == "" {
+		o.CgroupParent = host.CgroupParent
+	}
 	o.StateRoot = a.stateRoot
+	if o.StateRoot == "" && os.Getenv(state.EnvRoot) == "" {
+		o.StateRoot = host.StateRoot
+	}
 	if o.StateRoot != "" {
 		abs, err := filepath.Abs(o.StateRoot)
 		if err != nil {

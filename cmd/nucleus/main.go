@@ -21,6 +21,8 @@ type app struct {
 	stdout, stderr *os.File
 	out            io.Writer
 	stateRoot      string
+	hostConfigPath string
+	host           hostConfig
 	code           int
 }
 
@@ -51,6 +53,7 @@ func (a *app) root() *cobra.Command {
 		CompletionOptions: cobra.CompletionOptions{HiddenDefaultCmd: true},
 	}
 	c.PersistentFlags().StringVar(&a.stateRoot, "state-root", "", "directory that keeps track of sandboxes (default /run/nucleus, $XDG_RUNTIME_DIR/nucleus for users; env NUCLEUS_STATE_ROOT)")
+	c.PersistentFlags().StringVar(&a.hostConfigPath, "host-config", "", "host configuration (default /etc/nucleus/nucleus.hcl, ~/.config/nucleus/nucleus.hcl for users)")
 	c.SetFlagErrorFunc(func(c *cobra.Command, err error) error {
 		return &usageError{err: err, hint: c.CommandPath() + " -h"}
 	})

@@ -48,6 +48,10 @@ func hintOf(err error) string {
 	if errors.As(err, &ue) {
 		return ue.hint
 	}
+	var he *hintedError
+	if errors.As(err, &he) {
+		return he.hint
+	}
 	var ce *exec.CommandError
 	if errors.As(err, &ce) && ce.Code == exec.CodeNotFound {
 		return "nucleus run -- /bin/sh -c 'command -v " + printable(ce.Command) + "'"

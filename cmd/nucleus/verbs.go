@@ -123,7 +123,12 @@ func (a *app) gcCommand() *cobra.Command {
 }
 
 func (a *app) gc(ctx context.Context, asJSON bool) error {
-	rt, err := a.runtime(core.Options{})
+	events, closeEvents, err := a.sinks("")
+	if err != nil {
+		return err
+	}
+	defer closeEvents()
+	rt, err := a.runtime(core.Options{Events: events})
 	if err != nil {
 		return err
 	}
