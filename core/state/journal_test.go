@@ -1,0 +1,126 @@
+package state
+
+import (
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+)
+
+func steps(rs []Record) string {
+	var out []string
+	for _, r := range rs {
+		out = append(out, r.Step+string(r.Data))
+	}
+	return strings.Join(out, " ")
+}
+
+func TestPending(t *testing.T) {
+	for _, test := range []struct{ what, text, want, wantErr string }{
+		{"an empty journal", "", "", ""},
+		{"intents in their order", `{"phase":"intent","step":"a","data":1}` + "\n" + `{"phase":"intent","step":"b","data":2}` + "\n", "a1 b2", ""},
+		{"done is still to be undone", `{"phase":"intent","step":"a"}` + "\n" + `{"phase":"done","step":"a"}` + "\n", "a", ""},
+		{"undone is not", `{"phase":"intent","step":"a"}` + "\n" + `{"phase":"undone","step":"a"}` + "\n", "", ""},
+		{"undone takes the last of its step", `{"phase":"intent","step":"a","data":1}` + "\n" + `{"phase":"intent","step":"a","data":2}` + "\n" + `{"phase":"undone","step":"a"}` + "\n", "a1", ""},
+		{"undone of what never was", `{"phase":"undone","step":"a"}` + "\n", "", ""},
+		{"a torn last record never happened", `{"phase":"intent","step":"a"}` + "\n" + `{"phase":"intent","st`, "a", ""},
+		{"a damaged record in the middle", `{"phase":"intent","step":"a"}` + "\n" + "\x00\x00\n" + `{"phase":"intent","step":"b"}` + "\n", "", "journal: "},
+	} {
+		got, err := pending(strings.NewReader(test.text))
+		if test.wantErr == "" && err != nil || test.wantErr != "" && (err == nil || !strings.Contains(err.Error(), test.wantErr)) {
+			t.Errorf("%s: error %v, want %q", test.what, err, test.wantErr)
+		}
+		if steps(got) != test.want {
+			t.Errorf("%s: %q, want %q", test.what, steps(got), test.want)
+		}
+	}
+}
+
+// A record that follows a torn one must not become a part of it: the journal
+// would be unreadable for good, and its sandbox with it.
+func TestTornRecordIsCutOff(t *testing.T) {
+	path := filepath.Join(t.TempDir(), journalName)
+	whole := `{"seq":1,"phase":"intent","step":"a"}` + "\n" + `{"seq":2,"phase":"intent","step":"b"}` + "\n"
+	if err := os.WriteFile(path, []byte(whole+`{"seq":3,"phase":"inte`), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	j, err := openJournal(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := j.Undone("b"); err != nil {
+		t.Fatal(err)
+	}
+	if err := j.Close(); err != nil {
+		t.Fatal(err)
+	}
+	f, err := os.Open(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	got, err := pending(f)
+	if err != nil || steps(got) != "a" {
+		t.Errorf("pending after a torn record: %q, %v, want a", steps(got), err)
+	}
+}
+
+func TestJournalRefusesWhatIsNone(t *testing.T) {
+	for _, test := range []struct {
+		what string
+		make func(path string) error
+	}{
+		{"a directory", func(p string) error { return os.Mkdir(p, 0o700) }},
+		{"a link", func(p string) error { return os.Symlink("/dev/null", p) }},
+		{"a FIFO, at once", mkfifo},
+		{"a file of 17 MiB", func(p string) error {
+			if err := os.WriteFile(p, nil, 0o600); err != nil {
+				return err
+			}
+			return os.Truncate(p, 17<<20)
+		}},
+	} {
+		path := filepath.Join(t.TempDir(), journalName)
+		if err := test.make(path); err != nil {
+			t.Fatal(err)
+		}
+		if j, err := openJournal(path); err == nil {
+			t.Errorf("%s was opened as a journal", test.what)
+			_ = j.Close()
+		}
+	}
+}
+
+// What the journal says is read through the open file: who removes the state
+// root under a live sandbox must not make its effects outlive it.
+func TestPendingOutlivesTheDirectory(t *testing.T) {
+	root := open(t, filepath.Join(t.TempDir(), "root"))
+	d := create(t, root, NewID(), "x")
+	if err := d.Journal.Intent("a", 1); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.RemoveAll(root.Path()); err != nil {
+		t.Fatal(err)
+	}
+	if got, err := d.Pending(); err != nil || steps(got) != "a1" {
+		t.Errorf("pending: %q, %v, want a1", steps(got), err)
+	}
+	if err := d.Remove(); err != nil {
+		t.Errorf("removing what is gone already: %v", err)
+	}
+}
+
+func FuzzPending(f *testing.F) {
+	f.Add(`{"phase":"intent","step":"a","data":1}` + "\n" + `{"phase":"undone","step":"a"}` + "\n")
+	f.Add("{\"phase\":\"intent\",\"step\":\"a\"}\n{\"pha")
+	f.Add("\n\n")
+	f.Fuzz(func(t *testing.T, text string) {
+		got, err := pending(strings.NewReader(text))
+		if err != nil && got != nil {
+			t.Errorf("records beside the error %v", err)
+		}
+		if len(got) > strings.Count(text, "\n") {
+			t.Errorf("%d records from %d lines", len(got), strings.Count(text, "\n"))
+		}
+	})
+}
