@@ -112,11 +112,7 @@ func dropCaps(keep uint64) error {
 
 // harden is what init does to itself once stage 2 is on its way: no descriptor
 // of the host's is left in it, and its own filter is on.
-func harden(setup *initproto.Setup) error {
-	null, err := unix.Open("/dev/null", unix.O_RDWR|unix.O_CLOEXEC|unix.O_NOFOLLOW, 0)
-	if err != nil {
-		return os.NewSyscallError("open /dev/null", err)
-	}
+func harden(setup *initproto.Setup, null int) error {
 	defer unix.Close(null)
 	for fd := range 3 {
 		if err := unix.Dup3(null, fd, 0); err != nil {

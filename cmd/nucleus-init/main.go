@@ -92,6 +92,11 @@ func (in *initProcess) run() error {
 	if err := unix.Prctl(unix.PR_SET_DUMPABLE, 0, 0, 0, 0); err != nil {
 		return os.NewSyscallError("prctl PR_SET_DUMPABLE", err)
 	}
+	// Opened before the job's Landlock rules, which may not grant it.
+	null, err := unix.Open("/dev/null", unix.O_RDWR|unix.O_CLOEXEC|unix.O_NOFOLLOW, 0)
+	if err != nil {
+		return os.NewSyscallError("open /dev/null", err)
+	}
 	if err := dropCaps(setup.InitCaps); err != nil {
 		return err
 	}
@@ -102,7 +107,7 @@ func (in *initProcess) run() error {
 		return err
 	}
 	channel.CloseAll(fds)
-	if err := harden(setup); err != nil {
+	if err := harden(setup, null); err != nil {
 		return err
 	}
 	return in.serve()
