@@ -65,8 +65,10 @@ run: deps build
 .PHONY: test
 test: deps-test build
 	@rm -f $(NUCLEUS_SKIP_LOG)
-	@$(MAKE) --no-print-directory test-unit test-script test-rootless test-attack test-chaos
-	@scripts/skip-summary $(NUCLEUS_SKIP_LOG)
+	@status=0; \
+	$(MAKE) --no-print-directory --keep-going test-unit test-script test-rootless test-attack test-chaos || status=$$?; \
+	scripts/skip-summary $(NUCLEUS_SKIP_LOG); \
+	exit $$status
 
 # Packages below DIR that exist; a folder with no tests yet is said, not hidden.
 define go-test
