@@ -67,13 +67,21 @@ func New(o Options) (*Runtime, error) {
 	if r.o.Lap == nil {
 		r.o.Lap = func(string) {}
 	}
+	found := make(chan error)
+	go func() {
+		var err error
+		r.cgroups, err = cgroups.Detect(o.CgroupParent)
+		found <- err
+	}()
 	var err error
-	if r.cgroups, err = cgroups.Detect(o.CgroupParent); err != nil {
-		return nil, fmt.Errorf("looking at the host's cgroups: %w", err)
+	r.host, err = host.Quick(host.Options{})
+	if cerr := <-found; cerr != nil {
+		return nil, fmt.Errorf("looking at the host's cgroups: %w", cerr)
 	}
-	if r.host, err = host.Quick(host.Options{Cgroup: cgroupFacts(r.cgroups)}); err != nil {
+	if err != nil {
 		return nil, fmt.Errorf("looking at the host: %w", err)
 	}
+	r.host.Cgroup = cgroupFacts(r.cgroups)
 	r.o.Lap("host probed")
 	return r, nil
 }

@@ -283,26 +283,37 @@ func (b *builder) mask(o *initproto.Op) error {
 	if st.Mode&unix.S_IFMT == unix.S_IFDIR {
 		cover, err = newFS("tmpfs", "size=0\x00nr_inodes=1\x00mode=000", unix.MOUNT_ATTR_RDONLY|unix.MOUNT_ATTR_NOSUID|unix.MOUNT_ATTR_NODEV|unix.MOUNT_ATTR_NOEXEC)
 	} else {
-		// Our own /dev/null, which was bound from the host before anything
-		// untrusted was mounted (CVE-2025-31133 swapped it).
-		cover, err = b.source(&initproto.Op{Code: initproto.OpBind, Flags: initproto.FlagInRoot, Source: "/dev/null", FD: -1})
+		cover, err = b.nullCover()
 	}
 	if err != nil {
 		return err
 	}
 	defer unix.Close(cover)
-	if st.Mode&unix.S_IFMT != unix.S_IFDIR {
-		if err := isNullDevice(cover); err != nil {
-			return err
-		}
-		if err := setAttr(cover, &initproto.Op{Target: o.Target, Set: unix.MOUNT_ATTR_RDONLY | unix.MOUNT_ATTR_NOSUID | unix.MOUNT_ATTR_NOEXEC}); err != nil {
-			return err
-		}
-	}
 	if err := unix.MoveMount(cover, "", fd, "", unix.MOVE_MOUNT_F_EMPTY_PATH|unix.MOVE_MOUNT_T_EMPTY_PATH); err != nil {
 		return fmt.Errorf("masking %q: %w", o.Target, os.NewSyscallError("move_mount", err))
 	}
 	return nil
+}
+
+// nullCover gives another detached copy of our own /dev/null, which was bound
+// from the host, read-only, before anything untrusted was mounted, and is
+// checked to be the null device (CVE-2025-31133 swapped it).
+func (b *builder) nullCover() (int, error) {
+	if b.null < 0 {
+		fd, err := b.beneath("/dev/null", unix.O_PATH|unix.O_NOFOLLOW, 0)
+		if err != nil {
+			return -1, err
+		}
+		if err := isNullDevice(fd); err != nil {
+			return -1, err
+		}
+		b.null = fd
+	}
+	tree, err := unix.OpenTree(b.null, "", unix.OPEN_TREE_CLONE|unix.OPEN_TREE_CLOEXEC|unix.AT_EMPTY_PATH)
+	if err != nil {
+		return -1, fmt.Errorf("cloning /dev/null: %w", os.NewSyscallError("open_tree", err))
+	}
+	return tree, nil
 }
 
 func isNullDevice(fd int) error {

@@ -27,6 +27,7 @@ func (e *opError) Unwrap() error { return e.err }
 // starts cannot redirect a mount (CVE-2021-30465, CVE-2025-52565).
 type builder struct {
 	root int   // O_PATH descriptor of the new root
+	null int   // O_PATH descriptor of the sandbox's /dev/null, once it is needed
 	fds  []int // descriptors that came with the setup
 	// own holds the devices of the file systems that this builder made. Mount
 	// points are created there and nowhere else, never on a host directory.
@@ -43,7 +44,7 @@ func (in *initProcess) buildRoot(setup *initproto.Setup, fds []int) ([]string, e
 	if err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""); err != nil {
 		return nil, fmt.Errorf("making mounts private: %w", os.NewSyscallError("mount", err))
 	}
-	b := &builder{root: -1, fds: fds, own: map[uint64]bool{}}
+	b := &builder{root: -1, null: -1, fds: fds, own: map[uint64]bool{}}
 	for i := range setup.Ops {
 		if err := b.do(&setup.Ops[i]); err != nil {
 			return nil, &opError{i, err}
@@ -294,5 +295,8 @@ func (b *builder) pivot() error {
 		}
 	}
 	_ = unix.Close(b.root)
+	if b.null >= 0 {
+		_ = unix.Close(b.null)
+	}
 	return os.NewSyscallError("chdir", unix.Chdir("/"))
 }

@@ -100,13 +100,15 @@ func (m *maker) procMount() Mount {
 }
 
 // maskedPaths are the OCI default lists of the field, with the write gadgets of
-// the attack classes added.
+// the attack classes added. The file systems that a host mounts below /sys
+// (debugfs, tracefs, securityfs, bpf, pstore) need no mask: the sandbox's sysfs
+// is a new mount, which does not bring them along.
 func (m *maker) maskedPaths() {
 	m.p.MaskedPaths = []string{
 		"/proc/acpi", "/proc/asound", "/proc/config.gz", "/proc/interrupts", "/proc/kallsyms", "/proc/kcore", "/proc/keys", "/proc/key-users",
 		"/proc/kmsg", "/proc/kpagecgroup", "/proc/kpagecount", "/proc/kpageflags", "/proc/latency_stats", "/proc/sched_debug", "/proc/scsi",
 		"/proc/slabinfo", "/proc/sysrq-trigger", "/proc/timer_list", "/proc/timer_stats", "/proc/vmallocinfo",
-		"/sys/firmware", "/sys/kernel/debug", "/sys/kernel/security", "/sys/kernel/tracing", "/sys/fs/bpf", "/sys/fs/pstore", "/sys/devices/virtual/powercap",
+		"/sys/firmware", "/sys/devices/virtual/powercap",
 	}
 	m.p.ReadonlyPaths = []string{"/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys"}
 }
