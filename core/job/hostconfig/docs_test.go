@@ -9,13 +9,24 @@ import (
 	"github.com/nucleus-runtime/nucleus/core/job"
 )
 
-// TestExamplesOfTheReference runs every example of docs/job-file.md: whole
-// files, blocks of a job, and host configurations ("hcl host").
-func TestExamplesOfTheReference(t *testing.T) {
-	doc, err := os.ReadFile("../../../docs/job-file.md")
-	if err != nil {
-		t.Fatal(err)
+// reference is the text of docs/job-file.md and docs/host-config.md.
+func reference(t *testing.T) []byte {
+	t.Helper()
+	var all []byte
+	for _, name := range []string{"job-file.md", "host-config.md"} {
+		doc, err := os.ReadFile("../../../docs/" + name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		all = append(all, doc...)
 	}
+	return all
+}
+
+// TestExamplesOfTheReference runs every example of the reference: whole files,
+// blocks of a job, and host configurations ("hcl host").
+func TestExamplesOfTheReference(t *testing.T) {
+	doc := reference(t)
 	fences := regexp.MustCompile("(?ms)^```(hcl[^\n]*)\n(.*?)^```$").FindAllStringSubmatch(string(doc), -1)
 	if len(fences) < 18 {
 		t.Fatalf("%d examples found", len(fences))
@@ -40,10 +51,7 @@ func TestExamplesOfTheReference(t *testing.T) {
 // TestReferenceNamesEverything looks for each attribute and block of the full
 // example in the reference.
 func TestReferenceNamesEverything(t *testing.T) {
-	doc, err := os.ReadFile("../../../docs/job-file.md")
-	if err != nil {
-		t.Fatal(err)
-	}
+	doc := reference(t)
 	full, err := os.ReadFile("../../../examples/full.hcl")
 	if err != nil {
 		t.Fatal(err)
