@@ -22,6 +22,7 @@ type Streams struct {
 type Stdio struct {
 	child  [3]*os.File
 	owned  []*os.File // ends that are ours to close once the child has them
+	ends   []*os.File // the other ends, which copying closes
 	copies []func()
 	wg     sync.WaitGroup
 	stop   [2]int // a pipe that ends the copying of input
@@ -69,11 +70,13 @@ func (s *Stdio) add(i int, f *os.File) error {
 		return os.NewSyscallError("pipe2", err)
 	}
 	if i == 0 {
+		s.ends = append(s.ends, w)
 		s.child[0] = r
 		s.owned = append(s.owned, r)
 		s.copies = append(s.copies, func() { s.feed(f, w) })
 		return nil
 	}
+	s.ends = append(s.ends, r)
 	s.child[i] = w
 	s.owned = append(s.owned, w)
 	s.copies = append(s.copies, func() { drain(f, r) })
@@ -201,6 +204,10 @@ func (s *Stdio) Close() {
 		_ = f.Close() // nothing was written through them
 	}
 	s.owned = nil
+	for _, f := range s.ends {
+		_ = f.Close() // open still if copying never began
+	}
+	s.ends = nil
 	for i, fd := range s.stop {
 		if fd >= 0 {
 			_ = unix.Close(fd)
