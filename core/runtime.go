@@ -148,18 +148,13 @@ type Sandbox struct{ *lifecycle.Sandbox }
 // Create takes a plan through its phases up to the start gate. Sandboxes whose
 // supervisor died earlier are cleaned up first.
 func (r *Runtime) Create(ctx context.Context, p *plan.Plan, o RunOptions) (*Sandbox, error) {
-	if err := r.open(); err != nil {
-		r.refused(p.Name, err)
+	if err := r.Open(ctx); err != nil {
 		return nil, err
 	}
-	gc, cancel := context.WithTimeout(ctx, collectBudget)
-	_, _ = lifecycle.Collect(gc, r.state, r.o.Events...) // what fails here stays for `nucleus gc`, and hinders nobody
-	cancel()
 	initPath, err := r.init.pathFor(p, r.host)
 	if err != nil {
 		return nil, err
 	}
-	r.o.Lap("state root")
 	s, err := lifecycle.Create(ctx, lifecycle.Config{
 		State: r.state, Name: o.Name, ExactName: o.Name != "", InitPath: initPath, Refused: []string{r.init.dir},
 		Seccomp: seccomp.Compiler{Helper: filepath.Join(r.init.dir, "nucleus-seccomp"), CacheDir: r.cacheDir()},
@@ -199,6 +194,24 @@ func (r *Runtime) Collect(ctx context.Context) ([]string, error) {
 		return nil, err
 	}
 	return lifecycle.Collect(ctx, r.state, r.o.Events...)
+}
+
+// Open finds what sandboxes need on disk, makes the state root if it is
+// missing, and removes what sandboxes left whose supervisor died earlier.
+// Create does it by itself; a program that is in a hurry does it meanwhile.
+func (r *Runtime) Open(ctx context.Context) error {
+	if r.state != nil {
+		return nil
+	}
+	if err := r.open(); err != nil {
+		r.refused("", err)
+		return err
+	}
+	ctx, cancel := context.WithTimeout(ctx, collectBudget)
+	defer cancel()
+	_, _ = lifecycle.Collect(ctx, r.state, r.o.Events...) // what fails here stays for `nucleus gc`, and hinders nobody
+	r.o.Lap("state root")
+	return nil
 }
 
 // open finds what a sandbox needs on disk, once.

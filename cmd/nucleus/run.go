@@ -63,11 +63,20 @@ func (a *app) run(ctx context.Context, f *runFlags, argv []string) error {
 	}
 	defer closeEvents()
 	o.Events = events
-	rt, err := a.runtime(o)
-	if err != nil {
-		return err
-	}
+	// The host is looked at, and its state root opened, while the job is read.
+	opened := make(chan error)
+	var rt *core.Runtime
+	go func() {
+		var err error
+		if rt, err = a.runtime(o); err == nil {
+			err = rt.Open(ctx)
+		}
+		opened <- err
+	}()
 	j, err := a.load(&f.jobFlags, argv)
+	if oerr := <-opened; oerr != nil {
+		return oerr
+	}
 	if err != nil {
 		reason := err
 		if errors.Is(err, errInvalid) {
