@@ -142,6 +142,9 @@ func (a *app) supervise(ctx context.Context, rt *core.Runtime, p *plan.Plan, nam
 		return core.Result{Cause: "runtime", ExitCode: 125}, err
 	}
 	created <- s
+	// A signal that came in between ended a start that was over already.
+	stop := context.AfterFunc(ctx, s.Stop)
+	defer stop()
 	res, err := s.Wait()
 	return res, rt.Locate(err, p)
 }
