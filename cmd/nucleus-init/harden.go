@@ -110,6 +110,26 @@ func dropCaps(keep uint64) error {
 	return nil
 }
 
+// ignoreSignals keeps the workload from ending its own init, or making it dump
+// a trace: the kernel shields PID 1 from signals of its namespace only where
+// there is no handler, and the Go runtime has one for nearly all. Set through
+// the kernel, for the runtime would not let go of its own.
+func ignoreSignals() error {
+	ign := sigaction{handler: 1} // SIG_IGN
+	for n := uintptr(1); n <= 64; n++ {
+		switch syscall.Signal(n) {
+		case unix.SIGKILL, unix.SIGSTOP:
+			continue // cannot be changed
+		case unix.SIGCHLD:
+			continue // ignored, children would vanish before they are waited for
+		}
+		if _, _, e := syscall.RawSyscall6(syscall.SYS_RT_SIGACTION, n, uintptr(unsafe.Pointer(&ign)), 0, 8, 0, 0); e != 0 {
+			return fmt.Errorf("ignoring signal %d: %w", n, os.NewSyscallError("rt_sigaction", e))
+		}
+	}
+	return nil
+}
+
 // harden is what init does to itself once stage 2 is on its way: no descriptor
 // of the host's is left in it, and its own filter is on.
 func harden(setup *initproto.Setup, null int) error {
@@ -118,6 +138,9 @@ func harden(setup *initproto.Setup, null int) error {
 		if err := unix.Dup3(null, fd, 0); err != nil {
 			return os.NewSyscallError("dup3", err)
 		}
+	}
+	if err := ignoreSignals(); err != nil {
+		return err
 	}
 	if len(setup.InitFilter) == 0 {
 		return nil

@@ -233,6 +233,9 @@ func (s *Sandbox) verifyPosture(context.Context) error {
 		want.Cgroup = s.group.Record().Paths
 	}
 	err := security.ReadPosture(s.workPid, want)
+	if err == nil && s.plan.Init {
+		err = security.ReadInitPosture(s.init.Pid, s.setup)
+	}
 	var pe *security.PostureError
 	if errors.As(err, &pe) {
 		return phase("security", err)

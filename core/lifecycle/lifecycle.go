@@ -74,6 +74,7 @@ type Sandbox struct {
 	prep    *fs.Prepared
 	stdio   *exec.Stdio
 	process initproto.Process
+	setup   *initproto.Setup // what init was told
 	// initFilter is the BPF program that init puts on itself.
 	initFilter []byte
 	gate       *os.File // write end of the start gate
@@ -346,6 +347,7 @@ func (s *Sandbox) sendSetup(ctx context.Context) error {
 		InitFilter: s.initFilter, Loopback: s.plan.Namespace("network"), CgroupNS: s.plan.Namespace("cgroup"),
 		SetIDs: s.plan.IDs.Helpers, Direct: !s.plan.Init, InitCaps: security.InitCaps(s.process),
 	}
+	s.setup = setup
 	if err := s.conn.Send(initproto.Encode(initproto.KindSetup, setup), fds...); err != nil {
 		return s.broken("fs", err)
 	}

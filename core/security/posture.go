@@ -67,6 +67,30 @@ func ReadPosture(pid int, want Expected) error {
 	return nil
 }
 
+// ReadInitPosture waits until init has hardened itself, and compares what the
+// kernel says of it with what it was told: the workload must not run beside an
+// init that is still open to it.
+func ReadInitPosture(pid int, setup *initproto.Setup) error {
+	proc, err := os.Open(fmt.Sprintf("/proc/%d", pid))
+	if err != nil {
+		return fmt.Errorf("reading the posture of init: %w", err)
+	}
+	defer proc.Close()
+	p := &posture{dir: int(proc.Fd()), pid: pid, buf: make([]byte, 8192)}
+	s, err := p.awaitSeccomp(len(setup.InitFilter) > 0, func(map[string]string) bool { return true })
+	if err != nil {
+		return fmt.Errorf("init: %w", err)
+	}
+	keep := fmt.Sprintf("%016x", setup.InitCaps)
+	p.check("init's effective set", s["CapEff"], keep)
+	p.check("init's permitted set", s["CapPrm"], keep)
+	p.check("init's no_new_privs", s["NoNewPrivs"], "1")
+	if len(p.bad) > 0 {
+		return &PostureError{p.bad}
+	}
+	return nil
+}
+
 type posture struct {
 	dir  int
 	pid  int
@@ -121,8 +145,18 @@ func (p *posture) link(name string) string {
 // does, and gives its status. Stage 2 cannot tell us by itself: a filter may
 // forbid every call that could.
 func (p *posture) atGate() (map[string]string, error) {
+	s, err := p.awaitSeccomp(len(p.want.Process.Filter) > 0, p.isBlockedAtGate)
+	if err != nil {
+		return nil, fmt.Errorf("stage 2: %w", err)
+	}
+	return s, nil
+}
+
+// awaitSeccomp reads the status until the filter is on, or is not to be, and
+// ready says that it is time.
+func (p *posture) awaitSeccomp(filtered bool, ready func(map[string]string) bool) (map[string]string, error) {
 	mode := "0"
-	if len(p.want.Process.Filter) > 0 {
+	if filtered {
 		mode = "2"
 	}
 	deadline := time.Now().Add(filterWait)
@@ -135,11 +169,11 @@ func (p *posture) atGate() (map[string]string, error) {
 		if s["State"] != "" && (s["State"][0] == 'Z' || s["State"][0] == 'X') {
 			return nil, fmt.Errorf("reading the posture: %w", unix.ESRCH)
 		}
-		if s["Seccomp"] == mode && p.isBlockedAtGate(s) {
+		if s["Seccomp"] == mode && ready(s) {
 			return s, nil
 		}
 		if time.Now().After(deadline) {
-			return nil, fmt.Errorf("stage 2 did not reach the start gate within %s (seccomp mode %s, want %s)", filterWait, s["Seccomp"], mode)
+			return nil, fmt.Errorf("not ready within %s (seccomp mode %s, want %s)", filterWait, s["Seccomp"], mode)
 		}
 		time.Sleep(wait)
 	}
