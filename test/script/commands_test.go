@@ -132,3 +132,13 @@ func (id *identity) rootfs(ts *testscript.TestScript, neg bool, args []string) {
 	ts.Check(os.WriteFile(filepath.Join(root, "usr/share/word"), []byte("from the rootfs\n"), 0o644))
 	id.own(ts, root)
 }
+
+// examples copies the project's examples.
+func (id *identity) examples(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) != 1 {
+		ts.Fatalf("usage: examples DIR")
+	}
+	dir := ts.MkAbs(args[0])
+	ts.Check(os.CopyFS(dir, os.DirFS("../../examples")))
+	id.own(ts, dir)
+}

@@ -131,7 +131,7 @@ func (id *identity) runDir(t *testing.T, dir string) {
 		Setup:               func(env *testscript.Env) error { return id.setup(env) },
 		Condition:           id.condition,
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
-			"needs": id.needs, "exits": exits, "rootfs": id.rootfs, "await": await,
+			"needs": id.needs, "exits": exits, "rootfs": id.rootfs, "await": await, "examples": id.examples,
 		},
 	}
 	if deadline, ok := t.Deadline(); ok {
