@@ -1,6 +1,7 @@
 package security
 
 import (
+	"bufio"
 	"bytes"
 	"errors"
 	"fmt"
@@ -287,13 +288,47 @@ func (p *posture) root() {
 	}
 }
 
-// cwd checks that the working directory lies in the sandbox.
+// cwd checks that the working directory lies in the sandbox (CVE-2024-21626).
+// Its path tells nothing: the kernel prints it as seen from the reader's root,
+// and a directory of another mount namespace looks like any other. The mount
+// that it is on must be one of those that the process can reach.
 func (p *posture) cwd() {
-	// The kernel prints the path as seen from the root of the process; one that
-	// lies outside of it starts with "(unreachable)" (CVE-2024-21626).
-	if cwd := p.link("cwd"); !strings.HasPrefix(cwd, "/") {
-		p.differ("the working directory is %q", cwd)
+	var st unix.Statx_t
+	if err := unix.Statx(p.dir, "cwd", 0, unix.STATX_MNT_ID, &st); err != nil {
+		p.err = errors.Join(p.err, os.NewSyscallError("statx cwd", err))
+		return
 	}
+	if st.Mask&unix.STATX_MNT_ID == 0 {
+		p.err = errors.Join(p.err, errors.New("the kernel does not tell the mount of the working directory (Linux 5.8)"))
+		return
+	}
+	own, err := p.hasMount(st.Mnt_id)
+	if err != nil {
+		p.err = errors.Join(p.err, err)
+		return
+	}
+	if !own {
+		p.differ("the working directory %q is on no mount of the sandbox", p.link("cwd"))
+	}
+}
+
+// hasMount looks for a mount among those that the process can reach from its root.
+func (p *posture) hasMount(id uint64) (bool, error) {
+	fd, err := unix.Openat(p.dir, "mountinfo", unix.O_RDONLY|unix.O_CLOEXEC|unix.O_NOFOLLOW, 0)
+	if err != nil {
+		return false, os.NewSyscallError("open mountinfo", err)
+	}
+	f := os.NewFile(uintptr(fd), "mountinfo")
+	defer f.Close()
+	want := strconv.FormatUint(id, 10)
+	lines := bufio.NewScanner(f)
+	lines.Buffer(p.buf, 1<<20)
+	for lines.Scan() {
+		if first, _, _ := bytes.Cut(lines.Bytes(), []byte(" ")); string(first) == want {
+			return true, nil
+		}
+	}
+	return false, lines.Err()
 }
 
 // descriptors checks that stage 2 holds 0, 1, 2 and the gate, and nothing else.
