@@ -52,6 +52,9 @@ func (in *initProcess) run() error {
 	}
 	// The caller's umask would close the directories that lead to mount points.
 	unix.Umask(0)
+	if err := closeInherited(); err != nil {
+		return err
+	}
 	setup, fds, err := in.receiveSetup()
 	if err != nil {
 		return err
