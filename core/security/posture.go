@@ -171,7 +171,12 @@ func (p *posture) awaitSeccomp(filtered bool, ready func(map[string]string) bool
 			return nil, fmt.Errorf("reading the posture: %w", unix.ESRCH)
 		}
 		if s["Seccomp"] == mode && ready(s) {
-			return s, nil
+			// Read once more: the kernel writes the lines one after the other, and
+			// the first ones may be from before the filter.
+			if b, err = p.read("status"); err != nil {
+				return nil, fmt.Errorf("reading the posture: %w", err)
+			}
+			return fields(b), nil
 		}
 		if time.Now().After(deadline) {
 			return nil, fmt.Errorf("not ready within %s (seccomp mode %s, want %s)", filterWait, s["Seccomp"], mode)

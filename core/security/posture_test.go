@@ -105,8 +105,12 @@ func TestPosture(t *testing.T) {
 		{"groups in another order", subject{args: append(without(all, "--clear"), "--groups=5,3"), extra: 1}, func(e *Expected) { e.Process.Groups = []uint32{5, 3} }, ""},
 		{"groups that cannot be set", subject{args: append(without(all, "--clear"), "--groups=5"), extra: 1}, func(e *Expected) { e.Process.SetGroups = false }, ""},
 		{"a capability in the bounding set", subject{args: append(without(all, "--bounding"), "--bounding-set=-all,+chown"), extra: 1}, nil, "bounding set is 0000000000000001, want 0000000000000000"},
-		{"capabilities to use", subject{args: []string{"--reuid=1234", "--regid=1235", "--clear-groups", "--inh-caps=-all,+kill", "--ambient-caps=-all,+kill", "--bounding-set=-all,+kill", "--no-new-privs"}, extra: 1}, nil,
-			"bounding set is 0000000000000020, want 0000000000000000; permitted set is 0000000000000020, want 0000000000000000; effective set is 0000000000000020, want 0000000000000000; inheritable set is 0000000000000020, want 0000000000000000; ambient set is 0000000000000020, want 0000000000000000"},
+		{
+			"capabilities to use",
+			subject{args: []string{"--reuid=1234", "--regid=1235", "--clear-groups", "--inh-caps=-all,+kill", "--ambient-caps=-all,+kill", "--bounding-set=-all,+kill", "--no-new-privs"}, extra: 1},
+			nil,
+			"bounding set is 0000000000000020, want 0000000000000000; permitted set is 0000000000000020, want 0000000000000000; effective set is 0000000000000020, want 0000000000000000; inheritable set is 0000000000000020, want 0000000000000000; ambient set is 0000000000000020, want 0000000000000000",
+		},
 		{"those that were planned", subject{args: []string{"--reuid=1234", "--regid=1235", "--clear-groups", "--inh-caps=-all,+kill", "--ambient-caps=-all,+kill", "--bounding-set=-all,+kill", "--no-new-privs"}, extra: 1}, func(e *Expected) {
 			e.Process.Caps = initproto.Caps{Bounding: 32, Permitted: 32, Effective: 32, Inheritable: 32, Ambient: 32}
 		}, ""},
