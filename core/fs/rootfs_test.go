@@ -288,3 +288,41 @@ func TestPrepareLeaksNothing(t *testing.T) {
 		t.Errorf("%d descriptors before, %d after", before, after)
 	}
 }
+
+// TestPathsOfARootfsFollowNoLink: what is looked at is in the rootfs, wherever
+// its links lead.
+func TestPathsOfARootfsFollowNoLink(t *testing.T) {
+	root := makeTree(t, "etc/x", "host -> /etc", "up -> ..", "inner -> etc", "a/host -> /etc", "a/x")
+	dir, err := os.Open(root)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer dir.Close()
+	fd := int(dir.Fd())
+	for _, path := range []string{"/host/passwd", "/up", "/up/x", "/inner/x", "/host", "/../etc", "/etc/../../etc"} {
+		if kind, err := typeOf(fd, path); err == nil {
+			t.Errorf("%s is looked at: %o", path, kind)
+		}
+		if d, err := openDir(fd, path); err == nil {
+			t.Errorf("%s is opened", path)
+			_ = d.Close()
+		}
+	}
+	if kind, err := typeOf(fd, "/etc/x"); err != nil || kind != unix.S_IFREG {
+		t.Errorf("/etc/x: %o, %v", kind, err)
+	}
+	if to, err := readlinkat(fd, "/a/host"); err != nil || to != "/etc" {
+		t.Errorf("%q, %v", to, err)
+	}
+	if _, err := readlinkat(fd, "/host/mtab"); err == nil {
+		t.Error("a link of the host's is read")
+	}
+	// A mount point that exists behind a link exists on the host, not here.
+	p, err := Prepare(t.Context(), rootfsPlan(root, plan.RootRootfs, []string{"/a/host/passwd"}), Options{})
+	if err == nil || !strings.Contains(err.Error(), "behind this symbolic link") {
+		t.Error(err)
+	}
+	if p != nil {
+		p.Close()
+	}
+}
