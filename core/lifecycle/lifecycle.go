@@ -392,6 +392,10 @@ func phase(name string, err error) error {
 	if errors.As(err, &fe) {
 		e.Origin, e.Hint = fe.Origin, fe.Hint
 	}
+	var full *state.FullError
+	if errors.As(err, &full) {
+		e.Phase, e.Hint = "state", "make room in the state root's file system, or choose another: NUCLEUS_STATE_ROOT=DIR nucleus run …"
+	}
 	var ue *namespaces.UnsupportedError
 	if errors.As(err, &ue) {
 		e.Hint = ue.Remedy

@@ -154,6 +154,7 @@ func startError(err error, p *plan.Plan) error {
 	e := &UnsupportedError{Err: fmt.Errorf("creating namespaces: %w", err)}
 	switch {
 	case errors.Is(err, unix.ENOSPC):
+		e.Err = fmt.Errorf("creating namespaces: the limit of their number is reached: %w", err)
 		e.Remedy = "raise the limits in /proc/sys/user (max_user_namespaces and its neighbours)"
 	case errors.Is(err, unix.EPERM) && p.IDs.Kind != "none":
 		e.Remedy = "this host does not let you make user namespaces: see nucleus doctor"

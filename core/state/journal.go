@@ -117,7 +117,7 @@ func (j *Journal) append(r Record) error {
 		if n > 0 {
 			err = errors.Join(err, j.f.Truncate(j.size))
 		}
-		return fmt.Errorf("journal: %w", err)
+		return full(fmt.Errorf("journal: %w", err))
 	}
 	j.size += int64(n)
 	failpoint.Record(j.seq)

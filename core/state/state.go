@@ -49,6 +49,22 @@ func (e *NameTakenError) Error() string {
 	return fmt.Sprintf("name %q is taken by sandbox %s", e.Name, e.ID[:12])
 }
 
+// FullError tells that the state root's file system takes nothing more.
+type FullError struct{ Err error }
+
+func (e *FullError) Error() string { return e.Err.Error() }
+func (e *FullError) Unwrap() error { return e.Err }
+
+// full marks the errors of a file system without room, or without a way to write.
+func full(err error) error {
+	for _, errno := range []unix.Errno{unix.ENOSPC, unix.EDQUOT, unix.EROFS} {
+		if errors.Is(err, errno) {
+			return &FullError{err}
+		}
+	}
+	return err
+}
+
 // Open opens a state root and makes it if it is missing. It must be a
 // directory of ours that nobody else may enter: in /tmp, somebody could have
 // made it, or a link, before us.
@@ -153,12 +169,12 @@ func (r *Root) Create(id, name string, exact bool) (*Dir, error) {
 	})
 	if err != nil {
 		d.abandon()
-		return nil, fmt.Errorf("making sandbox %s: %w", id[:12], err)
+		return nil, full(fmt.Errorf("making sandbox %s: %w", id[:12], err))
 	}
 	failpoint.Hit("directory locked")
 	if d.Journal, err = createJournal(filepath.Join(d.Path, journalName)); err != nil {
 		d.abandon()
-		return nil, err
+		return nil, full(err)
 	}
 	return d, nil
 }
