@@ -42,6 +42,24 @@ type Root struct {
 	fd   int
 }
 
+// NameError tells that a name cannot be a sandbox's. A name becomes a file of
+// the state root, and is printed.
+type NameError struct{ Name string }
+
+func (e *NameError) Error() string {
+	return fmt.Sprintf("%q is no name of a sandbox: write 1 to 63 of a-z, 0-9 and -, and no - at its start", e.Name)
+}
+
+func validName(s string) bool {
+	for i := range len(s) {
+		c := s[i]
+		if (c < 'a' || c > 'z') && (c < '0' || c > '9') && (c != '-' || i == 0) {
+			return false
+		}
+	}
+	return s != "" && len(s) <= 63
+}
+
 // NameTakenError tells that a live sandbox has the name.
 type NameTakenError struct{ Name, ID string }
 
@@ -155,6 +173,9 @@ type Dir struct {
 // Create makes the directory of a new sandbox and reserves its name. If the
 // name is taken and not exact, a suffix from the id makes it unique.
 func (r *Root) Create(id, name string, exact bool) (*Dir, error) {
+	if !validName(name) {
+		return nil, &NameError{name}
+	}
 	d := &Dir{ID: id, Name: name, Path: filepath.Join(r.path, "sandboxes", id), root: r, lock: -1}
 	err := r.locked(func() error {
 		if err := r.reserve(d, exact); err != nil {

@@ -336,3 +336,17 @@ func TestWriteJSON(t *testing.T) {
 		t.Error("a function was written as JSON")
 	}
 }
+
+func TestNamesThatAreNone(t *testing.T) {
+	r, err := Open(filepath.Join(t.TempDir(), "state"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, name := range []string{"", ".", "..", "../../x", "a/b", "-x", "A", "a\x1b[2J", "a\n", "a.b", strings.Repeat("a", 64)} {
+		_, err := r.Create(NewID(), name, true)
+		var ne *NameError
+		if !errors.As(err, &ne) {
+			t.Errorf("%q: %v", name, err)
+		}
+	}
+}
