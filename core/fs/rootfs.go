@@ -62,7 +62,9 @@ func (p *Prepared) rootfs(ctx context.Context) ([]plan.File, error) {
 	}
 	slices.Sort(names)
 	for _, n := range names {
-		if !slices.Contains(kernelDirs, n) {
+		// Not through links: a rule for one would be a rule for wherever it leads,
+		// a writable place or what init has open.
+		if t, err := typeOf(int(dir.Fd()), "/"+n); err == nil && !slices.Contains(kernelDirs, n) && (t == unix.S_IFDIR || t == unix.S_IFREG) {
 			p.Entries = append(p.Entries, "/"+n)
 		}
 	}
@@ -70,9 +72,10 @@ func (p *Prepared) rootfs(ctx context.Context) ([]plan.File, error) {
 	if p.plan.Root.Kind == plan.RootOverlay {
 		return files, p.overlayRoot()
 	}
-	c := composer{p: p, root: int(dir.Fd()), set: set, targets: map[string]bool{}}
+	c := composer{p: p, root: int(dir.Fd()), set: set, targets: map[string]bool{}, made: map[string]bool{}}
 	for _, m := range p.plan.Mounts {
 		c.targets[m.Destination] = true
+		c.made[m.Destination] = m.Kind == plan.MountScratch || m.Kind == plan.MountContext && m.Source == "tmpfs"
 	}
 	for i, x := range files {
 		c.targets[x.Path] = true
@@ -124,7 +127,8 @@ type composer struct {
 	root    int
 	set     uint64
 	targets map[string]bool
-	bound   []string // entries that were bound whole
+	made    map[string]bool // targets that are directories of the root tmpfs
+	bound   []string        // entries that were bound whole
 }
 
 // dir compiles the entries of one directory that is taken apart.
@@ -164,7 +168,8 @@ func (c *composer) entry(path string) error {
 		whole := true
 		for t := range c.targets {
 			if strings.HasPrefix(t, path+"/") {
-				if _, err := typeOf(c.root, t); err != nil {
+				// A directory that is ours cannot lie in one that is bound from the host.
+				if _, err := typeOf(c.root, t); err != nil || c.made[t] {
 					whole = false
 				}
 			}
