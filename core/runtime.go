@@ -14,6 +14,8 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"runtime"
+	"sync"
 	"time"
 
 	"github.com/nucleus-runtime/nucleus/core/audit"
@@ -45,13 +47,29 @@ type Options struct {
 	Lap func(step string)
 }
 
-// Runtime makes sandboxes on this host.
+// Runtime makes sandboxes on this host. Its methods may be called from any
+// number of goroutines.
 type Runtime struct {
 	o       Options
 	host    fact.Host
 	cgroups cgroups.Facts
-	init    *initFile
-	state   *state.Root
+
+	mu    sync.Mutex // of what open finds
+	init  *initFile
+	state *state.Root
+}
+
+// serialWriter lets sandboxes that live at the same time share a sink: each
+// event is one write.
+type serialWriter struct {
+	mu sync.Mutex
+	w  io.Writer
+}
+
+func (s *serialWriter) Write(b []byte) (int, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.w.Write(b)
 }
 
 // Result and Cause are how a run ended.
@@ -64,6 +82,10 @@ type (
 // New looks at the host. It changes nothing.
 func New(o Options) (*Runtime, error) {
 	r := &Runtime{o: o}
+	r.o.Events = nil
+	for _, w := range o.Events {
+		r.o.Events = append(r.o.Events, &serialWriter{w: w})
+	}
 	if r.o.Lap == nil {
 		r.o.Lap = func(string) {}
 	}
@@ -140,6 +162,10 @@ type RunOptions struct {
 	// job's, with a suffix if that is taken.
 	Name    string
 	Streams Streams
+	// OwnThread: the calling goroutine is locked to a thread (runtime.LockOSThread)
+	// that lives at least as long as the sandbox, so that init, which dies with the
+	// thread that made it, needs none of its own.
+	OwnThread bool
 }
 
 // Sandbox is a sandbox that was created.
@@ -148,6 +174,27 @@ type Sandbox struct{ *lifecycle.Sandbox }
 // Create takes a plan through its phases up to the start gate. Sandboxes whose
 // supervisor died earlier are cleaned up first.
 func (r *Runtime) Create(ctx context.Context, p *plan.Plan, o RunOptions) (*Sandbox, error) {
+	if o.OwnThread {
+		return r.create(ctx, p, o)
+	}
+	type outcome struct {
+		s   *Sandbox
+		err error
+	}
+	made := make(chan outcome)
+	go func() {
+		runtime.LockOSThread() // never unlocked: the thread ends with this goroutine
+		s, err := r.create(ctx, p, o)
+		made <- outcome{s, err}
+		if err == nil {
+			<-s.Gone()
+		}
+	}()
+	m := <-made
+	return m.s, m.err
+}
+
+func (r *Runtime) create(ctx context.Context, p *plan.Plan, o RunOptions) (*Sandbox, error) {
 	if err := r.Open(ctx); err != nil {
 		return nil, err
 	}
@@ -216,6 +263,8 @@ func (r *Runtime) Open(ctx context.Context) error {
 
 // open finds what a sandbox needs on disk, once.
 func (r *Runtime) open() error {
+	r.mu.Lock()
+	defer r.mu.Unlock()
 	if r.state != nil {
 		return nil
 	}

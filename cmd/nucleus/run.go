@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"os"
 	"os/signal"
+	"runtime"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -127,7 +128,9 @@ func (a *app) supervise(ctx context.Context, rt *core.Runtime, p *plan.Plan, nam
 	defer close(ended)
 	go forward(signals, created, ended, cancel)
 
-	s, err := rt.Create(ctx, p, core.RunOptions{Name: name, Streams: core.Streams{In: a.stdin, Out: a.stdout, Err: a.stderr}})
+	// This goroutine, and so its thread, lives as long as the process.
+	runtime.LockOSThread()
+	s, err := rt.Create(ctx, p, core.RunOptions{Name: name, Streams: core.Streams{In: a.stdin, Out: a.stdout, Err: a.stderr}, OwnThread: true})
 	if err != nil {
 		return core.Result{Cause: "runtime", ExitCode: 125}, err
 	}

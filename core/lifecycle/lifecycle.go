@@ -9,7 +9,6 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"runtime"
 	"sync"
 	"time"
 
@@ -84,7 +83,8 @@ type Sandbox struct {
 
 	cloned   chan struct{} // closed when the clone has succeeded or failed
 	cloneErr error
-	release  chan struct{} // lets the thread go that init's life hangs on
+	initConn *channel.Conn // init's end, until it has it
+	release  chan struct{} // closed when init is gone
 	watchdog *time.Timer
 	streamed chan streamResult
 	mu       sync.Mutex
@@ -104,12 +104,16 @@ type streamResult struct {
 func (s *Sandbox) ID() string   { return s.dir.ID }
 func (s *Sandbox) Name() string { return s.dir.Name }
 
+// Gone is closed when nothing of the sandbox is left to die with its thread.
+func (s *Sandbox) Gone() <-chan struct{} { return s.release }
+
 // Pid is the workload's, as the host sees it.
 func (s *Sandbox) Pid() int { return s.workPid }
 
 // Create takes the plan through its phases up to the start gate: everything is
 // enforced and verified, and the workload has not run. On an error everything
-// is undone.
+// is undone. The calling goroutine must be locked to a thread that lives until
+// Gone: init dies with the thread that made it (golang#27505).
 func Create(ctx context.Context, cfg Config, p *plan.Plan) (_ *Sandbox, err error) {
 	if cfg.Lap == nil {
 		cfg.Lap = func(string) {}
@@ -135,10 +139,8 @@ func Create(ctx context.Context, cfg Config, p *plan.Plan) (_ *Sandbox, err erro
 		run  func(context.Context) error
 	}{
 		{"cgroup made", s.makeGroup},
-		{"clone begun", s.cloneInit},
-		{"policy compiled", s.compile},
-		{"fs compiled", s.prepareFS},
-		{"init cloned", s.joinClone},
+		{"streams", s.openStreams},
+		{"init cloned", s.cloneInit},
 		{"setup sent", s.sendSetup},
 		{"gates open", s.openGates},
 		{"fs done", s.awaitFS},
@@ -200,7 +202,8 @@ func (s *Sandbox) compile(ctx context.Context) error {
 	return nil
 }
 
-// makeGroup makes the control group that init is born in.
+// makeGroup makes the control group that init is born in; its limits come
+// while init is on its way.
 func (s *Sandbox) makeGroup(context.Context) error {
 	if !s.plan.Cgroup.Wanted {
 		return nil
@@ -210,10 +213,6 @@ func (s *Sandbox) makeGroup(context.Context) error {
 		return phase("cgroups", err)
 	}
 	s.group = g
-	return s.createGroup()
-}
-
-func (s *Sandbox) createGroup() error {
 	if err := s.dir.Journal.Intent(stepCgroup, s.group.Record()); err != nil {
 		return phase("cgroups", err)
 	}
@@ -221,17 +220,19 @@ func (s *Sandbox) createGroup() error {
 		return phase("cgroups", err)
 	}
 	failpoint.Hit("cgroup unlimited")
-	if err := s.group.Limit(); err != nil {
-		return phase("cgroups", err)
-	}
 	return nil
 }
 
-// cloneInit begins to make init. A clone of a Go process with a new user
-// namespace copies its page tables and waits for the exec: some milliseconds,
-// in which the rest of the start is prepared. The thread that clones lives
-// until the sandbox is gone, for init dies with it (PDEATHSIG).
-func (s *Sandbox) cloneInit(context.Context) error {
+func (s *Sandbox) limitGroup() error {
+	if s.group == nil {
+		return nil
+	}
+	return phase("cgroups", s.group.Limit())
+}
+
+// openStreams prepares what init gets from its birth: standard streams and the
+// control socket.
+func (s *Sandbox) openStreams(context.Context) error {
 	var err error
 	if s.stdio, err = exec.NewStdio(s.cfg.Streams, s.plan.Process.Terminal); err != nil {
 		return phase("exec", err)
@@ -243,25 +244,47 @@ func (s *Sandbox) cloneInit(context.Context) error {
 	if err := s.stdio.Own(int(uid)); err != nil {
 		return phase("exec", err)
 	}
-	ours, theirs, err := channel.Pair()
+	s.conn, s.initConn, err = channel.Pair()
+	return phase("namespaces", err)
+}
+
+// cloneInit makes init on the calling thread, with which it will die
+// (PDEATHSIG). A clone with a new user namespace copies page tables, makes a
+// network and waits for the exec: a millisecond or more, in which another
+// goroutine prepares what init is going to be told.
+func (s *Sandbox) cloneInit(ctx context.Context) error {
+	s.cloned = make(chan struct{})
+	prepared := make(chan error)
+	go func() { prepared <- s.prepare(ctx) }()
+	in, err := s.spawn(namespaces.Options{Path: s.cfg.InitPath, Stdio: s.stdio.FDs(), Control: s.initConn.FD(), LastCap: uintptr(security.LastCap())})
+	_ = s.initConn.Close()
+	s.mu.Lock()
+	s.init = in
+	s.mu.Unlock()
+	s.cloneErr = err
+	close(s.cloned)
+	if err == nil {
+		err = s.recordInit(ctx)
+	}
+	perr := <-prepared
 	if err != nil {
 		return phase("namespaces", err)
 	}
-	s.conn = ours
-	o := namespaces.Options{Path: s.cfg.InitPath, Stdio: s.stdio.FDs(), Control: theirs.FD(), LastCap: uintptr(security.LastCap())}
-	s.cloned = make(chan struct{})
-	go func() {
-		runtime.LockOSThread() // never unlocked: the thread ends with this goroutine
-		in, err := s.spawn(o)
-		_ = theirs.Close()
-		s.mu.Lock()
-		s.init, s.cloneErr = in, err
-		s.mu.Unlock()
-		close(s.cloned)
-		if err == nil {
-			<-s.release
-		}
-	}()
+	return perr
+}
+
+// prepare is what happens beside the clone.
+func (s *Sandbox) prepare(ctx context.Context) error {
+	if err := s.limitGroup(); err != nil {
+		return err
+	}
+	if err := s.compile(ctx); err != nil {
+		return err
+	}
+	if err := s.prepareFS(ctx); err != nil {
+		return err
+	}
+	s.cfg.Lap("(beside) prepared")
 	return nil
 }
 
@@ -284,32 +307,30 @@ func (s *Sandbox) spawn(o namespaces.Options) (in *namespaces.Init, err error) {
 	return in, err
 }
 
-// joinClone waits for init and writes down who it is.
-func (s *Sandbox) joinClone(ctx context.Context) error {
-	<-s.cloned
-	if s.cloneErr != nil {
-		return phase("namespaces", s.cloneErr)
-	}
+// recordInit writes down who init is.
+func (s *Sandbox) recordInit(ctx context.Context) error {
 	if err := ctx.Err(); err != nil {
 		return err
 	}
 	failpoint.Hit("init unrecorded")
 	id, err := identify(s.init.Pid)
 	if err != nil {
-		return phase("namespaces", err)
+		return err
 	}
 	if err := s.dir.Journal.Intent(stepInit, id); err != nil {
-		return phase("namespaces", err)
+		return err
 	}
 	s.log.Emit(audit.Namespaces, nil, map[string]any{"pid": s.init.Pid, "namespaces": s.plan.NamespaceNames(), "ids": s.plan.IDs.Kind})
 	return nil
 }
 
+var errNotCloned = errors.New("init was not made")
+
 // userNS is the path of the sandbox's user namespace.
 func (s *Sandbox) userNS() (string, error) {
 	<-s.cloned
 	if s.cloneErr != nil {
-		return "", s.cloneErr
+		return "", errNotCloned // the clone's own error is the one to show
 	}
 	return fmt.Sprintf("/proc/%d/ns/user", s.init.Pid), nil
 }

@@ -137,13 +137,25 @@ func (s *Sandbox) supervise(ctx context.Context) {
 		timeout = t.C
 	}
 	var end ending
+	// A signal that comes before the workload does would end stage 2, and so be
+	// taken for a start that failed: it is held until there is a workload.
+	var held []unix.Signal
+	running := (<-chan struct{})(opened)
+	signal := func(n unix.Signal) {
+		switch {
+		case running == nil:
+			s.signal(n)
+		case len(held) < cap(s.requests):
+			held = append(held, n)
+		}
+	}
 	cancelled := ctx.Done()
 	stop := func(cause exec.Cause) {
 		if end.cause != "" {
 			return
 		}
 		end.cause = cause
-		s.signal(stopSignal(s.plan.Stop.Signal))
+		signal(stopSignal(s.plan.Stop.Signal))
 		s.log.Emit(audit.Stopping, nil, map[string]any{"signal": s.plan.Stop.Signal, "grace": s.plan.Stop.Grace.String(), "cause": cause})
 		grace = time.After(s.plan.Stop.Grace)
 	}
@@ -160,6 +172,11 @@ func (s *Sandbox) supervise(ctx context.Context) {
 			<-opened
 			s.finish(ctx, m, end)
 			return
+		case <-running:
+			running = nil
+			for _, n := range held {
+				s.signal(n)
+			}
 		case <-timeout:
 			s.log.Emit(audit.TimedOut, nil, map[string]any{"after": s.plan.Timeout.String()})
 			stop(exec.CauseTimeout)
@@ -171,7 +188,7 @@ func (s *Sandbox) supervise(ctx context.Context) {
 		case r := <-s.requests:
 			switch r.what {
 			case reqSignal:
-				s.signal(r.signal)
+				signal(r.signal)
 				s.log.Emit(audit.Signalled, nil, map[string]any{"signal": unix.SignalName(r.signal)})
 			case reqStop:
 				stop(exec.CauseStopped)
@@ -359,20 +376,18 @@ func (s *Sandbox) peaks(r *exec.Result) {
 // what it cannot undo stays in the journal for gc.
 func (s *Sandbox) teardown(ctx context.Context) error {
 	defer s.events.Close()
+	defer close(s.release)
 	if s.gate != nil {
 		_ = s.gate.Close()
 	}
 	if s.conn != nil {
 		_ = s.conn.Close()
-	}
-	if s.cloned != nil {
-		<-s.cloned
+		_ = s.initConn.Close()
 	}
 	if s.init != nil {
 		s.init.Kill()
 		_, err := s.init.Wait()
 		s.init.Close()
-		close(s.release)
 		if err == nil {
 			err = s.dir.Journal.Undone(stepInit)
 		}
