@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 
 	"golang.org/x/sys/unix"
 
@@ -23,6 +24,8 @@ type initFile struct {
 	dir  string
 	path string
 	st   unix.Stat_t
+
+	mu   sync.Mutex // of copy
 	copy *os.File
 }
 
@@ -55,11 +58,14 @@ func findInit(libexec string) (*initFile, error) {
 // pathFor gives the path that init is executed by. If the sandbox's own ids
 // could write to the file, init runs from a sealed copy in memory: whoever
 // reached it through /proc/PID/exe would change the host's program
-// (CVE-2019-5736).
+// (CVE-2019-5736). So it does if those ids could not execute it where it is: in
+// root's home, say, which others cannot enter.
 func (f *initFile) pathFor(p *plan.Plan, h fact.Host) (string, error) {
-	if !f.writableBy(p, h) {
+	if !f.writableBy(p, h) && f.executableByOthers() {
 		return f.path, nil
 	}
+	f.mu.Lock()
+	defer f.mu.Unlock()
 	if f.copy == nil {
 		c, err := sealedCopy(f.path)
 		if err != nil {
@@ -80,6 +86,21 @@ func (f *initFile) writableBy(p *plan.Plan, h fact.Host) bool {
 		}
 	}
 	return false
+}
+
+func (f *initFile) executableByOthers() bool {
+	if f.st.Mode&0o001 == 0 {
+		return false
+	}
+	path, err := filepath.Abs(f.path)
+	for err == nil && path != "/" {
+		path = filepath.Dir(path)
+		var st unix.Stat_t
+		if err = unix.Stat(path, &st); err == nil && st.Mode&0o001 == 0 {
+			return false
+		}
+	}
+	return err == nil
 }
 
 func sealedCopy(path string) (*os.File, error) {

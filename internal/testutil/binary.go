@@ -133,3 +133,12 @@ func copyBinaries(t testing.TB, to string) {
 		t.Fatalf("copying the binaries under test: %v", err)
 	}
 }
+
+// BinaryDir returns the directory of the binaries under test, for what has no
+// test to fail: TestMain, and the examples that it prepares.
+func BinaryDir() (string, error) {
+	if dir := os.Getenv("NUCLEUS_BIN"); dir != "" {
+		return dir, nil
+	}
+	return builtOnce()
+}

@@ -1,0 +1,149 @@
+package core_test
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+
+	"github.com/nucleus-runtime/nucleus/core"
+	"github.com/nucleus-runtime/nucleus/core/job"
+	"github.com/nucleus-runtime/nucleus/core/plan"
+)
+
+// A program runs a job file.
+func ExampleRuntime_Run() {
+	rt, err := core.New(options)
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	j, diags := job.Parse("hello.hcl", []byte(`
+job "hello" {
+  command = ["/bin/echo", "hello from nucleus"]
+}`), job.Options{Dir: "/"})
+	if diags.HasErrors() {
+		fmt.Println(diags)
+		return
+	}
+	p, err := rt.Plan(j)
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	res, err := rt.Run(context.Background(), p, core.RunOptions{Streams: core.Streams{Out: os.Stdout, Err: os.Stderr}})
+	fmt.Println(res.Cause, res.ExitCode, err)
+	// Output:
+	// hello from nucleus
+	// exit 0 <nil>
+}
+
+// New looks at the host and changes nothing; what it found is what plans are
+// made from. A job that this host cannot run is refused with the line that asks
+// for too much, and with what helps.
+func ExampleNew() {
+	rt, err := core.New(options)
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	j, _ := job.Parse("job.hcl", []byte(`job "a" {
+  command = ["/bin/true"]
+  user    = "nobody-of-that-name:0"
+}`), job.Options{Dir: "/"})
+	_, err = rt.Plan(j)
+	var refused plan.Errors
+	if errors.As(err, &refused) {
+		for _, e := range refused {
+			fmt.Println(e.Error())
+		}
+	}
+	// Output:
+	// job.hcl:3: user "nobody-of-that-name" is not in the host's /etc/passwd
+}
+
+// Between Create and Start everything is enforced and verified, and the
+// workload has not run. The events tell of each phase.
+func ExampleRuntime_Create() {
+	var events bytes.Buffer
+	o := options
+	o.Events = []io.Writer{&events}
+	rt, err := core.New(o)
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	j, _ := job.FromOptions(job.Options{Command: []string{"/bin/sh", "-c", "exit 7"}, Name: "seven", Dir: "/"})
+	p, err := rt.Plan(j)
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	ctx := context.Background()
+	s, err := rt.Create(ctx, p, core.RunOptions{})
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	fmt.Println("created:", s.Name())
+	if err := s.Start(ctx); err != nil {
+		fmt.Println(err)
+		return
+	}
+	res, err := s.Wait()
+	fmt.Println("ended:", res.Cause, res.ExitCode, err)
+	for lines := json.NewDecoder(&events); lines.More(); {
+		var e struct{ Type string }
+		if err := lines.Decode(&e); err != nil {
+			fmt.Println(err)
+			return
+		}
+		switch e.Type {
+		case "posture.verified", "workload.started", "workload.exited", "sandbox.removed":
+			fmt.Println(e.Type)
+		}
+	}
+	// Output:
+	// created: seven
+	// ended: exit 7 <nil>
+	// posture.verified
+	// workload.started
+	// workload.exited
+	// sandbox.removed
+}
+
+// A sandbox that is not wanted any more is stopped as its job says.
+func ExampleSandbox() {
+	rt, err := core.New(options)
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	j, _ := job.Parse("job.hcl", []byte(`job "sleeper" {
+  command = ["/bin/sleep", "600"]
+  stop { signal = "SIGINT" }
+}`), job.Options{Dir: "/"})
+	p, err := rt.Plan(j)
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	ctx := context.Background()
+	s, err := rt.Create(ctx, p, core.RunOptions{})
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	if err := s.Start(ctx); err != nil {
+		fmt.Println(err)
+		return
+	}
+	s.Stop()
+	res, err := s.Wait()
+	fmt.Println(res.Cause, res.ExitCode, err)
+	// Output:
+	// stopped 130 <nil>
+}
