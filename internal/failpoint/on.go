@@ -11,10 +11,14 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Hit kills this process if NUCLEUS_FAIL_AT has this name.
+// Hit kills this process if NUCLEUS_FAIL_AT has this name. If that is "?" the
+// name is written to standard error, so that a test need not know the names.
 func Hit(name string) {
-	if os.Getenv("NUCLEUS_FAIL_AT") == name {
+	switch os.Getenv("NUCLEUS_FAIL_AT") {
+	case name:
 		die()
+	case "?":
+		_, _ = os.Stderr.WriteString("failpoint: " + name + "\n")
 	}
 }
 
