@@ -10,6 +10,8 @@ import (
 	"time"
 
 	specs "github.com/opencontainers/runtime-spec/specs-go"
+
+	"github.com/nucleus-runtime/nucleus/internal/testutil"
 )
 
 func BenchmarkDetect(b *testing.B) {
@@ -32,7 +34,7 @@ func BenchmarkLife(b *testing.B) {
 		b.Run(name, func(b *testing.B) {
 			f, err := Detect("")
 			if err != nil || !f.Usable() {
-				b.Skip("not available: ", f.Why, err)
+				testutil.Skip(b, "cgroup-limits", f.Why)
 			}
 			r := memoryLimit(64 << 20)
 			r.Pids = pidsLimit(64).Pids

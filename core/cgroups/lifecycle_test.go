@@ -15,6 +15,8 @@ import (
 
 	oc "github.com/opencontainers/cgroups"
 	"golang.org/x/sys/unix"
+
+	"github.com/nucleus-runtime/nucleus/internal/testutil"
 )
 
 func TestFreezeStopsAndThawContinues(t *testing.T) {
@@ -363,9 +365,7 @@ func TestAttachOfAMissingProcess(t *testing.T) {
 
 // On an odd host the library warns on stderr; we are silent.
 func TestNothingIsPrinted(t *testing.T) {
-	if os.Geteuid() != 0 {
-		skip(t, "a mount namespace needs root")
-	}
+	testutil.Needs(t, testutil.Root)
 	for role, wantSilence := range map[string]bool{"quiet:we": true, "quiet:library": false} {
 		r, w, err := os.Pipe()
 		if err != nil {

@@ -17,6 +17,8 @@ import (
 
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
+
+	"github.com/nucleus-runtime/nucleus/internal/testutil"
 )
 
 // childEnv makes the test binary act as a process of a sandbox.
@@ -255,10 +257,7 @@ func needs(t *testing.T, controllers ...string) Facts {
 
 func skip(t *testing.T, why string) {
 	t.Helper()
-	if os.Getenv("NUCLEUS_REQUIRE") == "all" {
-		t.Fatal("required, but not available: " + why)
-	}
-	t.Skip("not available: " + why)
+	testutil.Skip(t, "cgroup-limits", why)
 }
 
 // newGroup makes a limited group that the test's end removes.

@@ -16,6 +16,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/nucleus-runtime/nucleus/core/security/seccomp"
+	"github.com/nucleus-runtime/nucleus/internal/testutil"
 )
 
 // helper is the test binary under the helper's name.
@@ -258,9 +259,7 @@ func TestCacheDirectoryMustBeOurs(t *testing.T) {
 		"symlink":        func(t *testing.T, dir string) { check(t, os.Symlink(t.TempDir(), dir)) },
 		"file":           func(t *testing.T, dir string) { write(t, dir, nil) },
 		"of another user": func(t *testing.T, dir string) {
-			if os.Geteuid() != 0 {
-				t.Skip("needs root to give a directory away")
-			}
+			testutil.Needs(t, testutil.Root)
 			check(t, os.Mkdir(dir, 0o700))
 			check(t, os.Chown(dir, 65534, 65534))
 		},

@@ -15,6 +15,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/nucleus-runtime/nucleus/core/security/seccomp"
+	"github.com/nucleus-runtime/nucleus/internal/testutil"
 )
 
 func start(t *testing.T, c child) (string, error) {
@@ -193,24 +194,21 @@ func killedBySeccomp(err error) bool {
 	return ok && status.Signaled() && status.Signal() == syscall.SIGSYS
 }
 
-// installed finds a program. Under NUCLEUS_REQUIRE=all only a program that no build needs may be missing.
-func installed(t *testing.T, name string, optional bool) string {
+// installed finds a program, or skips the test for want of it.
+func installed(t *testing.T, name string) string {
 	t.Helper()
 	path, err := exec.LookPath(name)
 	if err != nil {
-		if os.Getenv("NUCLEUS_REQUIRE") == "all" && !optional {
-			t.Fatalf("%s is not installed", name)
-		}
-		t.Skipf("%s is not installed", name)
+		testutil.Skip(t, "program-"+name, "it is not installed")
 	}
 	return path
 }
 
 func TestForeignABIIsKilledInALiveProcess(t *testing.T) {
 	if runtime.GOARCH != "amd64" {
-		t.Skip("only x86 has a second ABI reachable from 64-bit code")
+		testutil.Skip(t, "amd64", "only x86 has a second ABI reachable from 64-bit code")
 	}
-	gcc := installed(t, "gcc", false)
+	gcc := installed(t, "gcc")
 	dir := t.TempDir()
 	source, program := filepath.Join(dir, "int80.c"), filepath.Join(dir, "int80")
 	// getpid of i386 is 20, which as a 64-bit call would be writev.
@@ -233,7 +231,6 @@ func TestForeignABIIsKilledInALiveProcess(t *testing.T) {
 func TestW25RealSoftwareRuns(t *testing.T) {
 	for name, tc := range map[string]struct {
 		program  string
-		optional bool
 		args     []string
 		want     string
 	}{
@@ -262,7 +259,7 @@ new Worker("require('fs').readFileSync('/proc/self/status')", { eval: true }).on
 		"cargo": {"cargo", true, []string{"--version"}, "cargo "},
 	} {
 		t.Run(name, func(t *testing.T) {
-			argv := append([]string{installed(t, tc.program, tc.optional)}, tc.args...)
+			argv := append([]string{installed(t, tc.program)}, tc.args...)
 			if out, err := start(t, child{Exec: argv}); err != nil {
 				t.Fatalf("does not run here without a filter either: %v\n%s", err, out)
 			}
