@@ -69,8 +69,33 @@ func newLab(t *testing.T, name string, a *testutil.Account) *lab {
 		t.Fatal(err)
 	}
 	l.Own(t, l.state)
-	testutil.NoLeaks(t, testutil.Scope{Binaries: []string{a.Bin, l.tools}, Files: []string{filepath.Join(l.state, "sandboxes"), filepath.Join(l.state, "names")}})
+	scope := testutil.Scope{Binaries: []string{a.Bin, l.tools}, Files: []string{filepath.Join(l.state, "sandboxes"), filepath.Join(l.state, "names")}}
+	before := testutil.TakeCensus(t, scope)
+	t.Cleanup(func() {
+		if left := remaining(t, before, scope); len(left) > 0 {
+			t.Errorf("left behind:\n  %s", strings.Join(left, "\n  "))
+		}
+	})
 	return l
+}
+
+// remaining gives what the attacks left. Tests of other packages may run
+// sandboxes meanwhile: theirs come and go, a leak stays.
+func remaining(t *testing.T, before testutil.Census, scope testutil.Scope) []string {
+	t.Helper()
+	var stayed []string
+	for round, deadline := 0, time.Now().Add(testutil.Patient(4*time.Second)); time.Now().Before(deadline); round++ {
+		now := before.Diff(testutil.TakeCensus(t, scope))
+		if round == 0 {
+			stayed = now
+		}
+		stayed = slices.DeleteFunc(stayed, func(s string) bool { return !slices.Contains(now, s) })
+		if len(stayed) == 0 {
+			return nil
+		}
+		time.Sleep(20 * time.Millisecond)
+	}
+	return stayed
 }
 
 // builtAttacker builds the hostile program once per test process.

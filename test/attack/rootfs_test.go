@@ -169,7 +169,7 @@ func TestOwnNullDevice(t *testing.T) {
 // read what is not its own.
 func TestFilesThatTheStartReads(t *testing.T) {
 	asEach(t, func(t *testing.T, l *lab) {
-		victim := l.outsideDir(t, "outside")
+		victim := l.dir(t, "outside")
 		write(t, filepath.Join(victim, "passwd"), "canaryuser:x:1234:1234::/:/bin/sh\n", 0o644)
 		for _, file := range []string{"etc/passwd", "etc/group"} {
 			root := l.rootfs(t, "fifo-"+filepath.Base(file))

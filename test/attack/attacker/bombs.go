@@ -22,6 +22,7 @@ func number(args []string, i, def int) int {
 
 // forkBomb makes up to n processes that stay, and says how many it got.
 func forkBomb(args []string) {
+	mustBeInside()
 	got := 0
 	for range number(args, 0, 100) {
 		pid, errno := forkCall(&call{nr: unix.SYS_PAUSE})
@@ -36,6 +37,7 @@ func forkBomb(args []string) {
 // threadBomb makes up to n threads by raw clone: a Go program would die at the
 // first that it does not get.
 func threadBomb(args []string) {
+	mustBeInside()
 	// Processes that share all but a thread group count the same, and need no stack
 	// of their own: the child runs on a copy of the parent's memory.
 	got := 0
@@ -64,6 +66,7 @@ func pauseClone(flags uintptr) (int, int, syscall.Errno) {
 
 // eatMemory touches n MiB, in steps, and says how far it came.
 func eatMemory(args []string) {
+	mustBeInside()
 	var keep [][]byte
 	for i := range number(args, 0, 1024) {
 		b := make([]byte, 1<<20)
@@ -82,6 +85,7 @@ func eatMemory(args []string) {
 // fillFiles writes to every directory until nothing more fits, at most n MiB
 // each, then makes empty files, at most m each.
 func fillFiles(args []string) {
+	mustBeInside()
 	mib, inodes := number(args, 0, 512), number(args, 1, 20000)
 	block := make([]byte, 1<<20)
 	for i := range block {
@@ -115,6 +119,7 @@ func fillFiles(args []string) {
 
 // descriptorBomb opens as many descriptors as it gets.
 func descriptorBomb([]string) {
+	mustBeInside()
 	n := 0
 	for n < 2<<20 {
 		if _, err := unix.Open("/dev/null", unix.O_RDONLY, 0); err != nil {
@@ -128,6 +133,7 @@ func descriptorBomb([]string) {
 // kernelObjectBombs makes kernel objects of each kind until one is refused, at
 // most n: pipes filled, sockets filled, epoll and inotify watches, queues.
 func kernelObjectBombs(args []string) {
+	mustBeInside()
 	n := number(args, 0, 2000)
 	fill := make([]byte, 64<<10)
 	made := map[string]int{}

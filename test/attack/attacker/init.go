@@ -5,7 +5,6 @@ import (
 	"os"
 	"path/filepath"
 	"strconv"
-	"syscall"
 
 	"golang.org/x/sys/unix"
 )
@@ -80,9 +79,11 @@ func reachInit([]string) {
 		}
 	}
 	for _, file := range []string{"environ", "maps", "auxv", "stack", "syscall", "personality", "io", "pagemap"} {
-		b, err := os.ReadFile("/proc/1/" + file)
-		if err == nil && len(b) > 0 {
-			won("proc1", "read %s", file)
+		if f, err := os.Open("/proc/1/" + file); err == nil {
+			if n, _ := f.Read(make([]byte, 64)); n > 0 {
+				won("proc1", "read %s", file)
+			}
+			_ = f.Close()
 		}
 	}
 	for _, flags := range []int{os.O_RDONLY, os.O_RDWR} {
@@ -105,15 +106,12 @@ func reachInit([]string) {
 			won("proc1", "ptrace")
 		}
 	}
+	_ = unix.Kill(1, unix.SIGCONT) // what ptrace stopped goes on
 	if pidfd, err := unix.PidfdOpen(1, 0); err == nil {
 		for fd := range 8 {
 			_, err := unix.PidfdGetfd(pidfd, fd, 0)
 			wonIf(err, "proc1", "pidfd_getfd %d", fd)
 		}
-	}
-	var rl syscall.Rlimit
-	if _, _, e := syscall.RawSyscall6(unix.SYS_PRLIMIT64, 1, unix.RLIMIT_NOFILE, 0, ptrTo(&rl), 0, 0); e == 0 {
-		won("proc1", "prlimit")
 	}
 	wonIf(unix.Kill(1, unix.SIGKILL), "proc1-signal", "SIGKILL sent")
 }

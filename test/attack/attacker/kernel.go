@@ -70,7 +70,7 @@ func readLeaks([]string) {
 	for _, path := range []string{
 		"/proc/kcore", "/proc/kmsg", "/proc/keys", "/proc/key-users", "/proc/timer_list", "/proc/sched_debug", "/proc/slabinfo", "/proc/vmallocinfo", "/proc/kallsyms",
 		"/proc/config.gz", "/proc/interrupts", "/proc/kpagecount", "/proc/kpageflags",
-		"/dev/kmsg", "/dev/mem", "/dev/port", "/sys/firmware/dmi/tables/DMI", "/etc/shadow", "/etc/gshadow", "/etc/sudoers", "/etc/ssh/sshd_config",
+		"/dev/kmsg", "/sys/firmware/dmi/tables/DMI", "/etc/shadow", "/etc/gshadow", "/etc/sudoers", "/etc/ssh/sshd_config",
 	} {
 		fd, err := unix.Open(path, unix.O_RDONLY|unix.O_NONBLOCK|unix.O_CLOEXEC, 0)
 		if err != nil {
@@ -131,8 +131,9 @@ func useKeyrings(args []string) {
 		if _, err := unix.KeyctlGetKeyringID(ring, false); err == nil {
 			won("keys", "keyring %d", ring)
 		}
-		if _, err := unix.AddKey("user", "attack", []byte("x"), ring); err == nil {
+		if id, err := unix.AddKey("user", "attack", []byte("x"), ring); err == nil {
 			won("keys", "added to %d", ring)
+			_, _ = unix.KeyctlInt(unix.KEYCTL_UNLINK, id, ring, 0, 0)
 		}
 		for _, name := range args {
 			id, err := unix.KeyctlSearch(ring, "user", name, 0)
@@ -188,7 +189,9 @@ func sweepFiles(args []string) {
 	fmt.Println("READ", files)
 }
 
-func ownFile(path string) bool { return strings.HasPrefix(path, "/proc/") && strings.HasSuffix(path, "/cmdline") }
+func ownFile(path string) bool {
+	return strings.HasPrefix(path, "/proc/") && strings.HasSuffix(path, "/cmdline")
+}
 
 // findNames looks for what only the runtime has, and talks to its sockets.
 func findNames(args []string) {

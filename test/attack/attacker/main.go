@@ -66,6 +66,17 @@ func main() {
 	fmt.Println("DONE", os.Args[1])
 }
 
+// mustBeInside ends the program unless it runs in a sandbox: some attacks would
+// hit the whole machine where there is nothing to hold them.
+func mustBeInside() {
+	if !inSandbox() {
+		fmt.Fprintln(os.Stderr, "attacker: this attack is for the inside of a sandbox only")
+		os.Exit(2)
+	}
+}
+
+func inSandbox() bool { return os.Getenv("container") == "nucleus" }
+
 // won reports a success.
 func won(attack, format string, args ...any) {
 	fmt.Printf("WON %s %s\n", attack, strings.ReplaceAll(fmt.Sprintf(format, args...), "\n", " "))

@@ -38,6 +38,9 @@ func changeMounts(args []string) {
 	}
 	for _, path := range append([]string{"/", "/usr", "/proc", "/proc/sys", "/sys", "/dev", "/tmp"}, args...) {
 		for _, flags := range []uintptr{unix.MS_REMOUNT, unix.MS_REMOUNT | unix.MS_BIND, unix.MS_SHARED | unix.MS_REC} {
+			if flags == unix.MS_REMOUNT && !inSandbox() {
+				continue // it would change the file system, which is the host's
+			}
 			wonIf(unix.Mount("", path, "", flags, ""), "mounts", "remount %s %#x", path, flags)
 		}
 		a := unix.MountAttr{Attr_clr: unix.MOUNT_ATTR_RDONLY | unix.MOUNT_ATTR_NOSUID | unix.MOUNT_ATTR_NODEV | unix.MOUNT_ATTR_NOEXEC}
