@@ -16,8 +16,12 @@ func TestExitCode(t *testing.T) {
 		status       syscall.WaitStatus
 		code, signal int
 	}{
-		{0, 0, 0}, {7 << 8, 7, 0}, {255 << 8, 255, 0},
-		{9, 137, 9}, {15, 143, 15}, {11 | 0x80, 139, 11}, // with a core dump
+		{0, 0, 0},
+		{7 << 8, 7, 0},
+		{255 << 8, 255, 0},
+		{9, 137, 9},
+		{15, 143, 15},
+		{11 | 0x80, 139, 11}, // with a core dump
 	} {
 		if code, signal := ExitCode(test.status); code != test.code || signal != test.signal {
 			t.Errorf("status %#x: %d, %d, want %d, %d", int(test.status), code, signal, test.code, test.signal)
@@ -34,8 +38,10 @@ func TestStageFailure(t *testing.T) {
 		code  int
 		said  string
 	}{
-		{unix.ENOENT, CodeNotFound, "not found"}, {unix.ENOTDIR, CodeNotFound, "not found"},
-		{unix.EACCES, CodeNotExecutable, "permission denied"}, {unix.ENOEXEC, CodeNotExecutable, "exec format error"},
+		{unix.ENOENT, CodeNotFound, "not found"},
+		{unix.ENOTDIR, CodeNotFound, "not found"},
+		{unix.EACCES, CodeNotExecutable, "permission denied"},
+		{unix.ENOEXEC, CodeNotExecutable, "exec format error"},
 		{unix.E2BIG, CodeNotExecutable, "argument list too long"},
 	} {
 		err := StageFailure(initproto.Exited{Step: initproto.StepExec, Errno: uint32(test.errno)}, "prog\x1b[2J")

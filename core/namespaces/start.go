@@ -139,8 +139,10 @@ func writeMaps(pid int, ids plan.IDs) error {
 		cmd.Env = []string{"PATH=/usr/sbin:/usr/bin:/sbin:/bin", "LANG=C"}
 		out, err := cmd.CombinedOutput()
 		if err != nil {
-			return &UnsupportedError{Err: fmt.Errorf("writing id maps: %s: %s: %w", helper, strings.TrimSpace(string(out)), err),
-				Remedy: "check your lines in /etc/subuid and /etc/subgid"}
+			return &UnsupportedError{
+				Err:    fmt.Errorf("writing id maps: %s: %s: %w", helper, strings.TrimSpace(string(out)), err),
+				Remedy: "check your lines in /etc/subuid and /etc/subgid",
+			}
 		}
 		return nil
 	}

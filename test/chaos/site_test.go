@@ -58,8 +58,8 @@ func newSite(t *testing.T, who *testutil.Account) *site {
 	}
 	code, why := s.try("run", "-config", s.job("probe", "  command = [\"/bin/true\"]\n  resources { pids = 64 }\n"))
 	s.limits = code == 0
-	if who.UID == 0 && testutil.CgroupController("pids").Probe().State == testutil.Available && !s.limits {
-		t.Fatalf("this host has a pids controller, and a job with a limit does not run: %s", why)
+	if who.UID == 0 && !s.limits {
+		t.Fatalf("a job with a limit does not run as root: %s", why)
 	}
 	s.before = testutil.TakeCensus(t, s.scope)
 	t.Cleanup(func() { s.nothingLeft("at the end of the test") })
@@ -260,7 +260,12 @@ func (s *site) failing() string {
 	return to
 }
 
+// failpointBuild is built here, or was built where NUCLEUS_FAILPOINT says: a VM
+// that is emulated takes minutes to compile.
 var failpointBuild = sync.OnceValues(func() ([]byte, error) {
+	if path := os.Getenv("NUCLEUS_FAILPOINT"); path != "" {
+		return os.ReadFile(path)
+	}
 	dir, err := os.MkdirTemp("", "nucleus-failpoint-")
 	if err != nil {
 		return nil, err
