@@ -72,10 +72,13 @@ func (s *serialWriter) Write(b []byte) (int, error) {
 	return s.w.Write(b)
 }
 
-// Result and Cause are how a run ended.
+// What a run is given, and how it ended.
 type (
-	Result  = exec.Result
-	Cause   = exec.Cause
+	// Result is how a run ended.
+	Result = exec.Result
+	// Cause says why.
+	Cause = exec.Cause
+	// Streams are the caller's ends of the standard streams.
 	Streams = exec.Streams
 )
 

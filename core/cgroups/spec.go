@@ -38,11 +38,10 @@ type Spec struct {
 
 // limits are a spec's resources in the library's words.
 type limits struct {
-	res      oc.Resources
-	needs    []string // controllers of Facts.Controllers
-	swapSet  bool     // asked for, not our default
-	high     string   // memory.high
-	weightV2 uint64   // cpu.weight
+	res     oc.Resources
+	needs   []string // controllers of Facts.Controllers
+	swapSet bool     // asked for, not our default
+	high    string   // memory.high
 }
 
 func (l *limits) need(c string) {
@@ -97,6 +96,7 @@ func (l *limits) memory(m *specs.LinuxMemory) error {
 	if m == nil {
 		return nil
 	}
+	//nolint:staticcheck // Kernel is deprecated, and refused for that
 	if m.Kernel != nil || m.KernelTCP != nil || m.Swappiness != nil || m.DisableOOMKiller != nil || m.Reservation != nil {
 		return &UnsupportedError{Controller: Memory, Why: "of the OCI memory resources only limit and swap are used"}
 	}

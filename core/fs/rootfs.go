@@ -134,8 +134,10 @@ type composer struct {
 // dir compiles the entries of one directory that is taken apart.
 func (c *composer) dir(path string, names []string) error {
 	if len(names) > maxEntries {
-		return &Error{Path: path, Origin: "rootfs.path", Hint: "create the missing mount point in the rootfs",
-			Err: fmt.Errorf("%q of the rootfs lacks a mount point and has more than %d entries", path, maxEntries)}
+		return &Error{
+			Path: path, Origin: "rootfs.path", Hint: "create the missing mount point in the rootfs",
+			Err: fmt.Errorf("%q of the rootfs lacks a mount point and has more than %d entries", path, maxEntries),
+		}
 	}
 	for _, n := range names {
 		if err := c.entry(join(path, n)); err != nil {

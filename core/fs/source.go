@@ -163,8 +163,10 @@ func (p *Prepared) workspaceOverlay(m plan.Mount) error {
 	set, _ := attrs(m.Options)
 	lower, upper, work := staging+"/workspace-lower", staging+"/workspace-upper", staging+"/workspace-work"
 	if p.plan.Root.Kind == plan.RootOverlay {
-		return &Error{Path: real, Origin: m.Origin, Hint: `write mode = "bind-rw" or "bind-ro", or rootfs { writable = "none" }`,
-			Err: errors.New("a workspace overlay inside a writable rootfs overlay is not supported")}
+		return &Error{
+			Path: real, Origin: m.Origin, Hint: `write mode = "bind-rw" or "bind-ro", or rootfs { writable = "none" }`,
+			Err: errors.New("a workspace overlay inside a writable rootfs overlay is not supported"),
+		}
 	}
 	var idmap *idMapping
 	if p.opts.Privileged && p.plan.IDs.Kind != "none" {

@@ -21,14 +21,6 @@ const (
 
 // Setters for plain fields.
 
-func text(dst *string) func(hclread.Value) {
-	return func(v hclread.Value) { *dst, _ = v.String() }
-}
-
-func texts(dst *[]string) func(hclread.Value) {
-	return func(v hclread.Value) { *dst, _ = v.Strings() }
-}
-
 func boolean(dst *bool) func(hclread.Value) {
 	return func(v hclread.Value) { *dst, _ = v.Bool() }
 }

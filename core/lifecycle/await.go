@@ -101,8 +101,10 @@ func (s *Sandbox) broken(ph string, err error) error {
 	}
 	if s.group != nil {
 		if n, oerr := s.group.OOMKills(); oerr == nil && n > 0 {
-			return &PhaseError{Phase: "cgroups", Origin: "resources.memory", Hint: "raise resources { memory = … }",
-				Err: errors.New("init was killed by the kernel for lack of memory: the limit is less than the sandbox needs to start")}
+			return &PhaseError{
+				Phase: "cgroups", Origin: "resources.memory", Hint: "raise resources { memory = … }",
+				Err: errors.New("init was killed by the kernel for lack of memory: the limit is less than the sandbox needs to start"),
+			}
 		}
 	}
 	return phase(ph, errors.New("init ended without a word"))

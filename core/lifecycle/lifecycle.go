@@ -100,8 +100,10 @@ type streamResult struct {
 	err  error
 }
 
-// ID, Name and Dir tell where the sandbox is found.
-func (s *Sandbox) ID() string   { return s.dir.ID }
+// ID is the sandbox's: 32 hexadecimal digits.
+func (s *Sandbox) ID() string { return s.dir.ID }
+
+// Name is what users call it.
 func (s *Sandbox) Name() string { return s.dir.Name }
 
 // Gone is closed when nothing of the sandbox is left to die with its thread.

@@ -207,33 +207,30 @@ func stopSignal(name string) unix.Signal {
 	return unix.SIGTERM
 }
 
-// listen receives until the workload's end is told, or init's.
+// listen receives what init tells last: the workload's end, or its own.
 func (s *Sandbox) listen(out chan<- message) {
-	for {
-		msg, fds, err := s.conn.Recv()
-		channel.CloseAll(fds)
-		if err != nil {
-			out <- message{err: err}
-			return
-		}
-		k, err := initproto.KindOf(msg)
-		var m message
-		switch {
-		case err != nil:
-			m.err = err
-		case k == initproto.KindExited:
-			m.err = initproto.Decode(msg, &m.exited)
-		case k == initproto.KindFailed:
-			var f initproto.Failed
-			if m.err = initproto.Decode(msg, &f); m.err == nil {
-				m.err = s.initFailed("exec", f)
-			}
-		default:
-			m.err = fmt.Errorf("%w: kind %d from init", initproto.ErrMessage, k)
-		}
-		out <- m
+	msg, fds, err := s.conn.Recv()
+	channel.CloseAll(fds)
+	if err != nil {
+		out <- message{err: err}
 		return
 	}
+	k, err := initproto.KindOf(msg)
+	var m message
+	switch {
+	case err != nil:
+		m.err = err
+	case k == initproto.KindExited:
+		m.err = initproto.Decode(msg, &m.exited)
+	case k == initproto.KindFailed:
+		var f initproto.Failed
+		if m.err = initproto.Decode(msg, &f); m.err == nil {
+			m.err = s.initFailed("exec", f)
+		}
+	default:
+		m.err = fmt.Errorf("%w: kind %d from init", initproto.ErrMessage, k)
+	}
+	out <- m
 }
 
 // watch waits for a workload that is PID 1 itself, and so our own child.

@@ -71,8 +71,11 @@ func Process(p *plan.Plan) (initproto.Process, error) {
 		to   *uint64
 		from []string
 	}{
-		{&out.Caps.Bounding, c.Bounding}, {&out.Caps.Effective, c.Effective}, {&out.Caps.Permitted, c.Permitted},
-		{&out.Caps.Inheritable, c.Inheritable}, {&out.Caps.Ambient, c.Ambient},
+		{&out.Caps.Bounding, c.Bounding},
+		{&out.Caps.Effective, c.Effective},
+		{&out.Caps.Permitted, c.Permitted},
+		{&out.Caps.Inheritable, c.Inheritable},
+		{&out.Caps.Ambient, c.Ambient},
 	} {
 		if *s.to, err = capBits(s.from); err != nil {
 			return out, err

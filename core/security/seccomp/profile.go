@@ -218,7 +218,7 @@ func (r *profileReader) value(target any) error {
 	dec := json.NewDecoder(bytes.NewReader(raw))
 	dec.DisallowUnknownFields()
 	if err := dec.Decode(target); err != nil {
-		offset := r.start + dec.InputOffset()
+		var offset int64
 		var mismatch *json.UnmarshalTypeError
 		if errors.As(err, &mismatch) {
 			offset = r.start + mismatch.Offset
