@@ -5,9 +5,13 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
+	"io/fs"
 	"os"
 	"os/signal"
 	"runtime"
+	"strconv"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -195,9 +199,32 @@ func forward(signals <-chan os.Signal, created <-chan *core.Sandbox, ended <-cha
 
 func writePidFile(path string, pid int) error {
 	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL|unix.O_NOFOLLOW, 0o644)
+	if errors.Is(err, fs.ErrExist) && removeStalePidFile(path) {
+		f, err = os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL|unix.O_NOFOLLOW, 0o644)
+	}
 	if err != nil {
 		return fmt.Errorf("pid file: %w", err)
 	}
 	_, err = fmt.Fprintf(f, "%d\n", pid)
 	return errors.Join(err, f.Close())
+}
+
+// removeStalePidFile removes what a killed supervisor left: a file that holds
+// the pid of no process, and nothing else. Any other file is the user's.
+func removeStalePidFile(path string) bool {
+	f, err := os.OpenFile(path, os.O_RDONLY|unix.O_NOFOLLOW|unix.O_NONBLOCK, 0)
+	if err != nil {
+		return false
+	}
+	defer f.Close()
+	st, err := f.Stat()
+	if err != nil || !st.Mode().IsRegular() || st.Size() > 16 {
+		return false
+	}
+	b := make([]byte, st.Size())
+	if _, err := io.ReadFull(f, b); err != nil {
+		return false
+	}
+	pid, err := strconv.Atoi(strings.TrimSuffix(string(b), "\n"))
+	return err == nil && pid > 0 && errors.Is(unix.Kill(pid, 0), unix.ESRCH) && os.Remove(path) == nil
 }

@@ -2,6 +2,7 @@ package chaos
 
 import (
 	"bytes"
+	"errors"
 	"math/rand/v2"
 	"os"
 	"os/exec"
@@ -238,6 +239,38 @@ func TestSandboxDiesWithItsSupervisor(t *testing.T) {
 				s.t.Errorf("%s: %d dead sandboxes before gc, want 1 (%v)", name, len(entries), err)
 			}
 			s.gc(name)
+		}
+	})
+}
+
+// The pid file of a killed supervisor keeps nobody from starting again; one of
+// a living process does, and so does any other file.
+func TestStalePidFile(t *testing.T) {
+	sites(t, func(s *site) {
+		path := s.who.Home + "/pid"
+		args := []string{"run", "-pid-file", path, "--", "/bin/sh", "-c", "sleep 20"}
+		r := s.start(args...)
+		s.workload(r)
+		if code, out := s.try("run", "-pid-file", path, "--", "/bin/true"); code != 125 || !strings.Contains(out, "pid file") {
+			s.t.Errorf("beside a living one: exit code %d: %s", code, out)
+		}
+		_ = r.cmd.Process.Kill()
+		_ = s.wait(r)
+		s.gc("killed")
+		if code, out := s.try("run", "-pid-file", path, "--", "/bin/true"); code != 0 {
+			s.t.Errorf("after it was killed: exit code %d: %s", code, out)
+		}
+		if _, err := os.Stat(path); !errors.Is(err, os.ErrNotExist) {
+			s.t.Errorf("the pid file is left: %v", err)
+		}
+		if err := os.WriteFile(path, []byte("12345678x"), 0o644); err != nil {
+			s.t.Fatal(err)
+		}
+		if code, out := s.try("run", "-pid-file", path, "--", "/bin/true"); code != 125 {
+			s.t.Errorf("over a user's file: exit code %d: %s", code, out)
+		}
+		if b, err := os.ReadFile(path); err != nil || string(b) != "12345678x" {
+			s.t.Errorf("a user's file: %q, %v", b, err)
 		}
 	})
 }
