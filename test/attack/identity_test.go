@@ -18,7 +18,7 @@ import (
 func TestIdentityIsFixed(t *testing.T) {
 	asEach(t, func(t *testing.T, l *lab) {
 		if l.UID == 0 {
-			teeth(t, l.bare(t, "identity"), "identity", "uid 1000", "setgroups", "raised RLIMIT_NOFILE")
+			teeth(t, l.bare(t, "identity"), "identity", "uid 1000", "setgroups", "CAP_SYS_ADMIN")
 		}
 		jobs := []job{l.attack("identity")}
 		if l.UID == 0 {

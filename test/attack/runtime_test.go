@@ -83,9 +83,11 @@ func TestShebangOfSelf(t *testing.T) {
 			}
 			j := job{command: []string{"/workspace/trap"}, head: l.toolsVolume()}.with("%s", head)
 			r := l.run(t, j)
-			// Teeth: the trap works, or the kernel has no such door.
-			if !strings.Contains(r.err, "nucleus-init") && r.code != 126 {
-				t.Errorf("no teeth: the runtime was not executed by the trap: code %d\n%s%s", r.code, r.out, r.err)
+			// Teeth: the trap works, or the kernel has no such door. As PID 1 the
+			// program says nothing, for it finds no supervisor.
+			silent := strings.Contains(head, "init = false") && r.code == 125 && r.err == ""
+			if !strings.Contains(r.err, "nucleus-init") && r.code != 126 && !silent {
+				t.Errorf("no teeth: the runtime was not executed by the trap: code %d\n%s%s%s", r.code, j.text(), r.out, r.err)
 			}
 			if r.code == 0 {
 				t.Errorf("the trap ended well: %s%s", r.out, r.err)

@@ -127,17 +127,14 @@ func onTerminal(t *testing.T, c *exec.Cmd) result {
 	if err := unix.IoctlSetPointerInt(int(ptmx.Fd()), unix.TIOCSPTLCK, 0); err != nil {
 		t.Fatal(err)
 	}
-	fd, err := unix.IoctlRetInt(int(ptmx.Fd()), unix.TIOCGPTPEER)
+	n, err := unix.IoctlGetInt(int(ptmx.Fd()), unix.TIOCGPTN)
 	if err != nil {
-		n, nerr := unix.IoctlGetInt(int(ptmx.Fd()), unix.TIOCGPTN)
-		if nerr != nil {
-			t.Fatal(nerr)
-		}
-		if fd, err = unix.Open(fmt.Sprintf("/dev/pts/%d", n), unix.O_RDWR|unix.O_NOCTTY|unix.O_CLOEXEC, 0); err != nil {
-			t.Fatal(err)
-		}
+		t.Fatal(err)
 	}
-	slave := os.NewFile(uintptr(fd), "slave")
+	slave, err := os.OpenFile(fmt.Sprintf("/dev/pts/%d", n), os.O_RDWR|unix.O_NOCTTY, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
 	c.Stdin, c.Stdout, c.Stderr = slave, slave, slave
 	c.SysProcAttr.Setsid, c.SysProcAttr.Setctty, c.SysProcAttr.Ctty = true, true, 0
 	if err := c.Start(); err != nil {

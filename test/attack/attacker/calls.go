@@ -2,7 +2,6 @@ package main
 
 import (
 	"fmt"
-	"unsafe"
 
 	"golang.org/x/sys/unix"
 )
@@ -125,20 +124,20 @@ func useForeignABIs([]string) {
 // if the user had typed it (CVE-2017-5226), also with bits set that the kernel
 // ignores (CVE-2019-10063), also by the 32-bit doors.
 func injectInput([]string) {
-	c := byte('#')
-	arg := uintptr(unsafe.Pointer(&c))
+	c := byte('\n') // which its echo makes a line of its own
+	arg := ptrTo(&c)
 	for fd := uintptr(0); fd < 3; fd++ {
 		for _, high := range []uintptr{0, 1 << 32, 0x7fffffff << 32, 0xffffffff << 32} {
 			if inChild(call{nr: unix.SYS_IOCTL, args: [6]uintptr{fd, unix.TIOCSTI | high, arg}}).succeeded() {
 				won("terminal", "TIOCSTI on %d high %#x", fd, high)
 			}
 			sel := byte(2)
-			o := inChild(call{nr: unix.SYS_IOCTL, args: [6]uintptr{fd, 0x541c | high, uintptr(unsafe.Pointer(&sel))}})
+			o := inChild(call{nr: unix.SYS_IOCTL, args: [6]uintptr{fd, 0x541c | high, ptrTo(&sel)}})
 			if o.succeeded() {
 				won("terminal", "TIOCLINUX on %d high %#x", fd, high)
 			}
 			ld := int32(0) // N_TTY, which every terminal has already
-			o = inChild(call{nr: unix.SYS_IOCTL, args: [6]uintptr{fd, 0x5423 | high, uintptr(unsafe.Pointer(&ld))}})
+			o = inChild(call{nr: unix.SYS_IOCTL, args: [6]uintptr{fd, 0x5423 | high, ptrTo(&ld)}})
 			if o.succeeded() {
 				won("terminal", "TIOCSETD on %d high %#x", fd, high)
 			}

@@ -6,7 +6,6 @@ import (
 	"os/signal"
 	"syscall"
 	"time"
-	"unsafe"
 
 	"golang.org/x/sys/unix"
 )
@@ -22,7 +21,7 @@ func gainIdentity([]string) {
 		}
 	}
 	group := uint32(os.Getgid())
-	if inChild(call{nr: unix.SYS_SETGROUPS, args: [6]uintptr{1, uintptr(unsafe.Pointer(&group))}}).succeeded() {
+	if inChild(call{nr: unix.SYS_SETGROUPS, args: [6]uintptr{1, ptrTo(&group)}}).succeeded() {
 		won("identity", "setgroups")
 	}
 	hdr := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
@@ -106,7 +105,7 @@ func evadeLandlock(args []string) {
 		write("the working directory", "canary")
 		write("/proc/self/cwd", "/proc/self/cwd/canary")
 	}
-	for _, flags := range []int{unix.O_PATH, unix.O_RDONLY} {
+	for _, flags := range []int{unix.O_PATH, unix.O_RDONLY, unix.O_RDWR} {
 		if fd, err := unix.Open(file, flags, 0); err == nil {
 			write("/proc/self/fd", fmt.Sprintf("/proc/self/fd/%d", fd))
 			write("/dev/fd", fmt.Sprintf("/dev/fd/%d", fd))

@@ -8,7 +8,6 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
-	"unsafe"
 
 	"golang.org/x/sys/unix"
 )
@@ -286,7 +285,7 @@ func readIPC(args []string) {
 		won("ipc", "/dev/shm %s", b)
 	}
 	name := append([]byte(args[1]), 0)
-	if fd, _, e := unix.RawSyscall6(unix.SYS_MQ_OPEN, uintptr(unsafe.Pointer(&name[0])), unix.O_RDONLY, 0, 0, 0, 0); e == 0 {
+	if fd, _, e := unix.RawSyscall6(unix.SYS_MQ_OPEN, ptrTo(&name[0]), unix.O_RDONLY, 0, 0, 0, 0); e == 0 {
 		won("ipc", "message queue %d", fd)
 	}
 }

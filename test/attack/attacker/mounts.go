@@ -3,13 +3,19 @@ package main
 import (
 	"fmt"
 	"os"
-	"runtime"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
 )
 
-func ptrTo[T any](v *T) uintptr { return uintptr(unsafe.Pointer(v)) }
+// pinned keeps what system calls are given by address on the heap, which does
+// not move, unlike a goroutine's stack.
+var pinned []any
+
+func ptrTo[T any](v *T) uintptr {
+	pinned = append(pinned, v)
+	return uintptr(unsafe.Pointer(v))
+}
 
 // changeMounts tries to mount, remount, unmount and to change the root. Each
 // success changes this mount namespace, so each is tried.
@@ -104,7 +110,6 @@ func makeNamespaces([]string) {
 			for _, size := range []uintptr{64, 80, 88} {
 				try("clone3 "+how, call{nr: unix.SYS_CLONE3, args: [6]uintptr{ptrTo(&args), size}})
 			}
-			runtime.KeepAlive(&args)
 			if haveInt80 {
 				try("int80 unshare "+how, call{nr: 310, args: [6]uintptr{flags}, door: doorInt80})
 				try("x32 unshare "+how, call{nr: x32 | unix.SYS_UNSHARE, args: [6]uintptr{flags}})

@@ -3,7 +3,6 @@ package main
 import (
 	"syscall"
 	"time"
-	"unsafe"
 
 	"golang.org/x/sys/unix"
 )
@@ -103,9 +102,4 @@ func forkCall(c *call) (int, syscall.Errno) {
 	for {
 		syscall.RawSyscall(syscall.SYS_EXIT_GROUP, uintptr(e), 0, 0)
 	}
-}
-
-func ptr(s string) uintptr {
-	b := append([]byte(s), 0)
-	return uintptr(unsafe.Pointer(&b[0]))
 }
