@@ -4,6 +4,7 @@ package script
 
 import (
 	"fmt"
+	"iter"
 	"os"
 	"path/filepath"
 	"strings"
@@ -11,6 +12,7 @@ import (
 	"time"
 
 	"github.com/rogpeppe/go-internal/testscript"
+	"golang.org/x/sys/unix"
 
 	"github.com/nucleus-runtime/nucleus/internal/testutil"
 )
@@ -34,21 +36,17 @@ func TestScripts(t *testing.T) {
 	if os.Geteuid() == 0 {
 		identities = append(identities, identity{name: "plain", account: testutil.PlainUser(t)})
 	}
-	dirs, err := filepath.Glob("*/*.txtar")
-	if err != nil || len(dirs) == 0 {
+	files, err := filepath.Glob("*/*.txtar")
+	if err != nil || len(files) == 0 {
 		t.Fatalf("no scripts: %v", err)
 	}
 	for _, id := range identities {
 		id.prepare(t)
 		t.Run(id.name, func(t *testing.T) {
-			last := ""
-			for _, file := range dirs {
-				dir := filepath.Dir(file)
-				if dir == last || (dir == "plain") != (id.name == "plain") {
-					continue
+			for dir, scripts := range byFolder(files) {
+				if (dir == "plain") == (id.name == "plain") {
+					t.Run(dir, func(t *testing.T) { id.run(t, dir, scripts) })
 				}
-				last = dir
-				t.Run(dir, func(t *testing.T) { id.runDir(t, dir) })
 			}
 		})
 	}
@@ -117,13 +115,32 @@ func (s serial) Run(name string, f func(testscript.T)) {
 	s.T.Run(name, func(t *testing.T) { f(serial{t}) })
 }
 
-func (id *identity) runDir(t *testing.T, dir string) {
+// scriptTime is what a script may take: some start dozens of sandboxes, on a busy host.
+const scriptTime = time.Minute
+
+// byFolder gives the folders of sorted paths in their order, each with its files.
+func byFolder(files []string) iter.Seq2[string, []string] {
+	return func(yield func(string, []string) bool) {
+		for len(files) > 0 {
+			dir, n := filepath.Dir(files[0]), 1
+			for n < len(files) && filepath.Dir(files[n]) == dir {
+				n++
+			}
+			if !yield(dir, files[:n]) {
+				return
+			}
+			files = files[n:]
+		}
+	}
+}
+
+func (id *identity) run(t *testing.T, dir string, scripts []string) {
 	root := filepath.Join(id.account.Dir, "scripts", dir)
 	if err := os.MkdirAll(root, 0o755); err != nil {
 		t.Fatal(err)
 	}
 	p := testscript.Params{
-		Dir:                 dir,
+		Files:               scripts,
 		WorkdirRoot:         root,
 		RequireExplicitExec: true,
 		RequireUniqueNames:  true,
@@ -133,9 +150,6 @@ func (id *identity) runDir(t *testing.T, dir string) {
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
 			"needs": id.needs, "exits": exits, "rootfs": id.rootfs, "await": await, "examples": id.examples,
 		},
-	}
-	if deadline, ok := t.Deadline(); ok {
-		p.Deadline = deadline
 	}
 	testscript.RunT(serial{t}, p)
 }
@@ -168,12 +182,30 @@ func (id *identity) setup(env *testscript.Env) error {
 	}
 	scope := testutil.Scope{Binaries: []string{id.account.Bin}, Files: []string{filepath.Join(state, "sandboxes"), filepath.Join(state, "names")}}
 	before := testutil.TakeCensus(t, scope)
+	// A script that waits for what never comes ends when its processes do.
+	late := time.AfterFunc(scriptTime, func() {
+		t.Errorf("the script took more than %s", scriptTime)
+		end(before.Diff(testutil.TakeCensus(t, scope)))
+	})
 	env.Defer(func() {
+		late.Stop()
 		if left := remaining(t, before, scope); len(left) > 0 {
 			t.Errorf("left behind:\n  %s", strings.Join(left, "\n  "))
+			end(left)
 		}
 	})
 	return nil
+}
+
+// end kills the processes among what a failed script left, so that they do not
+// outlive the test run.
+func end(left []string) {
+	for _, entry := range left {
+		var pid int
+		if n, _ := fmt.Sscanf(entry, "process %d ", &pid); n == 1 && pid > 1 {
+			_ = unix.Kill(pid, unix.SIGKILL) // it may be gone by now
+		}
+	}
 }
 
 // remaining gives what a script left. Tests of other packages may run sandboxes
