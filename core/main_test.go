@@ -3,6 +3,7 @@ package core_test
 import (
 	"fmt"
 	"os"
+	"path/filepath"
 	"testing"
 
 	"github.com/nucleus-runtime/nucleus/core"
@@ -21,15 +22,41 @@ func TestMain(m *testing.M) {
 }
 
 func run(m *testing.M) int {
-	var err error
-	if options.Libexec, err = testutil.BinaryDir(); err != nil {
+	dir, err := os.MkdirTemp("", "nucleus-core-test-")
+	if err == nil {
+		defer os.RemoveAll(dir)
+		options.Libexec, options.StateRoot = filepath.Join(dir, "libexec"), filepath.Join(dir, "state")
+		err = install(options.Libexec)
+	}
+	if err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		return 1
 	}
-	if options.StateRoot, err = os.MkdirTemp("", "nucleus-core-test-"); err != nil {
-		fmt.Fprintln(os.Stderr, err)
-		return 1
-	}
-	defer os.RemoveAll(options.StateRoot)
 	return m.Run()
+}
+
+// install puts the programs where every user can execute them, as make install does.
+func install(to string) error {
+	from, err := testutil.BinaryDir()
+	if err != nil {
+		return err
+	}
+	for _, dir := range []string{filepath.Dir(to), to} {
+		if err := os.MkdirAll(dir, 0o755); err != nil {
+			return err
+		}
+		if err := os.Chmod(dir, 0o755); err != nil {
+			return err
+		}
+	}
+	for _, name := range []string{"nucleus-init", "nucleus-seccomp"} {
+		b, err := os.ReadFile(filepath.Join(from, name))
+		if err != nil {
+			return err
+		}
+		if err := os.WriteFile(filepath.Join(to, name), b, 0o755); err != nil {
+			return err
+		}
+	}
+	return nil
 }
