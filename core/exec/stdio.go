@@ -187,15 +187,25 @@ func (s *Stdio) readable(f *os.File) bool {
 }
 
 // Wait ends the copying once the sandbox is gone: input is given up, output is
-// copied to its end.
-func (s *Stdio) Wait() {
+// copied to its end, or until giveUp is closed. Then the copying that hangs in a
+// caller's stream is left behind: no write to it can be called back.
+func (s *Stdio) Wait(giveUp <-chan struct{}) {
 	if s.stop[1] >= 0 {
 		_ = unix.Close(s.stop[1])
 		s.stop[1] = -1
 	}
-	s.wg.Wait()
-	s.restore()
-	s.Close()
+	copied := make(chan struct{})
+	go func() {
+		s.wg.Wait()
+		close(copied)
+	}()
+	select {
+	case <-copied:
+		s.restore()
+		s.Close()
+	case <-giveUp:
+		s.restore()
+	}
 }
 
 // Close lets everything go.

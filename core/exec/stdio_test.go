@@ -222,7 +222,7 @@ func TestFilesBehindPipes(t *testing.T) {
 			t.Error(err)
 		}
 		c.close()
-		s.Wait()
+		s.Wait(nil)
 	})
 	got, err := os.ReadFile(filepath.Join(dir, "out"))
 	if err != nil || len(got) != len(text)-5+4 || !bytes.Contains(got, []byte("done")) {
@@ -243,7 +243,7 @@ func TestWaitGivesInputUp(t *testing.T) {
 	}
 	c := begin(t, s)
 	c.close()
-	within(t, "Wait beside silent input", s.Wait)
+	within(t, "Wait beside silent input", func() { s.Wait(nil) })
 	// What comes later is still the caller's.
 	if _, err := peer.WriteString("later"); err != nil {
 		t.Fatal(err)
@@ -268,11 +268,27 @@ func TestWaitCopiesOutputToItsEnd(t *testing.T) {
 	c.close()
 	got := make([]byte, len(text))
 	within(t, "output", func() {
-		s.Wait()
+		s.Wait(nil)
 		if _, err := io.ReadFull(peer, got); err != nil || !bytes.Equal(got, text) {
 			t.Errorf("the output is not whole: %v", err)
 		}
 	})
+}
+
+// A reader that sleeps holds up nobody who gives it up.
+func TestOutputCanBeGivenUp(t *testing.T) {
+	ours, _ := socket(t)
+	s, err := NewStdio(Streams{Out: ours}, false)
+	if err != nil {
+		t.Fatal(err)
+	}
+	c := begin(t, s)
+	go func() {
+		_, _ = c.out.Write(make([]byte, 4<<20)) // more than all the buffers on the way
+	}()
+	giveUp := make(chan struct{})
+	time.AfterFunc(50*time.Millisecond, func() { close(giveUp) })
+	within(t, "Wait", func() { s.Wait(giveUp) })
 }
 
 func TestBrokenOutputIsToldToTheWorkload(t *testing.T) {
@@ -293,7 +309,7 @@ func TestBrokenOutputIsToldToTheWorkload(t *testing.T) {
 			}
 		}
 		c.close()
-		s.Wait()
+		s.Wait(nil)
 	})
 }
 
@@ -304,7 +320,7 @@ func TestNeverStarted(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, end := range []func(*Stdio){(*Stdio).Wait, (*Stdio).Close} {
+	for _, end := range []func(*Stdio){func(s *Stdio) { s.Wait(nil) }, (*Stdio).Close} {
 		s, err := NewStdio(Streams{f, f, f}, false)
 		if err != nil {
 			t.Fatal(err)

@@ -84,7 +84,7 @@ func TestTerminalBetweenTerminals(t *testing.T) {
 		}
 	})
 	_ = workloads.Close()
-	within(t, "Wait", s.Wait)
+	within(t, "Wait", func() { s.Wait(nil) })
 	if after := flags(t, callers); after != before {
 		t.Errorf("the caller's terminal is left changed: %#x, was %#x", after, before)
 	}
@@ -124,5 +124,5 @@ func TestTerminalWithoutCallersTerminal(t *testing.T) {
 	}
 	readUntil(t, r, "goodbye")
 	_ = workloads.Close()
-	within(t, "Wait", s.Wait)
+	within(t, "Wait", func() { s.Wait(nil) })
 }

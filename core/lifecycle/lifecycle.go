@@ -451,5 +451,5 @@ func (s *Sandbox) failed(ctx context.Context, err error) error {
 		t = audit.PostureFailed
 	}
 	s.log.Emit(t, err, nil)
-	return errors.Join(err, s.teardown(ctx))
+	return errors.Join(err, s.teardown(ctx, true))
 }

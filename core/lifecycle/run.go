@@ -95,7 +95,7 @@ func (s *Sandbox) Start(ctx context.Context) error {
 }
 
 // Destroy ends a sandbox that was created and not started.
-func (s *Sandbox) Destroy(ctx context.Context) error { return s.teardown(ctx) }
+func (s *Sandbox) Destroy(ctx context.Context) error { return s.teardown(ctx, true) }
 
 // Wait gives the end of a started sandbox, after its teardown. The error tells
 // what Nucleus itself could not do.
@@ -345,7 +345,7 @@ func (s *Sandbox) finish(ctx context.Context, m message, end ending) {
 	} else {
 		s.log.Emit(audit.Exited, nil, map[string]any{"cause": r.Cause, "exit_code": r.ExitCode, "signal": r.Signal, "peaks": r.Peaks, "duration_ms": r.Duration.Milliseconds()})
 	}
-	s.err = errors.Join(err, s.teardown(ctx))
+	s.err = errors.Join(err, s.teardown(ctx, end.cause != ""))
 	s.lap("torn down")
 }
 
@@ -371,7 +371,11 @@ func (s *Sandbox) peaks(r *exec.Result) {
 
 // teardown ends init and undoes everything. It may be called in any state, and
 // what it cannot undo stays in the journal for gc.
-func (s *Sandbox) teardown(ctx context.Context) error {
+//
+// Output that was written is copied to its end, however long its reader takes;
+// but once an end was asked for, by a stop, a timeout or a failed start, a
+// reader that has gone to sleep holds it up no longer than drainLimit.
+func (s *Sandbox) teardown(ctx context.Context, asked bool) error {
 	defer s.events.Close()
 	defer close(s.release)
 	if s.gate != nil {
@@ -402,7 +406,7 @@ func (s *Sandbox) teardown(ctx context.Context) error {
 		s.prep.Close()
 	}
 	if s.stdio != nil {
-		s.stdio.Wait()
+		s.drain(asked)
 	}
 	s.lap("init gone")
 	if err := unwind(ctx, s.dir, s.log); err != nil {
@@ -414,4 +418,32 @@ func (s *Sandbox) teardown(ctx context.Context) error {
 	}
 	s.log.Emit(audit.Removed, nil, nil)
 	return nil
+}
+
+const drainLimit = 2 * time.Second
+
+// drain waits for the copying of streams.
+func (s *Sandbox) drain(asked bool) {
+	done, giveUp := make(chan struct{}), make(chan struct{})
+	go func() {
+		var limit <-chan time.Time
+		if asked {
+			limit = time.After(drainLimit)
+		}
+		for {
+			select {
+			case <-done:
+				return
+			case <-limit:
+				close(giveUp)
+				return
+			case r := <-s.requests:
+				if r.what != reqSignal && limit == nil {
+					limit = time.After(drainLimit)
+				}
+			}
+		}
+	}()
+	s.stdio.Wait(giveUp)
+	close(done)
 }

@@ -274,3 +274,29 @@ func TestStalePidFile(t *testing.T) {
 		}
 	})
 }
+
+// Output that nobody reads is no reason to live on after a stop.
+func TestStopBesideASleepingReader(t *testing.T) {
+	sites(t, func(s *site) {
+		job := s.job("reader", "  command = [\"/bin/sh\", \"-c\", \"while :; do echo xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx; done\"]\n  tty = true\n  stop {\n    grace = \"300ms\"\n  }\n")
+		cmd := s.command("nucleus", "run", "-config", job)
+		out, err := cmd.StdoutPipe()
+		if err != nil {
+			s.t.Fatal(err)
+		}
+		defer out.Close()
+		if err := cmd.Start(); err != nil {
+			s.t.Fatal(err)
+		}
+		time.Sleep(500 * time.Millisecond) // the pipe is full by now
+		began := time.Now()
+		s.signal(cmd.Process.Pid, unix.SIGTERM)
+		if err := cmd.Wait(); err == nil {
+			s.t.Error("exit code 0, want that of a killed workload")
+		}
+		if took := time.Since(began); took > 5*time.Second {
+			s.t.Errorf("stopped in %s", took)
+		}
+		s.nothingLeft("a sleeping reader")
+	})
+}
