@@ -70,6 +70,9 @@ func TestRefusedSources(t *testing.T) {
 func TestCreateMakesOneDirectoryAndSaysSo(t *testing.T) {
 	dir := t.TempDir()
 	p := &Prepared{plan: &plan.Plan{}, opts: Options{Refused: []string{filepath.Join(dir, "own")}}}
+	if err := os.Mkdir(filepath.Join(dir, "own"), 0o755); err != nil {
+		t.Fatal(err)
+	}
 	made := filepath.Join(dir, "data")
 	if err := p.create(mountOf(made)); err != nil {
 		t.Fatal(err)
