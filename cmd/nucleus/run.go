@@ -144,11 +144,12 @@ func (a *app) supervise(ctx context.Context, rt *core.Runtime, p *plan.Plan, nam
 		}
 		defer os.Remove(pidFile)
 	}
-	// From here on a signal is the workload's, not the start's.
+	// From here on a signal is the workload's, not the start's: the hand-over comes
+	// before the workload can say that it is there.
+	created <- s
 	if err := s.Start(context.WithoutCancel(ctx)); err != nil {
 		return core.Result{Cause: "runtime", ExitCode: 125}, err
 	}
-	created <- s
 	// A signal that came in between ended a start that was over already.
 	stop := context.AfterFunc(ctx, s.Stop)
 	defer stop()
@@ -173,16 +174,17 @@ func forward(signals <-chan os.Signal, created <-chan *core.Sandbox, ended <-cha
 			created = nil
 		case sig := <-signals:
 			n, ok := sig.(unix.Signal)
-			switch {
-			case !ok:
-			case s == nil:
+			if s == nil {
 				// Just created, perhaps: then the signal is the workload's.
 				select {
 				case s = <-created:
-					s.Signal(n)
 				default:
-					cancel(fmt.Errorf("received %s", unix.SignalName(n)))
 				}
+			}
+			switch {
+			case !ok:
+			case s == nil:
+				cancel(fmt.Errorf("received %s", unix.SignalName(n)))
 			case n == unix.SIGINT && time.Since(interrupted) < twice:
 				s.Kill()
 			case n == unix.SIGTERM:
