@@ -62,6 +62,8 @@ type Prepared struct {
 	plan    *plan.Plan
 	origin  string
 	opts    Options
+	// writable are the host directories that the job lends writable.
+	writable map[inode]bool
 }
 
 // Close closes all descriptors.
@@ -88,7 +90,7 @@ const staging = "/.nucleus"
 // Prepare compiles the plan's file system, and attests the rootfs if the job
 // pins its digest.
 func Prepare(ctx context.Context, pl *plan.Plan, o Options) (_ *Prepared, err error) {
-	p := &Prepared{plan: pl, opts: o}
+	p := &Prepared{plan: pl, opts: o, writable: writable(pl.Mounts)}
 	defer func() {
 		if err != nil {
 			p.Close()

@@ -17,18 +17,21 @@ import (
 // kernel's interfaces, or what the host boots from.
 var refusedTrees = []string{"/proc", "/sys", "/dev", "/boot"}
 
-// source opens a host path that the job names. The operator's own symbolic
-// links are followed here, once; what counts from then on is the inode that
-// the descriptor refers to.
+// source opens a host path that the job names. Symbolic links are followed
+// here, once, as far as they can be trusted; what counts from then on is the
+// inode that the descriptor refers to.
 func (p *Prepared) source(path, origin string) (*os.File, string, error) {
 	fail := func(hint string, err error) (*os.File, string, error) {
 		return nil, "", &Error{Path: path, Origin: origin, Hint: hint, Err: err}
 	}
-	fd, err := unix.Open(path, unix.O_PATH|unix.O_CLOEXEC, 0)
+	fd, err := p.open(path)
 	if err != nil {
 		hint := ""
-		if errors.Is(err, unix.ENOENT) {
+		switch {
+		case errors.Is(err, unix.ENOENT):
 			hint = "create it, or correct the path"
+		case errors.Is(err, errLeaves):
+			hint = "if the link is yours, write the path that it leads to"
 		}
 		return fail(hint, fmt.Errorf("source %q: %w", path, err))
 	}
@@ -144,11 +147,26 @@ func (p *Prepared) create(m plan.Mount) error {
 	if _, err := os.Lstat(m.Source); err == nil {
 		return nil
 	}
-	if why := p.refused(filepath.Clean(m.Source)); why != "" {
-		return &Error{Path: m.Source, Origin: m.Origin, Err: fmt.Errorf("source %q is refused: %s", m.Source, why)}
+	fail := func(hint string, err error) error {
+		return &Error{Path: m.Source, Origin: m.Origin, Hint: hint, Err: fmt.Errorf("creating source %q: %w", m.Source, err)}
 	}
-	if err := os.Mkdir(m.Source, 0o755); err != nil {
-		return &Error{Path: m.Source, Origin: m.Origin, Hint: "create its parent directory", Err: fmt.Errorf("creating source: %w", err)}
+	if why := p.refused(filepath.Clean(m.Source)); why != "" {
+		return fail("", fmt.Errorf("refused: %s", why))
+	}
+	parent, err := p.open(filepath.Dir(m.Source))
+	if err != nil {
+		return fail("create its parent directory", err)
+	}
+	defer unix.Close(parent)
+	real, err := os.Readlink(fmt.Sprintf("/proc/self/fd/%d", parent))
+	if err != nil {
+		return fail("", err)
+	}
+	if why := p.refused(filepath.Join(real, filepath.Base(m.Source))); why != "" {
+		return fail("", fmt.Errorf("refused: %s", why))
+	}
+	if err := unix.Mkdirat(parent, filepath.Base(m.Source), 0o755); err != nil {
+		return fail("", os.NewSyscallError("mkdirat", err))
 	}
 	p.Created = append(p.Created, m.Source)
 	return nil
