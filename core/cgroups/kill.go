@@ -26,6 +26,9 @@ const settleSlice = 200 * time.Millisecond
 // frozen groups and with processes that fork all the while. Zombies are not
 // left: a dead process leaves its group before it is reaped.
 func (t *tree) Kill(ctx context.Context) error {
+	if t.stuck != nil {
+		return t.stuck // freezing the group would freeze us
+	}
 	ctx, cancel := bounded(ctx)
 	defer cancel()
 	var err error
@@ -113,6 +116,9 @@ func (t *tree) freezeBriefly(ctx context.Context) bool {
 // killOne signals through a pidfd, after a second look at the group: between
 // the listing and now the pid may have passed to a stranger.
 func (t *tree) killOne(pid int) {
+	if pid == os.Getpid() {
+		return // a thread of ours, on its way out of the group; see Spawn
+	}
 	fd, err := unix.PidfdOpen(pid, 0)
 	if err != nil {
 		return // it has ended, or the next round meets it again

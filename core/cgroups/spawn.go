@@ -42,7 +42,8 @@ func (g *Group) Spawn(start func(group *os.File) error) error {
 	}
 	for _, name := range entered {
 		if err := enterThread(g.facts.Own[name]); err != nil {
-			errs = append(errs, fmt.Errorf("leaving cgroup %q: %w", g.rec.Name, err))
+			g.stuck = fmt.Errorf("leaving cgroup %q: %w", g.rec.Name, err)
+			errs = append(errs, g.stuck)
 		}
 	}
 	return errors.Join(errs...)
