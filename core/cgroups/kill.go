@@ -26,9 +26,6 @@ const settleSlice = 200 * time.Millisecond
 // frozen groups and with processes that fork all the while. Zombies are not
 // left: a dead process leaves its group before it is reaped.
 func (t *tree) Kill(ctx context.Context) error {
-	if t.stuck != nil {
-		return t.stuck // freezing the group would freeze us
-	}
 	ctx, cancel := bounded(ctx)
 	defer cancel()
 	var err error
@@ -56,6 +53,10 @@ func (t *tree) killV2(ctx context.Context) error {
 	return t.killAll(ctx)
 }
 
+// errSelf: a thread of ours could not leave the group (see Spawn). Freezing the
+// group would freeze us, and killing it would kill us.
+var errSelf = errors.New("a thread of this process is in the group")
+
 // killAll kills in rounds: stop the group so that it cannot fork, signal all
 // that is in it, let it go on so that the signals act (v1 keeps a frozen task
 // alive even against SIGKILL), and give it time to die: the next freeze would
@@ -65,6 +66,9 @@ func (t *tree) killAll(ctx context.Context) error {
 		pids, err := t.Procs()
 		if err != nil || len(pids) == 0 {
 			return err
+		}
+		if slices.Contains(pids, os.Getpid()) {
+			return errSelf
 		}
 		if t.freezeBriefly(ctx) {
 			if pids, err = t.Procs(); err != nil {
@@ -116,9 +120,6 @@ func (t *tree) freezeBriefly(ctx context.Context) bool {
 // killOne signals through a pidfd, after a second look at the group: between
 // the listing and now the pid may have passed to a stranger.
 func (t *tree) killOne(pid int) {
-	if pid == os.Getpid() {
-		return // a thread of ours, on its way out of the group; see Spawn
-	}
 	fd, err := unix.PidfdOpen(pid, 0)
 	if err != nil {
 		return // it has ended, or the next round meets it again

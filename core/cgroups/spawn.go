@@ -42,8 +42,7 @@ func (g *Group) Spawn(start func(group *os.File) error) error {
 	}
 	for _, name := range entered {
 		if err := enterThread(g.facts.Own[name]); err != nil {
-			g.stuck = fmt.Errorf("leaving cgroup %q: %w", g.rec.Name, err)
-			errs = append(errs, g.stuck)
+			errs = append(errs, fmt.Errorf("leaving cgroup %q: %w", g.rec.Name, err))
 		}
 	}
 	return errors.Join(errs...)

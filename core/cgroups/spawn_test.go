@@ -6,6 +6,7 @@ import (
 	"runtime"
 	"slices"
 	"testing"
+	"time"
 )
 
 // TestSpawnIsBornInTheGroup: the process is in the group, in every hierarchy,
@@ -37,4 +38,36 @@ func TestSpawnIsBornInTheGroup(t *testing.T) {
 	if err != nil || string(after) != string(before) {
 		t.Errorf("this thread is in %q (%v), was in %q", after, err, before)
 	}
+}
+
+// TestKillNeverEndsItsCaller: a group that holds a thread of this process is
+// neither frozen nor killed.
+func TestKillNeverEndsItsCaller(t *testing.T) {
+	g := newGroup(t, needs(t, Pids), pidsLimit(64))
+	if g.Record().Layout == V2 {
+		t.Log("v2 has no groups of single threads here")
+		return
+	}
+	done, left := make(chan struct{}), make(chan struct{})
+	entered := make(chan error)
+	go func() {
+		runtime.LockOSThread()
+		entered <- g.Spawn(func(*os.File) error {
+			entered <- nil
+			<-done
+			return nil
+		})
+		close(left)
+	}()
+	if err := <-entered; err != nil {
+		t.Fatal(err)
+	}
+	if err := g.Kill(within(t, 5*time.Second)); err == nil {
+		t.Error("Kill went ahead")
+	}
+	close(done)
+	if err := <-entered; err != nil {
+		t.Fatal(err)
+	}
+	<-left
 }

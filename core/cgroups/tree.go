@@ -13,11 +13,7 @@ import (
 
 // tree is a sandbox's group as it can be known from a record alone: its
 // directories with whatever the workload made below them.
-type tree struct {
-	rec Record
-	// stuck is why a thread of this process is still in the group; see Spawn.
-	stuck error
-}
+type tree struct{ rec Record }
 
 // dirs are the group's directories, one per hierarchy: controllers that are
 // mounted together share one.
