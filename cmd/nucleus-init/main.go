@@ -10,6 +10,7 @@ import (
 	"fmt"
 	"os"
 	"runtime"
+	"unsafe"
 
 	"golang.org/x/sys/unix"
 
@@ -49,6 +50,11 @@ func (in *initProcess) run() error {
 	// First of all, so that no set-user-ID file on any mount can ever matter.
 	if err := unix.Prctl(unix.PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0); err != nil {
 		return os.NewSyscallError("prctl PR_SET_NO_NEW_PRIVS", err)
+	}
+	// Executed through a descriptor, it would be called by that one's number in ps.
+	name := []byte("nucleus-init\x00")
+	if err := unix.Prctl(unix.PR_SET_NAME, uintptr(unsafe.Pointer(&name[0])), 0, 0, 0); err != nil {
+		return os.NewSyscallError("prctl PR_SET_NAME", err)
 	}
 	// The caller's umask would close the directories that lead to mount points.
 	unix.Umask(0)
