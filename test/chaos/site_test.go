@@ -197,7 +197,7 @@ func (s *site) left() []string {
 func reapAdopted(t *testing.T) {
 	t.Helper()
 	for _, p := range processes(t) {
-		if p.parent == os.Getpid() && p.state == "Z" && p.name == "nucleus-init" {
+		if p.parent == os.Getpid() && p.state == "Z" && (p.name == "nucleus-init" || strings.Trim(p.name, "0123456789") == "") {
 			_, _ = unix.Wait4(p.pid, nil, unix.WNOHANG, nil)
 		}
 	}
@@ -235,11 +235,20 @@ func processes(t *testing.T) []proc {
 	return out
 }
 
-// child finds a live child of pid; 0 if there is none.
-func child(t *testing.T, pid int, name string) int {
+// child finds a live child of pid by what it was started as, "" for any; 0 if
+// there is none. Its command name would not do: that of an init that runs from
+// a sealed copy is the number of a descriptor.
+func child(t *testing.T, pid int, argv0 string) int {
 	t.Helper()
 	for _, p := range processes(t) {
-		if p.parent == pid && p.state != "Z" && (name == "" || p.name == name) {
+		if p.parent != pid || p.state == "Z" {
+			continue
+		}
+		if argv0 == "" {
+			return p.pid
+		}
+		b, err := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", p.pid))
+		if name, _, _ := strings.Cut(string(b), "\x00"); err == nil && name == argv0 {
 			return p.pid
 		}
 	}
