@@ -48,7 +48,11 @@ func TestWriteGadgets(t *testing.T) {
 		} else {
 			teeth(t, l.bare(t, "gadgets"), "gadgets", "/proc/sys/kernel/ns_last_pid")
 		}
-		for _, j := range []job{l.attack("gadgets", "all"), l.attack("gadgets", "all").with(`  network "host" {}`)} {
+		jobs := []job{l.attack("gadgets", "all"), l.attack("gadgets", "all").with(`  network "host" {}`)}
+		if l.UID == 0 {
+			jobs = append(jobs, l.attack("gadgets", "all").with("  network \"host\" {}\n  namespaces { user = \"host\" }"))
+		}
+		for _, j := range jobs {
 			var bad []string
 			for _, path := range l.attacked(t, j).wins("gadgets") {
 				if !slices.Contains(harmless, path) {

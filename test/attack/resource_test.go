@@ -222,3 +222,45 @@ func usage(t testing.TB, pid int) (ticks, rss int64) {
 	}
 	return num(11) + num(12), num(21) * int64(os.Getpagesize())
 }
+
+// The workload makes init the kernel's first victim when memory is short: the
+// sandbox ends, and the end is told for what it was.
+func TestInitAsVictim(t *testing.T) {
+	asLimited(t, []string{"memory"}, func(t *testing.T, l *lab) {
+		j := l.attack()
+		j.command = []string{"/bin/sh", "-c", "echo 1000 >/proc/1/oom_score_adj && echo RAISED it; exec " + inside + " memory 150"}
+		r := l.run(t, j.with(bounded))
+		if len(r.lines("RAISED")) == 0 {
+			t.Errorf("no teeth: %s%s", r.out, r.err)
+		}
+		held(t, r, "memory")
+		if r.code != 137 || !strings.Contains(r.err, "memory") {
+			t.Errorf("code %d: %s", r.code, r.err)
+		}
+	})
+}
+
+// Limits that the workload puts on init, which has its uid, do not change what
+// is told of its own end; a workload that has stopped itself is ended in time.
+func TestInitUnderTheWorkloadsLimits(t *testing.T) {
+	asEach(t, func(t *testing.T, l *lab) {
+		for _, limits := range []string{"--nofile=0:0 --as=0:0 --data=0:0 --nproc=0:0 --fsize=0:0 --stack=0:0", "--cpu=0:0"} {
+			j := job{command: []string{"/bin/sh", "-c", "prlimit --pid 1 " + limits + " && echo LIMITED it; sleep 0.1; exit 7"}}
+			r := l.run(t, j)
+			if len(r.lines("LIMITED")) == 0 {
+				t.Errorf("no teeth: %s%s", r.out, r.err)
+			}
+			if r.code != 7 {
+				t.Errorf("limits %s: code %d, want 7: %s", limits, r.code, r.err)
+			}
+		}
+		began := time.Now()
+		stopped := job{command: []string{"/bin/sh", "-c", "kill -STOP $$"}, head: "  resources {\n    pids = 64\n  }\n  timeout = \"500ms\"\n  stop {\n    grace = \"500ms\"\n  }\n"}
+		if l.UID != 0 {
+			stopped.head = strings.Replace(stopped.head, "pids = 64", "", 1)
+		}
+		if r := l.run(t, stopped); r.code != 137 || time.Since(began) > testutil.Patient(20*time.Second) {
+			t.Errorf("a stopped workload: code %d after %s: %s", r.code, time.Since(began), r.err)
+		}
+	})
+}
