@@ -43,6 +43,7 @@ func TestSetUserIDFiles(t *testing.T) {
 		}
 		var out strings.Builder
 		c := plain.Command(suid, "setuid", fmt.Sprint(plain.UID))
+		c.Args[0] = "attacker"
 		c.Stdout = &out
 		if err := c.Run(); err != nil {
 			t.Fatal(err)
@@ -84,7 +85,7 @@ func TestSignalsStayInside(t *testing.T) {
 	asEach(t, func(t *testing.T, l *lab) {
 		sentinel, stopped := l.sentinel(t)
 		weak := l.outside(t, "setsid", "--wait", l.attacker, "signals", fmt.Sprint(sentinel))
-		teeth(t, weak, "signals", fmt.Sprint(sentinel), "pidfd")
+		teeth(t, weak, "signals", "pidfd")
 		if !stopped() {
 			t.Error("no teeth: the sentinel survives the signal")
 		}

@@ -19,6 +19,7 @@ import (
 	"time"
 
 	"github.com/nucleus-runtime/nucleus/internal/testutil"
+	"github.com/nucleus-runtime/nucleus/test/attack/attacker"
 )
 
 // lab is where one identity is attacked.
@@ -98,15 +99,33 @@ func remaining(t *testing.T, before testutil.Census, scope testutil.Scope) []str
 	return stayed
 }
 
-// builtAttacker builds the hostile program once per test process.
+// TestMain is the attacker too, by that name.
+func TestMain(m *testing.M) {
+	if filepath.Base(os.Args[0]) == "attacker" {
+		attacker.Main()
+		os.Exit(0)
+	}
+	os.Exit(m.Run())
+}
+
+// builtAttacker builds the hostile program once per test process. Where there
+// is no compiler, as in the VM, the test binary itself, which is static there,
+// serves for it.
 var builtAttacker = sync.OnceValues(func() ([]byte, error) {
+	if _, err := exec.LookPath("go"); err != nil {
+		self, err := os.Executable()
+		if err != nil {
+			return nil, err
+		}
+		return os.ReadFile(self)
+	}
 	dir, err := os.MkdirTemp("", "nucleus-attacker-")
 	if err != nil {
 		return nil, err
 	}
 	defer os.RemoveAll(dir)
 	path := filepath.Join(dir, "attacker")
-	c := exec.Command("go", "build", "-trimpath", "-o", path, "./attacker")
+	c := exec.Command("go", "build", "-trimpath", "-o", path, "./attacker/bin")
 	c.Env = append(os.Environ(), "CGO_ENABLED=0")
 	if out, err := c.CombinedOutput(); err != nil {
 		return nil, fmt.Errorf("building the attacker: %w\n%s", err, out)

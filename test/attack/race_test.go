@@ -42,6 +42,7 @@ func TestMountTargetsSwappedDuringStart(t *testing.T) {
 		victim := l.outsideDir(t, "outside")
 		lent := l.dir(t, "lent")
 		write(t, filepath.Join(lent, "lent"), "LENT", 0o644)
+		ran := 0
 		for i, target := range []string{"dev", "etc", "tmp", "proc", "volume", "var", "bin"} {
 			for _, writable := range []string{"none", "overlay"} {
 				root := l.rootfs(t, fmt.Sprintf("root-%d-%s", i, writable))
@@ -57,12 +58,18 @@ func TestMountTargetsSwappedDuringStart(t *testing.T) {
 				for range 4 {
 					r := l.run(t, j)
 					held(t, r, "sweep content")
+					if len(r.lines("DONE")) > 0 {
+						ran++
+					}
 					if r.code != 0 && r.code != 125 && r.code != 126 && r.code != 127 {
 						t.Errorf("swapping %s: code %d\n%s%s", target, r.code, r.out, r.err)
 					}
 				}
 				stop()
 			}
+		}
+		if ran == 0 {
+			t.Error("no teeth: no sandbox came up")
 		}
 	})
 }

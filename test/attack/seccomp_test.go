@@ -1,16 +1,17 @@
 package attack
 
 import (
+	"compress/gzip"
 	"fmt"
+	"io"
 	"os"
 	"os/exec"
+	"runtime"
 	"slices"
 	"strings"
 	"testing"
 
 	"golang.org/x/sys/unix"
-
-	"github.com/nucleus-runtime/nucleus/internal/testutil"
 )
 
 // Each call of the dangerous list is made with a wrong pointer: EFAULT and its
@@ -81,11 +82,34 @@ func TestForeignABIs(t *testing.T) {
 	asEach(t, func(t *testing.T, l *lab) {
 		held(t, l.attacked(t, l.attack("foreign")), "foreign")
 		weak := l.outside(t, l.attacker, "foreign").wins("foreign")
-		if len(weak) == 0 {
-			testutil.Skip(t, "foreign-abi", "this kernel has neither 32-bit calls nor x32")
+		t.Logf("doors of this kernel, for the attack's teeth: %q", weak)
+		if haveIA32(t) && len(weak) == 0 {
+			t.Error("no teeth: the kernel has the 32-bit door, and the attack does not find it")
 		}
-		t.Logf("doors of this kernel: %q", weak)
 	})
+}
+
+// haveIA32 tells by its configuration whether the kernel has 32-bit calls; one
+// that does not tell has, as nearly all do, and none has them elsewhere.
+func haveIA32(t *testing.T) bool {
+	t.Helper()
+	if runtime.GOARCH != "amd64" {
+		return false
+	}
+	f, err := os.Open("/proc/config.gz")
+	if err != nil {
+		return true
+	}
+	defer f.Close()
+	z, err := gzip.NewReader(f)
+	if err != nil {
+		t.Fatal(err)
+	}
+	b, err := io.ReadAll(z)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return strings.Contains(string(b), "\nCONFIG_IA32_EMULATION=y\n")
 }
 
 // Input is typed into the terminal that the sandbox was given (CVE-2017-5226,

@@ -1,4 +1,4 @@
-package main
+package attacker
 
 import (
 	"fmt"
@@ -206,6 +206,7 @@ func outlive(args []string) {
 		return
 	}
 	c := exec.Command("/proc/self/exe", "daemon", "stay")
+	c.Args[0] = "attacker"
 	c.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
 	wonIf(c.Start(), "daemon", "started")
 	time.Sleep(100 * time.Millisecond)

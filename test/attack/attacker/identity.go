@@ -1,4 +1,4 @@
-package main
+package attacker
 
 import (
 	"fmt"
@@ -67,12 +67,14 @@ func signalOthers(args []string) {
 	for _, pid := range args {
 		var n int
 		_, _ = fmt.Sscan(pid, &n)
-		wonIf(unix.Kill(n, unix.SIGUSR1), "signals", "%d", n)
-		_, _ = unix.FcntlInt(1, unix.F_SETOWN, n)
 		if fd, err := unix.PidfdOpen(n, 0); err == nil {
-			wonIf(unix.PidfdSendSignal(fd, unix.SIGUSR1, nil, 0), "signals", "pidfd %d", n)
+			wonIf(unix.PidfdSendSignal(fd, 0, nil, 0), "signals", "pidfd %d", n)
+			_ = unix.PidfdSendSignal(fd, unix.SIGUSR1, nil, 0)
 			_ = unix.Close(fd)
 		}
+		wonIf(unix.Kill(n, 0), "signals", "%d", n) // one that is dying still counts
+		_ = unix.Kill(n, unix.SIGUSR1)
+		_, _ = unix.FcntlInt(1, unix.F_SETOWN, n)
 	}
 	if inSandbox() {
 		_ = unix.Kill(0, unix.SIGUSR1)

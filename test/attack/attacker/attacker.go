@@ -1,8 +1,7 @@
-// Command attacker is what hostile code inside a sandbox would be: a static
-// program that tries one class of attack after the other. It reports only what
+// Package attacker is what hostile code inside a sandbox would be: a program that tries one class of attack after the other. It reports only what
 // it achieved, a line "WON attack detail" for each success, and never what an
 // error said; the tests read those lines, and look at canaries outside.
-package main
+package attacker
 
 import (
 	"fmt"
@@ -51,7 +50,8 @@ var attacks = map[string]func(args []string){
 	"sleep":      sleepForever,
 }
 
-func main() {
+// Main runs the attack that the arguments name.
+func Main() {
 	if len(os.Args) < 2 || attacks[os.Args[1]] == nil {
 		var names []string
 		for n := range attacks {
