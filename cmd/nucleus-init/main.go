@@ -101,10 +101,15 @@ func (in *initProcess) run() error {
 	if err := unix.Prctl(unix.PR_SET_DUMPABLE, 0, 0, 0, 0); err != nil {
 		return os.NewSyscallError("prctl PR_SET_DUMPABLE", err)
 	}
-	// Opened before the job's Landlock rules, which may not grant it.
+	// Opened before the job's Landlock rules, which may not grant it; so is the
+	// terminal.
 	null, err := unix.Open("/dev/null", unix.O_RDWR|unix.O_CLOEXEC|unix.O_NOFOLLOW, 0)
 	if err != nil {
 		return os.NewSyscallError("open /dev/null", err)
+	}
+	tty, err := openTerminal(setup)
+	if err != nil {
+		return err
 	}
 	if err := dropCaps(setup.InitCaps); err != nil {
 		return err
@@ -112,7 +117,7 @@ func (in *initProcess) run() error {
 	if err := restrictLandlock(setup.Landlock); err != nil {
 		return err
 	}
-	if err := in.startWorkload(setup, fds); err != nil {
+	if err := in.startWorkload(setup, fds, tty); err != nil {
 		return err
 	}
 	channel.CloseAll(fds)

@@ -343,33 +343,26 @@ out:
 // startWorkload makes stage 2 and tells the supervisor. In direct mode it does
 // not return: this process is stage 2, and the supervisor, whose child it is,
 // sees its end by itself.
-func (in *initProcess) startWorkload(setup *initproto.Setup, fds []int) error {
+func (in *initProcess) startWorkload(setup *initproto.Setup, fds []int, tty terminal) error {
 	note, noteFD, err := sharedNote()
 	if err != nil {
 		return err
 	}
 	defer unix.Close(noteFD)
-	tty, master := 0, -1
-	if setup.Process.TTY {
-		if master, tty, err = openTerminal(setup.Process.UID, setup.Process.GID); err != nil {
-			return err
-		}
-		defer unix.Close(master)
-		defer unix.Close(tty)
-	}
-	pr, err := prepare(&setup.Process, fds, tty, note)
+	defer tty.close()
+	pr, err := prepare(&setup.Process, fds, tty.slave, note)
 	if err != nil {
 		return err
 	}
 	if setup.Direct {
-		return in.becomeWorkload(pr, noteFD, master)
+		return in.becomeWorkload(pr, noteFD, tty.master)
 	}
 	pid, pidfd, errno := fork(pr)
 	if errno != 0 {
 		return os.NewSyscallError("clone", errno)
 	}
 	in.work = &stage2{pid: pid, pidfd: pidfd, note: note}
-	return in.announce(pidfd, -1, master)
+	return in.announce(pidfd, -1, tty.master)
 }
 
 func (in *initProcess) announce(fds ...int) error {

@@ -5,7 +5,6 @@
 package audit
 
 import (
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -102,12 +101,11 @@ func (l *Log) Emit(t Type, err error, detail map[string]any) {
 	if err != nil {
 		e.Error = Clean(err.Error())
 	}
-	b, merr := json.Marshal(e)
+	b, merr := e.append(make([]byte, 0, 512))
 	if merr != nil {
 		l.err = errors.Join(l.err, merr)
 		return
 	}
-	b = append(b, '\n')
 	for _, s := range l.sinks {
 		if _, werr := s.Write(b); werr != nil && l.err == nil {
 			l.err = fmt.Errorf("writing events: %w", werr)

@@ -297,6 +297,8 @@ func (s *Sandbox) killAll() {
 func (s *Sandbox) finish(ctx context.Context, m message, end ending) {
 	s.lap("exit known")
 	r := &s.result
+	// Whatever else runs inside dies while the numbers are read.
+	s.init.Kill()
 	r.ID, r.Name = s.dir.ID, s.dir.Name
 	r.Duration = time.Since(s.started)
 	s.peaks(r)
