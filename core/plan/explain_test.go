@@ -55,17 +55,20 @@ func spans(from, where string) bool {
 	if m == nil {
 		return false
 	}
-	var file string
-	var first, last, n int
-	file = m[1]
-	fmt.Sscan(m[2], &first)
-	last = first
-	if m[3] != "" {
-		fmt.Sscan(m[3], &last)
-	}
 	w := fromPattern.FindStringSubmatch(where)
-	fmt.Sscan(w[2], &n)
-	return w[1] == file && first <= n && n <= last
+	first, last, n := number(m[2]), number(m[2]), number(w[2])
+	if m[3] != "" {
+		last = number(m[3])
+	}
+	return w[1] == m[1] && first <= n && n <= last
+}
+
+// number reads digits that a pattern has matched.
+func number(s string) (n int) {
+	for _, c := range s {
+		n = n*10 + int(c-'0')
+	}
+	return n
 }
 
 func TestTheExplanationHidesValuesOfTheEnvironment(t *testing.T) {
