@@ -63,45 +63,39 @@ func (e *UnsupportedError) Unwrap() error { return e.Err }
 // thread that lives as long as the sandbox: the parent-death signal follows the
 // thread, not the process (golang#27505).
 func Start(p *plan.Plan, o Options) (*Init, error) {
-	pidfd := -1
-	// A session of its own: signals of the terminal, and those that are sent to
-	// the supervisor's process group, are the supervisor's to pass on.
-	sys := &syscall.SysProcAttr{Pdeathsig: unix.SIGKILL, PidFD: &pidfd, Setsid: true}
+	b := birth{
+		path: o.Path, argv: []string{"nucleus-init"}, env: []string{"GOMAXPROCS=1"}, fds: [4]int{o.Stdio[0], o.Stdio[1], o.Stdio[2], o.Control},
+		cgroup: -1, uids: p.IDs.UIDs, gids: p.IDs.GIDs, setGroups: p.IDs.SetGroups,
+	}
 	for _, n := range p.Namespaces {
-		sys.Cloneflags |= flags[n.Type]
+		b.flags |= flags[n.Type]
 	}
 	if o.CgroupFD != nil {
-		sys.UseCgroupFD, sys.CgroupFD = true, int(o.CgroupFD.Fd())
+		b.cgroup = int(o.CgroupFD.Fd())
 	}
-	ids := p.IDs
 	switch {
-	case ids.Kind == "none":
-	case ids.Helpers:
+	case p.IDs.Kind == "none":
+	case p.IDs.Helpers:
 		// No map yet, and so no id: exec would drop the capabilities of the new
 		// user namespace, were they not ambient.
-		sys.AmbientCaps = ambient(o.LastCap)
+		b.ambient = ambient(o.LastCap)
 	default:
-		sys.UidMappings, sys.GidMappings = sysMap(ids.UIDs), sysMap(ids.GIDs)
-		sys.GidMappingsEnableSetgroups = ids.SetGroups
-		if _, ok := plan.HostID(ids.UIDs, 0); !ok {
-			sys.AmbientCaps = ambient(o.LastCap)
-		} else if _, ok := plan.HostID(ids.GIDs, 0); ok {
-			// Without it the child keeps an id that the maps do not have, and loses
-			// its capabilities at exec.
-			sys.Credential = &syscall.Credential{Uid: 0, Gid: 0, NoSetGroups: !ids.SetGroups}
+		b.waitForMaps = true
+		_, uid := plan.HostID(p.IDs.UIDs, 0)
+		_, gid := plan.HostID(p.IDs.GIDs, 0)
+		// As 0:0 inside it keeps its capabilities over the exec; where the maps
+		// have no 0, as ambient ones.
+		if b.root = uid && gid; !b.root {
+			b.ambient = ambient(o.LastCap)
 		}
 	}
-	pid, err := syscall.ForkExec(o.Path, []string{"nucleus-init"}, &syscall.ProcAttr{
-		Env:   []string{"GOMAXPROCS=1"},
-		Files: []uintptr{uintptr(o.Stdio[0]), uintptr(o.Stdio[1]), uintptr(o.Stdio[2]), uintptr(o.Control)},
-		Sys:   sys,
-	})
+	pid, pidfd, err := spawn(b)
 	if err != nil {
 		return nil, startError(err, p)
 	}
 	in := &Init{Pid: pid, PidFD: pidfd}
-	if ids.Helpers {
-		if err := writeMaps(pid, ids); err != nil {
+	if p.IDs.Helpers {
+		if err := runHelpers(pid, p.IDs); err != nil {
 			in.Kill()
 			_, _ = in.Wait() // killed: its status tells nothing
 			in.Close()
@@ -109,6 +103,52 @@ func Start(p *plan.Plan, o Options) (*Init, error) {
 		}
 	}
 	return in, nil
+}
+
+// birth is how init is to come into the world, in a session of its own: signals
+// of the terminal, and those that are sent to the supervisor's process group,
+// are the supervisor's to pass on.
+type birth struct {
+	path        string
+	argv, env   []string
+	fds         [4]int
+	flags       uintptr
+	cgroup      int  // descriptor to clone into, -1 for none
+	waitForMaps bool // until this process has written uids and gids
+	uids, gids  []specs.LinuxIDMapping
+	setGroups   bool
+	root        bool // becomes 0:0
+	ambient     []uintptr
+}
+
+// writeMaps writes the id maps of a process in a new user namespace.
+func (b birth) writeMaps(pid int) error {
+	write := func(name, content string) error {
+		f, err := os.OpenFile(fmt.Sprintf("/proc/%d/%s", pid, name), os.O_WRONLY, 0)
+		if err != nil {
+			return err
+		}
+		_, err = f.WriteString(content)
+		return errors.Join(err, f.Close())
+	}
+	if err := write("uid_map", mapText(b.uids)); err != nil {
+		return err
+	}
+	if !b.setGroups {
+		// An unprivileged writer must give this up first (user_namespaces(7)).
+		if err := write("setgroups", "deny"); err != nil {
+			return err
+		}
+	}
+	return write("gid_map", mapText(b.gids))
+}
+
+func mapText(ms []specs.LinuxIDMapping) string {
+	var t strings.Builder
+	for _, m := range ms {
+		fmt.Fprintf(&t, "%d %d %d\n", m.ContainerID, m.HostID, m.Size)
+	}
+	return t.String()
 }
 
 func ambient(last uintptr) []uintptr {
@@ -119,17 +159,9 @@ func ambient(last uintptr) []uintptr {
 	return out
 }
 
-func sysMap(ms []specs.LinuxIDMapping) []syscall.SysProcIDMap {
-	out := make([]syscall.SysProcIDMap, 0, len(ms))
-	for _, m := range ms {
-		out = append(out, syscall.SysProcIDMap{ContainerID: int(m.ContainerID), HostID: int(m.HostID), Size: int(m.Size)})
-	}
-	return out
-}
-
-// writeMaps lets newuidmap(1) and newgidmap(1) write the maps: they check the
+// runHelpers lets newuidmap(1) and newgidmap(1) write the maps: they check the
 // caller's lines in /etc/subuid and /etc/subgid.
-func writeMaps(pid int, ids plan.IDs) error {
+func runHelpers(pid int, ids plan.IDs) error {
 	run := func(helper string, maps []specs.LinuxIDMapping) error {
 		args := []string{strconv.Itoa(pid)}
 		for _, m := range maps {
@@ -165,6 +197,8 @@ func startError(err error, p *plan.Plan) error {
 	case errors.Is(err, unix.EACCES), errors.Is(err, unix.ENOENT):
 		e.Err = fmt.Errorf("starting nucleus-init: %w", err)
 		e.Remedy = "install nucleus-init where every user can execute it (make install)"
+	case errors.Is(err, unix.ENOSYS):
+		e.Remedy = "allow clone3(2): the seccomp profile of the container that we run in refuses it"
 	case errors.Is(err, unix.EAGAIN):
 		e.Remedy = "raise your limit of processes (ulimit -u)"
 	}

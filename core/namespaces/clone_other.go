@@ -1,0 +1,41 @@
+//go:build !amd64
+
+package namespaces
+
+import (
+	"syscall"
+
+	specs "github.com/opencontainers/runtime-spec/specs-go"
+	"golang.org/x/sys/unix"
+)
+
+// spawn makes init by the syscall package's fork. clone_amd64.go says why that
+// is not good enough where there is something better.
+func spawn(b birth) (pid, pidfd int, err error) {
+	pidfd = -1
+	sys := &syscall.SysProcAttr{
+		Cloneflags: b.flags, Pdeathsig: unix.SIGKILL, PidFD: &pidfd, Setsid: true, AmbientCaps: b.ambient,
+	}
+	if b.cgroup >= 0 {
+		sys.UseCgroupFD, sys.CgroupFD = true, b.cgroup
+	}
+	if b.waitForMaps {
+		sys.UidMappings, sys.GidMappings = sysMap(b.uids), sysMap(b.gids)
+		sys.GidMappingsEnableSetgroups = b.setGroups
+	}
+	if b.root {
+		sys.Credential = &syscall.Credential{NoSetGroups: !b.setGroups}
+	}
+	pid, err = syscall.ForkExec(b.path, b.argv, &syscall.ProcAttr{
+		Env: b.env, Files: []uintptr{uintptr(b.fds[0]), uintptr(b.fds[1]), uintptr(b.fds[2]), uintptr(b.fds[3])}, Sys: sys,
+	})
+	return pid, pidfd, err
+}
+
+func sysMap(ms []specs.LinuxIDMapping) []syscall.SysProcIDMap {
+	out := make([]syscall.SysProcIDMap, 0, len(ms))
+	for _, m := range ms {
+		out = append(out, syscall.SysProcIDMap{ContainerID: int(m.ContainerID), HostID: int(m.HostID), Size: int(m.Size)})
+	}
+	return out
+}
