@@ -26,6 +26,10 @@ type identity struct {
 func (m *maker) identity() identity {
 	id := identity{name: "root", home: "/root"}
 	user, group, hasGroup := strings.Cut(m.j.User, ":")
+	if user == "" && m.j.Namespaces.User == "keep-id" {
+		// Who keeps its id runs under it.
+		user, group, hasGroup = strconv.Itoa(m.h.EUID), strconv.Itoa(m.h.EGID), true
+	}
 	if user != "" {
 		e, numeric, ok := m.lookupUser(user)
 		switch {
