@@ -180,7 +180,7 @@ func processesOf(t testing.TB, path string) []int {
 func TestSupervisorKilled(t *testing.T) {
 	asEach(t, func(t *testing.T, l *lab) {
 		for _, head := range []string{"", "  init = false"} {
-			c := l.command(t, t.Context(), l.attack("daemon", "stay").with("%s", head))
+			c := l.command(t.Context(), t, l.attack("daemon", "stay").with("%s", head))
 			if err := c.Start(); err != nil {
 				t.Fatal(err)
 			}

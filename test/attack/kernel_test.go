@@ -137,7 +137,7 @@ func TestKeyrings(t *testing.T) {
 func (l *lab) withKey(t *testing.T, j job) result {
 	t.Helper()
 	testutil.Needs(t, testutil.Program("python3"))
-	c := l.command(t, t.Context(), j)
+	c := l.command(t.Context(), t, j)
 	// A new anonymous session keyring with one key, then the program.
 	script := `import ctypes, os, sys
 libc = ctypes.CDLL(None, use_errno=True)

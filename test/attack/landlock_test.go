@@ -115,7 +115,7 @@ func TestMountsDoNotPropagateIn(t *testing.T) {
 		teeth(t, while(weak), "see", sub+"/canary holds CANARY")
 		for _, users := range []string{"auto", "host"} {
 			j := l.attack("see", "/volume/sub/canary").with("  namespaces { user = %q }\n  volume \"v\" {\n    source = %q\n    target = \"/volume\"\n  }", users, volume)
-			r := while(l.command(t, t.Context(), j))
+			r := while(l.command(t.Context(), t, j))
 			if len(r.lines("DONE")) == 0 {
 				t.Fatalf("the attack did not run: %s", r.out)
 			}

@@ -152,7 +152,7 @@ func TestOutputWithoutReader(t *testing.T) {
 				t.Fatal(err)
 			}
 			defer r.Close()
-			c := l.command(t, t.Context(), l.attack("flood", "1024").with(bounded))
+			c := l.command(t.Context(), t, l.attack("flood", "1024").with(bounded))
 			if kind == "pipe" {
 				c.Stdout = w
 			} else {

@@ -125,7 +125,7 @@ func TestDescriptorsAndWorkingDirectory(t *testing.T) {
 		}
 		defer root.Close()
 		run := func(j job) result {
-			c := l.command(t, t.Context(), j)
+			c := l.command(t.Context(), t, j)
 			c.ExtraFiles = []*os.File{root, root, root, root, root, root, root}
 			c.Dir = "/"
 			return finish(t, c)
@@ -211,7 +211,7 @@ func TestEnvironment(t *testing.T) {
 		bare.Env = append(bare.Env, hostile...)
 		teeth(t, finish(t, bare), "env", canary+" of self")
 		for _, head := range []string{"", `  user = "1000:1000"`} {
-			c := l.command(t, t.Context(), l.attack("env", canary, "LD_PRELOAD", "GODEBUG").with("%s", head))
+			c := l.command(t.Context(), t, l.attack("env", canary, "LD_PRELOAD", "GODEBUG").with("%s", head))
 			c.Env = append(c.Env, hostile...)
 			held(t, finish(t, c), "env")
 		}

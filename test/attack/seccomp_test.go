@@ -118,7 +118,7 @@ func TestTerminalInjection(t *testing.T) {
 	asEach(t, func(t *testing.T, l *lab) {
 		for _, tty := range []bool{false, true} {
 			j := l.attack("terminal").with("  tty = %t", tty)
-			c := l.command(t, t.Context(), j)
+			c := l.command(t.Context(), t, j)
 			r := onTerminal(t, c)
 			if len(r.lines("DONE")) == 0 {
 				t.Fatalf("the attack did not run: %s", r.out)
