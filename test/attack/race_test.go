@@ -122,11 +122,12 @@ func TestTargetsInsideTheWorkspace(t *testing.T) {
 				if err := os.Mkdir(sub, 0o755); err != nil {
 					t.Fatal(err)
 				}
+				l.Own(t, work)
 				stop = swap(t, sub, bad)
 			} else {
 				link(t, victim, sub)
+				l.Own(t, work)
 			}
-			l.Own(t, work)
 			for range 5 {
 				j := job{command: []string{"/bin/sh", "-c", "echo written > /workspace/sub/canary; echo written > /workspace/sub/new; echo DONE sh"}}
 				j = j.with("  workspace {\n    path = %q\n    mode = \"bind-rw\"\n  }\n  volume \"v\" {\n    source = %q\n    target = \"/workspace/sub\"\n  }", work, lent)
@@ -184,8 +185,8 @@ func TestContextChangesDuringCopy(t *testing.T) {
 		}
 		bad := filepath.Join(l.dir(t, "aside"), "bad")
 		link(t, victim, bad)
-		stop := swap(t, filepath.Join(src, "d39"), bad)
 		l.Own(t, src)
+		stop := swap(t, filepath.Join(src, "d39"), bad)
 		came := 0
 		for i := range 8 {
 			j := l.attack("sweep", "CANARY-OUT"+"SIDE").with("  context {\n    source = %q\n    target = \"/context\"\n    method = %q\n  }", src, []string{"copy", "bind"}[i%2])
