@@ -282,16 +282,17 @@ func child(p *prepared) {
 			goto fail
 		}
 	}
-	// After the identity switch, so that the workload's own rights decide.
-	p.note.step = uint32(initproto.StepCwd)
-	if _, _, e = syscall.RawSyscall(syscall.SYS_CHDIR, uintptr(unsafe.Pointer(p.cwd)), 0, 0); e != 0 {
-		goto fail
-	}
 	p.note.step = uint32(initproto.StepClose)
 	if _, _, e = syscall.RawSyscall(syscall.SYS_DUP3, p.gate, gateFD, syscall.O_CLOEXEC); e != 0 {
 		goto fail
 	}
 	if _, _, e = syscall.RawSyscall(unix.SYS_CLOSE_RANGE, gateFD+1, uintptr(^uint32(0)), 0); e != 0 {
+		goto fail
+	}
+	// After the identity switch, so that the workload's own rights decide, and
+	// after the descriptors are gone, so that none can be its way out.
+	p.note.step = uint32(initproto.StepCwd)
+	if _, _, e = syscall.RawSyscall(syscall.SYS_CHDIR, uintptr(unsafe.Pointer(p.cwd)), 0, 0); e != 0 {
 		goto fail
 	}
 	p.note.step = uint32(initproto.StepSeccomp)

@@ -221,8 +221,8 @@ const (
 	StepUID
 	StepCaps
 	StepAmbient
-	StepCwd
 	StepClose
+	StepCwd
 	StepSeccomp
 	StepGate
 	StepExec

@@ -21,7 +21,14 @@ import (
 
 // cloneArgs is struct clone_args of the kernel (clone(2), Linux 5.7).
 type cloneArgs struct {
-	flags, pidFD, childTID, parentTID, exitSignal, stack, stackSize, tls, setTID, setTIDSize, cgroup uint64
+	flags      uint64
+	pidFD      uint64
+	_, _       uint64 // child_tid, parent_tid
+	exitSignal uint64
+	stack      uint64
+	stackSize  uint64
+	_, _, _    uint64 // tls, set_tid, set_tid_size
+	cgroup     uint64
 }
 
 // step is one system call of the child.
@@ -276,8 +283,14 @@ func (c *child) failure(o *outcome) error {
 		nr   uintptr
 		name string
 	}{
-		{unix.SYS_EXECVE, "execve"}, {unix.SYS_SETSID, "setsid"}, {unix.SYS_SETGROUPS, "setgroups"}, {unix.SYS_SETRESGID, "setresgid"},
-		{unix.SYS_SETRESUID, "setresuid"}, {unix.SYS_CAPSET, "capset"}, {unix.SYS_PRCTL, "prctl"}, {unix.SYS_DUP3, "dup3"},
+		{unix.SYS_EXECVE, "execve"},
+		{unix.SYS_SETSID, "setsid"},
+		{unix.SYS_SETGROUPS, "setgroups"},
+		{unix.SYS_SETRESGID, "setresgid"},
+		{unix.SYS_SETRESUID, "setresuid"},
+		{unix.SYS_CAPSET, "capset"},
+		{unix.SYS_PRCTL, "prctl"},
+		{unix.SYS_DUP3, "dup3"},
 	} {
 		if c.steps[i].nr == n.nr {
 			return os.NewSyscallError(n.name, errno)
