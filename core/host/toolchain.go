@@ -46,6 +46,8 @@ var toolchainTable = [...]toolEntry{
 	{"/etc/alternatives", "Debian, Fedora: targets of the links in /usr/bin (cc, java, editor)"},
 	{"/etc/ca-certificates", "Arch, Debian: trust anchors and hooks of the CA bundle"},
 	{"/etc/ca-certificates.conf", "Debian: which CAs are trusted"},
+	{"/etc/chromium.d/default-flags", "Debian: chromium is a script that does not start without a file here; apikeys beside it stays out"},
+	{"/etc/chromium.d/dev-shm", "the same: moves shared memory to /tmp where /dev/shm is small"},
 	{"/etc/crypto-policies", "Fedora: included by openssl.cnf, gnutls and java.security"},
 	{"/etc/debian_version", "build scripts tell the distribution by it"},
 	{"/etc/fonts", "fontconfig: headless browsers render nothing without it"},
