@@ -61,12 +61,12 @@ build:
 run: deps build
 	@bin/nucleus run -config examples/hello/job.hcl
 
-## test: everything but the VM: unit, script, rootless, attack, chaos
+## test: everything but the VM: unit, script, rootless, software, attack, chaos
 .PHONY: test
 test: deps-test build
 	@rm -f $(NUCLEUS_SKIP_LOG)
 	@status=0; \
-	$(MAKE) --no-print-directory --keep-going test-unit test-script test-rootless test-attack test-chaos || status=$$?; \
+	$(MAKE) --no-print-directory --keep-going test-unit test-script test-rootless test-software test-attack test-chaos || status=$$?; \
 	scripts/skip-summary $(NUCLEUS_SKIP_LOG); \
 	exit $$status
 
@@ -85,6 +85,11 @@ test-unit: build
 .PHONY: test-script
 test-script: build
 	$(call go-test,test/script)
+
+## test-software: real programs in the default sandbox, and the examples
+.PHONY: test-software
+test-software: build
+	$(call go-test,test/software)
 
 ## test-attack: escapes and abuses, each with its teeth check
 .PHONY: test-attack

@@ -1,0 +1,1 @@
+const char *text = "hello from a sandbox";
