@@ -45,6 +45,8 @@ func (a *app) root() *cobra.Command {
 	c := &cobra.Command{
 		Use:   "nucleus",
 		Short: "Run a command in a hardened Linux sandbox described by one HCL file",
+		Long: `Run a command in a hardened Linux sandbox described by one HCL file.
+Long flags take one dash or two: -config is --config.`,
 		Example: `  nucleus run -config job.hcl
   nucleus run -- /bin/echo hello
   nucleus plan -config job.hcl
@@ -52,7 +54,7 @@ func (a *app) root() *cobra.Command {
 		SilenceUsage: true, SilenceErrors: true,
 		CompletionOptions: cobra.CompletionOptions{HiddenDefaultCmd: true},
 	}
-	c.PersistentFlags().StringVar(&a.stateRoot, "state-root", "", "directory that keeps track of sandboxes (default /run/nucleus, $XDG_RUNTIME_DIR/nucleus for users; env NUCLEUS_STATE_ROOT)")
+	c.PersistentFlags().StringVar(&a.stateRoot, "state-root", "", "directory that keeps track of sandboxes (default /run/nucleus; for users $XDG_RUNTIME_DIR/nucleus, else /tmp/nucleus-UID; env NUCLEUS_STATE_ROOT)")
 	c.PersistentFlags().StringVar(&a.hostConfigPath, "host-config", "", "host configuration (default /etc/nucleus/nucleus.hcl, ~/.config/nucleus/nucleus.hcl for users)")
 	c.SetFlagErrorFunc(func(c *cobra.Command, err error) error {
 		return &usageError{err: err, hint: c.CommandPath() + " -h"}

@@ -51,7 +51,7 @@ is not found.`,
 	f.add(c)
 	c.Flags().StringVar(&f.name, "name", "", "name of the sandbox (default: the job's, made unique)")
 	c.Flags().StringVar(&f.events, "events", "", "write events as JSON lines to FILE or fd:N")
-	c.Flags().StringVar(&f.pidFile, "pid-file", "", "write the workload's host pid to this file")
+	c.Flags().StringVar(&f.pidFile, "pid-file", "", "write the workload's host pid to this file, which is removed when the sandbox has ended")
 	c.Flags().BoolVar(&f.trace, "trace", false, "print where each millisecond of the run goes, to standard error")
 	c.Flags().BoolVar(&f.json, "json", false, "print the result as JSON to standard error when the sandbox has ended")
 	return c
@@ -127,6 +127,11 @@ func (a *app) supervise(ctx context.Context, rt *core.Runtime, p *plan.Plan, nam
 	signals := make(chan os.Signal, 16)
 	signal.Notify(signals, unix.SIGINT, unix.SIGTERM, unix.SIGHUP, unix.SIGQUIT, unix.SIGUSR1, unix.SIGUSR2)
 	defer signal.Stop(signals)
+	// A reader of the output that goes away is the workload's to hear of. Go's
+	// runtime would end this process, and leave the terminal raw and the sandbox to gc.
+	broken := make(chan os.Signal, 1)
+	signal.Notify(broken, unix.SIGPIPE)
+	defer signal.Stop(broken)
 	created := make(chan *core.Sandbox, 1)
 	ended := make(chan struct{})
 	defer close(ended)

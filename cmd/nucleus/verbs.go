@@ -21,7 +21,7 @@ func (a *app) planCommand() *cobra.Command {
 	var f jobFlags
 	var asJSON, asOCI bool
 	c := &cobra.Command{
-		Use:   "plan [-config FILE|-] [-json|-oci] [-- COMMAND ARGS...]",
+		Use:   "plan [-config FILE|-] [-json|-oci] [flags] [-- COMMAND ARGS...]",
 		Short: "Show what a job means on this host, and what enforces each line of it",
 		Example: `  nucleus plan -config job.hcl
   nucleus plan -config job.hcl -json
@@ -86,7 +86,8 @@ func (a *app) doctorCommand() *cobra.Command {
 		Use:   "doctor [-json]",
 		Short: "Show what this host can do for sandboxes, and what to do about the rest",
 		Long: `Show what this host can do for sandboxes: every kernel feature that Nucleus uses
-is tried in a throw-away child. Exit status: see docs/host.md.`,
+is tried in a throw-away child. Exit status: 0 if all three modes could run here,
+1 if some could, 2 if none could, 125 if doctor itself failed.`,
 		Example: `  nucleus doctor
   nucleus doctor -json`,
 		Args: cobra.NoArgs,
