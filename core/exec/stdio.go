@@ -34,8 +34,8 @@ type Stdio struct {
 // NewStdio prepares the streams. Terminals, pipes and /dev/null are inherited
 // as they are. A regular file or a directory is put behind a pipe: through a
 // descriptor of it the workload would have an open file of the host, with its
-// position, its locks and, by /proc/self/fd, its path. So is a socket, which
-// could be asked for its peer, or be sent descriptors.
+// position, its locks and, by /proc/self/fd, its path. So is a FIFO that has a
+// name, and a socket, which could be asked for its peer, or be sent descriptors.
 func NewStdio(s Streams, tty bool) (*Stdio, error) {
 	io := &Stdio{tty: tty, std: s, stop: [2]int{-1, -1}}
 	for i, f := range []*os.File{s.In, s.Out, s.Err} {
@@ -91,7 +91,13 @@ func inheritable(f *os.File) (bool, error) {
 	}
 	switch st.Mode & unix.S_IFMT {
 	case unix.S_IFIFO:
-		return true, nil
+		// A FIFO with a name is a file of the host: to own it, or to change its mode,
+		// would last.
+		var fs unix.Statfs_t
+		if err := unix.Fstatfs(int(f.Fd()), &fs); err != nil {
+			return false, os.NewSyscallError("fstatfs", err)
+		}
+		return fs.Type == unix.PIPEFS_MAGIC, nil
 	case unix.S_IFCHR:
 		// 1:3 is null; of the others only terminals are harmless.
 		return st.Rdev == unix.Mkdev(1, 3) || isTerminal(f), nil

@@ -125,6 +125,10 @@ func TestWhichStreamsAreInherited(t *testing.T) {
 	r, w := pipe(t)
 	sock, _ := socket(t)
 	_, term := pty(t)
+	named := filepath.Join(t.TempDir(), "fifo")
+	if err := unix.Mkfifo(named, 0o600); err != nil {
+		t.Fatal(err)
+	}
 	for _, test := range []struct {
 		what   string
 		f      *os.File
@@ -134,6 +138,7 @@ func TestWhichStreamsAreInherited(t *testing.T) {
 		{"pipe, to write", w, true},
 		{"terminal", term, true},
 		{"/dev/null", openFile(t, "/dev/null", os.O_RDWR), true},
+		{"FIFO with a name", openFile(t, named, os.O_RDWR), false},
 		{"regular file", openFile(t, filepath.Join(t.TempDir(), "f"), os.O_RDWR|os.O_CREATE), false},
 		{"directory", openFile(t, t.TempDir(), os.O_RDONLY), false},
 		{"socket", sock, false},

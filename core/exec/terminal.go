@@ -27,6 +27,7 @@ type terminal struct {
 func (s *Stdio) Terminal(master *os.File) error {
 	t := &terminal{master: master, fd: -1}
 	s.term = t
+	sized := make(chan struct{}) // closed when the size is left alone
 	if s.std.In != nil && isTerminal(s.std.In) {
 		t.fd = int(s.std.In.Fd())
 		t.resize()
@@ -38,6 +39,7 @@ func (s *Stdio) Terminal(master *os.File) error {
 		t.winch = make(chan os.Signal, 1)
 		signal.Notify(t.winch, unix.SIGWINCH)
 		s.wg.Go(func() {
+			defer close(sized)
 			for range t.winch {
 				t.resize()
 			}
@@ -56,7 +58,11 @@ func (s *Stdio) Terminal(master *os.File) error {
 		if t.winch != nil {
 			signal.Stop(t.winch)
 			close(t.winch)
+			<-sized
 		}
+		// Should the caller's side be broken, the workload hears of it: a terminal
+		// that nobody reads would hold it up for good.
+		_ = master.Close()
 	})
 	return nil
 }

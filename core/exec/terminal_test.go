@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"os"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -123,6 +124,36 @@ func TestTerminalWithoutCallersTerminal(t *testing.T) {
 		t.Fatal(err)
 	}
 	readUntil(t, r, "goodbye")
+	_ = workloads.Close()
+	within(t, "Wait", func() { s.Wait(nil) })
+}
+
+// Output that nobody takes any more hangs the workload's terminal up.
+func TestTerminalWithBrokenOutput(t *testing.T) {
+	r, out := pipe(t)
+	master, workloads := pty(t)
+	s, err := NewStdio(Streams{Out: out}, true)
+	if err != nil {
+		t.Fatal(err)
+	}
+	begin(t, s).close()
+	ours, err := unix.FcntlInt(master.Fd(), unix.F_DUPFD_CLOEXEC, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	_ = master.Close()
+	if err := s.Terminal(os.NewFile(uintptr(ours), "master")); err != nil {
+		t.Fatal(err)
+	}
+	_ = r.Close()
+	within(t, "hang-up", func() {
+		for {
+			if _, err := workloads.WriteString("to nobody"); err != nil {
+				return
+			}
+			time.Sleep(time.Millisecond)
+		}
+	})
 	_ = workloads.Close()
 	within(t, "Wait", func() { s.Wait(nil) })
 }
