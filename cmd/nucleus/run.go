@@ -127,6 +127,11 @@ func (a *app) supervise(ctx context.Context, rt *core.Runtime, p *plan.Plan, nam
 	signals := make(chan os.Signal, 16)
 	signal.Notify(signals, unix.SIGINT, unix.SIGTERM, unix.SIGHUP, unix.SIGQUIT, unix.SIGUSR1, unix.SIGUSR2)
 	defer signal.Stop(signals)
+	// A reader of the output that goes away is the workload's to hear of. Go's
+	// runtime would end this process, and leave the terminal raw and the sandbox to gc.
+	broken := make(chan os.Signal, 1)
+	signal.Notify(broken, unix.SIGPIPE)
+	defer signal.Stop(broken)
 	created := make(chan *core.Sandbox, 1)
 	ended := make(chan struct{})
 	defer close(ended)
