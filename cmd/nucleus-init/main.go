@@ -1,3 +1,8 @@
+// Go's runtime would open the host's cgroup files, to follow the CPU limit, and
+// keep them.
+
+//go:debug containermaxprocs=0
+
 // Command nucleus-init is PID 1 of every sandbox. A supervisor starts it in
 // fresh namespaces with a control socket as descriptor 3. It builds the file
 // system, makes the process that becomes the workload, reaps, forwards signals
