@@ -101,8 +101,14 @@ func (c *Conn) Recv() ([]byte, []int, error) {
 	oob := make([]byte, unix.CmsgSpace(maxFDs*4))
 	var n, on, flags int
 	var err error
-	for {
+	for reset := false; ; {
 		n, on, flags, _, err = unix.Recvmsg(c.fd, c.buf, oob, unix.MSG_CMSG_CLOEXEC)
+		if errors.Is(err, unix.ECONNRESET) && !reset {
+			// The peer went with a message of ours unread. The kernel says so once, and
+			// before what the peer had sent.
+			reset = true
+			continue
+		}
 		if !errors.Is(err, unix.EINTR) {
 			break
 		}

@@ -304,3 +304,25 @@ func TestSendersDoNotMix(t *testing.T) {
 		}
 	}
 }
+
+// What a peer said last arrives, although it went with a message of ours unread.
+func TestLastWordOfAPeerThatDidNotListen(t *testing.T) {
+	a, b, err := Pair()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer a.Close()
+	if err := a.Send([]byte("unread")); err != nil {
+		t.Fatal(err)
+	}
+	if err := b.Send([]byte("last word")); err != nil {
+		t.Fatal(err)
+	}
+	_ = b.Close()
+	if msg, _, err := a.Recv(); err != nil || string(msg) != "last word" {
+		t.Errorf("%q, %v, want the last word", msg, err)
+	}
+	if _, _, err := a.Recv(); !errors.Is(err, io.EOF) {
+		t.Errorf("error %v, want the end", err)
+	}
+}
