@@ -12,7 +12,6 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"github.com/nucleus-runtime/nucleus/core/host/fact"
 	"github.com/nucleus-runtime/nucleus/core/plan"
 )
 
@@ -55,28 +54,28 @@ func findInit(libexec string) (*initFile, error) {
 	return nil, fmt.Errorf("nucleus-init not found in %s: run make build, or make install", strings.Join(dirs, ", "))
 }
 
-// pathFor gives the path that init is executed by. If the sandbox's own ids
-// could write to the file, init runs from a sealed copy in memory: whoever
+// programFor gives init's program: its path, and the file to execute instead of
+// it, if any. If the sandbox's own ids could write to the file, init runs from a sealed copy in memory: whoever
 // reached it through /proc/PID/exe would change the host's program
 // (CVE-2019-5736). So it does if those ids could not execute it where it is: in
 // root's home, say, which others cannot enter.
-func (f *initFile) pathFor(p *plan.Plan, h fact.Host) (string, error) {
-	if !f.writableBy(p, h) && f.executableByOthers() {
-		return f.path, nil
+func (f *initFile) programFor(p *plan.Plan) (path string, program *os.File, err error) {
+	if !f.writableBy(p) && f.executableByOthers() {
+		return f.path, nil, nil
 	}
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	if f.copy == nil {
 		c, err := sealedCopy(f.path)
 		if err != nil {
-			return "", fmt.Errorf("nucleus-init: %w", err)
+			return "", nil, fmt.Errorf("nucleus-init: %w", err)
 		}
 		f.copy = c
 	}
-	return fmt.Sprintf("/proc/self/fd/%d", f.copy.Fd()), nil
+	return fmt.Sprintf("/proc/self/fd/%d", f.copy.Fd()), f.copy, nil
 }
 
-func (f *initFile) writableBy(p *plan.Plan, h fact.Host) bool {
+func (f *initFile) writableBy(p *plan.Plan) bool {
 	if f.st.Mode&0o022 != 0 || p.IDs.Kind == "none" {
 		return true
 	}

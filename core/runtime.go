@@ -201,12 +201,12 @@ func (r *Runtime) create(ctx context.Context, p *plan.Plan, o RunOptions) (*Sand
 	if err := r.Open(ctx); err != nil {
 		return nil, err
 	}
-	initPath, err := r.init.pathFor(p, r.host)
+	path, program, err := r.init.programFor(p)
 	if err != nil {
 		return nil, err
 	}
 	s, err := lifecycle.Create(ctx, lifecycle.Config{
-		State: r.state, Name: o.Name, ExactName: o.Name != "", InitPath: initPath, Refused: []string{r.init.dir},
+		State: r.state, Name: o.Name, ExactName: o.Name != "", InitPath: path, Init: program, Refused: []string{r.init.dir},
 		Seccomp: seccomp.Compiler{Helper: filepath.Join(r.init.dir, "nucleus-seccomp"), CacheDir: r.cacheDir()},
 		Cgroups: r.cgroups, Privileged: r.host.Privileged, Streams: o.Streams, Log: audit.NewLog("", p.Name, r.o.Events...), Lap: r.o.Lap,
 	}, p)
@@ -240,7 +240,7 @@ func (r *Runtime) Locate(err error, p *plan.Plan) error { return locate(err, p) 
 // Collect removes what sandboxes left whose supervisor was killed, and gives
 // their ids. It is safe beside live sandboxes.
 func (r *Runtime) Collect(ctx context.Context) ([]string, error) {
-	if err := r.open(); err != nil {
+	if _, err := r.open(); err != nil {
 		return nil, err
 	}
 	return lifecycle.Collect(ctx, r.state, r.o.Events...)
@@ -250,12 +250,13 @@ func (r *Runtime) Collect(ctx context.Context) ([]string, error) {
 // missing, and removes what sandboxes left whose supervisor died earlier.
 // Create does it by itself; a program that is in a hurry does it meanwhile.
 func (r *Runtime) Open(ctx context.Context) error {
-	if r.state != nil {
-		return nil
-	}
-	if err := r.open(); err != nil {
+	first, err := r.open()
+	if err != nil {
 		r.refused("", err)
 		return err
+	}
+	if !first {
+		return nil
 	}
 	ctx, cancel := context.WithTimeout(ctx, collectBudget)
 	defer cancel()
@@ -264,23 +265,24 @@ func (r *Runtime) Open(ctx context.Context) error {
 	return nil
 }
 
-// open finds what a sandbox needs on disk, once.
-func (r *Runtime) open() error {
+// open finds what a sandbox needs on disk, once, and says whether it was now.
+func (r *Runtime) open() (first bool, err error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if r.state != nil {
-		return nil
+		return false, nil
 	}
-	var err error
 	if r.init, err = findInit(r.o.Libexec); err != nil {
-		return err
+		return false, err
 	}
 	root := r.o.StateRoot
 	if root == "" {
 		root = state.DefaultRoot()
 	}
-	r.state, err = state.Open(root)
-	return err
+	if r.state, err = state.Open(root); err != nil {
+		return false, err
+	}
+	return true, nil
 }
 
 func (r *Runtime) cacheDir() string {

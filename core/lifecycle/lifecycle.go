@@ -35,6 +35,7 @@ type Config struct {
 	Name       string // "" for the plan's
 	ExactName  bool   // a taken name is an error, not a reason for a suffix
 	InitPath   string
+	Init       *os.File // what to execute instead of InitPath, if not nil
 	Refused    []string // host paths that no job may bind
 	Seccomp    seccomp.Compiler
 	Cgroups    cgroups.Facts
@@ -258,7 +259,7 @@ func (s *Sandbox) cloneInit(ctx context.Context) error {
 	s.cloned = make(chan struct{})
 	prepared := make(chan error)
 	go func() { prepared <- s.prepare(ctx) }()
-	in, err := s.spawn(namespaces.Options{Path: s.cfg.InitPath, Stdio: s.stdio.FDs(), Control: s.initConn.FD(), LastCap: uintptr(security.LastCap())})
+	in, err := s.spawn(namespaces.Options{Path: s.cfg.InitPath, Program: s.cfg.Init, Stdio: s.stdio.FDs(), Control: s.initConn.FD(), LastCap: uintptr(security.LastCap())})
 	_ = s.initConn.Close()
 	s.mu.Lock()
 	s.init = in

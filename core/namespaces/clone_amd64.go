@@ -159,7 +159,11 @@ func (c *child) program(b birth, maps int, from [4]int) error {
 		return err
 	}
 	c.call(ignore, unix.SYS_RT_SIGPROCMASK, unix.SIG_SETMASK, uintptr(unsafe.Pointer(&c.mask)), 0, 8)
-	c.call(must, unix.SYS_EXECVE, path, argv, envv)
+	if b.program >= 0 {
+		c.call(must, unix.SYS_EXECVEAT, uintptr(b.program), path, argv, envv, unix.AT_EMPTY_PATH)
+	} else {
+		c.call(must, unix.SYS_EXECVE, path, argv, envv)
+	}
 	return nil
 }
 
@@ -284,6 +288,7 @@ func (c *child) failure(o *outcome) error {
 		name string
 	}{
 		{unix.SYS_EXECVE, "execve"},
+		{unix.SYS_EXECVEAT, "execveat"},
 		{unix.SYS_SETSID, "setsid"},
 		{unix.SYS_SETGROUPS, "setgroups"},
 		{unix.SYS_SETRESGID, "setresgid"},

@@ -3,6 +3,7 @@
 package namespaces
 
 import (
+	"fmt"
 	"syscall"
 
 	specs "github.com/opencontainers/runtime-spec/specs-go"
@@ -26,7 +27,11 @@ func spawn(b birth) (pid, pidfd int, err error) {
 	if b.root {
 		sys.Credential = &syscall.Credential{NoSetGroups: !b.setGroups}
 	}
-	pid, err = syscall.ForkExec(b.path, b.argv, &syscall.ProcAttr{
+	path := b.path
+	if b.program >= 0 {
+		path = fmt.Sprintf("/proc/self/fd/%d", b.program)
+	}
+	pid, err = syscall.ForkExec(path, b.argv, &syscall.ProcAttr{
 		Env: b.env, Files: []uintptr{uintptr(b.fds[0]), uintptr(b.fds[1]), uintptr(b.fds[2]), uintptr(b.fds[3])}, Sys: sys,
 	})
 	return pid, pidfd, err

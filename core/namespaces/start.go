@@ -33,7 +33,8 @@ const allCaps = 64
 
 // Options of Start.
 type Options struct {
-	Path     string   // of nucleus-init; may be /proc/self/fd/N
+	Path     string   // of nucleus-init
+	Program  *os.File // nucleus-init itself, instead of Path
 	Stdio    [3]int   // become 0, 1 and 2 of init
 	Control  int      // becomes 3
 	CgroupFD *os.File // clone into this group (v2), nil for none
@@ -65,10 +66,13 @@ func (e *UnsupportedError) Unwrap() error { return e.Err }
 func Start(p *plan.Plan, o Options) (*Init, error) {
 	b := birth{
 		path: o.Path, argv: []string{"nucleus-init"}, env: []string{"GOMAXPROCS=1"}, fds: [4]int{o.Stdio[0], o.Stdio[1], o.Stdio[2], o.Control},
-		cgroup: -1, uids: p.IDs.UIDs, gids: p.IDs.GIDs, setGroups: p.IDs.SetGroups,
+		program: -1, cgroup: -1, uids: p.IDs.UIDs, gids: p.IDs.GIDs, setGroups: p.IDs.SetGroups,
 	}
 	for _, n := range p.Namespaces {
 		b.flags |= flags[n.Type]
+	}
+	if o.Program != nil {
+		b.path, b.program = "", int(o.Program.Fd())
 	}
 	if o.CgroupFD != nil {
 		b.cgroup = int(o.CgroupFD.Fd())
@@ -110,6 +114,7 @@ func Start(p *plan.Plan, o Options) (*Init, error) {
 // are the supervisor's to pass on.
 type birth struct {
 	path        string
+	program     int // descriptor to execute instead of path, -1 for none
 	argv, env   []string
 	fds         [4]int
 	flags       uintptr
