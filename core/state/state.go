@@ -12,6 +12,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -137,10 +138,37 @@ func (r *Root) locked(f func() error) error {
 		return fmt.Errorf("state root %q: %w", r.path, os.NewSyscallError("openat", err))
 	}
 	defer unix.Close(fd)
-	if err := flock(fd, unix.LOCK_EX); err != nil {
+	if err := r.await(fd); err != nil {
 		return err
 	}
 	return f()
+}
+
+// patience bounds the wait for the lock of the root. Others hold it for far less
+// than a millisecond, unless one of them was stopped (SIGSTOP) at that moment:
+// then this ends in an error and not in a hang.
+const patience = 5 * time.Second
+
+func (r *Root) await(fd int) error {
+	pause := 50 * time.Microsecond
+	for end := time.Now().Add(patience); ; {
+		err := flock(fd, unix.LOCK_EX|unix.LOCK_NB)
+		if !errors.Is(err, unix.EWOULDBLOCK) {
+			return err
+		}
+		if time.Now().After(end) {
+			return &BusyError{Path: r.path}
+		}
+		time.Sleep(pause)
+		pause = min(2*pause, 2*time.Millisecond)
+	}
+}
+
+// BusyError is a state root that another process has kept locked.
+type BusyError struct{ Path string }
+
+func (e *BusyError) Error() string {
+	return fmt.Sprintf("state root %q: another process has held its lock for %v; if a nucleus process is stopped (state T in ps), continue or kill it", e.Path, patience)
 }
 
 func flock(fd, how int) error {

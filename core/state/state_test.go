@@ -350,3 +350,34 @@ func TestNamesThatAreNone(t *testing.T) {
 		}
 	}
 }
+
+// TestStoppedHolderOfTheRoot: a process that was stopped with the lock of the
+// state root must not hang all others.
+func TestStoppedHolderOfTheRoot(t *testing.T) {
+	r, err := Open(filepath.Join(t.TempDir(), "state"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	held, release := make(chan struct{}), make(chan struct{})
+	done := make(chan error, 1)
+	go func() {
+		done <- r.locked(func() error { close(held); <-release; return nil })
+	}()
+	<-held
+	_, err = r.Create(NewID(), "second", false)
+	var busy *BusyError
+	if !errors.As(err, &busy) || busy.Path != r.Path() {
+		t.Errorf("with the lock held: %v", err)
+	}
+	close(release)
+	if err := <-done; err != nil {
+		t.Fatal(err)
+	}
+	d, err := r.Create(NewID(), "second", true)
+	if err != nil {
+		t.Fatalf("after it was released: %v", err)
+	}
+	if err := d.Remove(); err != nil {
+		t.Error(err)
+	}
+}
