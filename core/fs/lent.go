@@ -4,7 +4,9 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"slices"
 	"strings"
+	"sync"
 
 	"golang.org/x/sys/unix"
 
@@ -37,15 +39,21 @@ func writable(mounts []plan.Mount) map[inode]bool {
 	return out
 }
 
+// errForeign tells that somebody else's link is in the path.
+var errForeign = errors.New("belongs to another user, who could lead the path anywhere")
+
 // open opens a host path that the job names, as O_PATH. The operator's own
-// links are followed. Below a directory that the job lends writable a link may
-// be the work of the sandbox, of an earlier run too, and none may lead out of
-// it: else a workspace would decide what of the host is lent (the class of
-// CVE-2026-39861).
+// links are followed, and root's. Below a directory that the job lends writable
+// a link may be the work of the sandbox, of an earlier run too, and none may
+// lead out of it: else a workspace would decide what of the host is lent (the
+// class of CVE-2026-39861). For the same reason no other user's link is
+// followed: root would lend what that user cannot even read.
 func (p *Prepared) open(path string) (int, error) {
-	if len(p.writable) == 0 {
-		fd, err := unix.Open(path, unix.O_PATH|unix.O_CLOEXEC, 0)
-		return fd, os.NewSyscallError("open", err)
+	if !strings.Contains(path, "/..") { // which may lead out of what is lent as well
+		fd, err := unix.Openat2(unix.AT_FDCWD, path, &unix.OpenHow{Flags: unix.O_PATH | unix.O_CLOEXEC, Resolve: unix.RESOLVE_NO_SYMLINKS})
+		if !errors.Is(err, unix.ELOOP) {
+			return fd, os.NewSyscallError("open", err)
+		}
 	}
 	at, err := openRoot()
 	if err != nil {
@@ -103,6 +111,18 @@ func step(at int, name string) (fd int, target string, err error) {
 		return fd, "", os.NewSyscallError("fstat", err)
 	}
 	defer unix.Close(fd)
+	if !trusted(st.Uid) {
+		return -1, "", fmt.Errorf("the symbolic link %q (owner %d) %w", name, st.Uid, errForeign)
+	}
+	var where unix.Statfs_t
+	if err := unix.Fstatfs(fd, &where); err != nil {
+		return -1, "", os.NewSyscallError("fstatfs", err)
+	}
+	if where.Type == unix.PROC_SUPER_MAGIC {
+		// The text of a link in /proc/PID is no path; only the kernel can follow it.
+		fd, err := unix.Openat(at, name, unix.O_PATH|unix.O_CLOEXEC, 0)
+		return fd, "", os.NewSyscallError("openat", err)
+	}
 	buf := make([]byte, unix.PathMax)
 	n, err := unix.Readlinkat(fd, "", buf)
 	if err == nil && n == 0 {
@@ -110,6 +130,24 @@ func step(at int, name string) (fd int, target string, err error) {
 	}
 	return -1, string(buf[:max(n, 0)]), os.NewSyscallError("readlinkat", err)
 }
+
+// trusted tells whether a link of this owner may be followed. In a user
+// namespace that does not map all ids, the owners that it does not map show as
+// the overflow id (user_namespaces(7)): there they are the host's, whoever it is.
+func trusted(uid uint32) bool {
+	if uid == 0 || int(uid) == os.Geteuid() {
+		return true
+	}
+	return uid == overflowID && !allIDsMapped()
+}
+
+// overflowID is the default of /proc/sys/kernel/overflowuid.
+const overflowID = 65534
+
+var allIDsMapped = sync.OnceValue(func() bool {
+	b, err := os.ReadFile("/proc/self/uid_map")
+	return err != nil || slices.Equal(strings.Fields(string(b)), []string{"0", "0", "4294967295"})
+})
 
 // openInside resolves the rest of a path beneath a directory, which it closes.
 func openInside(at int, rest []string) (int, error) {

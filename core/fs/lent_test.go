@@ -11,6 +11,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/nucleus-runtime/nucleus/core/plan"
+	"github.com/nucleus-runtime/nucleus/internal/testutil"
 )
 
 // What a path leads to through the operator's links, and through those that a
@@ -74,6 +75,52 @@ func TestLinksBelowWhatIsLentWritable(t *testing.T) {
 	} else {
 		_ = unix.Close(fd)
 	}
+}
+
+// Root would lend what the owner of the link cannot even read.
+func TestLinksOfOtherUsers(t *testing.T) {
+	testutil.Needs(t, testutil.Root)
+	dir := t.TempDir()
+	if err := os.MkdirAll(filepath.Join(dir, "secret/below"), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	const eve = 4242
+	for name, owner := range map[string]int{"eve": eve, "ours": 0, "nobody": 65534} {
+		link := filepath.Join(dir, name)
+		if err := errors.Join(os.Symlink("secret", link), os.Lchown(link, owner, owner)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := os.Symlink("eve/below", filepath.Join(dir, "oursToEve")); err != nil {
+		t.Fatal(err)
+	}
+	p := &Prepared{plan: &plan.Plan{}}
+	foreign := []string{"eve", "eve/below", "oursToEve"}
+	if allIDsMapped() {
+		foreign = append(foreign, "nobody")
+	}
+	for _, path := range foreign {
+		_, _, err := p.source(filepath.Join(dir, path), "volume")
+		if !errors.Is(err, errForeign) || !hintsAt(err, "write that path") {
+			t.Errorf("%s: %v", path, err)
+		}
+		if err := p.create(mountOf(filepath.Join(dir, path, "made"))); !errors.Is(err, errForeign) {
+			t.Errorf("%s: created below it: %v", path, err)
+		}
+	}
+	for path, want := range map[string]string{"ours": "secret", "ours/below": "secret/below"} {
+		f, real, err := p.source(filepath.Join(dir, path), "volume")
+		if err != nil || real != filepath.Join(dir, want) {
+			t.Errorf("%s: %s, %v", path, real, err)
+		}
+		_ = f.Close()
+	}
+	// The kernel's own links have a text that is no path.
+	fd, err := p.open("/proc/self/root")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_ = unix.Close(fd)
 }
 
 func hintsAt(err error, text string) bool {

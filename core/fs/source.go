@@ -32,6 +32,8 @@ func (p *Prepared) source(path, origin string) (*os.File, string, error) {
 			hint = "create it, or correct the path"
 		case errors.Is(err, errLeaves):
 			hint = "if the link is yours, write the path that it leads to"
+		case errors.Is(err, errForeign):
+			hint = "if you trust where the link leads, write that path"
 		}
 		return fail(hint, fmt.Errorf("source %q: %w", path, err))
 	}
