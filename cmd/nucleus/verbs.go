@@ -14,6 +14,7 @@ import (
 	"github.com/nucleus-runtime/nucleus/cmd/nucleus/internal/doctor"
 	"github.com/nucleus-runtime/nucleus/cmd/nucleus/internal/rootfs"
 	"github.com/nucleus-runtime/nucleus/core"
+	"github.com/nucleus-runtime/nucleus/core/job"
 	"github.com/nucleus-runtime/nucleus/core/plan"
 )
 
@@ -196,6 +197,10 @@ func (a *app) format(path string, check bool) error {
 	name, src, err := a.readJob(path)
 	if err != nil {
 		return err
+	}
+	// What is no HCL has no style; its tokens would be put anywhere.
+	if diags := job.CheckSyntax(name, src); diags.HasErrors() {
+		return a.diagnostics(map[string][]byte{name: src}, diags)
 	}
 	out, err := core.FormatJob(src)
 	if err != nil {

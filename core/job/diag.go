@@ -1,6 +1,7 @@
 package job
 
 import (
+	"bytes"
 	"io"
 	"strings"
 	"unicode"
@@ -14,6 +15,9 @@ import (
 func WriteDiagnostics(w io.Writer, sources map[string][]byte, diags hcl.Diagnostics, width uint, color bool) error {
 	files := make(map[string]*hcl.File, len(sources))
 	for name, src := range sources {
+		if longestLine(src) > maxExcerpt {
+			continue // minified, or no text at all: file, line and column must do
+		}
 		files[name] = &hcl.File{Bytes: printable(src)}
 	}
 	safe := make(hcl.Diagnostics, 0, len(diags))
@@ -23,6 +27,17 @@ func WriteDiagnostics(w io.Writer, sources map[string][]byte, diags hcl.Diagnost
 		safe = append(safe, &c)
 	}
 	return hcl.NewDiagnosticTextWriter(w, files, width, color).WriteDiagnostics(safe)
+}
+
+// maxExcerpt is the longest line of source, in bytes, that is shown.
+const maxExcerpt = 1000
+
+func longestLine(src []byte) int {
+	longest := 0
+	for line := range bytes.Lines(src) {
+		longest = max(longest, len(line))
+	}
+	return longest
 }
 
 // printable replaces control characters, which a terminal might obey, by as

@@ -17,6 +17,12 @@ import (
 // at most, and leaves the error to Parse.
 const MaxSize = hclread.MaxSize
 
+// CheckSyntax tells whether src is HCL at all, and of a size that Parse takes.
+func CheckSyntax(name string, src []byte) hcl.Diagnostics {
+	_, diags := hclread.ParseFile(name, src)
+	return diags
+}
+
 // Options are what the command line and the host configuration add to a file.
 type Options struct {
 	// Vars are values of variables as written after -var, VarFiles files of
