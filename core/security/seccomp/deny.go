@@ -153,6 +153,10 @@ func argumentRules(add func(name string, action Action, conds ...Cond)) {
 	add("personality", Errno(syscall.EPERM))
 	add("clone", ActAllow, Cond{Arg: 0, Op: OpMaskedEqual, Value: cloneNamespaces})
 	add("clone", Errno(syscall.EPERM))
+	// Init has the workload's ids, which is all that prlimit(2) asks for, and it has threads: a CPU limit would kill it,
+	// and look like a failure of ours. Its own limits a process names by 0.
+	add("prlimit64", ActAllow, is32(0, 0))
+	add("prlimit64", Errno(syscall.EPERM))
 	for _, name := range []string{"ioctl", "seccomp"} {
 		add(name, ActAllow)
 	}

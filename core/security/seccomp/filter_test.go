@@ -174,7 +174,7 @@ func TestDefaultFilterAdmitsModernCalls(t *testing.T) {
 			"landlock_create_ruleset", "landlock_add_rule", "landlock_restrict_self", "copy_file_range", "io_submit",
 			"utimensat", "inotify_init1", "mq_open", "shmget", "fchmodat2", "cachestat", "mseal", "map_shadow_stack",
 			"setxattrat", "timer_create", "sched_setattr", "memfd_secret", "execveat", "getrandom", "restart_syscall",
-			"rt_sigreturn", "mprotect", "prlimit64", "setresuid", "mknodat", "sysinfo",
+			"rt_sigreturn", "mprotect", "setresuid", "mknodat", "sysinfo",
 		} {
 			if got := b.verdict(name, ^uint64(0), ^uint64(0), ^uint64(0), ^uint64(0), ^uint64(0), ^uint64(0)); got != ActAllow {
 				t.Errorf("%s: %s", name, got)
@@ -292,7 +292,7 @@ func TestEveryKnownCallIsDecidedOnPurpose(t *testing.T) {
 	for _, d := range append([]denial{killed}, refused...) {
 		lists = append(lists, d.names...)
 	}
-	lists = append(lists, "clone", "ioctl", "personality", "seccomp", "socket", "socketpair")
+	lists = append(lists, "clone", "ioctl", "personality", "prlimit64", "seccomp", "socket", "socketpair")
 	lists = append(lists, deliberate...)
 	for _, goarch := range arches {
 		for _, c := range sysno.Table(goarch) {
