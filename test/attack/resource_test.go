@@ -247,6 +247,11 @@ func TestInitUnderTheWorkloadsLimits(t *testing.T) {
 		for _, limits := range []string{"--nofile=0:0 --as=0:0 --data=0:0 --nproc=0:0 --fsize=0:0 --stack=0:0", "--cpu=0:0"} {
 			j := job{command: []string{"/bin/sh", "-c", "prlimit --pid 1 " + limits + " && echo LIMITED it; sleep 0.1; exit 7"}}
 			r := l.run(t, j)
+			if len(r.lines("LIMITED")) > 0 || r.code != 7 {
+				t.Errorf("limits %s of init: code %d, %s%s", limits, r.code, r.out, r.err)
+			}
+			j.head = "  security {\n    seccomp {\n      allow = [\"prlimit64\"]\n    }\n  }\n"
+			r = l.run(t, j)
 			if len(r.lines("LIMITED")) == 0 {
 				t.Errorf("no teeth: %s%s", r.out, r.err)
 			}
