@@ -5,10 +5,13 @@ import (
 	"fmt"
 	"os"
 	"runtime"
+	"sync"
 	"syscall"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/nucleus-runtime/nucleus/internal/failpoint"
 )
 
 // Why not syscall.ForkExec: with a new user namespace it forks for real, since
@@ -109,9 +112,12 @@ func (c *child) strings(ss ...string) (uintptr, error) {
 
 // program lays out the child's steps. from holds its descriptors-to-be, all of
 // them above those that they become.
-func (c *child) program(b birth, maps int, from [4]int) error {
+func (c *child) program(b birth, maps [2]int, from [4]int) error {
 	if b.waitForMaps {
-		c.call(one, unix.SYS_READ, uintptr(maps), uintptr(unsafe.Pointer(&c.byte1)), 1)
+		// Its own copy of the writing end would keep it waiting, and with it the
+		// sandbox's lock held, if its maker died now.
+		c.call(must, unix.SYS_CLOSE, uintptr(maps[1]))
+		c.call(one, unix.SYS_READ, uintptr(maps[0]), uintptr(unsafe.Pointer(&c.byte1)), 1)
 	}
 	for n := uintptr(1); n <= 64; n++ {
 		c.call(ignore, unix.SYS_RT_SIGACTION, n, uintptr(unsafe.Pointer(&c.action)), 0, 8)
@@ -167,6 +173,8 @@ func (c *child) program(b birth, maps int, from [4]int) error {
 	return nil
 }
 
+var cloning sync.Mutex
+
 // spawn makes init. The calling thread is its parent.
 func spawn(b birth) (pid, pidfd int, err error) {
 	var maps, execed [2]int
@@ -195,7 +203,7 @@ func spawn(b birth) (pid, pidfd int, err error) {
 		defer unix.Close(from[i])
 	}
 	c := newChild()
-	if err := c.program(b, maps[0], from); err != nil {
+	if err := c.program(b, maps, from); err != nil {
 		_ = unix.Close(execed[1])
 		return 0, -1, err
 	}
@@ -214,7 +222,10 @@ func spawn(b birth) (pid, pidfd int, err error) {
 		args.cgroup = uint64(b.cgroup)
 	}
 	// The child's change of ids makes the memory that it shares with us not
-	// dumpable, which is for the child alone.
+	// dumpable, which is for the child alone. One at a time: meanwhile the files
+	// in /proc of any other child before its exec would not be ours to write.
+	cloning.Lock()
+	defer cloning.Unlock()
 	dumpable, err := unix.PrctlRetInt(unix.PR_GET_DUMPABLE, 0, 0, 0, 0)
 	if err != nil {
 		_ = unix.Close(execed[1])
@@ -226,6 +237,7 @@ func spawn(b birth) (pid, pidfd int, err error) {
 	if errno != 0 {
 		return 0, -1, os.NewSyscallError("clone3", errno)
 	}
+	failpoint.Hit("init cloned")
 	pid, pidfd = int(r), int(c.pidfd)
 	if b.waitForMaps {
 		if err = b.writeMaps(pid); err == nil {

@@ -22,7 +22,7 @@ func (s *site) instants(nucleus string, args ...string) []string {
 			names = append(names, name)
 		}
 	}
-	for _, must := range []string{"name reserved", "directory made", "directory locked", "init unrecorded", "gate opened", "all undone", "name freed"} {
+	for _, must := range []string{"name reserved", "directory made", "directory locked", "init cloned", "init unrecorded", "gate opened", "all undone", "name freed"} {
 		if !slices.Contains(names, must) {
 			s.t.Errorf("no failpoint %q on the way: %q", must, names)
 		}
