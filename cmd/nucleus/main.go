@@ -51,7 +51,7 @@ Long flags take one dash or two: -config is --config.`,
   nucleus run -- /bin/echo hello
   nucleus plan -config job.hcl
   nucleus doctor`,
-		SilenceUsage: true, SilenceErrors: true,
+		SilenceUsage: true, SilenceErrors: true, Version: version,
 		CompletionOptions: cobra.CompletionOptions{HiddenDefaultCmd: true},
 	}
 	c.PersistentFlags().StringVar(&a.stateRoot, "state-root", "", "directory that keeps track of sandboxes (default /run/nucleus; for users $XDG_RUNTIME_DIR/nucleus, else /tmp/nucleus-UID; env NUCLEUS_STATE_ROOT)")
@@ -60,6 +60,13 @@ Long flags take one dash or two: -config is --config.`,
 		return &usageError{err: err, hint: c.CommandPath() + " -h"}
 	})
 	c.AddCommand(a.runCommand(), a.planCommand(), a.validateCommand(), a.doctorCommand(), a.gcCommand(), a.rootfsCommand(), a.fmtCommand(), a.versionCommand())
+	c.SetVersionTemplate(versionLine())
+	c.InitDefaultCompletionCmd()
+	for _, sub := range c.Commands() {
+		if sub.Name() == "completion" {
+			sub.RunE = func(c *cobra.Command, _ []string) error { return c.Help() }
+		}
+	}
 	return c
 }
 

@@ -156,7 +156,11 @@ func (a *app) gc(ctx context.Context, asJSON bool) error {
 }
 
 func (a *app) rootfsCommand() *cobra.Command {
-	c := &cobra.Command{Use: "rootfs", Short: "Work with root file system directories"}
+	c := &cobra.Command{
+		Use: "rootfs", Short: "Work with root file system directories", Args: cobra.NoArgs,
+		// Without it cobra takes an unknown verb for a wish to see the help.
+		RunE: func(c *cobra.Command, _ []string) error { return c.Help() },
+	}
 	var asJSON bool
 	d := &cobra.Command{
 		Use:   "digest PATH [-json]",
@@ -255,12 +259,16 @@ func (a *app) versionCommand() *cobra.Command {
 			if asJSON {
 				return a.printJSON(map[string]string{"version": version, "go": runtime.Version(), "arch": runtime.GOARCH})
 			}
-			_, err := fmt.Fprintf(a.out, "nucleus %s (%s %s)\n", version, runtime.Version(), runtime.GOARCH)
+			_, err := fmt.Fprint(a.out, versionLine())
 			return err
 		},
 	}
 	c.Flags().BoolVar(&asJSON, "json", false, "print as JSON")
 	return c
+}
+
+func versionLine() string {
+	return fmt.Sprintf("nucleus %s (%s %s)\n", version, runtime.Version(), runtime.GOARCH)
 }
 
 func (a *app) printJSON(v any) error { return writeJSON(a.out, v) }
