@@ -53,8 +53,8 @@ func hintOf(err error) string {
 		return he.hint
 	}
 	var ce *exec.CommandError
-	if errors.As(err, &ce) && ce.Code == exec.CodeNotFound {
-		return "nucleus run -- /bin/sh -c 'command -v " + printable(ce.Command) + "'"
+	if errors.As(err, &ce) {
+		return ce.Hint
 	}
 	var ne *state.NameTakenError
 	if errors.As(err, &ne) {

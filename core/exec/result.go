@@ -64,6 +64,7 @@ type CommandError struct {
 	Command string
 	Code    int
 	Errno   syscall.Errno
+	Hint    string // the remedy, if one is known
 }
 
 func (e *CommandError) Error() string {

@@ -13,7 +13,6 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/nucleus-runtime/nucleus/core/audit"
-	"github.com/nucleus-runtime/nucleus/core/exec"
 	"github.com/nucleus-runtime/nucleus/core/initproto"
 	"github.com/nucleus-runtime/nucleus/core/initproto/channel"
 	"github.com/nucleus-runtime/nucleus/core/plan"
@@ -47,7 +46,7 @@ func (s *Sandbox) receive(ph string, want initproto.Kind) ([]byte, []int, error)
 		if err := initproto.Decode(msg, &x); err != nil {
 			return nil, nil, phase(ph, err)
 		}
-		return nil, nil, phase("security", exec.StageFailure(x, s.command()))
+		return nil, nil, phase("security", s.stageFailure(x))
 	}
 	return nil, nil, phase(ph, fmt.Errorf("%w: kind %d from init, want %d", initproto.ErrMessage, k, want))
 }

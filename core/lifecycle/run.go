@@ -305,7 +305,7 @@ func (s *Sandbox) finish(ctx context.Context, m message, end ending) {
 	var err error
 	switch {
 	case m.err == nil:
-		if err = exec.StageFailure(m.exited, s.command()); err != nil {
+		if err = s.stageFailure(m.exited); err != nil {
 			break
 		}
 		s.running()
