@@ -57,7 +57,7 @@ func (a *app) load(f *jobFlags, argv []string) (*job.Job, error) {
 	}
 	dir, err := filepath.Abs(filepath.Dir(f.config))
 	if err != nil {
-		return nil, err
+		return nil, &hintedError{err: fmt.Errorf("working directory: %w", err), hint: "it was removed, or cannot be seen: cd elsewhere"}
 	}
 	o.Dir = dir
 	host, err := a.hostConfiguration()
@@ -69,6 +69,9 @@ func (a *app) load(f *jobFlags, argv []string) (*job.Job, error) {
 	if f.config == "" {
 		if len(argv) == 0 {
 			return nil, &usageError{err: errors.New("no job: name a file with -config, or a command after --"), hint: "nucleus run -config job.hcl"}
+		}
+		if len(f.vars)+len(f.varFiles) > 0 {
+			return nil, &usageError{err: errors.New("variables without a job file: nothing would read them"), hint: "nucleus run -config job.hcl -var name=value"}
 		}
 		j, diags := job.FromOptions(o)
 		return j, a.diagnostics(sources, diags)

@@ -18,6 +18,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/nucleus-runtime/nucleus/core"
+	"github.com/nucleus-runtime/nucleus/core/exec"
 	"github.com/nucleus-runtime/nucleus/core/plan"
 )
 
@@ -117,6 +118,16 @@ func (a *app) run(ctx context.Context, f *runFlags, argv []string) error {
 		a.problem("warning", "the job's timeout was reached", "")
 	}
 	a.code = res.ExitCode
+	if res.EventsError != "" {
+		a.problem("warning", "events were lost: "+res.EventsError, "")
+	}
+	if res.OutputError != "" {
+		a.problem("error", "output of the workload was lost: "+res.OutputError, "")
+		// Without us the workload's own write would have failed.
+		if a.code == 0 {
+			a.code = exec.CodeRuntime
+		}
+	}
 	return nil
 }
 

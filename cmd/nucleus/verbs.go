@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -183,8 +184,10 @@ func (a *app) fmtCommand() *cobra.Command {
 		Example: `  nucleus fmt job.hcl
   nucleus fmt -check job.hcl
   nucleus fmt - < job.hcl`,
-		Args: cobra.MinimumNArgs(1),
 		RunE: func(_ *cobra.Command, args []string) error {
+			if len(args) == 0 {
+				return &usageError{err: errors.New("no file: name job files, or - for standard input"), hint: "nucleus fmt job.hcl"}
+			}
 			for _, path := range args {
 				if err := a.format(path, check); err != nil {
 					return err

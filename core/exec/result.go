@@ -40,8 +40,13 @@ type Result struct {
 	ExitCode int           `json:"exit_code"` // 0..255, or 128+n for signal n
 	Signal   int           `json:"signal,omitempty"`
 	Peaks    Peaks         `json:"peaks"`
-	Started  time.Time     `json:"started"`
+	Started  time.Time     `json:"started,omitzero"`
 	Duration time.Duration `json:"duration"`
+	// OutputError tells that output of the workload was lost, for a full disk for
+	// instance, after the workload believed it written.
+	OutputError string `json:"output_error,omitempty"`
+	// EventsError tells that an event could not be written.
+	EventsError string `json:"events_error,omitempty"`
 }
 
 // ExitCode gives the code that a shell would show for a wait status.

@@ -29,6 +29,9 @@ type Stdio struct {
 	term   *terminal
 	tty    bool
 	std    Streams
+
+	mu   sync.Mutex
+	lost error // why output did not arrive
 }
 
 // NewStdio prepares the streams. Terminals, pipes and /dev/null are inherited
@@ -79,7 +82,7 @@ func (s *Stdio) add(i int, f *os.File) error {
 	s.ends = append(s.ends, r)
 	s.child[i] = w
 	s.owned = append(s.owned, w)
-	s.copies = append(s.copies, func() { drain(f, r) })
+	s.copies = append(s.copies, func() { s.drain(f, r) })
 	return nil
 }
 
@@ -158,9 +161,24 @@ func (s *Stdio) Started() error {
 // drain copies output until the last writer is gone. A caller's stream that
 // breaks ends the reading as well, so the workload gets EPIPE as it would have
 // without a pipe between.
-func drain(to *os.File, from *os.File) {
-	_, _ = io.Copy(to, from) // an error on the caller's side shows as EPIPE to the workload
+func (s *Stdio) drain(to *os.File, from *os.File) {
+	_, err := io.Copy(to, from)
 	_ = from.Close()
+	// The workload may have ended long before: a full disk would show nowhere. A
+	// reader that went away wanted no more.
+	if err != nil && !errors.Is(err, unix.EPIPE) && !errors.Is(err, unix.ECONNRESET) {
+		s.mu.Lock()
+		s.lost = errors.Join(s.lost, err)
+		s.mu.Unlock()
+	}
+}
+
+// Lost tells of output that the workload wrote and the caller's stream did not
+// take. It is complete once Wait is over.
+func (s *Stdio) Lost() error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.lost
 }
 
 // feed copies input until its end, the workload's end, or Wait.

@@ -348,6 +348,12 @@ func (s *Sandbox) finish(ctx context.Context, m message, end ending) {
 		s.log.Emit(audit.Exited, nil, map[string]any{"cause": r.Cause, "exit_code": r.ExitCode, "signal": r.Signal, "peaks": r.Peaks, "duration_ms": r.Duration.Milliseconds()})
 	}
 	s.err = errors.Join(err, s.teardown(ctx, end.cause != ""))
+	if err := s.stdio.Lost(); err != nil {
+		r.OutputError = err.Error()
+	}
+	if err := s.log.Err(); err != nil {
+		r.EventsError = err.Error()
+	}
 	s.lap("torn down")
 }
 
