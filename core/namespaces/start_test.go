@@ -80,6 +80,26 @@ type started struct {
 	seen    view
 }
 
+// onThread runs f on a thread that ends with it. Go's main thread never ends: a
+// locked goroutine that leaves it is parked.
+func onThread(f func()) {
+	go func() {
+		runtime.LockOSThread()
+		if unix.Gettid() != unix.Getpid() {
+			f()
+			return
+		}
+		defer runtime.UnlockOSThread()
+		done := make(chan struct{})
+		go func() {
+			defer close(done)
+			runtime.LockOSThread() // another one, for this is taken
+			f()
+		}()
+		<-done
+	}()
+}
+
 // begin starts init as the lifecycle does, from a thread that stays.
 func begin(t *testing.T, p *plan.Plan) (*started, error) {
 	t.Helper()
@@ -95,14 +115,13 @@ func begin(t *testing.T, p *plan.Plan) (*started, error) {
 	defer null.Close()
 	n := int(null.Fd())
 	failed := make(chan error)
-	go func() {
-		runtime.LockOSThread()
+	onThread(func() {
 		var err error
 		s.in, err = Start(p, Options{Path: "/proc/self/exe", Stdio: [3]int{n, n, n}, Control: pair[1], LastCap: lastCap(t)})
 		_ = unix.Close(pair[1])
 		failed <- err
 		<-s.release
-	}()
+	})
 	if err := <-failed; err != nil {
 		close(s.release)
 		_ = s.control.Close()
