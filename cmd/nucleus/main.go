@@ -63,7 +63,10 @@ Long flags take one dash or two: -config is --config.`,
 	c.SetVersionTemplate(versionLine())
 	c.InitDefaultCompletionCmd()
 	for _, sub := range c.Commands() {
-		if sub.Name() == "completion" {
+		// Of a command that only groups others cobra takes an unknown verb for a wish
+		// to see the help.
+		if sub.HasSubCommands() && !sub.Runnable() {
+			sub.Args = cobra.NoArgs
 			sub.RunE = func(c *cobra.Command, _ []string) error { return c.Help() }
 		}
 	}

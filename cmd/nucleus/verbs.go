@@ -157,11 +157,7 @@ func (a *app) gc(ctx context.Context, asJSON bool) error {
 }
 
 func (a *app) rootfsCommand() *cobra.Command {
-	c := &cobra.Command{
-		Use: "rootfs", Short: "Work with root file system directories", Args: cobra.NoArgs,
-		// Without it cobra takes an unknown verb for a wish to see the help.
-		RunE: func(c *cobra.Command, _ []string) error { return c.Help() },
-	}
+	c := &cobra.Command{Use: "rootfs", Short: "Work with root file system directories"}
 	var asJSON bool
 	d := &cobra.Command{
 		Use:   "digest PATH [-json]",

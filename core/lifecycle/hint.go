@@ -45,19 +45,10 @@ func commandHint(p *plan.Plan, ce *exec.CommandError) string {
 // accessHint: mounts from the job are noexec unless it says otherwise, and
 // execve(2) has one errno for that, for missing bits and for a directory.
 func accessHint(p *plan.Plan, command string) string {
-	at := command
-	if !path.IsAbs(at) {
-		at = path.Join(p.Process.Cwd, at)
+	if !path.IsAbs(command) {
+		command = path.Join(p.Process.Cwd, command)
 	}
-	at = path.Clean(at)
-	var on *plan.Mount
-	for i := range p.Mounts {
-		m := &p.Mounts[i]
-		below := at == m.Destination || strings.HasPrefix(at, strings.TrimSuffix(m.Destination, "/")+"/")
-		if below && (on == nil || len(m.Destination) >= len(on.Destination)) {
-			on = m
-		}
-	}
+	on := p.MountAt(path.Clean(command))
 	switch {
 	case on == nil || !on.Has("noexec"):
 		return fmt.Sprintf("it must be a regular file that uid %d of the sandbox may execute", p.Process.User.UID)

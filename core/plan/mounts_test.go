@@ -1,6 +1,8 @@
 package plan
 
 import (
+	specs "github.com/opencontainers/runtime-spec/specs-go"
+
 	"slices"
 	"strings"
 	"testing"
@@ -254,5 +256,24 @@ func TestSearchPath(t *testing.T) {
 	j.Command = []string{"./true"}
 	if got := mustPlan(t, j, rootV2()).ExecPaths; len(got) != 1 || got[0] != "./true" {
 		t.Errorf("a path is not searched for: %v", got)
+	}
+}
+
+func TestMountAt(t *testing.T) {
+	at := func(dest, source string) Mount {
+		return Mount{Mount: specs.Mount{Destination: dest, Source: source}}
+	}
+	p := Plan{Mounts: []Mount{at("/usr", "toolchain"), at("/work", "outer"), at("/work/in", "inner"), at("/two", "first"), at("/two", "second")}}
+	for path, want := range map[string]string{
+		"/work": "outer", "/work/x": "outer", "/work/in": "inner", "/work/in/x": "inner", "/work/inner": "outer",
+		"/two/x": "second", "/workspace": "", "/": "",
+	} {
+		got := ""
+		if m := p.MountAt(path); m != nil {
+			got = m.Source
+		}
+		if got != want {
+			t.Errorf("%s lies on %q, want %q", path, got, want)
+		}
 	}
 }

@@ -71,6 +71,19 @@ func (m *maker) nested() {
 	}
 }
 
+// MountAt gives the mount that a clean absolute path of the sandbox lies on, nil
+// for the root: the innermost, and of two at one place the later.
+func (p *Plan) MountAt(path string) *Mount {
+	var on *Mount
+	for i := range p.Mounts {
+		m := &p.Mounts[i]
+		if beneath(path, m.Destination) && (on == nil || len(m.Destination) >= len(on.Destination)) {
+			on = m
+		}
+	}
+	return on
+}
+
 // beneath reports whether the clean path p is dir or lies below it.
 func beneath(p, dir string) bool {
 	return p == dir || dir == "/" || strings.HasPrefix(p, dir+"/")

@@ -74,13 +74,9 @@ func (m *maker) resources() {
 			m.fail(l.path, remedy(f, m.h.Cgroup), "the %s limit cannot be enforced: %s", l.name, reason(f, m.h.Cgroup))
 		}
 	}
-	if m.in.CgroupParent != "" && !m.p.Cgroup.Required && !m.anyController() {
+	if c := m.h.Cgroup; m.in.CgroupParent != "" && !m.p.Cgroup.Required && c.Why != "" {
 		// It stands in no line of the job.
-		c := m.h.Cgroup
-		m.errs = append(m.errs, &Error{
-			Msg:  fmt.Sprintf("cgroup_parent %q cannot be used: %s", m.in.CgroupParent, reason(fact.Feature{}, c)),
-			Hint: c.Remedy,
-		})
+		m.errs = append(m.errs, &Error{Msg: fmt.Sprintf("cgroup_parent %q cannot be used: %s", m.in.CgroupParent, c.Why), Hint: c.Remedy})
 	}
 	if m.p.Cgroup.Required && !asked && m.h.Cgroup.Controllers["pids"].State != fact.Available {
 		m.fail("mode", remedy(m.h.Cgroup.Controllers["pids"], m.h.Cgroup), "mode %s needs a control group: %s", m.j.Mode, reason(m.h.Cgroup.Controllers["pids"], m.h.Cgroup))
@@ -101,16 +97,6 @@ const (
 	MinMemory = 16 << 20
 	MinPids   = 16
 )
-
-// anyController reports whether a control group could be made at all.
-func (m *maker) anyController() bool {
-	for _, f := range m.h.Cgroup.Controllers {
-		if f.State == fact.Available {
-			return true
-		}
-	}
-	return false
-}
 
 func reason(f fact.Feature, c fact.Cgroup) string {
 	switch {
