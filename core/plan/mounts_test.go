@@ -1,11 +1,12 @@
 package plan
 
 import (
-	specs "github.com/opencontainers/runtime-spec/specs-go"
 
 	"slices"
 	"strings"
 	"testing"
+
+	specs "github.com/opencontainers/runtime-spec/specs-go"
 
 	"github.com/nucleus-runtime/nucleus/core/job"
 )
