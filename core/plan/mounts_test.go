@@ -1,7 +1,6 @@
 package plan
 
 import (
-
 	"slices"
 	"strings"
 	"testing"
