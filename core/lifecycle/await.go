@@ -177,7 +177,19 @@ func (s *Sandbox) awaitStage2(context.Context) error {
 			return phase("exec", err)
 		}
 	}
-	s.workPid, err = pidOf(s.workFD)
+	if s.workPid, err = pidOf(s.workFD); err != nil {
+		return s.stage2Gone(err)
+	}
+	return nil
+}
+
+// stage2Gone explains why stage 2 could not be looked at: it may have failed at
+// one of its steps, and been reaped, before we came to it. Init tells which.
+func (s *Sandbox) stage2Gone(err error) error {
+	if _, fds, rerr := s.receiveNow(); rerr != nil {
+		channel.CloseAll(fds)
+		return rerr
+	}
 	return phase("security", err)
 }
 
@@ -245,12 +257,7 @@ func (s *Sandbox) verifyPosture(context.Context) error {
 		return phase("security", err)
 	}
 	if err != nil {
-		// Stage 2 may have failed at one of its steps: init tells which.
-		if _, fds, rerr := s.receiveNow(); rerr != nil {
-			channel.CloseAll(fds)
-			return rerr
-		}
-		return phase("security", err)
+		return s.stage2Gone(err)
 	}
 	s.log.Emit(audit.Security, nil, map[string]any{"landlock_abi": s.plan.Landlock.ABI, "seccomp": s.plan.Seccomp.Source, "capabilities": s.plan.Process.Capabilities.Bounding})
 	s.log.Emit(audit.Posture, nil, map[string]any{"pid": s.workPid})
