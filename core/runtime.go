@@ -111,7 +111,7 @@ func New(o Options) (*Runtime, error) {
 	return r, nil
 }
 
-// Host gives the facts that plans are made from.
+// Host gives the facts that plans are made from, but for the toolchain.
 func (r *Runtime) Host() fact.Host { return r.host }
 
 func cgroupFacts(f cgroups.Facts) fact.Cgroup {
@@ -135,7 +135,11 @@ func cgroupFacts(f cgroups.Facts) fact.Cgroup {
 // Plan resolves a job against this host. The error is plan.Errors if the job
 // cannot be run here.
 func (r *Runtime) Plan(j *job.Job) (*plan.Plan, error) {
-	in := plan.Inputs{Host: r.host, Term: os.Getenv("TERM"), CgroupParent: r.o.CgroupParent, Devices: blockDevices(j), Missing: missingMountPoints(j, r.host)}
+	h := r.host
+	if j.Rootfs == nil {
+		h.Toolchain = host.Toolchain(host.Options{})
+	}
+	in := plan.Inputs{Host: h, Term: os.Getenv("TERM"), CgroupParent: r.o.CgroupParent, Devices: blockDevices(j), Missing: missingMountPoints(j, h)}
 	in.Passwd, in.Group = accounts(j)
 	if j.Network.Backend == "host" {
 		in.HostResolv = readSmall("/etc/resolv.conf")

@@ -1,3 +1,8 @@
+// The process lives as long as its sandbox and has little to do in parallel: to
+// follow the CPU limit it would read, and keep open, cgroup files at each start.
+
+//go:debug containermaxprocs=0
+
 // Command nucleus runs commands in hardened sandboxes described by job files.
 // It parses flags, calls package core, and prints; it does no kernel work.
 package main

@@ -23,8 +23,8 @@ type Options struct {
 	Cgroup fact.Cgroup
 }
 
-// Quick finds what every run needs to know, with a few cheap system calls. A
-// file that cannot be read leaves its field at "not known"; an error means that
+// Quick finds what every run needs to know, with a few cheap system calls; the
+// toolchain, which only a job without a rootfs sees, is not among it. A file that cannot be read leaves its field at "not known"; an error means that
 // the kernel refused to say who we are, and no plan can be made.
 func Quick(o Options) (fact.Host, error) {
 	var uts unix.Utsname
@@ -76,7 +76,6 @@ func Quick(o Options) (fact.Host, error) {
 	if f, bad := userNSForbidden(r, h.Privileged); bad {
 		h.Features[featUserNS] = f
 	}
-	h.Toolchain = toolchain(r)
 	return h, nil
 }
 

@@ -314,17 +314,18 @@ func TestQuickHere(t *testing.T) {
 	if h.Kernel == "" || h.Arch == "" || h.CPUs < 1 || h.EUID != os.Geteuid() {
 		t.Errorf("got %+v", h)
 	}
-	if len(h.Toolchain) == 0 || h.Toolchain[0].Path != "/usr" {
-		t.Errorf("toolchain starts with %+v", h.Toolchain)
+	if tools := Toolchain(Options{}); len(tools) == 0 || tools[0].Path != "/usr" {
+		t.Errorf("toolchain starts with %+v", tools)
 	}
 }
 
 func TestQuickOnAnEmptyRootClaimsNothing(t *testing.T) {
-	h, err := Quick(Options{Root: t.TempDir()})
+	o := Options{Root: t.TempDir()}
+	h, err := Quick(o)
 	if err != nil {
 		t.Fatal(err)
 	}
-	if h.Privileged || h.UserName != "" || h.NewUIDMap != "" || h.Lockdown != "" || len(h.Toolchain) != 0 {
+	if h.Privileged || h.UserName != "" || h.NewUIDMap != "" || h.Lockdown != "" || len(Toolchain(o)) != 0 {
 		t.Errorf("claimed without evidence: %+v", h)
 	}
 }

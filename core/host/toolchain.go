@@ -97,6 +97,9 @@ var toolchainTable = [...]toolEntry{
 	{"/etc/xml", "catalogues for documentation builds"},
 }
 
+// Toolchain looks which host paths a sandbox without a rootfs sees.
+func Toolchain(o Options) []fact.HostPath { return toolchain(root(o.Root)) }
+
 // toolchain looks which entries exist. Contents are never read: it costs one
 // listing of /etc, whose entries tell their type, and an lstat for each entry
 // elsewhere or deeper.

@@ -58,7 +58,7 @@ type Host struct {
 	Cgroup      Cgroup `json:"cgroup"`
 
 	// Toolchain lists the paths of the host toolchain root that exist here,
-	// in mount order.
+	// in mount order; only jobs without a rootfs need it.
 	Toolchain []HostPath `json:"toolchain,omitempty"`
 	CPUs      int        `json:"cpus"`
 

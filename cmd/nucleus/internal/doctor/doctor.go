@@ -42,6 +42,7 @@ func Collect(ctx context.Context, o Options) (Report, error) {
 	if err != nil {
 		return Report{}, fmt.Errorf("finding out about this host: %w", err)
 	}
+	h.Toolchain = host.Toolchain(host.Options{})
 	features := host.Probe(ctx, host.ProbeOptions{Host: h, StateRoot: o.StateRoot, Dirs: o.Dirs})
 	if err := ctx.Err(); err != nil {
 		return Report{}, fmt.Errorf("probing this host: %w", err)
