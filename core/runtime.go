@@ -169,10 +169,12 @@ type RunOptions struct {
 	// job's, with a suffix if that is taken.
 	Name    string
 	Streams Streams
-	// OwnThread: the calling goroutine is locked to a thread (runtime.LockOSThread)
-	// that lives at least as long as the sandbox, so that init, which dies with the
-	// thread that made it, needs none of its own.
-	OwnThread bool
+	// ThreadsStay: no thread of this process ends before the sandbox does, for no
+	// goroutine ends while it is locked to one (runtime.LockOSThread), which is all
+	// that makes Go end a thread. Init, which dies with the thread that made it,
+	// then needs none of its own, and the start is a little faster. Only a program
+	// that knows all of its packages can say so.
+	ThreadsStay bool
 }
 
 // Sandbox is a sandbox that was created.
@@ -181,7 +183,7 @@ type Sandbox struct{ *lifecycle.Sandbox }
 // Create takes a plan through its phases up to the start gate. Sandboxes whose
 // supervisor died earlier are cleaned up first.
 func (r *Runtime) Create(ctx context.Context, p *plan.Plan, o RunOptions) (*Sandbox, error) {
-	if o.OwnThread {
+	if o.ThreadsStay {
 		return r.create(ctx, p, o)
 	}
 	type outcome struct {

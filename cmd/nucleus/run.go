@@ -9,7 +9,6 @@ import (
 	"io/fs"
 	"os"
 	"os/signal"
-	"runtime"
 	"strconv"
 	"strings"
 	"time"
@@ -17,6 +16,7 @@ import (
 	"github.com/spf13/cobra"
 	"golang.org/x/sys/unix"
 
+	"github.com/nucleus-runtime/nucleus/cmd/nucleus/internal/signals"
 	"github.com/nucleus-runtime/nucleus/core"
 	"github.com/nucleus-runtime/nucleus/core/exec"
 	"github.com/nucleus-runtime/nucleus/core/plan"
@@ -135,22 +135,20 @@ func (a *app) run(ctx context.Context, f *runFlags, argv []string) error {
 func (a *app) supervise(ctx context.Context, rt *core.Runtime, p *plan.Plan, name, pidFile string) (core.Result, error) {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
-	signals := make(chan os.Signal, 16)
-	signal.Notify(signals, unix.SIGINT, unix.SIGTERM, unix.SIGHUP, unix.SIGQUIT, unix.SIGUSR1, unix.SIGUSR2)
-	defer signal.Stop(signals)
+	caught, release, err := signals.Catch(unix.SIGINT, unix.SIGTERM, unix.SIGHUP, unix.SIGQUIT, unix.SIGUSR1, unix.SIGUSR2)
+	if err != nil {
+		return core.Result{Cause: "runtime", ExitCode: 125}, fmt.Errorf("catching signals: %w", err)
+	}
+	defer release()
 	// A reader of the output that goes away is the workload's to hear of. Go's
 	// runtime would end this process, and leave the terminal raw and the sandbox to gc.
-	broken := make(chan os.Signal, 1)
-	signal.Notify(broken, unix.SIGPIPE)
-	defer signal.Stop(broken)
+	signal.Ignore(unix.SIGPIPE)
 	created := make(chan *core.Sandbox, 1)
 	ended := make(chan struct{})
 	defer close(ended)
-	go forward(signals, created, ended, cancel)
+	go forward(caught, created, ended, cancel)
 
-	// This goroutine, and so its thread, lives as long as the process.
-	runtime.LockOSThread()
-	s, err := rt.Create(ctx, p, core.RunOptions{Name: name, Streams: core.Streams{In: a.stdin, Out: a.stdout, Err: a.stderr}, OwnThread: true})
+	s, err := rt.Create(ctx, p, core.RunOptions{Name: name, Streams: core.Streams{In: a.stdin, Out: a.stdout, Err: a.stderr}, ThreadsStay: true})
 	if err != nil {
 		return core.Result{Cause: "runtime", ExitCode: 125}, err
 	}
@@ -179,7 +177,7 @@ const twice = 3 * time.Second
 // forward passes signals to the sandbox. During the start they end it. SIGTERM
 // is a stop with the job's grace; more of them change nothing, for timeout(1)
 // and service managers send it twice. A second Ctrl-C kills.
-func forward(signals <-chan os.Signal, created <-chan *core.Sandbox, ended <-chan struct{}, cancel context.CancelCauseFunc) {
+func forward(caught <-chan unix.Signal, created <-chan *core.Sandbox, ended <-chan struct{}, cancel context.CancelCauseFunc) {
 	var s *core.Sandbox
 	var interrupted time.Time
 	for {
@@ -188,8 +186,7 @@ func forward(signals <-chan os.Signal, created <-chan *core.Sandbox, ended <-cha
 			return
 		case s = <-created:
 			created = nil
-		case sig := <-signals:
-			n, ok := sig.(unix.Signal)
+		case n := <-caught:
 			if s == nil {
 				// Just created, perhaps: then the signal is the workload's.
 				select {
@@ -198,7 +195,6 @@ func forward(signals <-chan os.Signal, created <-chan *core.Sandbox, ended <-cha
 				}
 			}
 			switch {
-			case !ok:
 			case s == nil:
 				cancel(fmt.Errorf("received %s", unix.SignalName(n)))
 			case n == unix.SIGINT && time.Since(interrupted) < twice:

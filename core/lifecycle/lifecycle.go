@@ -9,6 +9,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"runtime"
 	"sync"
 	"time"
 
@@ -115,8 +116,8 @@ func (s *Sandbox) Pid() int { return s.workPid }
 
 // Create takes the plan through its phases up to the start gate: everything is
 // enforced and verified, and the workload has not run. On an error everything
-// is undone. The calling goroutine must be locked to a thread that lives until
-// Gone: init dies with the thread that made it (golang#27505).
+// is undone. Init dies with the thread that made it (golang#27505): the caller
+// sees to it that the thread it calls on does not end before Gone.
 func Create(ctx context.Context, cfg Config, p *plan.Plan) (_ *Sandbox, err error) {
 	if cfg.Lap == nil {
 		cfg.Lap = func(string) {}
@@ -251,15 +252,18 @@ func (s *Sandbox) openStreams(context.Context) error {
 	return phase("namespaces", err)
 }
 
-// cloneInit makes init on the calling thread, with which it will die
-// (PDEATHSIG). A clone with a new user namespace copies page tables, makes a
+// cloneInit makes init on this thread, with which it will die (PDEATHSIG). A clone with a new user namespace copies page tables, makes a
 // network and waits for the exec: a millisecond or more, in which another
 // goroutine prepares what init is going to be told.
 func (s *Sandbox) cloneInit(ctx context.Context) error {
 	s.cloned = make(chan struct{})
 	prepared := make(chan error)
 	go func() { prepared <- s.prepare(ctx) }()
+	// Only for the clone, which may take the thread into a group and back: a locked
+	// goroutine pays each wait with two more switches of threads.
+	runtime.LockOSThread()
 	in, err := s.spawn(namespaces.Options{Path: s.cfg.InitPath, Program: s.cfg.Init, Stdio: s.stdio.FDs(), Control: s.initConn.FD(), LastCap: uintptr(security.LastCap())})
+	runtime.UnlockOSThread()
 	_ = s.initConn.Close()
 	s.mu.Lock()
 	s.init = in
