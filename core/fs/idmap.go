@@ -20,14 +20,14 @@ type idMapping struct {
 	uids, gids []syscall.SysProcIDMap
 	helper     string
 	owner      string
-	// path of a user namespace that has these maps already, nil for none.
-	path func() (string, error)
+	// open opens a user namespace that has these maps already, nil for none.
+	open func() (*os.File, error)
 }
 
 // shifted maps the ids on disk as the sandbox's own maps do: what belongs to
 // uid 0 on disk belongs to uid 0 inside.
 func (p *Prepared) shifted() *idMapping {
-	return &idMapping{path: p.opts.UserNS}
+	return &idMapping{open: p.opts.UserNS}
 }
 
 // ownerMapping makes the source's owner and the workload's user stand for each
@@ -99,12 +99,8 @@ func (m *idMapping) apply(tree int) error {
 }
 
 func (m *idMapping) namespace() (*os.File, error) {
-	if m.path != nil {
-		path, err := m.path()
-		if err != nil {
-			return nil, err
-		}
-		return os.Open(path)
+	if m.open != nil {
+		return m.open()
 	}
 	return userNamespace(m.helper, m.uids, m.gids)
 }

@@ -40,9 +40,9 @@ type Options struct {
 	// Helper is a program that stops at once when traced, to hold the user
 	// namespace of an idmapped mount.
 	Helper string
-	// UserNS gives the path of the sandbox's own user namespace, which serves for
+	// UserNS opens the sandbox's own user namespace, which serves for
 	// mounts whose ids are shifted as the sandbox's are. It may have to wait.
-	UserNS func() (string, error)
+	UserNS func() (*os.File, error)
 }
 
 // Prepared is the compiled file system phase.

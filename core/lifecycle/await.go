@@ -245,12 +245,9 @@ func (s *Sandbox) verifyPosture(context.Context) error {
 	if s.group != nil {
 		want.Cgroup = s.group.Record().Paths
 	}
-	var err error
-	if s.plan.Init {
-		err = security.ReadInitPosture(s.init.Pid, s.setup) // ready before stage 2 is
-	}
-	if err == nil {
-		err = security.ReadPosture(s.workPid, want)
+	err := security.ReadPosture(s.workPid, want)
+	if err == nil && s.plan.Init {
+		err = security.ReadInitPosture(s.init.Pid, s.setup)
 	}
 	var pe *security.PostureError
 	if errors.As(err, &pe) {

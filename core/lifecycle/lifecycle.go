@@ -83,8 +83,9 @@ type Sandbox struct {
 	workFD     int
 	note       *os.File // progress of a stage 2 that is PID 1 itself
 
-	cloned   chan struct{} // closed when the clone has succeeded or failed
-	cloneErr error
+	mapped   chan struct{} // closed when mappedNS is known, or never will be
+	mappedNS string        // init's user namespace with its maps, "" if there was no init
+	cloned   chan struct{} // closed when init has been made, or has failed to be
 	initConn *channel.Conn // init's end, until it has it
 	release  chan struct{} // closed when init is gone
 	watchdog *time.Timer
@@ -148,8 +149,8 @@ func Create(ctx context.Context, cfg Config, p *plan.Plan) (_ *Sandbox, err erro
 		{"setup sent", s.sendSetup},
 		{"gates open", s.openGates},
 		{"fs done", s.awaitFS},
-		{"stage 2 forked", s.awaitStage2},
 		{"mounts audited", s.audit},
+		{"stage 2 forked", s.awaitStage2},
 		{"posture verified", s.verifyPosture},
 	} {
 		if err := step.run(ctx); err != nil {
@@ -252,24 +253,32 @@ func (s *Sandbox) openStreams(context.Context) error {
 	return phase("namespaces", err)
 }
 
-// cloneInit makes init on this thread, with which it will die (PDEATHSIG). A clone with a new user namespace copies page tables, makes a
-// network and waits for the exec: a millisecond or more, in which another
-// goroutine prepares what init is going to be told.
+// cloneInit makes init on this thread, with which it will die (PDEATHSIG). A
+// clone makes a network, and its maker waits for the exec: a millisecond or more,
+// in which another goroutine prepares what init is going to be told.
 func (s *Sandbox) cloneInit(ctx context.Context) error {
-	s.cloned = make(chan struct{})
+	s.mapped, s.cloned = make(chan struct{}), make(chan struct{})
 	prepared := make(chan error)
 	go func() { prepared <- s.prepare(ctx) }()
 	// Only for the clone, which may take the thread into a group and back: a locked
 	// goroutine pays each wait with two more switches of threads.
 	runtime.LockOSThread()
-	in, err := s.spawn(namespaces.Options{Path: s.cfg.InitPath, Program: s.cfg.Init, Stdio: s.stdio.FDs(), Control: s.initConn.FD(), LastCap: uintptr(security.LastCap())})
+	in, err := s.spawn(namespaces.Options{
+		Path: s.cfg.InitPath, Program: s.cfg.Init, Stdio: s.stdio.FDs(), Control: s.initConn.FD(), LastCap: uintptr(security.LastCap()),
+		Mapped: func(pid int) {
+			s.mappedNS = fmt.Sprintf("/proc/%d/ns/user", pid)
+			close(s.mapped)
+		},
+	})
 	runtime.UnlockOSThread()
 	_ = s.initConn.Close()
 	s.mu.Lock()
 	s.init = in
 	s.mu.Unlock()
-	s.cloneErr = err
 	close(s.cloned)
+	if s.mappedNS == "" {
+		close(s.mapped)
+	}
 	if err == nil {
 		err = s.recordInit(ctx)
 	}
@@ -333,13 +342,20 @@ func (s *Sandbox) recordInit(ctx context.Context) error {
 
 var errNotCloned = errors.New("init was not made")
 
-// userNS is the path of the sandbox's user namespace.
-func (s *Sandbox) userNS() (string, error) {
-	<-s.cloned
-	if s.cloneErr != nil {
-		return "", errNotCloned // the clone's own error is the one to show
+// userNS opens the sandbox's user namespace.
+func (s *Sandbox) userNS() (*os.File, error) {
+	<-s.mapped
+	if s.mappedNS == "" {
+		return nil, errNotCloned // the clone's own error is the one to show
 	}
-	return fmt.Sprintf("/proc/%d/ns/user", s.init.Pid), nil
+	f, err := os.Open(s.mappedNS)
+	if errors.Is(err, os.ErrPermission) {
+		// Until its exec init is not dumpable, which is as good as closed to a root
+		// without CAP_SYS_PTRACE.
+		<-s.cloned
+		f, err = os.Open(s.mappedNS)
+	}
+	return f, err
 }
 
 func (s *Sandbox) prepareFS(ctx context.Context) error {

@@ -242,6 +242,7 @@ func spawn(b birth) (pid, pidfd int, err error) {
 	if b.waitForMaps {
 		if err = b.writeMaps(pid); err == nil {
 			_, err = unix.Write(maps[1], []byte{1})
+			b.mapped(pid)
 		}
 	}
 	closeMaps()

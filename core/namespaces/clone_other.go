@@ -34,6 +34,9 @@ func spawn(b birth) (pid, pidfd int, err error) {
 	pid, err = syscall.ForkExec(path, b.argv, &syscall.ProcAttr{
 		Env: b.env, Files: []uintptr{uintptr(b.fds[0]), uintptr(b.fds[1]), uintptr(b.fds[2]), uintptr(b.fds[3])}, Sys: sys,
 	})
+	if err == nil && b.waitForMaps {
+		b.mapped(pid)
+	}
 	return pid, pidfd, err
 }
 

@@ -39,6 +39,9 @@ type Options struct {
 	Control  int      // becomes 3
 	CgroupFD *os.File // clone into this group (v2), nil for none
 	LastCap  uintptr  // the kernel's last capability
+	// Mapped, if not nil, is called once the user namespace has its id maps. Init
+	// may not have come as far as its exec by then, and Start may still fail.
+	Mapped func(pid int)
 }
 
 // Init is a started init. Its owner must call Wait.
@@ -66,7 +69,10 @@ func (e *UnsupportedError) Unwrap() error { return e.Err }
 func Start(p *plan.Plan, o Options) (*Init, error) {
 	b := birth{
 		path: o.Path, argv: []string{"nucleus-init"}, env: []string{"GOMAXPROCS=1"}, fds: [4]int{o.Stdio[0], o.Stdio[1], o.Stdio[2], o.Control},
-		program: -1, cgroup: -1, uids: p.IDs.UIDs, gids: p.IDs.GIDs, setGroups: p.IDs.SetGroups,
+		program: -1, cgroup: -1, uids: p.IDs.UIDs, gids: p.IDs.GIDs, setGroups: p.IDs.SetGroups, mapped: o.Mapped,
+	}
+	if b.mapped == nil {
+		b.mapped = func(int) {}
 	}
 	for _, n := range p.Namespaces {
 		b.flags |= flags[n.Type]
@@ -106,6 +112,9 @@ func Start(p *plan.Plan, o Options) (*Init, error) {
 			return nil, err
 		}
 	}
+	if !b.waitForMaps {
+		b.mapped(pid)
+	}
 	return in, nil
 }
 
@@ -120,6 +129,7 @@ type birth struct {
 	flags       uintptr
 	cgroup      int  // descriptor to clone into, -1 for none
 	waitForMaps bool // until this process has written uids and gids
+	mapped      func(pid int)
 	uids, gids  []specs.LinuxIDMapping
 	setGroups   bool
 	root        bool // becomes 0:0

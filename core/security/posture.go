@@ -78,14 +78,14 @@ func ReadInitPosture(pid int, setup *initproto.Setup) error {
 	}
 	defer proc.Close()
 	p := &posture{dir: int(proc.Fd()), pid: pid, buf: make([]byte, 8192)}
-	s, err := p.awaitSeccomp(len(setup.InitFilter) > 0, func(map[string]string) bool { return true })
+	s, err := p.awaitSeccomp(len(setup.InitFilter) > 0, func(status) bool { return true })
 	if err != nil {
 		return fmt.Errorf("init: %w", err)
 	}
 	keep := fmt.Sprintf("%016x", setup.InitCaps)
-	p.check("init's effective set", s["CapEff"], keep)
-	p.check("init's permitted set", s["CapPrm"], keep)
-	p.check("init's no_new_privs", s["NoNewPrivs"], "1")
+	p.check("init's effective set", s.get("CapEff"), keep)
+	p.check("init's permitted set", s.get("CapPrm"), keep)
+	p.check("init's no_new_privs", s.get("NoNewPrivs"), "1")
 	if len(p.bad) > 0 {
 		return &PostureError{p.bad}
 	}
@@ -145,7 +145,7 @@ func (p *posture) link(name string) string {
 // atGate waits until stage 2 has loaded its filter, which is the last thing it
 // does, and gives its status. Stage 2 cannot tell us by itself: a filter may
 // forbid every call that could.
-func (p *posture) atGate() (map[string]string, error) {
+func (p *posture) atGate() (status, error) {
 	s, err := p.awaitSeccomp(len(p.want.Process.Filter) > 0, p.isBlockedAtGate)
 	if err != nil {
 		return nil, fmt.Errorf("stage 2: %w", err)
@@ -155,7 +155,7 @@ func (p *posture) atGate() (map[string]string, error) {
 
 // awaitSeccomp reads the status until the filter is on, or is not to be, and
 // ready says that it is time.
-func (p *posture) awaitSeccomp(filtered bool, ready func(map[string]string) bool) (map[string]string, error) {
+func (p *posture) awaitSeccomp(filtered bool, ready func(status) bool) (status, error) {
 	mode := "0"
 	if filtered {
 		mode = "2"
@@ -166,42 +166,46 @@ func (p *posture) awaitSeccomp(filtered bool, ready func(map[string]string) bool
 		if err != nil {
 			return nil, fmt.Errorf("reading the posture: %w", err)
 		}
-		s := fields(b)
-		if s["State"] != "" && (s["State"][0] == 'Z' || s["State"][0] == 'X') {
+		s := status(b)
+		if state := s.get("State"); strings.HasPrefix(state, "Z") || strings.HasPrefix(state, "X") {
 			return nil, fmt.Errorf("reading the posture: %w", unix.ESRCH)
 		}
-		if s["Seccomp"] == mode && ready(s) {
+		if s.get("Seccomp") == mode && ready(s) {
 			// Read once more: the kernel writes the lines one after the other, and
 			// the first ones may be from before the filter.
 			if b, err = p.read("status"); err != nil {
 				return nil, fmt.Errorf("reading the posture: %w", err)
 			}
-			return fields(b), nil
+			return status(b), nil
 		}
 		if time.Now().After(deadline) {
-			return nil, fmt.Errorf("not ready within %s (seccomp mode %s, want %s)", filterWait, s["Seccomp"], mode)
+			return nil, fmt.Errorf("not ready within %s (seccomp mode %s, want %s)", filterWait, s.get("Seccomp"), mode)
 		}
-		time.Sleep(wait)
+		// Not time.Sleep: to wake another thread up takes longer than this.
+		_ = unix.Nanosleep(&unix.Timespec{Nsec: int64(wait)}, nil) // EINTR: a shorter wait
 	}
 }
 
 // isBlockedAtGate tells, where there is no filter to tell it, that stage 2 has
 // given up all but what it keeps: it sleeps.
-func (p *posture) isBlockedAtGate(s map[string]string) bool {
-	return len(p.want.Process.Filter) > 0 || strings.HasPrefix(s["State"], "S")
+func (p *posture) isBlockedAtGate(s status) bool {
+	return len(p.want.Process.Filter) > 0 || strings.HasPrefix(s.get("State"), "S")
 }
 
-func fields(b []byte) map[string]string {
-	out := make(map[string]string, 64)
-	for line := range bytes.Lines(b) {
-		if k, v, ok := bytes.Cut(line, []byte(":")); ok {
-			out[string(k)] = strings.TrimSpace(string(v))
+// status is the text of /proc/PID/status.
+type status []byte
+
+// get gives the value of a line, "" if there is none.
+func (s status) get(key string) string {
+	for line := range bytes.Lines(s) {
+		if k, v, ok := bytes.Cut(line, []byte(":")); ok && string(k) == key {
+			return string(bytes.TrimSpace(v))
 		}
 	}
-	return out
+	return ""
 }
 
-func (p *posture) credentials(s map[string]string) {
+func (p *posture) credentials(s status) {
 	w := p.want.Process
 	ids := p.want.Plan.IDs
 	uid, gid := w.UID, w.GID
@@ -213,8 +217,8 @@ func (p *posture) credentials(s map[string]string) {
 		d := strconv.FormatUint(uint64(id), 10)
 		return d + "\t" + d + "\t" + d + "\t" + d
 	}
-	p.check("uid", s["Uid"], four(uid))
-	p.check("gid", s["Gid"], four(gid))
+	p.check("uid", s.get("Uid"), four(uid))
+	p.check("gid", s.get("Gid"), four(gid))
 	if w.SetGroups {
 		var groups []string
 		for _, g := range w.Groups {
@@ -223,21 +227,21 @@ func (p *posture) credentials(s map[string]string) {
 			}
 			groups = append(groups, strconv.FormatUint(uint64(g), 10))
 		}
-		got := strings.Fields(s["Groups"])
+		got := strings.Fields(s.get("Groups"))
 		slices.Sort(got)
 		slices.Sort(groups)
 		p.check("supplementary groups", strings.Join(got, " "), strings.Join(groups, " "))
 	}
 	hex := func(v uint64) string { return fmt.Sprintf("%016x", v) }
-	p.check("bounding set", s["CapBnd"], hex(w.Caps.Bounding))
-	p.check("permitted set", s["CapPrm"], hex(w.Caps.Permitted))
-	p.check("effective set", s["CapEff"], hex(w.Caps.Effective))
-	p.check("inheritable set", s["CapInh"], hex(w.Caps.Inheritable))
-	p.check("ambient set", s["CapAmb"], hex(w.Caps.Ambient))
-	p.check("no_new_privs", s["NoNewPrivs"], "1")
-	p.check("umask", s["Umask"], fmt.Sprintf("%04o", w.Umask))
+	p.check("bounding set", s.get("CapBnd"), hex(w.Caps.Bounding))
+	p.check("permitted set", s.get("CapPrm"), hex(w.Caps.Permitted))
+	p.check("effective set", s.get("CapEff"), hex(w.Caps.Effective))
+	p.check("inheritable set", s.get("CapInh"), hex(w.Caps.Inheritable))
+	p.check("ambient set", s.get("CapAmb"), hex(w.Caps.Ambient))
+	p.check("no_new_privs", s.get("NoNewPrivs"), "1")
+	p.check("umask", s.get("Umask"), fmt.Sprintf("%04o", w.Umask))
 	if p.want.Plan.Init {
-		p.check("threads", s["Threads"], "1") // else the Go runtime's go at execve
+		p.check("threads", s.get("Threads"), "1") // else the Go runtime's go at execve
 	}
 }
 
