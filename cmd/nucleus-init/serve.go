@@ -51,9 +51,8 @@ func (in *initProcess) signal(s initproto.Signal) {
 	_ = unix.PidfdSendSignal(in.work.pidfd, unix.Signal(s.Number), nil, 0)
 }
 
-// reap collects every orphan of the sandbox and reports the end of the
-// workload. It returns when no child is left, which is after the workload has
-// ended: nothing is left to become an orphan then.
+// reap collects every orphan of the sandbox, reports the end of the workload
+// and ends this process with it.
 func (in *initProcess) reap() {
 	for {
 		var ws syscall.WaitStatus
@@ -71,5 +70,8 @@ func (in *initProcess) reap() {
 		if err := in.conn.Send(initproto.Encode(initproto.KindExited, &e)); err != nil {
 			os.Exit(125)
 		}
+		// The sandbox ends with its workload. The kernel is at it, with whatever else
+		// runs here, before the supervisor has woken up.
+		os.Exit(0)
 	}
 }
