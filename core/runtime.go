@@ -145,6 +145,13 @@ func (r *Runtime) Plan(j *job.Job) (*plan.Plan, error) {
 		in.HostResolv = readSmall("/etc/resolv.conf")
 	}
 	p, err := plan.Make(j, in)
+	if errs := check(j); len(errs) > 0 {
+		var more plan.Errors
+		if errors.As(err, &more) {
+			errs = append(errs, more...)
+		}
+		err = errs
+	}
 	if err != nil {
 		r.refused(j.Name, err)
 		return nil, err

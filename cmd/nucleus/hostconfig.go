@@ -70,7 +70,7 @@ func defaultHostConfig() string {
 func readTrusted(path string) ([]byte, error) {
 	f, err := os.OpenFile(path, os.O_RDONLY|unix.O_NONBLOCK, 0)
 	if err != nil {
-		return nil, fmt.Errorf("host configuration: %w", err)
+		return nil, &hintedError{err: fmt.Errorf("host configuration: %w", err), hint: "name a file that you can read with -host-config, or leave it out"}
 	}
 	defer f.Close()
 	var st unix.Stat_t
@@ -106,18 +106,19 @@ func (a *app) sinks(where string) (to []io.Writer, closeAll func(), err error) {
 	if err != nil {
 		return nil, closeAll, err
 	}
-	var names []string
+	type sink struct{ name, hint string }
+	var sinks []sink
 	if where != "" {
-		names = append(names, where)
+		sinks = append(sinks, sink{where, "correct -events: a file in a directory that exists, or fd:N for an open descriptor"})
 	}
 	if c.Audit != nil {
-		names = append(names, c.Audit.File)
+		sinks = append(sinks, sink{c.Audit.File, "make its directory, or correct audit { file = … } in the host configuration"})
 	}
-	for _, name := range names {
-		f, err := audit.OpenSink(name)
+	for _, x := range sinks {
+		f, err := audit.OpenSink(x.name)
 		if err != nil {
 			closeAll()
-			return nil, func() {}, err
+			return nil, func() {}, &hintedError{err: err, hint: x.hint}
 		}
 		open = append(open, f)
 		to = append(to, f)

@@ -34,6 +34,10 @@ func (f *jobFlags) add(c *cobra.Command) {
 	c.Flags().StringArrayVar(&f.vars, "var", nil, "value of a variable, as k=v; repeatable")
 	c.Flags().StringArrayVar(&f.varFiles, "var-file", nil, "file of variable values, as HCL; repeatable")
 	c.Flags().BoolVar(&f.hostFuncs, "allow-host-functions", false, "let the job file read files and the environment of the host")
+}
+
+// addParent is for the verbs that look at the host.
+func (f *jobFlags) addParent(c *cobra.Command) {
 	c.Flags().StringVar(&f.parent, "cgroup-parent", "", "control group below which the sandbox's is made (default: see docs/cgroups.md)")
 }
 

@@ -1,5 +1,5 @@
-// The process lives as long as its sandbox and has little to do in parallel: to
-// follow the CPU limit it would read, and keep open, cgroup files at each start.
+// The process has little to do in parallel. To follow the CPU limit Go's runtime
+// would keep cgroup files open, and read one every second.
 
 //go:debug containermaxprocs=0
 

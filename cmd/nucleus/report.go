@@ -56,6 +56,13 @@ func hintOf(err error) string {
 	if errors.As(err, &ce) {
 		return ce.Hint
 	}
+	var oe *state.OwnerError
+	if errors.As(err, &oe) {
+		if oe.UID == oe.Want {
+			return fmt.Sprintf("chmod 0700 %s", oe.Path)
+		}
+		return "name a directory of your own: NUCLEUS_STATE_ROOT=DIR nucleus run …"
+	}
 	var ne *state.NameTakenError
 	if errors.As(err, &ne) {
 		return "choose another -name, or leave it out"

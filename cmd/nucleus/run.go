@@ -50,6 +50,7 @@ is not found.`,
 		},
 	}
 	f.add(c)
+	f.addParent(c)
 	c.Flags().StringVar(&f.name, "name", "", "name of the sandbox (default: the job's, made unique)")
 	c.Flags().StringVar(&f.events, "events", "", "write events as JSON lines to FILE or fd:N")
 	c.Flags().StringVar(&f.pidFile, "pid-file", "", "write the workload's host pid to this file, which is removed when the sandbox has ended")

@@ -43,6 +43,7 @@ func (a *app) planCommand() *cobra.Command {
 		},
 	}
 	f.add(c)
+	f.addParent(c)
 	c.Flags().BoolVar(&asJSON, "json", false, "print the plan as JSON")
 	c.Flags().BoolVar(&asOCI, "oci", false, "print the plan as an OCI runtime configuration (config.json)")
 	c.MarkFlagsMutuallyExclusive("json", "oci")
@@ -72,6 +73,9 @@ func (a *app) validateCommand() *cobra.Command {
 		RunE: func(c *cobra.Command, _ []string) error {
 			j, err := a.load(&f, nil)
 			if err != nil {
+				return err
+			}
+			if err := core.Check(j); err != nil {
 				return err
 			}
 			_, err = fmt.Fprintf(a.out, "%s: job %q is valid\n", f.config, j.Name)

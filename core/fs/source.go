@@ -22,7 +22,7 @@ var refusedTrees = []string{"/proc", "/sys", "/dev", "/boot"}
 // inode that the descriptor refers to.
 func (p *Prepared) source(path, origin string) (*os.File, string, error) {
 	fail := func(hint string, err error) (*os.File, string, error) {
-		return nil, "", &Error{Path: path, Origin: origin, Hint: hint, Err: err}
+		return nil, "", &Error{Path: path, Origin: sourceOrigin(origin), Hint: hint, Err: err}
 	}
 	fd, err := p.open(path)
 	if err != nil {
@@ -48,6 +48,17 @@ func (p *Prepared) source(path, origin string) (*os.File, string, error) {
 		return fail("name a directory that holds only what the sandbox may have", fmt.Errorf("source %q is refused: %s", path, why))
 	}
 	return f, real, nil
+}
+
+// sourceOrigin names the attribute that a block names its source with.
+func sourceOrigin(block string) string {
+	switch block {
+	case "", "rootfs.path":
+		return block
+	case "workspace":
+		return "workspace.path"
+	}
+	return block + ".source"
 }
 
 // refused says why a real path may not be bound, "" if it may.
@@ -150,7 +161,7 @@ func (p *Prepared) create(m plan.Mount) error {
 		return nil
 	}
 	fail := func(hint string, err error) error {
-		return &Error{Path: m.Source, Origin: m.Origin, Hint: hint, Err: fmt.Errorf("creating source %q: %w", m.Source, err)}
+		return &Error{Path: m.Source, Origin: sourceOrigin(m.Origin), Hint: hint, Err: fmt.Errorf("creating source %q: %w", m.Source, err)}
 	}
 	if why := p.refused(filepath.Clean(m.Source)); why != "" {
 		return fail("", fmt.Errorf("refused: %s", why))

@@ -52,7 +52,7 @@ func TestRefusedSources(t *testing.T) {
 			continue
 		}
 		var fe *Error
-		if !errors.As(err, &fe) || !strings.Contains(err.Error(), want) || fe.Origin != `volume["x"]` || fe.Hint == "" {
+		if !errors.As(err, &fe) || !strings.Contains(err.Error(), want) || fe.Origin != `volume["x"].source` || fe.Hint == "" {
 			t.Errorf("%s: %v, want …%s… with its line and a hint", path, err, want)
 		}
 	}

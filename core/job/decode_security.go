@@ -65,12 +65,15 @@ func (d *decoder) seccomp(b hclread.Block) {
 		{Name: "mode", Read: enum(&s.Mode, "enforce", "trace")},
 		{Name: "allow", Read: func(v hclread.Value) {
 			s.Allow = each(v, `allow = ["io_uring_setup"]`, func(v hclread.Value, name string) (string, bool) {
-				ok := isSyscallName(name) && !slices.Contains(s.Allow, name)
+				ok := isSyscallName(name)
 				if !ok {
 					v.Error("Not a system call", fmt.Sprintf("%s is no name of a system call: write it as its man page does, for instance \"io_uring_setup\".", hclread.Quote(name)))
 				}
 				return name, ok
 			})
+			if es, ok := v.Elements(); ok {
+				d.elements("security.seccomp.allow", es)
+			}
 		}},
 	}})
 	if s.SHA256 != "" && s.Profile == "" {

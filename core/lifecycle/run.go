@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"os"
 	"syscall"
 	"time"
 
@@ -32,7 +33,11 @@ func (s *Sandbox) filters(ctx context.Context) (work, init seccomp.Filter, err e
 			req.Profile, err = seccomp.ParseProfile(sp.Profile, b)
 		}
 		if err != nil {
-			return work, init, &PhaseError{Phase: "security", Origin: "security.seccomp.profile", Err: err}
+			e := &PhaseError{Phase: "security", Origin: "security.seccomp.profile", Err: err}
+			if errors.Is(err, os.ErrNotExist) {
+				e.Hint = "name a profile in the form of OCI (docs/seccomp.md); a relative path starts at the job file"
+			}
+			return work, init, e
 		}
 	}
 	if work, err = s.cfg.Seccomp.Compile(ctx, req); err == nil {

@@ -6,6 +6,7 @@
 package plan
 
 import (
+	"strings"
 	"time"
 
 	specs "github.com/opencontainers/runtime-spec/specs-go"
@@ -231,8 +232,15 @@ func (p *Plan) device(numbers string) string {
 	return numbers
 }
 
-// Where gives "file:line" of a part of the job, "" for a default.
-func (p *Plan) Where(path string) string { return p.Origins[path] }
+// Where gives "file:line" of a part of the job, or of the block that it would
+// stand in; "" for a default.
+func (p *Plan) Where(path string) string {
+	if w, ok := p.Origins[path]; ok {
+		return w
+	}
+	i := strings.LastIndexByte(path, '.')
+	return p.Origins[path[:max(i, 0)]]
+}
 
 // NamespaceNames lists the types of the plan's namespaces.
 func (p *Plan) NamespaceNames() []string {

@@ -84,6 +84,17 @@ func full(err error) error {
 	return err
 }
 
+// OwnerError is a state root that others may enter.
+type OwnerError struct {
+	Path      string
+	Want, UID int
+	Mode      uint32
+}
+
+func (e *OwnerError) Error() string {
+	return fmt.Sprintf("state root %q: must be owned by uid %d with mode 0700 (it is uid %d, %04o)", e.Path, e.Want, e.UID, e.Mode)
+}
+
 // Open opens a state root and makes it if it is missing. It must be a
 // directory of ours that nobody else may enter: in /tmp, somebody could have
 // made it, or a link, before us.
@@ -110,7 +121,7 @@ func Open(path string) (*Root, error) {
 	}
 	if int(st.Uid) != os.Geteuid() || st.Mode&0o077 != 0 {
 		_ = unix.Close(fd)
-		return nil, fmt.Errorf("state root %q: must be owned by uid %d with mode 0700 (it is uid %d, %04o)", path, os.Geteuid(), st.Uid, st.Mode&0o7777)
+		return nil, &OwnerError{Path: path, Want: os.Geteuid(), UID: int(st.Uid), Mode: st.Mode & 0o7777}
 	}
 	for _, sub := range []string{"sandboxes", "names"} {
 		if err := unix.Mkdirat(fd, sub, 0o700); err != nil && !errors.Is(err, unix.EEXIST) {

@@ -108,16 +108,23 @@ func (r Request) resolveFor(goarch string) (Resolved, error) {
 	return resolved, resolved.Policy.Validate()
 }
 
+// CheckAllow tells why a name may not stand in Allow, nil if it may.
+func CheckAllow(name string) *AllowError {
+	if reason := refusal(name); reason != "" {
+		return &AllowError{Name: name, Reason: reason}
+	}
+	if !sysno.Known(name) {
+		return &AllowError{Name: name, Reason: "there is no such call", Suggestion: suggestion(runtime.GOARCH, name)}
+	}
+	return nil
+}
+
 // checkAllow sorts the names into those to open and those without effect here, and reports every one that is refused.
 func (r Request) checkAllow(goarch string) (opened, ignored []string, err error) {
 	var errs []error
 	for _, name := range sortedSet(r.Allow) {
-		if reason := refusal(name); reason != "" {
-			errs = append(errs, &AllowError{Name: name, Reason: reason})
-			continue
-		}
-		if !sysno.Known(name) {
-			errs = append(errs, &AllowError{Name: name, Reason: "there is no such call", Suggestion: suggestion(goarch, name)})
+		if err := CheckAllow(name); err != nil {
+			errs = append(errs, err)
 			continue
 		}
 		if _, ok := sysno.Number(goarch, name); !ok {
