@@ -31,7 +31,7 @@ type sigaction struct {
 }
 
 // pipeFD is where the handler writes.
-var pipeFD uint32
+var pipeFD uint32 //nolint:unused // the handler reads it, and is in assembly
 
 // entries gives the addresses of the handler and of what returns from it.
 func entries() (handler, restorer uintptr)
