@@ -142,13 +142,13 @@ func harden(setup *initproto.Setup, null int) error {
 	if err := ignoreSignals(); err != nil {
 		return err
 	}
-	if len(setup.InitFilter) == 0 {
+	fprog, err := program(setup.InitFilter)
+	if err != nil {
+		return err
+	}
+	if fprog.Len == 0 {
 		return nil
 	}
-	n := len(setup.InitFilter) / 8
-	prog := make([]unix.SockFilter, n)
-	copy(unsafe.Slice((*byte)(unsafe.Pointer(&prog[0])), n*8), setup.InitFilter)
-	fprog := unix.SockFprog{Len: uint16(n), Filter: &prog[0]}
 	// TSYNC: on every thread, or not at all (seccomp(2)).
 	r, _, e := syscall.RawSyscall(unix.SYS_SECCOMP, unix.SECCOMP_SET_MODE_FILTER, unix.SECCOMP_FILTER_FLAG_TSYNC, uintptr(unsafe.Pointer(&fprog)))
 	if e != 0 {

@@ -54,6 +54,7 @@ type prepared struct {
 	rlimits []rlimit
 	tty     uintptr // slave descriptor, 0 for none
 	keyring bool
+	setid   unix.SockFprog
 	filter  unix.SockFprog
 	flags   uintptr
 	gate    uintptr
@@ -112,16 +113,28 @@ func prepare(p *initproto.Process, fds []int, tty int, note *progress) (*prepare
 	for _, r := range p.Rlimits {
 		pr.rlimits = append(pr.rlimits, rlimit{uintptr(r.Resource), unix.Rlimit{Cur: r.Soft, Max: r.Hard}})
 	}
-	if n := len(p.Filter); n > 0 {
-		if n%8 != 0 || n/8 > 4096 { // BPF_MAXINSNS
-			return nil, fmt.Errorf("%w: filter of %d bytes", initproto.ErrMessage, n)
-		}
-		// A copy, so that the alignment of sock_filter is certain.
-		prog := make([]unix.SockFilter, n/8)
-		copy(unsafe.Slice((*byte)(unsafe.Pointer(&prog[0])), n), p.Filter)
-		pr.filter = unix.SockFprog{Len: uint16(len(prog)), Filter: &prog[0]}
+	if pr.setid, err = program(p.SetIDFilter); err != nil {
+		return nil, err
+	}
+	if pr.filter, err = program(p.Filter); err != nil {
+		return nil, err
 	}
 	return pr, nil
+}
+
+// program gives a filter as seccomp(2) takes it.
+func program(filter []byte) (unix.SockFprog, error) {
+	n := len(filter)
+	if n == 0 {
+		return unix.SockFprog{}, nil
+	}
+	if n%8 != 0 || n/8 > 4096 { // BPF_MAXINSNS
+		return unix.SockFprog{}, fmt.Errorf("%w: filter of %d bytes", initproto.ErrMessage, n)
+	}
+	// A copy, so that the alignment of sock_filter is certain.
+	prog := make([]unix.SockFilter, n/8)
+	copy(unsafe.Slice((*byte)(unsafe.Pointer(&prog[0])), n), filter)
+	return unix.SockFprog{Len: uint16(len(prog)), Filter: &prog[0]}, nil
 }
 
 // cStrings gives a NULL-terminated array of C strings.
@@ -296,6 +309,11 @@ func child(p *prepared) {
 		goto fail
 	}
 	p.note.step = uint32(initproto.StepSeccomp)
+	if p.setid.Len > 0 {
+		if _, _, e = syscall.RawSyscall(unix.SYS_SECCOMP, unix.SECCOMP_SET_MODE_FILTER, 0, uintptr(unsafe.Pointer(&p.setid))); e != 0 {
+			goto fail
+		}
+	}
 	if p.filter.Len > 0 {
 		if _, _, e = syscall.RawSyscall(unix.SYS_SECCOMP, unix.SECCOMP_SET_MODE_FILTER, p.flags, uintptr(unsafe.Pointer(&p.filter))); e != 0 {
 			goto fail

@@ -175,6 +175,7 @@ func (p *Process) code(c *coder) {
 	c.flag(&p.NewKeyring)
 	c.bytes(&p.Filter)
 	c.u32(&p.FilterFlags)
+	c.bytes(&p.SetIDFilter)
 	c.i32(&p.Gate)
 }
 

@@ -157,6 +157,9 @@ type Process struct {
 	Filter     []byte // BPF program, empty for none
 	// FilterFlags are seccomp(2)'s SECCOMP_FILTER_FLAG_* for it.
 	FilterFlags uint32
+	// SetIDFilter is a BPF program that goes on before Filter, empty for none: it
+	// keeps the workload from making set-user-ID files.
+	SetIDFilter []byte
 	// Gate is the index of the descriptor that stage 2 reads its start byte from.
 	Gate int32
 }

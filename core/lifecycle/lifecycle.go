@@ -203,6 +203,9 @@ func (s *Sandbox) compile(ctx context.Context) error {
 		return err
 	}
 	p.Filter, p.FilterFlags = f.BPF, f.Flags
+	if s.plan.Seccomp.NoSetID {
+		p.SetIDFilter = seccomp.SetIDFilter().BPF
+	}
 	s.process, s.initFilter = p, init.BPF
 	return nil
 }

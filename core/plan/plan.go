@@ -169,6 +169,9 @@ type Seccomp struct {
 	Mode    string   `json:"mode"`
 	Allow   []string `json:"allow,omitempty"`
 	Caps    []string `json:"caps,omitempty"`
+	// NoSetID: a second filter refuses set-user-ID and set-group-ID bits, for the
+	// files could outlive the sandbox on the host, where nosuid does not hold.
+	NoSetID bool `json:"no_set_id,omitempty"`
 }
 
 // Network says what the sandbox's network is.

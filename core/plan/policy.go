@@ -3,6 +3,7 @@ package plan
 import (
 	"fmt"
 	"math"
+	"slices"
 	"sort"
 
 	specs "github.com/opencontainers/runtime-spec/specs-go"
@@ -119,6 +120,9 @@ func (m *maker) seccomp() {
 	s := &m.p.Seccomp
 	s.Source, s.Mode = "default", "enforce"
 	s.Caps = m.p.Process.Capabilities.Bounding
+	s.NoSetID = !slices.Contains(s.Caps, "CAP_FSETID") && slices.ContainsFunc(m.p.Mounts, func(x Mount) bool {
+		return x.Kind == MountBind && x.Has("rw")
+	})
 	c := m.j.Security.Seccomp
 	if c == nil {
 		return

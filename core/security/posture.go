@@ -47,6 +47,13 @@ func ReadPosture(pid int, want Expected) error {
 	}
 	defer proc.Close()
 	p := &posture{dir: int(proc.Fd()), pid: pid, want: want, buf: make([]byte, 8192)}
+	if len(want.Process.SetIDFilter) > 0 {
+		own, err := os.ReadFile("/proc/self/status")
+		if err != nil {
+			return fmt.Errorf("reading the posture: %w", err)
+		}
+		p.inherited, _ = strconv.Atoi(status(own).get("Seccomp_filters")) // "" before 5.9
+	}
 	// What stage 2 has from its fork is read while it puts on the rest.
 	p.namespaces()
 	p.root()
@@ -99,6 +106,8 @@ type posture struct {
 	buf  []byte
 	bad  []string
 	err  error
+	// inherited is how many filters this process has already, and the sandbox with it.
+	inherited int
 }
 
 func (p *posture) differ(format string, args ...any) {
@@ -186,10 +195,20 @@ func (p *posture) awaitSeccomp(filtered bool, ready func(status) bool) (status, 
 	}
 }
 
-// isBlockedAtGate tells, where there is no filter to tell it, that stage 2 has
-// given up all but what it keeps: it sleeps.
+// isBlockedAtGate tells that stage 2 has given up all but what it keeps: its last
+// filter is on, or it sleeps, where there is none to tell it.
 func (p *posture) isBlockedAtGate(s status) bool {
-	return len(p.want.Process.Filter) > 0 || strings.HasPrefix(s.get("State"), "S")
+	if len(p.want.Process.Filter) == 0 {
+		return strings.HasPrefix(s.get("State"), "S")
+	}
+	if len(p.want.Process.SetIDFilter) == 0 {
+		return true
+	}
+	n, err := strconv.Atoi(s.get("Seccomp_filters"))
+	if err != nil { // Linux before 5.9 does not count them
+		return strings.HasPrefix(s.get("State"), "S")
+	}
+	return n == p.inherited+2
 }
 
 // status is the text of /proc/PID/status.

@@ -7,4 +7,6 @@ var (
 	defaultBPF string
 	//go:embed filters/init_amd64.bpf
 	initBPF string
+	//go:embed filters/setid_amd64.bpf
+	setidBPF string
 )

@@ -7,4 +7,6 @@ var (
 	defaultBPF string
 	//go:embed filters/init_arm64.bpf
 	initBPF string
+	//go:embed filters/setid_arm64.bpf
+	setidBPF string
 )
