@@ -70,6 +70,56 @@ func TestSetUserIDFiles(t *testing.T) {
 	})
 }
 
+// A file with set-ID bits that a sandbox leaves in a directory of the host lends
+// the identity of its owner, who started the sandbox, to anybody there.
+func TestSetIDFilesAreNotLeftBehind(t *testing.T) {
+	asEach(t, func(t *testing.T, l *lab) {
+		volume := func(name, head string) (job, string) {
+			dir := l.dir(t, name)
+			j := l.attack("setidfiles", "/out").with("  volume \"out\" {\n    source = %q\n    target = \"/out\"\n  }", dir)
+			return j.with("%s", head), dir
+		}
+		weak, dir := volume("setid-weak", "")
+		weak.security = "    capabilities { keep = [\"CAP_FSETID\"] }\n"
+		teeth(t, l.run(t, weak), "setidfiles", "fchmod 4755", "fchmodat 2755", "fchmodat high 6755", "fchmodat2", "mknodat 4755", "openat creat 4755",
+			"openat creat high 4755", "openat tmpfile 4755", "openat2 4755")
+		if len(setIDFiles(t, dir)) == 0 {
+			t.Error("no teeth: there is nothing on the host")
+		}
+		for i, head := range []string{"", "  init = false", "  user = \"1000:1000\""} {
+			if l.UID != 0 && strings.Contains(head, "user") {
+				continue
+			}
+			j, dir := volume(fmt.Sprintf("setid-%d", i), head)
+			held(t, l.attacked(t, j), "setidfiles")
+			if got := setIDFiles(t, dir); len(got) > 0 {
+				t.Errorf("left on the host: %q", got)
+			}
+			if _, err := os.Stat(filepath.Join(dir, "plain")); err != nil {
+				t.Error(err)
+			}
+		}
+	})
+}
+
+func setIDFiles(t *testing.T, dir string) (found []string) {
+	t.Helper()
+	entries, err := os.ReadDir(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, e := range entries {
+		i, err := e.Info()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if i.Mode()&(os.ModeSetuid|os.ModeSetgid) != 0 {
+			found = append(found, e.Name())
+		}
+	}
+	return found
+}
+
 func readFile(t testing.TB, path string) string {
 	t.Helper()
 	b, err := os.ReadFile(path)

@@ -27,6 +27,7 @@ var attacks = map[string]func(args []string){
 	"terminal":   injectInput,
 	"identity":   gainIdentity,
 	"setuid":     reportIdentity,
+	"setidfiles": makeSetIDFiles,
 	"signals":    signalOthers,
 	"abstract":   connectAbstract,
 	"socket":     connectPath,
