@@ -25,6 +25,7 @@ func v1Controller(name string) string {
 // limits and accounts for us also holds the sandbox.
 func (h host) detectV1(f *Facts, own map[string]string, mounts map[string]mount, parent string) {
 	failed := make(map[string]Feature)
+	var refused []string // directories that are root's to give away
 	for _, name := range v1Names {
 		m, ok := mounts[name]
 		if !ok {
@@ -40,6 +41,9 @@ func (h host) detectV1(f *Facts, own map[string]string, mounts map[string]mount,
 		}
 		if err == nil {
 			err = h.canHold(dir)
+		}
+		if errors.Is(err, os.ErrPermission) {
+			refused = append(refused, dir)
 		}
 		switch {
 		case err != nil:
@@ -68,6 +72,9 @@ func (h host) detectV1(f *Facts, own map[string]string, mounts map[string]mount,
 	}
 	if len(f.Parents) == 0 {
 		first := failed[Memory]
+		if len(refused) > 0 {
+			first.Remedy = h.delegateV1(refused)
+		}
 		f.unusable(first.Why, first.Remedy)
 	}
 }
@@ -91,12 +98,22 @@ func (h host) refusedV1(name, dir string, err error) Feature {
 	case errors.Is(err, os.ErrNotExist):
 		ft.Remedy = fmt.Sprintf("as root: mkdir -p %q", dir)
 	case errors.Is(err, os.ErrPermission):
-		sub := filepath.Join(dir, "nucleus.delegated")
-		ft.Remedy = fmt.Sprintf("as root: mkdir %q && chown -R %d %q, and start nucleus in that group", sub, h.euid, sub)
+		ft.Remedy = h.delegateV1([]string{dir})
 	default: // EROFS, or a group that is not seen in the mount
 		ft.Remedy = "mount the hierarchy read-write, with the group of this process in it"
 	}
 	return ft
+}
+
+// delegateV1 is the command with which root gives a user a group in each of
+// these hierarchies, and puts the user's shell there.
+func (h host) delegateV1(dirs []string) string {
+	quoted := make([]string, len(dirs))
+	for i, d := range dirs {
+		quoted[i] = fmt.Sprintf("%q", d)
+	}
+	return fmt.Sprintf(`as root, with the pid of the shell that nucleus is started from for PID: for d in %s; do mkdir -p "$d/nucleus.delegated" && chown -R %d "$d/nucleus.delegated" && echo PID >"$d/nucleus.delegated/cgroup.procs"; done`,
+		strings.Join(quoted, " "), h.euid)
 }
 
 // swapFeature looks for the swap limit beside the parent: the file exists in

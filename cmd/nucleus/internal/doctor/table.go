@@ -19,10 +19,18 @@ func writeTable(w io.Writer, r Report) error {
 
 	features := [][3]string{{"FEATURE", "STATE", "DETAIL"}}
 	remedies := []string{""}
+	said := map[string]string{}
 	for _, f := range r.Features {
 		detail := f.Detail
 		if f.State != fact.Available {
 			detail = f.Why
+			// What has one reason and one remedy is told once.
+			key := f.Why + "\x00" + f.Remedy
+			if first, ok := said[key]; ok && f.Remedy != "" {
+				detail, f.Remedy = "as "+first, ""
+			} else {
+				said[key] = f.Name
+			}
 		}
 		features = append(features, [3]string{f.Name, yesNo(f.State), detail})
 		remedy := f.Remedy
