@@ -153,7 +153,8 @@ install: build
 	install -m 0755 bin/nucleus $(DESTDIR)$(BINDIR)/nucleus
 	for c in $(filter-out nucleus,$(COMMANDS)); do install -m 0755 bin/$$c $(DESTDIR)$(LIBEXECDIR)/$$c; done
 	for p in $(PLUGINS); do install -D -m 0755 bin/plugins/nucleus-plugin-$$p $(DESTDIR)$(LIBEXECDIR)/plugins/nucleus-plugin-$$p; done
-	install -m 0644 LICENSE $(wildcard *.md docs/*.md) $(DESTDIR)$(DOCDIR)
+	install -m 0644 LICENSE $(wildcard *.md) $(DESTDIR)$(DOCDIR)
+	for f in $(wildcard docs/*.md docs/adr/*.md examples/*.* examples/*/*.* examples/*/*/*.*); do install -D -m 0644 $$f $(DESTDIR)$(DOCDIR)/$$f; done
 
 ## uninstall: remove what install put there
 .PHONY: uninstall
