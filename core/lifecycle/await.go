@@ -178,19 +178,44 @@ func (s *Sandbox) awaitStage2(context.Context) error {
 		}
 	}
 	if s.workPid, err = pidOf(s.workFD); err != nil {
-		return s.stage2Gone(err)
+		return s.reason("security", err)
 	}
 	return nil
 }
 
-// stage2Gone explains why stage 2 could not be looked at: it may have failed at
-// one of its steps, and been reaped, before we came to it. Init tells which.
-func (s *Sandbox) stage2Gone(err error) error {
-	if _, fds, rerr := s.receiveNow(); rerr != nil {
-		channel.CloseAll(fds)
-		return rerr
+// reason explains why a process of the sandbox could not be looked at. It may be
+// gone, since it failed at one of its steps before we came to it: init tells
+// which, or the note of a stage 2 that is init itself. If neither does, err is all
+// that is known.
+func (s *Sandbox) reason(ph string, err error) error {
+	if !s.plan.Init {
+		if s.note == nil {
+			if aerr := s.awaitStage2(context.Background()); aerr != nil {
+				return aerr
+			}
+		}
+		s.abort()
+		ended := make(chan message, 1)
+		s.watch(ended)
+		if x := <-ended; x.err == nil {
+			if ferr := s.stageFailure(x.exited); ferr != nil {
+				return phase("security", ferr)
+			}
+		}
+		return phase(ph, err)
 	}
-	return phase("security", err)
+	for range 2 { // that stage 2 was made may come before how it ended
+		fds := []unix.PollFd{{Fd: int32(s.conn.FD()), Events: unix.POLLIN}}
+		if n, perr := unix.Poll(fds, 200); perr != nil || n == 0 {
+			break
+		}
+		_, passed, rerr := s.receive(ph, initproto.KindStage2)
+		channel.CloseAll(passed)
+		if rerr != nil {
+			return rerr
+		}
+	}
+	return phase(ph, err)
 }
 
 // pidOf tells the pid, in our PID namespace, that a pidfd stands for.
@@ -212,15 +237,18 @@ func pidOf(fd int) (int, error) {
 func (s *Sandbox) audit(ctx context.Context) error {
 	f, err := os.Open(fmt.Sprintf("/proc/%d/mountinfo", s.init.Pid))
 	if err != nil {
-		return phase("fs", err)
+		return s.reason("fs", err)
 	}
 	defer f.Close()
 	bad, err := s.prep.Audit(f)
-	if err != nil {
-		return phase("fs", err)
+	if err == nil && len(bad) > 0 {
+		err = &security.PostureError{Differences: bad}
+		if !s.init.Ended() {
+			return phase("fs", err)
+		}
 	}
-	if len(bad) > 0 {
-		return phase("fs", &security.PostureError{Differences: bad})
+	if err != nil {
+		return s.reason("fs", err)
 	}
 	s.log.Emit(audit.MountAudit, nil, nil)
 	if s.plan.Context == nil || s.plan.Context.Method != "bind" || !s.plan.Context.Verify {
@@ -228,7 +256,7 @@ func (s *Sandbox) audit(ctx context.Context) error {
 	}
 	root, err := os.Open(fmt.Sprintf("/proc/%d/root", s.init.Pid))
 	if err != nil {
-		return phase("fs", err)
+		return s.reason("fs", err)
 	}
 	defer root.Close()
 	if err := s.prep.VerifyBind(ctx, root); err != nil {
@@ -254,18 +282,9 @@ func (s *Sandbox) verifyPosture(context.Context) error {
 		return phase("security", err)
 	}
 	if err != nil {
-		return s.stage2Gone(err)
+		return s.reason("security", err)
 	}
 	s.log.Emit(audit.Security, nil, map[string]any{"landlock_abi": s.plan.Landlock.ABI, "seccomp": s.plan.Seccomp.Source, "capabilities": s.plan.Process.Capabilities.Bounding})
 	s.log.Emit(audit.Posture, nil, map[string]any{"pid": s.workPid})
 	return nil
-}
-
-// receiveNow receives what init may have sent about stage 2's early end.
-func (s *Sandbox) receiveNow() ([]byte, []int, error) {
-	fds := []unix.PollFd{{Fd: int32(s.conn.FD()), Events: unix.POLLIN}}
-	if n, err := unix.Poll(fds, 200); err != nil || n == 0 {
-		return nil, nil, nil
-	}
-	return s.receive("security", 0)
 }

@@ -225,6 +225,13 @@ func (i *Init) Kill() {
 	_ = unix.PidfdSendSignal(i.PidFD, unix.SIGKILL, nil, 0) // ESRCH: it is gone already
 }
 
+// Ended tells whether init has ended, collected or not.
+func (i *Init) Ended() bool {
+	fds := []unix.PollFd{{Fd: int32(i.PidFD), Events: unix.POLLIN}}
+	n, err := unix.Poll(fds, 0)
+	return err == nil && n > 0
+}
+
 // Wait collects init. When it returns, no process of the sandbox is left:
 // zap_pid_ns_processes() in the kernel waits for all of them first.
 // It may be called again.

@@ -47,13 +47,6 @@ func ReadPosture(pid int, want Expected) error {
 	}
 	defer proc.Close()
 	p := &posture{dir: int(proc.Fd()), pid: pid, want: want, buf: make([]byte, 8192)}
-	if len(want.Process.SetIDFilter) > 0 {
-		own, err := os.ReadFile("/proc/self/status")
-		if err != nil {
-			return fmt.Errorf("reading the posture: %w", err)
-		}
-		p.inherited, _ = strconv.Atoi(status(own).get("Seccomp_filters")) // "" before 5.9
-	}
 	// What stage 2 has from its fork is read while it puts on the rest.
 	p.namespaces()
 	p.root()
@@ -85,11 +78,11 @@ func ReadInitPosture(pid int, setup *initproto.Setup) error {
 	}
 	defer proc.Close()
 	p := &posture{dir: int(proc.Fd()), pid: pid, buf: make([]byte, 8192)}
-	s, err := p.awaitSeccomp(len(setup.InitFilter) > 0, func(status) bool { return true })
+	keep := fmt.Sprintf("%016x", setup.InitCaps)
+	s, err := p.awaitFilters(count(setup.InitFilter), func(s status) bool { return s.get("CapEff") == keep && s.get("CapPrm") == keep })
 	if err != nil {
 		return fmt.Errorf("init: %w", err)
 	}
-	keep := fmt.Sprintf("%016x", setup.InitCaps)
 	p.check("init's effective set", s.get("CapEff"), keep)
 	p.check("init's permitted set", s.get("CapPrm"), keep)
 	p.check("init's no_new_privs", s.get("NoNewPrivs"), "1")
@@ -106,8 +99,6 @@ type posture struct {
 	buf  []byte
 	bad  []string
 	err  error
-	// inherited is how many filters this process has already, and the sandbox with it.
-	inherited int
 }
 
 func (p *posture) differ(format string, args ...any) {
@@ -151,24 +142,44 @@ func (p *posture) link(name string) string {
 	return string(p.buf[:n])
 }
 
-// atGate waits until stage 2 has loaded its filter, which is the last thing it
+// atGate waits until stage 2 has loaded its filters, which is the last thing it
 // does, and gives its status. Stage 2 cannot tell us by itself: a filter may
 // forbid every call that could.
 func (p *posture) atGate() (status, error) {
-	s, err := p.awaitSeccomp(len(p.want.Process.Filter) > 0, p.isBlockedAtGate)
+	w := p.want.Process
+	sleeps := func(s status) bool { return strings.HasPrefix(s.get("State"), "S") }
+	s, err := p.awaitFilters(count(w.SetIDFilter, w.Filter), sleeps)
 	if err != nil {
 		return nil, fmt.Errorf("stage 2: %w", err)
 	}
 	return s, nil
 }
 
-// awaitSeccomp reads the status until the filter is on, or is not to be, and
-// ready says that it is time.
-func (p *posture) awaitSeccomp(filtered bool, ready func(status) bool) (status, error) {
-	mode := "0"
-	if filtered {
-		mode = "2"
+// count tells how many of these filters there are.
+func count(filters ...[]byte) (n int) {
+	for _, f := range filters {
+		if len(f) > 0 {
+			n++
+		}
 	}
+	return n
+}
+
+// awaitFilters reads the status until n filters are on beside those that this
+// process has itself, and has handed down: run in a container or by a service
+// manager, it may well have some. Where there is nothing to count, no filter or a
+// kernel before 5.9, settled says that it is time.
+func (p *posture) awaitFilters(n int, settled func(status) bool) (status, error) {
+	text, err := os.ReadFile("/proc/self/status")
+	if err != nil {
+		return nil, fmt.Errorf("reading our own posture: %w", err)
+	}
+	own := status(text)
+	mode := "2"
+	if n == 0 {
+		mode = own.get("Seccomp")
+	}
+	inherited, uncounted := strconv.Atoi(own.get("Seccomp_filters"))
 	deadline := time.Now().Add(filterWait)
 	for wait := 20 * time.Microsecond; ; wait = min(wait*2, 200*time.Microsecond) {
 		b, err := p.read("status")
@@ -179,7 +190,13 @@ func (p *posture) awaitSeccomp(filtered bool, ready func(status) bool) (status, 
 		if state := s.get("State"); strings.HasPrefix(state, "Z") || strings.HasPrefix(state, "X") {
 			return nil, fmt.Errorf("reading the posture: %w", unix.ESRCH)
 		}
-		if s.get("Seccomp") == mode && ready(s) {
+		ready := s.get("Seccomp") == mode
+		if n == 0 || uncounted != nil {
+			ready = ready && settled(s)
+		} else {
+			ready = ready && s.get("Seccomp_filters") == strconv.Itoa(inherited+n)
+		}
+		if ready {
 			// Read once more: the kernel writes the lines one after the other, and
 			// the first ones may be from before the filter.
 			if b, err = p.read("status"); err != nil {
@@ -188,27 +205,11 @@ func (p *posture) awaitSeccomp(filtered bool, ready func(status) bool) (status, 
 			return status(b), nil
 		}
 		if time.Now().After(deadline) {
-			return nil, fmt.Errorf("not ready within %s (seccomp mode %s, want %s)", filterWait, s.get("Seccomp"), mode)
+			return nil, fmt.Errorf("not ready within %s (seccomp mode %s, want %s; %s filters, want %d)", filterWait, s.get("Seccomp"), mode, s.get("Seccomp_filters"), inherited+n)
 		}
 		// Not time.Sleep: to wake another thread up takes longer than this.
 		_ = unix.Nanosleep(&unix.Timespec{Nsec: int64(wait)}, nil) // EINTR: a shorter wait
 	}
-}
-
-// isBlockedAtGate tells that stage 2 has given up all but what it keeps: its last
-// filter is on, or it sleeps, where there is none to tell it.
-func (p *posture) isBlockedAtGate(s status) bool {
-	if len(p.want.Process.Filter) == 0 {
-		return strings.HasPrefix(s.get("State"), "S")
-	}
-	if len(p.want.Process.SetIDFilter) == 0 {
-		return true
-	}
-	n, err := strconv.Atoi(s.get("Seccomp_filters"))
-	if err != nil { // Linux before 5.9 does not count them
-		return strings.HasPrefix(s.get("State"), "S")
-	}
-	return n == p.inherited+2
 }
 
 // status is the text of /proc/PID/status.

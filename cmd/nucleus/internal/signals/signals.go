@@ -9,8 +9,9 @@ import "golang.org/x/sys/unix"
 const backlog = 16
 
 // Catch takes these signals over, until release, and gives them in the order of
-// their arrival. One that the process was started with ignored, as nohup(1) does
-// with SIGHUP, stays so. It may be called once.
+// their arrival. A SIGHUP or SIGINT that the process was started with ignored, as
+// nohup(1) does with the first, stays so; what the others were before Go's runtime
+// took them, nobody knows any more. It may be called once.
 func Catch(nums ...unix.Signal) (caught <-chan unix.Signal, release func(), err error) {
 	return catch(nums)
 }
