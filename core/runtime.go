@@ -238,13 +238,25 @@ const collectBudget = 2 * time.Second
 func (r *Runtime) Run(ctx context.Context, p *plan.Plan, o RunOptions) (Result, error) {
 	s, err := r.Create(ctx, p, o)
 	if err != nil {
-		return Result{Cause: exec.CauseRuntime, ExitCode: exec.CodeRuntime}, err
+		return Failed(err), err
 	}
 	if err := s.Start(ctx); err != nil {
-		return Result{Cause: exec.CauseRuntime, ExitCode: exec.CodeRuntime}, locate(err, p)
+		res := Failed(err)
+		res.ID, res.Name = s.ID(), s.Name()
+		return res, locate(err, p)
 	}
 	res, err := s.Wait()
 	return res, locate(err, p)
+}
+
+// Failed is the result of a start that ended with err.
+func Failed(err error) Result {
+	res := Result{Cause: exec.CauseRuntime, ExitCode: exec.CodeRuntime}
+	var se *lifecycle.StartError
+	if errors.As(err, &se) {
+		res.ID, res.Name = se.ID, se.Name
+	}
+	return res
 }
 
 // Locate adds to an error of Wait the line of the job that it came from.

@@ -21,6 +21,7 @@ const maxJobFile = job.MaxSize + 1
 
 // jobFlags are the flags of the verbs that read a job.
 type jobFlags struct {
+	verb      string
 	config    string
 	vars      []string
 	varFiles  []string
@@ -30,6 +31,7 @@ type jobFlags struct {
 }
 
 func (f *jobFlags) add(c *cobra.Command) {
+	f.verb = c.Name()
 	c.Flags().StringVar(&f.config, "config", "", "job file, or - for standard input")
 	c.Flags().StringArrayVar(&f.vars, "var", nil, "value of a variable, as k=v; repeatable")
 	c.Flags().StringArrayVar(&f.varFiles, "var-file", nil, "file of variable values, as HCL; repeatable")
@@ -72,7 +74,11 @@ func (a *app) load(f *jobFlags, argv []string) (*job.Job, error) {
 	sources := map[string][]byte{host.File: a.host.source}
 	if f.config == "" {
 		if len(argv) == 0 {
-			return nil, &usageError{err: errors.New("no job: name a file with -config, or a command after --"), hint: "nucleus run -config job.hcl"}
+			what := "name a file with -config, or a command after --"
+			if f.verb == "validate" {
+				what = "name a file with -config"
+			}
+			return nil, &usageError{err: errors.New("no job: " + what), hint: "nucleus " + f.verb + " -config job.hcl"}
 		}
 		if len(f.vars)+len(f.varFiles) > 0 {
 			return nil, &usageError{err: errors.New("variables without a job file: nothing would read them"), hint: "nucleus run -config job.hcl -var name=value"}

@@ -25,8 +25,12 @@ func (a *app) report(err error) int {
 	}
 	var many plan.Errors
 	if errors.As(err, &many) {
-		for _, e := range many {
-			a.problem("error", e.Error(), e.Hint)
+		for i, e := range many {
+			hint := e.Hint
+			if i+1 < len(many) && many[i+1].Hint == hint {
+				hint = "" // once, after the last that it is for
+			}
+			a.problem("error", e.Error(), hint)
 		}
 		return exec.CodeRuntime
 	}

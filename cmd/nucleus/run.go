@@ -53,7 +53,7 @@ is not found.`,
 	f.addParent(c)
 	c.Flags().StringVar(&f.name, "name", "", "name of the sandbox (default: the job's, made unique)")
 	c.Flags().StringVar(&f.events, "events", "", "write events as JSON lines to FILE or fd:N")
-	c.Flags().StringVar(&f.pidFile, "pid-file", "", "write the workload's host pid to this file, which is removed when the sandbox has ended")
+	c.Flags().StringVar(&f.pidFile, "pid-file", "", "write the workload's host pid to this file, which is removed with the sandbox; what a killed nucleus left is replaced by the next run")
 	c.Flags().BoolVar(&f.trace, "trace", false, "print where each millisecond of the run goes, to standard error")
 	c.Flags().BoolVar(&f.json, "json", false, "print the result as JSON to standard error when the sandbox has ended")
 	return c
@@ -138,7 +138,7 @@ func (a *app) supervise(ctx context.Context, rt *core.Runtime, p *plan.Plan, nam
 	defer cancel(nil)
 	caught, release, err := signals.Catch(unix.SIGINT, unix.SIGTERM, unix.SIGHUP, unix.SIGQUIT, unix.SIGUSR1, unix.SIGUSR2)
 	if err != nil {
-		return core.Result{Cause: "runtime", ExitCode: 125}, fmt.Errorf("catching signals: %w", err)
+		return core.Failed(err), fmt.Errorf("catching signals: %w", err)
 	}
 	defer release()
 	// A reader of the output that goes away is the workload's to hear of. Go's
@@ -151,11 +151,16 @@ func (a *app) supervise(ctx context.Context, rt *core.Runtime, p *plan.Plan, nam
 
 	s, err := rt.Create(ctx, p, core.RunOptions{Name: name, Streams: core.Streams{In: a.stdin, Out: a.stdout, Err: a.stderr}, ThreadsStay: true})
 	if err != nil {
-		return core.Result{Cause: "runtime", ExitCode: 125}, err
+		return core.Failed(err), err
+	}
+	failed := func(err error) (core.Result, error) {
+		res := core.Failed(err)
+		res.ID, res.Name = s.ID(), s.Name()
+		return res, err
 	}
 	if pidFile != "" {
 		if err := writePidFile(pidFile, s.Pid()); err != nil {
-			return core.Result{Cause: "runtime", ExitCode: 125}, errors.Join(err, s.Destroy(ctx))
+			return failed(errors.Join(err, s.Destroy(ctx)))
 		}
 		defer os.Remove(pidFile)
 	}
@@ -163,7 +168,7 @@ func (a *app) supervise(ctx context.Context, rt *core.Runtime, p *plan.Plan, nam
 	// before the workload can say that it is there.
 	created <- s
 	if err := s.Start(context.WithoutCancel(ctx)); err != nil {
-		return core.Result{Cause: "runtime", ExitCode: 125}, err
+		return failed(err)
 	}
 	// A signal that came in between ended a start that was over already.
 	stop := context.AfterFunc(ctx, s.Stop)

@@ -5,8 +5,10 @@ import (
 	"fmt"
 	"path"
 	"runtime"
+	"strconv"
 	"strings"
 
+	specs "github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
 
 	"github.com/nucleus-runtime/nucleus/core/exec"
@@ -15,14 +17,59 @@ import (
 )
 
 // stageFailure turns what init tells of stage 2's end into an error, with the
-// remedy that the plan knows of.
+// part of the job that it came from and the remedy that the plan knows of.
 func (s *Sandbox) stageFailure(x initproto.Exited) error {
 	err := exec.StageFailure(x, s.command())
 	var ce *exec.CommandError
 	if errors.As(err, &ce) {
 		ce.Hint = commandHint(s.plan, ce)
 	}
+	var se *exec.StageError
+	if !errors.As(err, &se) || se.Errno == 0 {
+		return err
+	}
+	switch {
+	case se.Step == initproto.StepCwd:
+		return workdirFailure(s.plan, se)
+	case se.Step == initproto.StepRlimit && se.Index < len(s.plan.Process.Rlimits):
+		return rlimitFailure(s.plan.Process.Rlimits[se.Index], se)
+	}
 	return err
+}
+
+func workdirFailure(p *plan.Plan, se *exec.StageError) error {
+	e := &PhaseError{Phase: "security", Origin: "workdir", Err: fmt.Errorf("working directory %q: %w", p.Process.Cwd, se.Errno)}
+	if p.Where("workdir") == "" {
+		e.Origin = "workspace.path"
+	}
+	switch {
+	case errors.Is(se.Errno, unix.EACCES):
+		e.Hint = fmt.Sprintf("the workload's user, uid %d of the sandbox, may not enter it: write another workdir, or another user", p.Process.User.UID)
+	case errors.Is(se.Errno, unix.ENOTDIR):
+		e.Hint = "name a directory"
+	default:
+		e.Hint = "name a directory of the sandbox: of its root file system, or a volume's target"
+	}
+	return e
+}
+
+func rlimitFailure(r specs.POSIXRlimit, se *exec.StageError) error {
+	name := strings.ToLower(strings.TrimPrefix(r.Type, "RLIMIT_"))
+	e := &PhaseError{
+		Phase: "security", Origin: fmt.Sprintf("resources.rlimit[%q]", name), Err: fmt.Errorf("rlimit %q, soft %s, hard %s: %w", name, limitText(r.Soft), limitText(r.Hard), se.Errno),
+		Hint: "hard may be at most what this process has: ulimit -H -a shows it",
+	}
+	if name == "nofile" {
+		e.Hint += "; root's is bounded by /proc/sys/fs/nr_open"
+	}
+	return e
+}
+
+func limitText(v uint64) string {
+	if v == unix.RLIM_INFINITY {
+		return "unlimited"
+	}
+	return strconv.FormatUint(v, 10)
 }
 
 func commandHint(p *plan.Plan, ce *exec.CommandError) string {

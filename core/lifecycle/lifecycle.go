@@ -61,6 +61,15 @@ type PhaseError struct {
 func (e *PhaseError) Error() string { return e.Phase + ": " + e.Err.Error() }
 func (e *PhaseError) Unwrap() error { return e.Err }
 
+// StartError is a start that failed once the sandbox had an id.
+type StartError struct {
+	ID, Name string
+	Err      error
+}
+
+func (e *StartError) Error() string { return e.Err.Error() }
+func (e *StartError) Unwrap() error { return e.Err }
+
 // Sandbox is a sandbox between its creation and its teardown.
 type Sandbox struct {
 	cfg  Config
@@ -434,6 +443,10 @@ func phase(name string, err error) error {
 	if err == nil {
 		return nil
 	}
+	var known *PhaseError
+	if errors.As(err, &known) {
+		return err
+	}
 	e := &PhaseError{Phase: name, Err: err}
 	var fe *fs.Error
 	if errors.As(err, &fe) {
@@ -475,5 +488,5 @@ func (s *Sandbox) failed(ctx context.Context, err error) error {
 		t = audit.PostureFailed
 	}
 	s.log.Emit(t, err, nil)
-	return errors.Join(err, s.teardown(ctx, true))
+	return &StartError{ID: s.dir.ID, Name: s.dir.Name, Err: errors.Join(err, s.teardown(ctx, true))}
 }

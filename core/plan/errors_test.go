@@ -31,16 +31,16 @@ func TestErrors(t *testing.T) {
 		message string
 		hint    string
 	}{
-		{"network plugin", with(), []string{`network "netbridge" {}`}, "job.hcl:3", `network plugin "netbridge"`, "remove the block"},
-		{"runtime plugin", with(), []string{`runtime "gvisor" {}`}, "job.hcl:3", `runtime plugin "gvisor"`, "remove the block"},
-		{"secret", with(), []string{`secret "db" {`, `provider = "file"`, `target = "/run/secrets/db"`, `}`}, "job.hcl:3", `secret "db"`, "remove the block"},
-		{"plugin hook", with(), []string{`plugin_hook "trail" {}`}, "job.hcl:3", `plugin_hook "trail"`, "remove the block"},
-		{"readiness", with(), []string{`readiness {`, `tcp = 80`, `}`}, "job.hcl:3", "readiness probes", "remove the block"},
-		{"health", with(), []string{`health {`, `tcp = 80`, `}`}, "job.hcl:3", "health probes", "remove the block"},
-		{"restart", with(), []string{`restart {`, `on = "failure"`, `}`}, "job.hcl:3", "restart policy", "remove the block"},
-		{"sd_notify", with(), []string{`sd_notify = true`}, "job.hcl:3", "sd_notify", "remove the block"},
-		{"hook", with(), []string{`tty = false`, `hook "poststart" {`, `command = ["/bin/true"]`, `}`}, "job.hcl:4", "hooks are", "remove the block"},
-		{"trace", with(), []string{`security {`, `seccomp {`, `mode = "trace"`, `}`, `}`}, "job.hcl:5", "seccomp trace mode", "remove the block"},
+		{"network plugin", with(), []string{`network "netbridge" {}`}, "job.hcl:3", `network plugin "netbridge"`, "remove it"},
+		{"runtime plugin", with(), []string{`runtime "gvisor" {}`}, "job.hcl:3", `runtime plugin "gvisor"`, "remove it"},
+		{"secret", with(), []string{`secret "db" {`, `provider = "file"`, `target = "/run/secrets/db"`, `}`}, "job.hcl:3", `secret "db"`, "remove it"},
+		{"plugin hook", with(), []string{`plugin_hook "trail" {}`}, "job.hcl:3", `plugin_hook "trail"`, "remove it"},
+		{"readiness", with(), []string{`readiness {`, `tcp = 80`, `}`}, "job.hcl:3", "readiness probes", "remove it"},
+		{"health", with(), []string{`health {`, `tcp = 80`, `}`}, "job.hcl:3", "health probes", "remove it"},
+		{"restart", with(), []string{`restart {`, `on = "failure"`, `}`}, "job.hcl:3", "restart policy", "remove it"},
+		{"sd_notify", with(), []string{`sd_notify = true`}, "job.hcl:3", "sd_notify", "remove it"},
+		{"hook", with(), []string{`tty = false`, `hook "poststart" {`, `command = ["/bin/true"]`, `}`}, "job.hcl:4", "hooks are", "remove it"},
+		{"trace", with(), []string{`security {`, `seccomp {`, `mode = "trace"`, `}`, `}`}, "job.hcl:5", "seccomp trace mode", "remove it"},
 
 		{"user unknown", with(), []string{`user = "nobody-here"`}, "job.hcl:3", `user "nobody-here" is not in the host's /etc/passwd`, "root, bad, app"},
 		{"user unknown in a rootfs", with(), []string{`user = "x"`, `rootfs {`, `path = "/r"`, `}`}, "job.hcl:3", "the rootfs's /etc/passwd", "numeric uid"},

@@ -41,7 +41,11 @@ func (m *maker) identity() identity {
 				id.name = "root"
 			}
 		default:
-			m.fail("user", "write a numeric uid, or one of: "+strings.Join(m.userNames(), ", "), "user %q is not in %s", user, m.passwdName())
+			hint := "write a numeric uid"
+			if names := m.userNames(); len(names) > 0 {
+				hint += ", or one of: " + strings.Join(names, ", ")
+			}
+			m.fail("user", hint, "user %q is not in %s", user, m.passwdName())
 		}
 	} else if e, _, ok := m.lookupUser("0"); ok {
 		id.name, id.home = e.name, e.home

@@ -106,7 +106,7 @@ func origin(r hcl.Range) string {
 // no block of a job is ever silently ignored.
 func (m *maker) unsupported() {
 	later := func(path, what string) {
-		m.fail(path, "remove the block, or wait for the release that has it", "%s not available in this version of Nucleus", what)
+		m.fail(path, "remove it, or wait for the release that has it", "%s not available in this version of Nucleus", what)
 	}
 	j := m.j
 	if j.Network.Backend != "none" && j.Network.Backend != "host" {

@@ -58,7 +58,7 @@ func checkSource(name string, src []byte) *hcl.Diagnostic {
 	if len(src) > MaxSize {
 		return &hcl.Diagnostic{
 			Severity: hcl.DiagError, Summary: "File too large",
-			Detail:  fmt.Sprintf("The file has %d bytes; at most %d are read. Move data into files of their own and name them here.", len(src), MaxSize),
+			Detail:  fmt.Sprintf("The file has more than %d bytes. Move data into files of their own and name them here.", MaxSize),
 			Subject: at(0),
 		}
 	}
