@@ -10,6 +10,8 @@ import (
 	"testing"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/nucleus-runtime/nucleus/core"
 	"github.com/nucleus-runtime/nucleus/core/host"
 	"github.com/nucleus-runtime/nucleus/core/job"
@@ -207,5 +209,38 @@ func TestFeatureNamesAreThoseOfDoctor(t *testing.T) {
 	}
 	if seen < 30 {
 		t.Errorf("only %d features: %v", seen, fmt.Sprint(known))
+	}
+}
+
+// RunOptions.ThreadsStay relies on it that Go keeps its idle threads
+// (golang#14592 asks for their end; docs/adr/0005).
+func TestIdleThreadsStay(t *testing.T) {
+	var p [2]int
+	if err := unix.Pipe2(p[:], unix.O_CLOEXEC); err != nil {
+		t.Fatal(err)
+	}
+	defer unix.Close(p[0])
+	tids := make(chan int)
+	const n = 8
+	for range n {
+		go func() {
+			tids <- unix.Gettid()
+			_, _ = unix.Read(p[0], make([]byte, 1)) // until the other end is closed
+		}()
+	}
+	seen := map[int]bool{}
+	for range n {
+		seen[<-tids] = true
+	}
+	time.Sleep(50 * time.Millisecond) // all of them wait in the kernel, on a thread each
+	_ = unix.Close(p[1])
+	for range 4 {
+		time.Sleep(250 * time.Millisecond)
+		runtime.GC()
+	}
+	for tid := range seen {
+		if _, err := os.Stat(fmt.Sprintf("/proc/self/task/%d", tid)); err != nil {
+			t.Errorf("an idle thread has ended, so ThreadsStay is no longer true: %v", err)
+		}
 	}
 }
