@@ -77,6 +77,11 @@ func (s *Sandbox) initFailed(ph string, f initproto.Failed) error {
 	if f.Op >= 0 && int(f.Op) < len(s.prep.Origins) {
 		e.Phase, e.Origin = "fs", s.prep.Origins[f.Op]
 	}
+	for _, r := range s.plan.Landlock.Rules {
+		if f.Op < 0 && r.Origin != "" && strings.HasPrefix(f.What, fmt.Sprintf("landlock rule for %q: ", r.Path)) {
+			e.Origin, e.Hint = r.Origin+".paths", "name a path that exists in the sandbox"
+		}
+	}
 	if syscall.Errno(f.Errno) == unix.ENOSPC {
 		e.Hint = "raise resources { rootfs_size = … }, which bounds what a sandbox holds in memory"
 	}
