@@ -9,6 +9,7 @@ import (
 	"strconv"
 	"strings"
 	"syscall"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -188,6 +189,10 @@ func (s *Sandbox) awaitStage2(context.Context) error {
 	return nil
 }
 
+// lastWords is how long a process that cannot be looked at any more may take to
+// say why.
+const lastWords = 200 * time.Millisecond
+
 // reason explains why a process of the sandbox could not be looked at. It may be
 // gone, since it failed at one of its steps before we came to it: init tells
 // which, or the note of a stage 2 that is init itself. If neither does, err is all
@@ -199,7 +204,9 @@ func (s *Sandbox) reason(ph string, err error) error {
 				return aerr
 			}
 		}
-		s.abort()
+		if !s.init.Ended(lastWords) {
+			return phase(ph, err)
+		}
 		ended := make(chan message, 1)
 		s.watch(ended)
 		if x := <-ended; x.err == nil {
@@ -211,7 +218,7 @@ func (s *Sandbox) reason(ph string, err error) error {
 	}
 	for range 2 { // that stage 2 was made may come before how it ended
 		fds := []unix.PollFd{{Fd: int32(s.conn.FD()), Events: unix.POLLIN}}
-		if n, perr := unix.Poll(fds, 200); perr != nil || n == 0 {
+		if n, perr := unix.Poll(fds, int(lastWords.Milliseconds())); perr != nil || n == 0 {
 			break
 		}
 		_, passed, rerr := s.receive(ph, initproto.KindStage2)
@@ -248,7 +255,7 @@ func (s *Sandbox) audit(ctx context.Context) error {
 	bad, err := s.prep.Audit(f)
 	if err == nil && len(bad) > 0 {
 		err = &security.PostureError{Differences: bad}
-		if !s.init.Ended() {
+		if !s.init.Ended(0) {
 			return phase("fs", err)
 		}
 	}

@@ -11,6 +11,7 @@ import (
 	"strings"
 	"sync"
 	"syscall"
+	"time"
 
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
@@ -225,10 +226,10 @@ func (i *Init) Kill() {
 	_ = unix.PidfdSendSignal(i.PidFD, unix.SIGKILL, nil, 0) // ESRCH: it is gone already
 }
 
-// Ended tells whether init has ended, collected or not.
-func (i *Init) Ended() bool {
+// Ended tells whether init has ended, collected or not, or does within this time.
+func (i *Init) Ended(within time.Duration) bool {
 	fds := []unix.PollFd{{Fd: int32(i.PidFD), Events: unix.POLLIN}}
-	n, err := unix.Poll(fds, 0)
+	n, err := unix.Poll(fds, int(within.Milliseconds()))
 	return err == nil && n > 0
 }
 
