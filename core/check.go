@@ -28,14 +28,11 @@ func check(j *job.Job) plan.Errors {
 		if err == nil {
 			continue
 		}
-		e := &plan.Error{Msg: err.Error(), Hint: "remove it from allow"}
+		hint := "remove it from allow"
 		if err.Suggestion != "" {
-			e.Hint = fmt.Sprintf("write %q", err.Suggestion)
+			hint = fmt.Sprintf("write %q", err.Suggestion)
 		}
-		if r, ok := j.Range(fmt.Sprintf("security.seccomp.allow[%d]", i)); ok && r.Start.Line > 0 {
-			e.Where = fmt.Sprintf("%s:%d", r.Filename, r.Start.Line)
-		}
-		errs = append(errs, e)
+		errs = append(errs, plan.ErrorAt(j, fmt.Sprintf("security.seccomp.allow[%d]", i), hint, err.Error()))
 	}
 	return errs
 }

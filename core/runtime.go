@@ -187,6 +187,13 @@ type RunOptions struct {
 // Sandbox is a sandbox that was created.
 type Sandbox struct{ *lifecycle.Sandbox }
 
+// Failed is the result of a sandbox that was created and whose start ended with err.
+func (s *Sandbox) Failed(err error) Result {
+	res := Failed(err)
+	res.ID, res.Name = s.ID(), s.Name()
+	return res
+}
+
 // Create takes a plan through its phases up to the start gate. Sandboxes whose
 // supervisor died earlier are cleaned up first.
 func (r *Runtime) Create(ctx context.Context, p *plan.Plan, o RunOptions) (*Sandbox, error) {
@@ -241,9 +248,7 @@ func (r *Runtime) Run(ctx context.Context, p *plan.Plan, o RunOptions) (Result, 
 		return Failed(err), err
 	}
 	if err := s.Start(ctx); err != nil {
-		res := Failed(err)
-		res.ID, res.Name = s.ID(), s.Name()
-		return res, locate(err, p)
+		return s.Failed(err), locate(err, p)
 	}
 	res, err := s.Wait()
 	return res, locate(err, p)

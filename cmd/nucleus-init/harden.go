@@ -48,9 +48,9 @@ func restrictLandlock(l initproto.Landlock) error {
 		return fmt.Errorf("landlock: %w", os.NewSyscallError("landlock_create_ruleset", err))
 	}
 	defer unix.Close(rs)
-	for _, r := range l.Rules {
+	for i, r := range l.Rules {
 		if err := addRule(rs, r); err != nil {
-			return err
+			return &ruleError{i, err}
 		}
 	}
 	for _, r := range l.Ports {
@@ -64,6 +64,15 @@ func restrictLandlock(l initproto.Landlock) error {
 	}
 	return nil
 }
+
+// ruleError says which path rule failed, as opError does of operations.
+type ruleError struct {
+	index int
+	err   error
+}
+
+func (e *ruleError) Error() string { return e.err.Error() }
+func (e *ruleError) Unwrap() error { return e.err }
 
 func addRule(rs int, r initproto.PathRule) error {
 	fd, err := unix.Open(r.Path, unix.O_PATH|unix.O_CLOEXEC, 0)

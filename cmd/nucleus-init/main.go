@@ -186,10 +186,14 @@ func becomeRoot() error {
 // fail tells the supervisor what went wrong. If even that fails the supervisor
 // sees the end of the socket and the exit status.
 func (in *initProcess) fail(err error) {
-	f := initproto.Failed{Op: -1, What: err.Error()}
+	f := initproto.Failed{Op: -1, Rule: -1, What: err.Error()}
 	var oe *opError
 	if errors.As(err, &oe) {
 		f.Op = int32(oe.index)
+	}
+	var re *ruleError
+	if errors.As(err, &re) {
+		f.Rule = int32(re.index)
 	}
 	var errno unix.Errno
 	if errors.As(err, &errno) {

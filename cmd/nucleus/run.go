@@ -153,14 +153,10 @@ func (a *app) supervise(ctx context.Context, rt *core.Runtime, p *plan.Plan, nam
 	if err != nil {
 		return core.Failed(err), err
 	}
-	failed := func(err error) (core.Result, error) {
-		res := core.Failed(err)
-		res.ID, res.Name = s.ID(), s.Name()
-		return res, err
-	}
 	if pidFile != "" {
 		if err := writePidFile(pidFile, s.Pid()); err != nil {
-			return failed(errors.Join(err, s.Destroy(ctx)))
+			err = errors.Join(err, s.Destroy(ctx))
+			return s.Failed(err), err
 		}
 		defer os.Remove(pidFile)
 	}
@@ -168,7 +164,7 @@ func (a *app) supervise(ctx context.Context, rt *core.Runtime, p *plan.Plan, nam
 	// before the workload can say that it is there.
 	created <- s
 	if err := s.Start(context.WithoutCancel(ctx)); err != nil {
-		return failed(err)
+		return s.Failed(err), err
 	}
 	// A signal that came in between ended a start that was over already.
 	stop := context.AfterFunc(ctx, s.Stop)

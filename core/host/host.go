@@ -24,8 +24,9 @@ type Options struct {
 }
 
 // Quick finds what every run needs to know, with a few cheap system calls; the
-// toolchain, which only a job without a rootfs sees, is not among it. A file that cannot be read leaves its field at "not known"; an error means that
-// the kernel refused to say who we are, and no plan can be made.
+// toolchain, which only a job without a rootfs sees, is not among it. A file that
+// cannot be read leaves its field at "not known"; an error means that the kernel
+// refused to say who we are, and no plan can be made.
 func Quick(o Options) (fact.Host, error) {
 	var uts unix.Utsname
 	if err := unix.Uname(&uts); err != nil {

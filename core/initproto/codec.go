@@ -203,6 +203,7 @@ func (f *FSDone) code(c *coder) { c.strs(&f.Digests) }
 
 func (f *Failed) code(c *coder) {
 	c.i32(&f.Op)
+	c.i32(&f.Rule)
 	c.u32(&f.Errno)
 	c.str(&f.What)
 }

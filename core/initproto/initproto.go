@@ -195,7 +195,9 @@ type FSDone struct {
 // Failed tells what init could not do.
 type Failed struct {
 	// Op is the index of the failed operation, -1 if it was none.
-	Op    int32
+	Op int32
+	// Rule is the index of the Landlock path rule that failed, -1 if it was none.
+	Rule  int32
 	Errno uint32
 	What  string
 }

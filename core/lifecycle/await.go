@@ -78,9 +78,11 @@ func (s *Sandbox) initFailed(ph string, f initproto.Failed) error {
 	if f.Op >= 0 && int(f.Op) < len(s.prep.Origins) {
 		e.Phase, e.Origin = "fs", s.prep.Origins[f.Op]
 	}
-	for _, r := range s.plan.Landlock.Rules {
-		if f.Op < 0 && r.Origin != "" && strings.HasPrefix(f.What, fmt.Sprintf("landlock rule for %q: ", r.Path)) {
-			e.Origin, e.Hint = r.Origin+".paths", "name a path that exists in the sandbox"
+	if f.Rule >= 0 && int(f.Rule) < len(s.setup.Landlock.Rules) {
+		for _, r := range s.plan.Landlock.Rules {
+			if r.Origin != "" && r.Path == s.setup.Landlock.Rules[f.Rule].Path {
+				e.Origin, e.Hint = r.Origin+".paths", "name a path that exists in the sandbox"
+			}
 		}
 	}
 	if syscall.Errno(f.Errno) == unix.ENOSPC {
@@ -207,10 +209,8 @@ func (s *Sandbox) reason(ph string, err error) error {
 		if !s.init.Ended(lastWords) {
 			return phase(ph, err)
 		}
-		ended := make(chan message, 1)
-		s.watch(ended)
-		if x := <-ended; x.err == nil {
-			if ferr := s.stageFailure(x.exited); ferr != nil {
+		if m := s.noted(); m.err == nil {
+			if ferr := s.stageFailure(m.exited); ferr != nil {
 				return phase("security", ferr)
 			}
 		}

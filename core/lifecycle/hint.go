@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"path"
 	"runtime"
-	"strconv"
 	"strings"
 
 	specs "github.com/opencontainers/runtime-spec/specs-go"
@@ -56,20 +55,13 @@ func workdirFailure(p *plan.Plan, se *exec.StageError) error {
 func rlimitFailure(r specs.POSIXRlimit, se *exec.StageError) error {
 	name := strings.ToLower(strings.TrimPrefix(r.Type, "RLIMIT_"))
 	e := &PhaseError{
-		Phase: "security", Origin: fmt.Sprintf("resources.rlimit[%q]", name), Err: fmt.Errorf("rlimit %q, soft %s, hard %s: %w", name, limitText(r.Soft), limitText(r.Hard), se.Errno),
+		Phase: "security", Origin: fmt.Sprintf("resources.rlimit[%q]", name), Err: fmt.Errorf("rlimit %q, soft %s, hard %s: %w", name, plan.LimitText(r.Soft), plan.LimitText(r.Hard), se.Errno),
 		Hint: "hard may be at most what this process has: ulimit -H -a shows it",
 	}
 	if name == "nofile" {
 		e.Hint += "; root's is bounded by /proc/sys/fs/nr_open"
 	}
 	return e
-}
-
-func limitText(v uint64) string {
-	if v == unix.RLIM_INFINITY {
-		return "unlimited"
-	}
-	return strconv.FormatUint(v, 10)
 }
 
 func commandHint(p *plan.Plan, ce *exec.CommandError) string {

@@ -128,7 +128,7 @@ func (s *Sandbox) supervise(ctx context.Context) {
 	if s.plan.Init {
 		go s.listen(msgs)
 	} else {
-		go s.watch(msgs)
+		go func() { msgs <- s.noted() }()
 	}
 	opened := make(chan struct{})
 	go func() {
@@ -238,19 +238,18 @@ func (s *Sandbox) listen(out chan<- message) {
 	out <- m
 }
 
-// watch waits for a workload that is PID 1 itself, and so our own child.
-func (s *Sandbox) watch(out chan<- message) {
+// noted waits for a workload that is PID 1 itself, and so our own child, and
+// reads what it noted.
+func (s *Sandbox) noted() message {
 	ws, err := s.init.Wait()
 	if err != nil {
-		out <- message{err: err}
-		return
+		return message{err: err}
 	}
 	b := make([]byte, initproto.NoteSize)
 	if _, err := s.note.ReadAt(b, 0); err != nil {
-		out <- message{err: err}
-		return
+		return message{err: err}
 	}
-	out <- message{exited: initproto.DecodeNote(b, uint32(ws))}
+	return message{exited: initproto.DecodeNote(b, uint32(ws))}
 }
 
 // awaitExec waits until stage 2 has let go of the gate, which execve does to it,

@@ -23,7 +23,7 @@ func (e *explainer) security() {
 		if name == "nproc" && p.Pids() == 0 {
 			paths = append(paths, "resources.pids")
 		}
-		e.add("rlimit "+name, fmt.Sprintf("%s:%s", limitText(r.Soft), limitText(r.Hard)), "prlimit(2)", paths...)
+		e.add("rlimit "+name, fmt.Sprintf("%s:%s", LimitText(r.Soft), LimitText(r.Hard)), "prlimit(2)", paths...)
 	}
 	e.add("session keyring", "its own", "keyctl(KEYCTL_JOIN_SESSION_KEYRING)")
 	e.add("descriptors", "0 1 2", "close_range(2)")
@@ -97,7 +97,8 @@ func (e *explainer) seccomp() {
 	}
 }
 
-func limitText(v uint64) string {
+// LimitText is a resource limit as job files write it.
+func LimitText(v uint64) string {
 	if v == math.MaxUint64 {
 		return "unlimited"
 	}

@@ -77,14 +77,19 @@ func Make(j *job.Job, in Inputs) (*Plan, error) {
 	return m.p, nil
 }
 
-// fail adds a reason. It points at the part of the job that asked for it, or at
-// the block that this part would stand in.
+// fail adds a reason.
 func (m *maker) fail(path, hint, format string, args ...any) {
-	e := &Error{Msg: fmt.Sprintf(format, args...), Hint: hint}
-	if r, ok := m.j.Range(path); ok && r.Start.Line > 0 {
+	m.errs = append(m.errs, ErrorAt(m.j, path, hint, fmt.Sprintf(format, args...)))
+}
+
+// ErrorAt is a reason that points at the part of the job with this path, or at
+// the block that it would stand in.
+func ErrorAt(j *job.Job, path, hint, msg string) *Error {
+	e := &Error{Msg: msg, Hint: hint}
+	if r, ok := j.Range(path); ok && r.Start.Line > 0 {
 		e.Where = origin(r)
 	}
-	m.errs = append(m.errs, e)
+	return e
 }
 
 func (m *maker) origins() {

@@ -109,12 +109,14 @@ func (r Request) resolveFor(goarch string) (Resolved, error) {
 }
 
 // CheckAllow tells why a name may not stand in Allow, nil if it may.
-func CheckAllow(name string) *AllowError {
+func CheckAllow(name string) *AllowError { return allowError(runtime.GOARCH, name) }
+
+func allowError(goarch, name string) *AllowError {
 	if reason := refusal(name); reason != "" {
 		return &AllowError{Name: name, Reason: reason}
 	}
 	if !sysno.Known(name) {
-		return &AllowError{Name: name, Reason: "there is no such call", Suggestion: suggestion(runtime.GOARCH, name)}
+		return &AllowError{Name: name, Reason: "there is no such call", Suggestion: suggestion(goarch, name)}
 	}
 	return nil
 }
@@ -123,7 +125,7 @@ func CheckAllow(name string) *AllowError {
 func (r Request) checkAllow(goarch string) (opened, ignored []string, err error) {
 	var errs []error
 	for _, name := range sortedSet(r.Allow) {
-		if err := CheckAllow(name); err != nil {
+		if err := allowError(goarch, name); err != nil {
 			errs = append(errs, err)
 			continue
 		}
