@@ -191,22 +191,30 @@ func (s *Sandbox) awaitStage2(context.Context) error {
 	return nil
 }
 
-// lastWords is how long a process that cannot be looked at any more may take to
-// say why.
-const lastWords = 200 * time.Millisecond
+// lastWords is how long init may take to say why a process could not be looked
+// at, if that process is not known to be gone. If it is, the reason is certain to
+// come, and only a machine that stands still makes us wait as long as lastWordsGone.
+const (
+	lastWords     = 200 * time.Millisecond
+	lastWordsGone = 10 * time.Second
+)
 
 // reason explains why a process of the sandbox could not be looked at. It may be
 // gone, since it failed at one of its steps before we came to it: init tells
 // which, or the note of a stage 2 that is init itself. If neither does, err is all
 // that is known.
 func (s *Sandbox) reason(ph string, err error) error {
+	patience := lastWords
+	if errors.Is(err, unix.ESRCH) || errors.Is(err, unix.ENOENT) {
+		patience = lastWordsGone
+	}
 	if !s.plan.Init {
 		if s.note == nil {
 			if aerr := s.awaitStage2(context.Background()); aerr != nil {
 				return aerr
 			}
 		}
-		if !s.init.Ended(lastWords) {
+		if !ready(s.init.PidFD, patience) {
 			return phase(ph, err)
 		}
 		if m := s.noted(); m.err == nil {
@@ -217,8 +225,7 @@ func (s *Sandbox) reason(ph string, err error) error {
 		return phase(ph, err)
 	}
 	for range 2 { // that stage 2 was made may come before how it ended
-		fds := []unix.PollFd{{Fd: int32(s.conn.FD()), Events: unix.POLLIN}}
-		if n, perr := unix.Poll(fds, int(lastWords.Milliseconds())); perr != nil || n == 0 {
+		if !ready(s.conn.FD(), patience) {
 			break
 		}
 		_, passed, rerr := s.receive(ph, initproto.KindStage2)
@@ -228,6 +235,17 @@ func (s *Sandbox) reason(ph string, err error) error {
 		}
 	}
 	return phase(ph, err)
+}
+
+// ready waits until a descriptor can be read, or its other end is gone.
+func ready(fd int, within time.Duration) bool {
+	fds := []unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}
+	for end := time.Now().Add(within); ; {
+		n, err := unix.Poll(fds, int(max(0, time.Until(end)).Milliseconds()))
+		if !errors.Is(err, unix.EINTR) {
+			return err == nil && n > 0
+		}
+	}
 }
 
 // pidOf tells the pid, in our PID namespace, that a pidfd stands for.
@@ -240,7 +258,7 @@ func pidOf(fd int) (int, error) {
 	line, _, _ := strings.Cut(rest, "\n")
 	pid, err := strconv.Atoi(strings.TrimSpace(line))
 	if !ok || err != nil || pid <= 0 {
-		return 0, errors.New("pidfd of stage 2: no such process")
+		return 0, fmt.Errorf("pidfd of stage 2: %w", unix.ESRCH)
 	}
 	return pid, nil
 }
@@ -255,7 +273,7 @@ func (s *Sandbox) audit(ctx context.Context) error {
 	bad, err := s.prep.Audit(f)
 	if err == nil && len(bad) > 0 {
 		err = &security.PostureError{Differences: bad}
-		if !s.init.Ended(0) {
+		if !ready(s.init.PidFD, 0) {
 			return phase("fs", err)
 		}
 	}

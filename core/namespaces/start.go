@@ -11,7 +11,6 @@ import (
 	"strings"
 	"sync"
 	"syscall"
-	"time"
 
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
@@ -224,13 +223,6 @@ func startError(err error, p *plan.Plan) error {
 // Kill ends init, and with it every process of its PID namespace.
 func (i *Init) Kill() {
 	_ = unix.PidfdSendSignal(i.PidFD, unix.SIGKILL, nil, 0) // ESRCH: it is gone already
-}
-
-// Ended tells whether init has ended, collected or not, or does within this time.
-func (i *Init) Ended(within time.Duration) bool {
-	fds := []unix.PollFd{{Fd: int32(i.PidFD), Events: unix.POLLIN}}
-	n, err := unix.Poll(fds, int(within.Milliseconds()))
-	return err == nil && n > 0
 }
 
 // Wait collects init. When it returns, no process of the sandbox is left:
