@@ -115,8 +115,9 @@ func (s serial) Run(name string, f func(testscript.T)) {
 	s.T.Run(name, func(t *testing.T) { f(serial{t}) })
 }
 
-// scriptTime is what a script may take: some start dozens of sandboxes, on a busy host.
-const scriptTime = time.Minute
+// scriptTime is what a script may take: some start dozens of sandboxes, on a busy
+// host. It stays well below the time limit of the whole test.
+var scriptTime = min(testutil.Patient(time.Minute), 4*time.Minute)
 
 // byFolder gives the folders of sorted paths in their order, each with its files.
 func byFolder(files []string) iter.Seq2[string, []string] {
