@@ -264,7 +264,7 @@ func Failed(err error) Result {
 	return res
 }
 
-// Locate adds to an error of Wait the line of the job that it came from.
+// Locate adds to an error of Start or Wait the line of the job that it came from.
 func (r *Runtime) Locate(err error, p *plan.Plan) error { return locate(err, p) }
 
 // Collect removes what sandboxes left whose supervisor was killed, and gives

@@ -48,6 +48,9 @@ func main() {
 type initProcess struct {
 	conn *channel.Conn
 	work *stage2
+	// setup is what it was told.
+	setup *initproto.Setup
+	hooks hookWait
 }
 
 // run is the start sequence as PID 1 sees it (DESIGN: steps 7 to 10).
@@ -70,6 +73,7 @@ func (in *initProcess) run() error {
 	if err != nil {
 		return err
 	}
+	in.setup = setup
 	if setup.SetIDs {
 		if err := becomeRoot(); err != nil {
 			return err
@@ -186,7 +190,7 @@ func becomeRoot() error {
 // fail tells the supervisor what went wrong. If even that fails the supervisor
 // sees the end of the socket and the exit status.
 func (in *initProcess) fail(err error) {
-	f := initproto.Failed{Op: -1, Rule: -1, What: err.Error()}
+	f := initproto.Failed{Op: -1, Rule: -1, Hook: -1, What: err.Error()}
 	var oe *opError
 	if errors.As(err, &oe) {
 		f.Op = int32(oe.index)
@@ -194,6 +198,10 @@ func (in *initProcess) fail(err error) {
 	var re *ruleError
 	if errors.As(err, &re) {
 		f.Rule = int32(re.index)
+	}
+	var he *hookError
+	if errors.As(err, &he) {
+		f.Hook = int32(he.index)
 	}
 	var errno unix.Errno
 	if errors.As(err, &errno) {

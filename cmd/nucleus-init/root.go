@@ -50,6 +50,11 @@ func (in *initProcess) buildRoot(setup *initproto.Setup, fds []int) ([]string, e
 			return nil, &opError{i, err}
 		}
 	}
+	if setup.Hold {
+		if err := in.holdRoot(b); err != nil {
+			return nil, err
+		}
+	}
 	return b.digests, b.pivot()
 }
 

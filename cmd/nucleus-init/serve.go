@@ -25,20 +25,31 @@ func (in *initProcess) serve() error {
 		if err != nil {
 			return err
 		}
-		channel.CloseAll(fds)
 		k, err := initproto.KindOf(msg)
+		if err == nil {
+			err = in.obey(k, msg, fds)
+		}
+		channel.CloseAll(fds)
 		if err != nil {
 			return err
 		}
-		if k != initproto.KindSignal {
-			return fmt.Errorf("%w: kind %d", initproto.ErrMessage, k)
-		}
+	}
+}
+
+// obey carries out one message. The descriptors stay the caller's.
+func (in *initProcess) obey(k initproto.Kind, msg []byte, fds []int) error {
+	switch k {
+	case initproto.KindSignal:
 		var s initproto.Signal
 		if err := initproto.Decode(msg, &s); err != nil {
 			return err
 		}
 		in.signal(s)
+		return nil
+	case initproto.KindHooks:
+		return in.startHooks(msg, fds)
 	}
+	return fmt.Errorf("%w: kind %d", initproto.ErrMessage, k)
 }
 
 // signal passes a signal on. A workload that is gone is no error: its Exited
@@ -64,6 +75,7 @@ func (in *initProcess) reap() {
 			return
 		}
 		if pid != in.work.pid {
+			in.hooks.ended(pid, ws)
 			continue
 		}
 		e := in.work.exited(uint32(ws))

@@ -53,6 +53,8 @@ type prepared struct {
 	caps    [2]unix.CapUserData
 	rlimits []rlimit
 	tty     uintptr // slave descriptor, 0 for none
+	stdio   [3]uintptr
+	given   bool // stdio is not init's
 	keyring bool
 	setid   unix.SockFprog
 	filter  unix.SockFprog
@@ -84,6 +86,9 @@ func prepare(p *initproto.Process, fds []int, tty int, note *progress) (*prepare
 		uid: uintptr(p.UID), gid: uintptr(p.GID), groups: p.Groups, setgrp: p.SetGroups, umask: uintptr(p.Umask),
 		bound: p.Caps.Bounding, ambient: p.Caps.Ambient, keep: p.Caps.Permitted != 0, tty: uintptr(tty), keyring: p.NewKeyring,
 		gate: uintptr(fds[p.Gate]), note: note, flags: uintptr(p.FilterFlags),
+	}
+	if tty != 0 {
+		pr.stdio, pr.given = [3]uintptr{pr.tty, pr.tty, pr.tty}, true
 	}
 	var err error
 	if pr.paths, err = cStrings(p.Paths); err != nil {
@@ -222,8 +227,10 @@ func child(p *prepared) {
 		if _, _, e = syscall.RawSyscall(syscall.SYS_IOCTL, p.tty, unix.TIOCSCTTY, 0); e != 0 {
 			goto fail
 		}
+	}
+	if p.given {
 		for c = 0; c < 3; c++ {
-			if _, _, e = syscall.RawSyscall(syscall.SYS_DUP3, p.tty, c, 0); e != 0 {
+			if _, _, e = syscall.RawSyscall(syscall.SYS_DUP3, p.stdio[c], c, 0); e != 0 {
 				goto fail
 			}
 		}

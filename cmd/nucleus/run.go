@@ -119,6 +119,9 @@ func (a *app) run(ctx context.Context, f *runFlags, argv []string) error {
 		a.problem("warning", "the job's timeout was reached", "")
 	}
 	a.code = res.ExitCode
+	if res.HooksError != "" {
+		a.problem("warning", res.HooksError, "")
+	}
 	if res.EventsError != "" {
 		a.problem("warning", "events were lost: "+res.EventsError, "")
 	}
@@ -164,6 +167,7 @@ func (a *app) supervise(ctx context.Context, rt *core.Runtime, p *plan.Plan, nam
 	// before the workload can say that it is there.
 	created <- s
 	if err := s.Start(context.WithoutCancel(ctx)); err != nil {
+		err = rt.Locate(err, p)
 		return s.Failed(err), err
 	}
 	// A signal that came in between ended a start that was over already.

@@ -44,6 +44,8 @@ const (
 	Killed          Type = "sandbox.killed"    // everything in it
 	OOM             Type = "oom.killed"        // the kernel's OOM killer was there
 	Exited          Type = "workload.exited"   // with its truth
+	HookRan         Type = "hook.ran"          // a hook of the job, without a fault
+	HookFailed      Type = "hook.failed"       // or with one
 	Undone          Type = "undo.done"         // one effect is gone again
 	UndoFailed      Type = "undo.failed"       // and is owed to gc
 	Removed         Type = "sandbox.removed"   // nothing is left

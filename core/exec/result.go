@@ -45,6 +45,8 @@ type Result struct {
 	// OutputError tells that output of the workload was lost, for a full disk for
 	// instance, after the workload believed it written.
 	OutputError string `json:"output_error,omitempty"`
+	// HooksError tells what the poststop hooks could not do.
+	HooksError string `json:"hooks_error,omitempty"`
 	// EventsError tells that an event could not be written.
 	EventsError string `json:"events_error,omitempty"`
 }

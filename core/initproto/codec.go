@@ -189,6 +189,7 @@ func (s *Setup) code(c *coder) {
 	c.flag(&s.CgroupNS)
 	c.flag(&s.SetIDs)
 	c.flag(&s.Direct)
+	c.flag(&s.Hold)
 	c.u64(&s.InitCaps)
 }
 
@@ -204,8 +205,18 @@ func (f *FSDone) code(c *coder) { c.strs(&f.Digests) }
 func (f *Failed) code(c *coder) {
 	c.i32(&f.Op)
 	c.i32(&f.Rule)
+	c.i32(&f.Hook)
 	c.u32(&f.Errno)
 	c.str(&f.What)
+}
+
+func (h *Hooks) code(c *coder) {
+	c.bytes(&h.State)
+	list(c, &h.Hooks, 12, func(c *coder, h *Hook) {
+		c.strs(&h.Args)
+		c.strs(&h.Env)
+		c.u32(&h.Timeout)
+	})
 }
 
 func (s *Signal) code(c *coder) {

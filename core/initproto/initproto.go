@@ -24,6 +24,10 @@ const (
 	KindGo
 	// KindSignal asks init to send Signal.Number to the workload.
 	KindSignal
+	// KindHooks carries Hooks to run: those of createContainer in answer to
+	// KindBuilt, with the descriptor of their output and one of a program for each;
+	// those of startContainer after KindStage2, with that of their output.
+	KindHooks
 )
 
 // Messages from init.
@@ -38,6 +42,11 @@ const (
 	KindExited
 	// KindFailed carries a Failed; init ends after it.
 	KindFailed
+	// KindBuilt says that the new root is built and that init waits for KindHooks
+	// before it enters it (Setup.Hold).
+	KindBuilt
+	// KindHooksDone says that the startContainer hooks have run.
+	KindHooksDone
 )
 
 // Setup is all that init needs to know.
@@ -60,6 +69,8 @@ type Setup struct {
 	// Direct: init itself becomes the workload, as PID 1, instead of making a
 	// child for it.
 	Direct bool
+	// Hold: init says KindBuilt before it enters the new root, and waits.
+	Hold bool
 	// InitCaps is what init keeps of its capabilities once the file system stands.
 	InitCaps uint64
 }
@@ -197,9 +208,24 @@ type Failed struct {
 	// Op is the index of the failed operation, -1 if it was none.
 	Op int32
 	// Rule is the index of the Landlock path rule that failed, -1 if it was none.
-	Rule  int32
+	Rule int32
+	// Hook is the index of the hook that failed, -1 if it was none.
+	Hook  int32
 	Errno uint32
 	What  string
+}
+
+// Hooks are commands to run one after the other.
+type Hooks struct {
+	State []byte // what each reads
+	Hooks []Hook
+}
+
+// Hook is one of them.
+type Hook struct {
+	Args    []string
+	Env     []string
+	Timeout uint32 // milliseconds
 }
 
 // Signal is a request to signal the workload.

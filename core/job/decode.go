@@ -232,12 +232,15 @@ func (d *decoder) allowDegraded(v hclread.Value) {
 	}
 }
 
-func (d *decoder) env(v hclread.Value) {
+func (d *decoder) env(v hclread.Value) { d.j.Env = d.environment(v) }
+
+// environment reads the variables of a program.
+func (d *decoder) environment(v hclread.Value) map[string]string {
 	entries, ok := v.Entries()
 	if !ok {
-		return
+		return nil
 	}
-	d.j.Env = make(map[string]string, len(entries))
+	env := make(map[string]string, len(entries))
 	for _, e := range entries {
 		if !d.checkEnvName(e.Key, e.KeyRange) || e.Value.Cty.IsNull() {
 			continue // null leaves a variable out, as with attributes
@@ -250,9 +253,10 @@ func (d *decoder) env(v hclread.Value) {
 		case len(e.Key)+1+len(s) > maxArg:
 			e.Value.Error("Value too long", fmt.Sprintf("The kernel takes at most %d bytes in one variable. Pass the data in a file.", maxArg))
 		default:
-			d.j.Env[e.Key] = s
+			env[e.Key] = s
 		}
 	}
+	return env
 }
 
 func (d *decoder) user(v hclread.Value) {

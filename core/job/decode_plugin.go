@@ -77,6 +77,7 @@ func (d *decoder) hook(b hclread.Block) {
 				v.Error("Hook path not absolute", fmt.Sprintf("%s: a hook is named by its absolute, clean path, for instance \"/usr/libexec/x\".", hclread.Quote(h.Command[0])))
 			}
 		}},
+		{Name: "env", Read: func(v hclread.Value) { h.Env = d.environment(v) }},
 		{Name: "timeout", Read: duration(&h.Timeout, time.Millisecond)},
 	}})
 	d.j.Hooks = append(d.j.Hooks, h)

@@ -278,6 +278,7 @@ type Restart struct {
 type Hook struct {
 	Phase   string
 	Command []string
+	Env     map[string]string
 	Timeout time.Duration
 }
 

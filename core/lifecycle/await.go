@@ -75,6 +75,9 @@ func (e *initError) Unwrap() error {
 
 func (s *Sandbox) initFailed(ph string, f initproto.Failed) error {
 	e := &PhaseError{Phase: ph, Err: &initError{f.What, syscall.Errno(f.Errno)}}
+	if err := s.insideFailed(f.Hook, e.Err); err != nil {
+		return err
+	}
 	if f.Op >= 0 && int(f.Op) < len(s.prep.Origins) {
 		e.Phase, e.Origin = "fs", s.prep.Origins[f.Op]
 	}
@@ -117,15 +120,16 @@ func (s *Sandbox) broken(ph string, err error) error {
 	return phase(ph, errors.New("init ended without a word"))
 }
 
-func (s *Sandbox) awaitFS(context.Context) error {
+func (s *Sandbox) awaitFS(ctx context.Context) error {
+	if err := s.createHooks(ctx); err != nil {
+		return err
+	}
 	msg, fds, err := s.receive("fs", initproto.KindFSDone)
 	channel.CloseAll(fds)
 	if err != nil {
-		if r := s.drainStreams(); r.err != nil {
-			return phase("fs", r.err) // the packing side knows the reason better
-		}
-		return err
+		return s.fsFailed(err)
 	}
+	s.hooksDone()
 	var done initproto.FSDone
 	if err := initproto.Decode(msg, &done); err != nil {
 		return phase("fs", err)
@@ -142,6 +146,14 @@ func (s *Sandbox) awaitFS(context.Context) error {
 		s.log.Emit(audit.ContextVerified, nil, map[string]any{"digest": sum.Digest, "method": "copy", "files": sum.Files, "bytes": sum.Bytes, "skipped": sum.Skipped})
 	}
 	return nil
+}
+
+// fsFailed ends a start whose file system init could not build.
+func (s *Sandbox) fsFailed(err error) error {
+	if r := s.drainStreams(); r.err != nil {
+		return phase("fs", r.err) // the packing side knows the reason better
+	}
+	return err
 }
 
 // drainStreams collects the packing goroutine of a start that failed. Init is

@@ -91,6 +91,11 @@ type Sandbox struct {
 	workPid    int
 	workFD     int
 	note       *os.File // progress of a stage 2 that is PID 1 itself
+	programs   hookPrograms
+	inside     *insideHooks  // hooks that init runs at the moment
+	early      []unix.Signal // came while the start hooks ran
+	// hookWarning is what the poststop hooks could not do.
+	hookWarning error
 
 	mapped   chan struct{} // closed when mappedNS is known, or never will be
 	mappedNS string        // init's user namespace with its maps, "" if there was no init
@@ -134,6 +139,9 @@ func Create(ctx context.Context, cfg Config, p *plan.Plan) (_ *Sandbox, err erro
 	}
 	if cfg.StartTimeout == 0 {
 		cfg.StartTimeout = time.Minute
+	}
+	for _, h := range p.Hooks {
+		cfg.StartTimeout += h.Timeout // theirs is their own
 	}
 	s := &Sandbox{cfg: cfg, plan: p, log: cfg.Log, workFD: -1, requests: make(chan request, 16), done: make(chan struct{}), release: make(chan struct{})}
 	if err := s.openState(); err != nil {
@@ -193,6 +201,10 @@ func (s *Sandbox) openState() error {
 	}
 	s.events = f
 	s.log.Begin(d.ID, d.Name, f)
+	if err := s.intendStopHooks(); err != nil {
+		_ = s.dir.Remove()
+		return err
+	}
 	s.log.Emit(audit.Created, nil, map[string]any{"mode": s.plan.Mode, "job": s.plan.File})
 	for _, x := range s.plan.Degraded {
 		s.log.Emit(audit.DegradedBy, nil, map[string]any{"protection": x.Name, "why": x.Why, "accepted": x.Accepted})
@@ -303,6 +315,9 @@ func (s *Sandbox) cloneInit(ctx context.Context) error {
 
 // prepare is what happens beside the clone.
 func (s *Sandbox) prepare(ctx context.Context) error {
+	if err := s.openHooks(); err != nil {
+		return err
+	}
 	if err := s.limitGroup(); err != nil {
 		return err
 	}
@@ -401,7 +416,7 @@ func (s *Sandbox) sendSetup(ctx context.Context) error {
 	setup := &initproto.Setup{
 		Hostname: s.plan.Hostname, Ops: s.prep.Ops, Landlock: security.Landlock(s.plan, s.prep.Entries), Process: s.process,
 		InitFilter: s.initFilter, Loopback: s.plan.Namespace("network"), CgroupNS: s.plan.Namespace("cgroup"),
-		SetIDs: s.plan.IDs.Helpers, Direct: !s.plan.Init, InitCaps: security.InitCaps(s.process),
+		Hold: s.holds(), SetIDs: s.plan.IDs.Helpers, Direct: !s.plan.Init, InitCaps: security.InitCaps(s.process),
 	}
 	s.setup = setup
 	if err := s.conn.Send(initproto.Encode(initproto.KindSetup, setup), fds...); err != nil {
@@ -430,6 +445,14 @@ func (s *Sandbox) openGates(context.Context) error {
 		}
 		s.log.Emit(audit.Cgroup, nil, map[string]any{"group": s.group.Record().Paths})
 	}
+	if s.holds() {
+		return nil // hooks come first
+	}
+	return s.letGo()
+}
+
+// letGo sends the gates ahead: init answers each in its turn.
+func (s *Sandbox) letGo() error {
 	for _, k := range []initproto.Kind{initproto.KindAttached, initproto.KindGo} {
 		if err := s.conn.Send(initproto.Encode(k, nil)); err != nil {
 			return s.broken("namespaces", err)

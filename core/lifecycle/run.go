@@ -15,6 +15,7 @@ import (
 	"github.com/nucleus-runtime/nucleus/core/exec"
 	"github.com/nucleus-runtime/nucleus/core/initproto"
 	"github.com/nucleus-runtime/nucleus/core/initproto/channel"
+	"github.com/nucleus-runtime/nucleus/core/plan"
 	"github.com/nucleus-runtime/nucleus/core/security/seccomp"
 	"github.com/nucleus-runtime/nucleus/internal/failpoint"
 )
@@ -90,6 +91,10 @@ func (s *Sandbox) ask(r request) {
 
 // Start opens the start gate and runs the sandbox to its end in the background.
 func (s *Sandbox) Start(ctx context.Context) error {
+	if err := s.beforeWorkload(); err != nil {
+		s.log.Emit(audit.Failed, err, nil)
+		return errors.Join(err, s.Destroy(ctx))
+	}
 	s.started = time.Now()
 	if _, err := s.gate.Write([]byte{1}); err != nil {
 		return errors.Join(phase("exec", fmt.Errorf("opening the start gate: %w", err)), s.Destroy(ctx))
@@ -97,6 +102,38 @@ func (s *Sandbox) Start(ctx context.Context) error {
 	failpoint.Hit("gate opened")
 	go s.supervise(ctx)
 	return nil
+}
+
+// beforeWorkload runs the startContainer hooks. A stop ends them, and the start;
+// a signal waits for the workload.
+func (s *Sandbox) beforeWorkload() error {
+	if len(s.plan.HooksOf(plan.HookStartContainer)) == 0 {
+		return nil
+	}
+	done, over := make(chan struct{}), make(chan bool)
+	go func() {
+		stopped := false
+		for {
+			select {
+			case <-done:
+				over <- stopped
+				return
+			case r := <-s.requests:
+				if r.what == reqSignal {
+					s.early = append(s.early, r.signal)
+					continue
+				}
+				stopped = true
+				s.abort()
+			}
+		}
+	}()
+	err := s.startHooks()
+	close(done)
+	if <-over {
+		return phase("hooks", errors.New("stopped before the workload ran"))
+	}
+	return err
 }
 
 // Destroy ends a sandbox that was created and not started.
@@ -119,6 +156,7 @@ type message struct {
 type ending struct {
 	cause  exec.Cause // stopped or timeout, "" while nobody ended it
 	killed bool
+	err    error // of a poststart hook
 }
 
 // supervise owns a started sandbox from the open gate to the last undo.
@@ -130,11 +168,10 @@ func (s *Sandbox) supervise(ctx context.Context) {
 	} else {
 		go func() { msgs <- s.noted() }()
 	}
-	opened := make(chan struct{})
-	go func() {
-		defer close(opened)
-		s.awaitExec()
-	}()
+	opened := make(chan bool, 1)
+	go func() { opened <- s.awaitExec() }()
+	hooks := newPoststart(s)
+	defer hooks.cancel()
 	var timeout, grace <-chan time.Time
 	if s.plan.Timeout > 0 {
 		t := time.NewTimer(s.plan.Timeout)
@@ -144,8 +181,8 @@ func (s *Sandbox) supervise(ctx context.Context) {
 	var end ending
 	// A signal that comes before the workload does would end stage 2, and so be
 	// taken for a start that failed: it is held until there is a workload.
-	var held []unix.Signal
-	running := (<-chan struct{})(opened)
+	held := s.early
+	running := (<-chan bool)(opened)
 	signal := func(n unix.Signal) {
 		switch {
 		case running == nil:
@@ -155,8 +192,9 @@ func (s *Sandbox) supervise(ctx context.Context) {
 		}
 	}
 	cancelled := ctx.Done()
+	var last *message // once it is there, only poststart hooks are waited for
 	stop := func(cause exec.Cause) {
-		if end.cause != "" {
+		if end.cause != "" || last != nil {
 			return
 		}
 		end.cause = cause
@@ -165,20 +203,37 @@ func (s *Sandbox) supervise(ctx context.Context) {
 		grace = time.After(s.plan.Stop.Grace)
 	}
 	kill := func() {
+		hooks.cancel()
+		if last != nil {
+			return
+		}
 		if end.cause == "" {
 			end.cause = exec.CauseStopped
 		}
 		end.killed = true
 		s.killAll()
 	}
-	for {
+	for last == nil || hooks.done != nil {
 		select {
 		case m := <-msgs:
-			<-opened
-			s.finish(ctx, m, end)
-			return
-		case <-running:
+			last, msgs = &m, nil
+			runs := running != nil && <-running
 			running = nil
+			// It may have been too quick to be seen running.
+			if runs || m.err == nil && s.stageFailure(m.exited) == nil {
+				hooks.run()
+			}
+		case err := <-hooks.done:
+			hooks.done = nil
+			if err != nil && hooks.ctx.Err() == nil {
+				end.err = err
+				kill()
+			}
+		case runs := <-running:
+			running = nil
+			if runs {
+				hooks.run()
+			}
 			for _, n := range held {
 				s.signal(n)
 			}
@@ -202,6 +257,7 @@ func (s *Sandbox) supervise(ctx context.Context) {
 			}
 		}
 	}
+	s.finish(ctx, *last, end)
 }
 
 // stopSignal gives the number of a signal name that the job decoder has checked.
@@ -254,7 +310,7 @@ func (s *Sandbox) noted() message {
 
 // awaitExec waits until stage 2 has let go of the gate, which execve does to it,
 // or its death, and says so if it became the workload.
-func (s *Sandbox) awaitExec() {
+func (s *Sandbox) awaitExec() bool {
 	fds := []unix.PollFd{{Fd: int32(s.gate.Fd())}} // POLLERR: the last reader is gone
 	for {
 		if _, err := unix.Poll(fds, -1); !errors.Is(err, unix.EINTR) {
@@ -263,11 +319,13 @@ func (s *Sandbox) awaitExec() {
 	}
 	var work, init unix.Stat_t
 	if unix.Stat(fmt.Sprintf("/proc/%d/exe", s.workPid), &work) != nil || unix.Stat(s.cfg.InitPath, &init) != nil {
-		return // gone already: its end tells
+		return false // gone already: its end tells
 	}
-	if work.Ino != init.Ino || work.Dev != init.Dev {
-		s.running()
+	if work.Ino == init.Ino && work.Dev == init.Dev {
+		return false
 	}
+	s.running()
+	return true
 }
 
 // running says, once, that the workload runs.
@@ -338,6 +396,9 @@ func (s *Sandbox) finish(ctx context.Context, m message, end ending) {
 			r.Cause = exec.CauseOOM
 		}
 	}
+	if end.err != nil {
+		err = end.err
+	}
 	if end.cause != "" && err == nil {
 		r.Cause = end.cause
 	}
@@ -354,6 +415,9 @@ func (s *Sandbox) finish(ctx context.Context, m message, end ending) {
 	s.err = errors.Join(err, s.teardown(ctx, end.cause != ""))
 	if err := s.stdio.Lost(); err != nil {
 		r.OutputError = err.Error()
+	}
+	if s.hookWarning != nil {
+		r.HooksError = s.hookWarning.Error()
 	}
 	if err := s.log.Err(); err != nil {
 		r.EventsError = err.Error()
@@ -421,7 +485,10 @@ func (s *Sandbox) teardown(ctx context.Context, asked bool) error {
 		s.drain(asked)
 	}
 	s.lap("init gone")
-	if err := unwind(ctx, s.dir, s.log); err != nil {
+	s.programs.close()
+	warning, err := unwind(ctx, s.dir, s.log)
+	s.hookWarning = warning
+	if err != nil {
 		return errors.Join(&PhaseError{Phase: "teardown", Err: err, Hint: "nucleus gc"}, s.dir.Release())
 	}
 	failpoint.Hit("all undone")

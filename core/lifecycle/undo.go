@@ -21,6 +21,7 @@ import (
 const (
 	stepCgroup = "cgroup"
 	stepInit   = "init"
+	stepHooks  = "hooks"
 )
 
 // undoBudget bounds a teardown; what is not undone then is owed to gc.
@@ -28,31 +29,33 @@ const undoBudget = 30 * time.Second
 
 // undo is one effect's inverse. It works from the intent's data alone, in any
 // process, and is a no-op for an effect that never happened.
-var undo = map[string]func(context.Context, json.RawMessage) error{
-	stepCgroup: func(ctx context.Context, data json.RawMessage) error {
+var undo = map[string]func(context.Context, json.RawMessage, *audit.Log) error{
+	stepCgroup: func(ctx context.Context, data json.RawMessage, _ *audit.Log) error {
 		var r cgroups.Record
 		if err := json.Unmarshal(data, &r); err != nil {
 			return err
 		}
 		return cgroups.Remove(ctx, r)
 	},
-	stepInit: func(ctx context.Context, data json.RawMessage) error {
+	stepInit: func(ctx context.Context, data json.RawMessage, _ *audit.Log) error {
 		var id process
 		if err := json.Unmarshal(data, &id); err != nil {
 			return err
 		}
 		return id.end(ctx)
 	},
+	stepHooks: runStopHooks,
 }
 
 // unwind undoes all that a sandbox's journal names, last effect first, and goes
-// on after a failure. Teardown and gc are both this function.
-func unwind(ctx context.Context, d *state.Dir, log *audit.Log) error {
+// on after a failure. Teardown and gc are both this function. What poststop hooks
+// could not do comes apart: it is no reason to try again.
+func unwind(ctx context.Context, d *state.Dir, log *audit.Log) (warning, err error) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), undoBudget)
 	defer cancel()
 	records, err := d.Pending()
 	if err != nil {
-		return err
+		return nil, err
 	}
 	var errs []error
 	for i := len(records) - 1; i >= 0; i-- {
@@ -62,7 +65,12 @@ func unwind(ctx context.Context, d *state.Dir, log *audit.Log) error {
 			errs = append(errs, fmt.Errorf("undoing %q: written by another version of Nucleus", r.Step))
 			continue
 		}
-		if err := f(ctx, r.Data); err != nil {
+		err := f(ctx, r.Data, log)
+		var se *stopHookError
+		if errors.As(err, &se) {
+			warning, err = se, nil
+		}
+		if err != nil {
 			err = fmt.Errorf("undoing %s: %w", r.Step, err)
 			log.Emit(audit.UndoFailed, err, map[string]any{"step": r.Step})
 			errs = append(errs, err)
@@ -72,7 +80,7 @@ func unwind(ctx context.Context, d *state.Dir, log *audit.Log) error {
 		_ = d.Journal.Undone(r.Step)
 		log.Emit(audit.Undone, nil, map[string]any{"step": r.Step})
 	}
-	return errors.Join(errs...)
+	return warning, errors.Join(errs...)
 }
 
 // process identifies a process beyond the reuse of its pid: a pid together
@@ -171,5 +179,6 @@ func collect(ctx context.Context, d *state.Dir, log *audit.Log) error {
 	if err := ctx.Err(); err != nil {
 		return err
 	}
-	return unwind(ctx, d, log)
+	_, err := unwind(ctx, d, log) // a warning has its event
+	return err
 }

@@ -128,5 +128,17 @@ func (e *explainer) exec() {
 	if p.Timeout > 0 {
 		e.add("timeout", p.Timeout.String(), "supervisor's timer: stop signal, grace, kill", "timeout")
 	}
+	for _, h := range p.Hooks {
+		e.add("hook "+h.Phase, fmt.Sprintf("%q", h.Command), hookRuns[h.Phase]+", at most "+h.Timeout.String(), h.Origin)
+	}
 	e.add("stop", p.Stop.Signal+", grace "+p.Stop.Grace.String(), "init, then SIGKILL of PID 1", "stop.signal", "stop.grace")
+}
+
+// hookRuns says where the hooks of a phase run, and what becomes of their failure.
+var hookRuns = map[string]string{
+	HookCreateRuntime:   "on the host, before the new root is entered; its failure ends the start",
+	HookCreateContainer: "the host's program in the sandbox's namespaces, before the new root is entered; its failure ends the start",
+	HookStartContainer:  "in the sandbox, restricted as the workload, before it; its failure ends the start",
+	HookPoststart:       "on the host, once the workload runs; its failure ends the sandbox",
+	HookPoststop:        "on the host, once the sandbox is gone; its failure is a warning",
 }

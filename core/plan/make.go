@@ -2,6 +2,8 @@ package plan
 
 import (
 	"fmt"
+	"maps"
+	"slices"
 	"sort"
 	"strings"
 
@@ -137,9 +139,6 @@ func (m *maker) unsupported() {
 	}
 	if j.SDNotify {
 		later("sd_notify", "sd_notify is")
-	}
-	for i := range j.Hooks {
-		later(fmt.Sprintf("hook[%d]", i), "hooks are")
 	}
 	if j.Trust == "untrusted" && j.Runtime == nil {
 		m.fail("trust", `write: runtime "gvisor" {}`, "trust = \"untrusted\" refuses the native runtime")
@@ -306,8 +305,16 @@ func (m *maker) lockdown() {
 }
 
 func (m *maker) hooks() {
-	for _, h := range m.j.Hooks {
-		m.p.Hooks = append(m.p.Hooks, Hook{Phase: h.Phase, Command: h.Command, Timeout: h.Timeout})
+	for i, h := range m.j.Hooks {
+		at := fmt.Sprintf("hook[%d]", i)
+		if h.Phase == HookStartContainer && !m.j.Init {
+			m.fail(at, "remove init = false: init runs the hooks of this phase", "a startContainer hook needs an init")
+		}
+		env := make([]string, 0, len(h.Env))
+		for _, k := range slices.Sorted(maps.Keys(h.Env)) {
+			env = append(env, k+"="+h.Env[k])
+		}
+		m.p.Hooks = append(m.p.Hooks, Hook{Phase: h.Phase, Command: h.Command, Env: env, Timeout: h.Timeout, Origin: at})
 	}
 }
 

@@ -1,6 +1,8 @@
 package plan
 
 import (
+	"time"
+
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 )
 
@@ -18,6 +20,12 @@ func (p *Plan) OCI() *specs.Spec {
 			MaskedPaths: p.MaskedPaths, ReadonlyPaths: p.ReadonlyPaths, RootfsPropagation: "rprivate",
 		},
 	}
+	if len(p.Hooks) > 0 {
+		s.Hooks = &specs.Hooks{
+			CreateRuntime: p.ociHooks(HookCreateRuntime), CreateContainer: p.ociHooks(HookCreateContainer), StartContainer: p.ociHooks(HookStartContainer),
+			Poststart: p.ociHooks(HookPoststart), Poststop: p.ociHooks(HookPoststop),
+		}
+	}
 	for _, m := range p.Mounts {
 		switch m.Kind {
 		case MountLink, MountDevice:
@@ -29,6 +37,16 @@ func (p *Plan) OCI() *specs.Spec {
 		s.Mounts = append(s.Mounts, m.Mount)
 	}
 	return s
+}
+
+// ociHooks gives the hooks of a phase. OCI counts their time in whole seconds.
+func (p *Plan) ociHooks(phase string) []specs.Hook {
+	var out []specs.Hook
+	for _, h := range p.HooksOf(phase) {
+		seconds := int((h.Timeout + time.Second - 1) / time.Second)
+		out = append(out, specs.Hook{Path: h.Command[0], Args: h.Command, Env: h.Env, Timeout: &seconds})
+	}
+	return out
 }
 
 func withoutBind(options []string) []string {

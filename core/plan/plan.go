@@ -179,11 +179,34 @@ type Network struct {
 	Backend string `json:"backend"`
 }
 
-// Hook is a host command that is run at one phase.
+// The phases of hooks, in OCI's words (config.md, "POSIX-platform Hooks").
+const (
+	HookCreateRuntime   = "createRuntime"   // on the host: namespaces and network stand, the root is not entered yet
+	HookCreateContainer = "createContainer" // the host's program in the sandbox's namespaces, at the same moment
+	HookStartContainer  = "startContainer"  // the sandbox's program, restricted as the workload, before it
+	HookPoststart       = "poststart"       // on the host: the workload runs
+	HookPoststop        = "poststop"        // on the host: nothing of the sandbox is left
+)
+
+// Hook is a command that is run at one phase. Its program is the host's, that of
+// startContainer the sandbox's.
 type Hook struct {
 	Phase   string        `json:"phase"`
 	Command []string      `json:"command"`
+	Env     []string      `json:"env,omitempty"`
 	Timeout time.Duration `json:"timeout"`
+	Origin  string        `json:"origin,omitempty"` // the job's path
+}
+
+// HooksOf gives the hooks of one phase in their order.
+func (p *Plan) HooksOf(phase string) []Hook {
+	var out []Hook
+	for _, h := range p.Hooks {
+		if h.Phase == phase {
+			out = append(out, h)
+		}
+	}
+	return out
 }
 
 // Degraded is a default protection that this host cannot give.
