@@ -208,6 +208,7 @@ job "web" {
 
   hook "createRuntime" {
     command = ["/usr/libexec/x"]
+    env     = { LEVEL = "2" }
     timeout = "30s"
   }
 

@@ -14,7 +14,7 @@ import (
 // bodies are all the payloads that there are, each fresh.
 func bodies() map[Kind]Body {
 	return map[Kind]Body{
-		KindSetup: &Setup{}, KindSignal: &Signal{}, KindFSDone: &FSDone{}, KindExited: &Exited{}, KindFailed: &Failed{},
+		KindSetup: &Setup{}, KindSignal: &Signal{}, KindFSDone: &FSDone{}, KindExited: &Exited{}, KindFailed: &Failed{}, KindHooks: &Hooks{},
 	}
 }
 
@@ -26,6 +26,7 @@ func TestRoundTrip(t *testing.T) {
 	roundTrip(t, KindFSDone, rapid.Make[FSDone](), func() *FSDone { return &FSDone{} })
 	roundTrip(t, KindExited, rapid.Make[Exited](), func() *Exited { return &Exited{} })
 	roundTrip(t, KindFailed, rapid.Make[Failed](), func() *Failed { return &Failed{} })
+	roundTrip(t, KindHooks, rapid.Make[Hooks](), func() *Hooks { return &Hooks{} })
 }
 
 func roundTrip[T any, P interface {

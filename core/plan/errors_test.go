@@ -39,7 +39,7 @@ func TestErrors(t *testing.T) {
 		{"health", with(), []string{`health {`, `tcp = 80`, `}`}, "job.hcl:3", "health probes", "remove it"},
 		{"restart", with(), []string{`restart {`, `on = "failure"`, `}`}, "job.hcl:3", "restart policy", "remove it"},
 		{"sd_notify", with(), []string{`sd_notify = true`}, "job.hcl:3", "sd_notify", "remove it"},
-		{"hook", with(), []string{`tty = false`, `hook "poststart" {`, `command = ["/bin/true"]`, `}`}, "job.hcl:4", "hooks are", "remove it"},
+		{"hook without an init", with(), []string{`init = false`, `hook "startContainer" {`, `command = ["/bin/true"]`, `}`}, "job.hcl:4", "needs an init", "remove init = false"},
 		{"trace", with(), []string{`security {`, `seccomp {`, `mode = "trace"`, `}`, `}`}, "job.hcl:5", "seccomp trace mode", "remove it"},
 
 		{"user unknown", with(), []string{`user = "nobody-here"`}, "job.hcl:3", `user "nobody-here" is not in the host's /etc/passwd`, "root, bad, app"},
