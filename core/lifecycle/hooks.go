@@ -17,6 +17,7 @@ import (
 	"github.com/nucleus-runtime/nucleus/core/initproto"
 	"github.com/nucleus-runtime/nucleus/core/initproto/channel"
 	"github.com/nucleus-runtime/nucleus/core/plan"
+	"github.com/nucleus-runtime/nucleus/internal/failpoint"
 )
 
 // hookPrograms are the host's programs of a plan's hooks, open, by the job's path.
@@ -82,6 +83,7 @@ func (s *Sandbox) hooks(ctx context.Context, of, status string, pid int) error {
 func runHook(ctx context.Context, log *audit.Log, h plan.Hook, program *os.File, st []byte) error {
 	began := time.Now()
 	err := hook.Run(ctx, h, program, st)
+	failpoint.Hit(h.Phase + " hook")
 	hookEnded(log, h, began, err)
 	return err
 }

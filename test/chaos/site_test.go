@@ -289,6 +289,13 @@ var failpointBuild = sync.OnceValues(func() ([]byte, error) {
 	return os.ReadFile(out)
 })
 
+const hooks = `  hook "createRuntime" { command = ["/bin/true"] }
+  hook "createContainer" { command = ["/bin/true"] }
+  hook "startContainer" { command = ["/bin/true"] }
+  hook "poststart" { command = ["/bin/true"] }
+  hook "poststop" { command = ["/bin/true"] }
+`
+
 // jobs are runs, by what they use.
 func (s *site) jobs(command string) map[string][]string {
 	s.t.Helper()
@@ -297,6 +304,7 @@ func (s *site) jobs(command string) map[string][]string {
 		"plain":      {"run", "--", "/bin/sh", "-c", command},
 		"terminal":   {"run", "-config", s.job("terminal", quoted+"  tty = true\n")},
 		"everything": {"run", "-config", s.everything(command)},
+		"hooks":      {"run", "-config", s.job("hooks", quoted+hooks)},
 	}
 	if s.limits {
 		all["limits"] = []string{"run", "-config", s.job("limits", quoted+limits)}

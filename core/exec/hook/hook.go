@@ -90,35 +90,60 @@ type trustError struct{ path, why string }
 
 func (e *trustError) Error() string { return fmt.Sprintf("%s: %s", e.path, e.why) }
 
+// maxLinks is the kernel's own limit of links on a path (path_resolution(7)).
+const maxLinks = 40
+
+// open resolves a path step by step, and looks at each step before the next.
 func open(name string) (*os.File, error) {
-	real, err := filepath.EvalSymlinks(name)
+	at, err := openRoot()
 	if err != nil {
-		return nil, reason(err)
-	}
-	at, err := unix.Open("/", unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
-	if err != nil {
-		return nil, os.NewSyscallError("open", err)
+		return nil, err
 	}
 	defer func() { _ = unix.Close(at) }()
-	sofar := ""
-	for _, element := range strings.Split(strings.Trim(real, "/"), "/") {
-		if err := trusted(at, sofar+"/", true); err != nil {
+	sofar, rest, links := "/", elements(name), 0
+	for len(rest) > 0 {
+		if err := trusted(at, sofar, unix.S_IFDIR); err != nil {
 			return nil, err
 		}
-		// The links are resolved: one that is there now was put there just now.
-		next, err := unix.Openat(at, element, unix.O_PATH|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
+		next, err := unix.Openat(at, rest[0], unix.O_PATH|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
 		if err != nil {
-			return nil, os.NewSyscallError("openat", err)
+			return nil, err
+		}
+		here := filepath.Join(sofar, rest[0])
+		rest = rest[1:]
+		target, err := readLink(next)
+		if errors.Is(err, unix.ENOENT) { // no link (readlinkat(2), of an empty path)
+			_ = unix.Close(at)
+			at, sofar = next, here
+			continue
+		}
+		if err == nil {
+			err = trusted(next, here, unix.S_IFLNK)
+		}
+		_ = unix.Close(next)
+		if err != nil {
+			return nil, err
+		}
+		if links++; links > maxLinks {
+			return nil, unix.ELOOP
+		}
+		rest = append(elements(target), rest...)
+		if !strings.HasPrefix(target, "/") {
+			continue
+		}
+		root, err := openRoot()
+		if err != nil {
+			return nil, err
 		}
 		_ = unix.Close(at)
-		at, sofar = next, sofar+"/"+element
+		at, sofar = root, "/"
 	}
-	if err := trusted(at, sofar, false); err != nil {
+	if err := trusted(at, sofar, unix.S_IFREG); err != nil {
 		return nil, err
 	}
 	self := fmt.Sprintf("/proc/self/fd/%d", at)
 	if err := unix.Faccessat(unix.AT_FDCWD, self, unix.X_OK, unix.AT_EACCESS); err != nil {
-		return nil, reason(err)
+		return nil, err
 	}
 	// For reading, as the interpreter of a script opens it. A program that may be
 	// executed only is executed through the path descriptor.
@@ -127,38 +152,45 @@ func open(name string) (*os.File, error) {
 		fd, err = unix.FcntlInt(uintptr(at), unix.F_DUPFD_CLOEXEC, 0)
 	}
 	if err != nil {
-		return nil, os.NewSyscallError("open", err)
+		return nil, err
 	}
 	return os.NewFile(uintptr(fd), name), nil
 }
 
-// trusted checks that only root and the caller can change a file, or which files
-// a directory holds.
-func trusted(fd int, name string, dir bool) error {
+func openRoot() (int, error) {
+	return unix.Open("/", unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+}
+
+func elements(path string) []string {
+	return slices.DeleteFunc(strings.Split(path, "/"), func(e string) bool { return e == "" })
+}
+
+func readLink(fd int) (string, error) {
+	b := make([]byte, unix.PathMax)
+	n, err := unix.Readlinkat(fd, "", b)
+	return string(b[:max(n, 0)]), err
+}
+
+// trusted checks that a file has the type that it must have, and that only root
+// and the caller can change it: what a directory holds, where a link leads.
+func trusted(fd int, name string, kind uint32) error {
 	var st unix.Stat_t
 	if err := unix.Fstat(fd, &st); err != nil {
 		return os.NewSyscallError("fstat", err)
 	}
-	switch {
-	case !dir && st.Mode&unix.S_IFMT != unix.S_IFREG:
+	switch found := st.Mode & unix.S_IFMT; {
+	case found != kind && kind == unix.S_IFREG:
 		return fmt.Errorf("%s: not a regular file", name)
+	case found != kind:
+		return unix.ENOTDIR
 	case st.Uid != 0 && st.Uid != uint32(os.Geteuid()):
 		return &trustError{name, fmt.Sprintf("belongs to user %d", st.Uid)}
-	case st.Mode&0o022 == 0:
+	case kind == unix.S_IFLNK, st.Mode&0o022 == 0:
 		return nil
-	case dir && st.Mode&unix.S_ISVTX != 0:
+	case kind == unix.S_IFDIR && st.Mode&unix.S_ISVTX != 0:
 		return nil // sticky: only its owner and a file's own may replace the file (inode(7))
 	}
 	return &trustError{name, fmt.Sprintf("others can write to it (mode %04o)", st.Mode&0o7777)}
-}
-
-// reason leaves out the name of the failed call.
-func reason(err error) error {
-	var errno syscall.Errno
-	if errors.As(err, &errno) {
-		return errno
-	}
-	return err
 }
 
 // Tail keeps the end of what is written to it. The zero value is ready.
