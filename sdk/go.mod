@@ -1,0 +1,3 @@
+module github.com/nucleus-runtime/nucleus/sdk
+
+go 1.26
