@@ -12,7 +12,6 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
-	"path/filepath"
 	"runtime"
 	"slices"
 	"strings"
@@ -23,6 +22,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/nucleus-runtime/nucleus/core/plan"
+	"github.com/nucleus-runtime/nucleus/core/trusted"
 )
 
 // path is what a hook that does not say otherwise finds its programs in.
@@ -69,128 +69,19 @@ func State(id, status string, pid int, bundle, name string) ([]byte, error) {
 	})
 }
 
-// Open opens the host's program of a hook. It and every directory on the way to
-// it must belong to root or to the caller, and no one else may write to them:
-// whoever could would run programs as the caller.
+// Open opens the host's program of a hook. Whoever could change it, or put
+// something else in its place, would run programs as the caller.
 func Open(h plan.Hook) (*os.File, error) {
-	f, err := open(h.Command[0])
+	f, err := trusted.Executable(h.Command[0])
 	if err != nil {
-		var te *trustError
 		e := &Error{Hook: h, Err: err, Hint: "name an executable file of this host by its absolute path"}
+		var te *trusted.Error
 		if errors.As(err, &te) {
-			e.Hint = "let it belong to root or to you, and take everybody else's right to write from it: chmod go-w " + te.path
+			e.Hint = te.Remedy()
 		}
 		return nil, e
 	}
 	return f, nil
-}
-
-// trustError tells that somebody else could change what a hook runs.
-type trustError struct{ path, why string }
-
-func (e *trustError) Error() string { return fmt.Sprintf("%s: %s", e.path, e.why) }
-
-// maxLinks is the kernel's own limit of links on a path (path_resolution(7)).
-const maxLinks = 40
-
-// open resolves a path step by step, and looks at each step before the next.
-func open(name string) (*os.File, error) {
-	at, err := openRoot()
-	if err != nil {
-		return nil, err
-	}
-	defer func() { _ = unix.Close(at) }()
-	sofar, rest, links := "/", elements(name), 0
-	for len(rest) > 0 {
-		if err := trusted(at, sofar, unix.S_IFDIR); err != nil {
-			return nil, err
-		}
-		next, err := unix.Openat(at, rest[0], unix.O_PATH|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
-		if err != nil {
-			return nil, err
-		}
-		here := filepath.Join(sofar, rest[0])
-		rest = rest[1:]
-		target, err := readLink(next)
-		if errors.Is(err, unix.ENOENT) { // no link (readlinkat(2), of an empty path)
-			_ = unix.Close(at)
-			at, sofar = next, here
-			continue
-		}
-		if err == nil {
-			err = trusted(next, here, unix.S_IFLNK)
-		}
-		_ = unix.Close(next)
-		if err != nil {
-			return nil, err
-		}
-		if links++; links > maxLinks {
-			return nil, unix.ELOOP
-		}
-		rest = append(elements(target), rest...)
-		if !strings.HasPrefix(target, "/") {
-			continue
-		}
-		root, err := openRoot()
-		if err != nil {
-			return nil, err
-		}
-		_ = unix.Close(at)
-		at, sofar = root, "/"
-	}
-	if err := trusted(at, sofar, unix.S_IFREG); err != nil {
-		return nil, err
-	}
-	self := fmt.Sprintf("/proc/self/fd/%d", at)
-	if err := unix.Faccessat(unix.AT_FDCWD, self, unix.X_OK, unix.AT_EACCESS); err != nil {
-		return nil, err
-	}
-	// For reading, as the interpreter of a script opens it. A program that may be
-	// executed only is executed through the path descriptor.
-	fd, err := unix.Open(self, unix.O_RDONLY|unix.O_CLOEXEC, 0)
-	if errors.Is(err, unix.EACCES) {
-		fd, err = unix.FcntlInt(uintptr(at), unix.F_DUPFD_CLOEXEC, 0)
-	}
-	if err != nil {
-		return nil, err
-	}
-	return os.NewFile(uintptr(fd), name), nil
-}
-
-func openRoot() (int, error) {
-	return unix.Open("/", unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
-}
-
-func elements(path string) []string {
-	return slices.DeleteFunc(strings.Split(path, "/"), func(e string) bool { return e == "" })
-}
-
-func readLink(fd int) (string, error) {
-	b := make([]byte, unix.PathMax)
-	n, err := unix.Readlinkat(fd, "", b)
-	return string(b[:max(n, 0)]), err
-}
-
-// trusted checks that a file has the type that it must have, and that only root
-// and the caller can change it: what a directory holds, where a link leads.
-func trusted(fd int, name string, kind uint32) error {
-	var st unix.Stat_t
-	if err := unix.Fstat(fd, &st); err != nil {
-		return os.NewSyscallError("fstat", err)
-	}
-	switch found := st.Mode & unix.S_IFMT; {
-	case found != kind && kind == unix.S_IFREG:
-		return fmt.Errorf("%s: not a regular file", name)
-	case found != kind:
-		return unix.ENOTDIR
-	case st.Uid != 0 && st.Uid != uint32(os.Geteuid()):
-		return &trustError{name, fmt.Sprintf("belongs to user %d", st.Uid)}
-	case kind == unix.S_IFLNK, st.Mode&0o022 == 0:
-		return nil
-	case kind == unix.S_IFDIR && st.Mode&unix.S_ISVTX != 0:
-		return nil // sticky: only its owner and a file's own may replace the file (inode(7))
-	}
-	return &trustError{name, fmt.Sprintf("others can write to it (mode %04o)", st.Mode&0o7777)}
 }
 
 // Tail keeps the end of what is written to it. The zero value is ready.
