@@ -1,0 +1,111 @@
+package pluginhost
+
+import (
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"golang.org/x/sys/unix"
+)
+
+// DigestCache remembers the digests of files, so that a plugin of many megabytes
+// is not hashed for each run. A file is known by what the kernel says of it; its
+// ctime cannot be set back by anybody who could not change the clock as well.
+// The directory belongs to the caller alone (mode 0700): whoever could write to
+// it could vouch for any file. The zero value remembers nothing.
+type DigestCache struct{ Dir string }
+
+// Of gives the SHA-256 of an open file's content.
+func (c *DigestCache) Of(f *os.File) (string, error) {
+	key, err := identity(f)
+	if err != nil {
+		return "", err
+	}
+	if d := c.read(key); d != "" {
+		return d, nil
+	}
+	h := sha256.New()
+	n, err := io.Copy(h, io.NewSectionReader(f, 0, 1<<62))
+	if err != nil {
+		return "", err
+	}
+	digest := hex.EncodeToString(h.Sum(nil))
+	// Only what did not change while it was hashed is remembered, or vouched for.
+	after, err := identity(f)
+	if err != nil {
+		return "", err
+	}
+	if after != key {
+		return "", errors.New("it changed while it was hashed")
+	}
+	if st, err := f.Stat(); err == nil && st.Size() == n {
+		c.write(key, digest)
+	}
+	return digest, nil
+}
+
+// identity is all that the kernel says of a file's content without reading it.
+func identity(f *os.File) (string, error) {
+	var st unix.Statx_t
+	if err := unix.Statx(int(f.Fd()), "", unix.AT_EMPTY_PATH, unix.STATX_BASIC_STATS|unix.STATX_MNT_ID, &st); err != nil {
+		return "", os.NewSyscallError("statx", err)
+	}
+	return fmt.Sprintf("%d:%d-%d-%d-%d.%09d-%d.%09d-%d", st.Dev_major, st.Dev_minor, st.Ino, st.Size,
+		st.Mtime.Sec, st.Mtime.Nsec, st.Ctime.Sec, st.Ctime.Nsec, st.Mnt_id), nil
+}
+
+func (c *DigestCache) path(key string) string {
+	sum := sha256.Sum256([]byte(key))
+	return filepath.Join(c.Dir, hex.EncodeToString(sum[:]))
+}
+
+// read gives "" for what is not known. A cache that is not the caller's alone is
+// as good as none.
+func (c *DigestCache) read(key string) string {
+	if c == nil || c.Dir == "" || c.private() != nil {
+		return ""
+	}
+	b, err := os.ReadFile(c.path(key))
+	if err != nil {
+		return ""
+	}
+	digest, known, _ := strings.Cut(strings.TrimSpace(string(b)), " ")
+	if len(digest) != sha256.Size*2 || known != key {
+		return ""
+	}
+	return digest
+}
+
+// write is best effort: what cannot be remembered is hashed again.
+func (c *DigestCache) write(key, digest string) {
+	if c == nil || c.Dir == "" || os.MkdirAll(c.Dir, 0o700) != nil || c.private() != nil {
+		return
+	}
+	f, err := os.CreateTemp(c.Dir, ".new")
+	if err != nil {
+		return
+	}
+	_, err = fmt.Fprintf(f, "%s %s\n", digest, key)
+	if err = errors.Join(err, f.Close()); err == nil {
+		err = os.Rename(f.Name(), c.path(key))
+	}
+	if err != nil {
+		_ = os.Remove(f.Name())
+	}
+}
+
+func (c *DigestCache) private() error {
+	var st unix.Stat_t
+	if err := unix.Lstat(c.Dir, &st); err != nil {
+		return err
+	}
+	if st.Mode&unix.S_IFMT != unix.S_IFDIR || st.Mode&0o077 != 0 || st.Uid != uint32(os.Geteuid()) {
+		return fmt.Errorf("%s: not a directory of the caller alone", c.Dir)
+	}
+	return nil
+}
