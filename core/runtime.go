@@ -26,6 +26,7 @@ import (
 	"github.com/nucleus-runtime/nucleus/core/job"
 	"github.com/nucleus-runtime/nucleus/core/lifecycle"
 	"github.com/nucleus-runtime/nucleus/core/plan"
+	"github.com/nucleus-runtime/nucleus/core/secret"
 	"github.com/nucleus-runtime/nucleus/core/security/seccomp"
 	"github.com/nucleus-runtime/nucleus/core/state"
 )
@@ -43,6 +44,9 @@ type Options struct {
 	CgroupParent string
 	// Events receive the JSON lines of every sandbox, refused runs included.
 	Events []io.Writer
+	// Secrets gives the values of the jobs' secrets; without it a job that has any
+	// cannot be planned.
+	Secrets secret.Source
 	// Lap is called at the end of each step of a start, for tracing.
 	Lap func(step string)
 }
@@ -139,7 +143,7 @@ func (r *Runtime) Plan(j *job.Job) (*plan.Plan, error) {
 	if j.Rootfs == nil {
 		h.Toolchain = host.Toolchain(host.Options{})
 	}
-	in := plan.Inputs{Host: h, Term: os.Getenv("TERM"), CgroupParent: r.o.CgroupParent, Devices: blockDevices(j), Missing: missingMountPoints(j, h)}
+	in := plan.Inputs{Host: h, Term: os.Getenv("TERM"), CgroupParent: r.o.CgroupParent, Devices: blockDevices(j), Missing: missingMountPoints(j, h), Secrets: r.o.Secrets != nil}
 	in.Passwd, in.Group = accounts(j)
 	if j.Network.Backend == "host" {
 		in.HostResolv = readSmall("/etc/resolv.conf")
@@ -229,6 +233,7 @@ func (r *Runtime) create(ctx context.Context, p *plan.Plan, o RunOptions) (*Sand
 		State: r.state, Name: o.Name, ExactName: o.Name != "", InitPath: path, Init: program, Refused: []string{r.init.dir},
 		Seccomp: seccomp.Compiler{Helper: filepath.Join(r.init.dir, "nucleus-seccomp"), CacheDir: r.cacheDir()},
 		Cgroups: r.cgroups, Privileged: r.host.Privileged, Streams: o.Streams, Log: audit.NewLog("", p.Name, r.o.Events...), Lap: r.o.Lap,
+		Secrets: r.o.Secrets,
 	}, p)
 	if err != nil {
 		return nil, locate(err, p)

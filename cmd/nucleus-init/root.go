@@ -94,6 +94,8 @@ func (b *builder) do(o *initproto.Op) error {
 		return b.overlay(o)
 	case initproto.OpRemove:
 		return b.remove(o)
+	case initproto.OpSecret:
+		return b.secret(o)
 	}
 	return fmt.Errorf("%w: operation %d", initproto.ErrMessage, o.Code)
 }

@@ -40,6 +40,7 @@ type prepared struct {
 	paths   []*byte
 	argv    []*byte
 	envv    []*byte
+	secrets [][]byte // variables of envv whose values are secrets
 	cwd     *byte
 	uid     uintptr
 	gid     uintptr
@@ -100,6 +101,14 @@ func prepare(p *initproto.Process, fds []int, tty int, note *progress) (*prepare
 	if pr.envv, err = cStrings(p.Env); err != nil {
 		return nil, err
 	}
+	pr.envv = pr.envv[:len(p.Env)]
+	if pr.secrets, err = secretEnv(p.SecretEnv, fds); err != nil {
+		return nil, err
+	}
+	for _, kv := range pr.secrets {
+		pr.envv = append(pr.envv, &kv[0])
+	}
+	pr.envv = append(pr.envv, nil)
 	if len(p.Paths) == 0 || len(p.Args) == 0 {
 		return nil, fmt.Errorf("%w: no command", initproto.ErrMessage)
 	}
@@ -380,6 +389,7 @@ func (in *initProcess) startWorkload(setup *initproto.Setup, fds []int, tty term
 	if err != nil {
 		return err
 	}
+	defer pr.forget()
 	if setup.Direct {
 		return in.becomeWorkload(pr, noteFD, tty.master)
 	}

@@ -53,6 +53,8 @@ type Prepared struct {
 	Origins []string
 	// Entries are the top-level entries of the rootfs, for Landlock.
 	Entries []string
+	// SecretOps gives the operation that makes a secret's file, by the secret's name.
+	SecretOps map[string]int
 	// Created are host directories that were made because a volume said create.
 	Created []string
 
@@ -203,6 +205,8 @@ func (p *Prepared) mount(m plan.Mount) error {
 		p.scratch(m)
 	case plan.MountContext:
 		return p.context(m)
+	case plan.MountSecrets:
+		p.secrets(m)
 	case plan.MountBind:
 		return p.bind(m)
 	case plan.MountOverlay:

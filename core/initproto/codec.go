@@ -177,6 +177,10 @@ func (p *Process) code(c *coder) {
 	c.u32(&p.FilterFlags)
 	c.bytes(&p.SetIDFilter)
 	c.i32(&p.Gate)
+	list(c, &p.SecretEnv, 8, func(c *coder, v *SecretVar) {
+		c.str(&v.Name)
+		c.i32(&v.FD)
+	})
 }
 
 func (s *Setup) code(c *coder) {

@@ -95,6 +95,7 @@ const (
 	OpOwner                    // change owner of Target
 	OpOverlay                  // overlay at Target ("/" replaces the root): Data is lower, upper, work below the root, joined by NUL
 	OpRemove                   // unlink a file, or remove an empty directory (FlagDir) that the builder made
+	OpSecret                   // regular file Target with Mode and owner; its content is all of descriptor FD, which is then closed
 )
 
 // Flags of an Op.
@@ -173,7 +174,18 @@ type Process struct {
 	SetIDFilter []byte
 	// Gate is the index of the descriptor that stage 2 reads its start byte from.
 	Gate int32
+	// SecretEnv are further variables, whose values are in no message.
+	SecretEnv []SecretVar
 }
+
+// SecretVar is a variable whose value is all of descriptor FD.
+type SecretVar struct {
+	Name string
+	FD   int32 // index into the descriptors of the message
+}
+
+// MaxSecret is the most that a descriptor of a secret holds.
+const MaxSecret = 1 << 20
 
 // Caps are the five sets, a bit for each capability.
 type Caps struct {

@@ -135,6 +135,7 @@ func (s *Sandbox) awaitFS(ctx context.Context) error {
 		return phase("fs", err)
 	}
 	s.log.Emit(audit.Filesystem, nil, map[string]any{"root": s.plan.Root.Kind, "operations": len(s.prep.Ops)})
+	s.secretsPlaced()
 	r := <-s.streamed
 	if r.err != nil {
 		return phase("fs", r.err)

@@ -23,6 +23,7 @@ import (
 	"github.com/nucleus-runtime/nucleus/core/initproto/channel"
 	"github.com/nucleus-runtime/nucleus/core/namespaces"
 	"github.com/nucleus-runtime/nucleus/core/plan"
+	"github.com/nucleus-runtime/nucleus/core/secret"
 	"github.com/nucleus-runtime/nucleus/core/security"
 	"github.com/nucleus-runtime/nucleus/core/security/seccomp"
 	"github.com/nucleus-runtime/nucleus/core/state"
@@ -43,6 +44,7 @@ type Config struct {
 	Privileged bool
 	Streams    exec.Streams
 	Log        *audit.Log
+	Secrets    secret.Source // nil: a plan with secrets fails
 	// Lap is called at the end of each step, for -trace.
 	Lap func(step string)
 	// StartTimeout bounds the start; 0 is a minute.
@@ -92,6 +94,7 @@ type Sandbox struct {
 	workFD     int
 	note       *os.File // progress of a stage 2 that is PID 1 itself
 	programs   hookPrograms
+	values     secretValues
 	inside     *insideHooks  // hooks that init runs at the moment
 	early      []unix.Signal // came while the start hooks ran
 	// hookWarning is what the poststop hooks could not do.
@@ -283,7 +286,9 @@ func (s *Sandbox) openStreams(context.Context) error {
 func (s *Sandbox) cloneInit(ctx context.Context) error {
 	s.mapped, s.cloned = make(chan struct{}), make(chan struct{})
 	prepared := make(chan error)
-	go func() { prepared <- s.prepare(ctx) }()
+	beside, cancel := context.WithTimeout(ctx, s.cfg.StartTimeout)
+	defer cancel()
+	go func() { prepared <- s.prepare(beside) }()
 	// Only for the clone, which may take the thread into a group and back: a locked
 	// goroutine pays each wait with two more switches of threads.
 	runtime.LockOSThread()
@@ -306,6 +311,9 @@ func (s *Sandbox) cloneInit(ctx context.Context) error {
 	if err == nil {
 		err = s.recordInit(ctx)
 	}
+	if err != nil {
+		cancel()
+	}
 	perr := <-prepared
 	if err != nil {
 		return phase("namespaces", err)
@@ -313,8 +321,35 @@ func (s *Sandbox) cloneInit(ctx context.Context) error {
 	return perr
 }
 
-// prepare is what happens beside the clone.
+// prepare is what happens beside the clone. Where secrets come from may be far
+// away: they are fetched beside the rest, and whichever fails ends the other.
 func (s *Sandbox) prepare(ctx context.Context) error {
+	if len(s.plan.Secrets) == 0 {
+		return s.prepareHost(ctx)
+	}
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	fetched := make(chan error)
+	go func() {
+		err := s.fetchSecrets(ctx)
+		if err != nil {
+			cancel()
+		}
+		fetched <- err
+	}()
+	err := s.prepareHost(ctx)
+	if err != nil {
+		cancel()
+	}
+	serr := <-fetched
+	if err == nil || serr != nil && errors.Is(err, context.Canceled) {
+		return serr
+	}
+	return err
+}
+
+// prepareHost is what of it is done on this host.
+func (s *Sandbox) prepareHost(ctx context.Context) error {
 	if err := s.openHooks(); err != nil {
 		return err
 	}
@@ -413,6 +448,7 @@ func (s *Sandbox) sendSetup(ctx context.Context) error {
 	}
 	fds = append(fds, int(r.Fd()))
 	s.process.Gate = int32(len(fds) - 1)
+	fds = s.passSecrets(fds)
 	setup := &initproto.Setup{
 		Hostname: s.plan.Hostname, Ops: s.prep.Ops, Landlock: security.Landlock(s.plan, s.prep.Entries), Process: s.process,
 		InitFilter: s.initFilter, Loopback: s.plan.Namespace("network"), CgroupNS: s.plan.Namespace("cgroup"),
@@ -422,6 +458,7 @@ func (s *Sandbox) sendSetup(ctx context.Context) error {
 	if err := s.conn.Send(initproto.Encode(initproto.KindSetup, setup), fds...); err != nil {
 		return s.broken("fs", err)
 	}
+	s.secretsPassed()
 	// Init has its own copies; ours would keep pipes open that it must see end.
 	for _, f := range s.prep.Files {
 		_ = f.Close()

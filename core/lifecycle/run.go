@@ -486,6 +486,7 @@ func (s *Sandbox) teardown(ctx context.Context, asked bool) error {
 	}
 	s.lap("init gone")
 	s.programs.close()
+	s.values.close()
 	warning, err := unwind(ctx, s.dir, s.log)
 	s.hookWarning = warning
 	if err != nil {

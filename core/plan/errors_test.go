@@ -33,7 +33,6 @@ func TestErrors(t *testing.T) {
 	}{
 		{"network plugin", with(), []string{`network "netbridge" {}`}, "job.hcl:3", `network plugin "netbridge"`, "remove it"},
 		{"runtime plugin", with(), []string{`runtime "gvisor" {}`}, "job.hcl:3", `runtime plugin "gvisor"`, "remove it"},
-		{"secret", with(), []string{`secret "db" {`, `provider = "file"`, `target = "/run/secrets/db"`, `}`}, "job.hcl:3", `secret "db"`, "remove it"},
 		{"plugin hook", with(), []string{`plugin_hook "trail" {}`}, "job.hcl:3", `plugin_hook "trail"`, "remove it"},
 		{"readiness", with(), []string{`readiness {`, `tcp = 80`, `}`}, "job.hcl:3", "readiness probes", "remove it"},
 		{"health", with(), []string{`health {`, `tcp = 80`, `}`}, "job.hcl:3", "health probes", "remove it"},

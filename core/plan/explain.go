@@ -34,6 +34,9 @@ func Explain(w io.Writer, p *Plan) error {
 			fmt.Fprintf(t, "\t%s\t%s\t%s\t\n", at(setting, i), at(value, i), at(mechanism, i))
 		}
 	}
+	for _, text := range p.Warnings() {
+		fmt.Fprintf(t, "\nWARNING\t%s\n", printable(text))
+	}
 	for _, d := range p.Degraded {
 		accepted := ""
 		if d.Accepted {

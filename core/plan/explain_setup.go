@@ -117,6 +117,7 @@ func (e *explainer) fs() {
 	for _, m := range p.Mounts {
 		e.mount(m)
 	}
+	e.secrets()
 	for _, f := range p.Files {
 		paths := map[string][]string{"/etc/hostname": {"hostname"}, "/etc/hosts": {"hostname"}, "/etc/resolv.conf": {"network"}, "/etc/passwd": {"user"}, "/etc/group": {"user"}}[f.Path]
 		text := fmt.Sprintf("%d bytes", len(f.Content))

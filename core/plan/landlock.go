@@ -192,7 +192,7 @@ func (m *maker) defaultRules() {
 				continue // below /etc, which is read-only as a whole
 			}
 			m.rule(LandlockRule{Path: x.Destination, Access: rx})
-		case MountScratch, MountBind, MountContext, MountOverlay, MountTmpfs:
+		case MountScratch, MountBind, MountContext, MountOverlay, MountTmpfs, MountSecrets:
 			a := ro
 			write, exec := !x.Has("ro"), !x.Has("noexec")
 			switch {

@@ -65,6 +65,7 @@ func Make(j *job.Job, in Inputs) (*Plan, error) {
 	m.process(id)
 	m.root()
 	m.mounts(id)
+	m.secrets(id)
 	m.files(id)
 	m.resources()
 	m.seccomp()
@@ -123,6 +124,9 @@ func (m *maker) unsupported() {
 		later("runtime", fmt.Sprintf("runtime plugin %q: runtime plugins are", j.Runtime.Plugin))
 	}
 	for _, s := range j.Secrets {
+		if m.in.Secrets {
+			break
+		}
 		later(fmt.Sprintf("secret[%q]", s.Name), fmt.Sprintf("secret %q: secrets providers are", s.Name))
 	}
 	for _, h := range j.PluginHooks {
@@ -185,6 +189,7 @@ func (m *maker) process(id identity) {
 			env["TERM"] = m.in.Term
 		}
 	}
+	m.secretNames(env)
 	for k, v := range j.Env {
 		env[k] = v
 	}

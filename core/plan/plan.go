@@ -9,6 +9,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/hashicorp/hcl/v2"
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 
 	"github.com/nucleus-runtime/nucleus/core/host/fact"
@@ -45,6 +46,7 @@ type Plan struct {
 	ReadonlyPaths []string `json:"readonlyPaths"`
 	Files         []File   `json:"files"`
 	Context       *Context `json:"context,omitempty"`
+	Secrets       []Secret `json:"secrets,omitempty"`
 
 	Resources *specs.LinuxResources `json:"resources,omitempty"`
 	// Devices are the block devices whose I/O is limited, as the job names them.
@@ -128,6 +130,7 @@ const (
 	MountContext   = "context"
 	MountOverlay   = "overlay" // writable layer over a host directory
 	MountTmpfs     = "tmpfs"   // asked for by the job
+	MountSecrets   = "secrets" // holds the files of the secrets
 )
 
 // File is a small file that the sandbox gets of its own.
@@ -146,6 +149,21 @@ type Context struct {
 	Method  string   `json:"method"`
 	Verify  bool     `json:"verify"`
 	Exclude []string `json:"exclude,omitempty"`
+}
+
+// Secret is a value that the sandbox gets at its start, as a file or as a
+// variable. The value itself is in no plan.
+type Secret struct {
+	Name     string `json:"name"`
+	Provider string `json:"provider"`
+	// Config is for the provider alone, and may itself be confidential.
+	Config hcl.Body `json:"-"`
+	Target string   `json:"target,omitempty"`
+	Mode   uint32   `json:"mode,omitempty"`
+	UID    uint32   `json:"uid"`
+	GID    uint32   `json:"gid"`
+	Env    string   `json:"env,omitempty"`
+	Origin string   `json:"origin,omitempty"`
 }
 
 // Device is a block device of the host.
@@ -234,6 +252,8 @@ type Inputs struct {
 	// Devices gives the numbers ("254:0") of the block devices that the job names
 	// by path; what is no block device is not in it.
 	Devices map[string]string
+	// Secrets: there is somebody who can give values.
+	Secrets bool
 	// Missing holds the mount points of NestedMounts that do not exist.
 	Missing map[string]bool
 }

@@ -1,0 +1,147 @@
+package lifecycle
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+
+	"github.com/nucleus-runtime/nucleus/core/audit"
+	"github.com/nucleus-runtime/nucleus/core/initproto"
+	"github.com/nucleus-runtime/nucleus/core/plan"
+	"github.com/nucleus-runtime/nucleus/core/secret"
+)
+
+// secretValues are the values of a plan's secrets by name, from when they are
+// fetched to when init has them.
+type secretValues map[string]*secret.Value
+
+func (v secretValues) close() {
+	for _, x := range v {
+		if x != nil {
+			x.Close()
+		}
+	}
+}
+
+// fetchSecrets asks for all values at once, and checks what came.
+func (s *Sandbox) fetchSecrets(ctx context.Context) error {
+	if len(s.plan.Secrets) == 0 {
+		return nil
+	}
+	if s.cfg.Secrets == nil {
+		return s.secretFailed(&secret.Error{Name: s.plan.Secrets[0].Name, Err: errors.New("there is nobody to ask for its value")})
+	}
+	var err error
+	s.values, err = s.cfg.Secrets.Fetch(ctx, s.secretRequest())
+	if err == nil {
+		err = s.checkSecrets()
+	} else if errors.Is(ctx.Err(), context.DeadlineExceeded) {
+		err = fmt.Errorf("no value within %s: %w", s.cfg.StartTimeout, err)
+	}
+	if err != nil {
+		return s.secretFailed(err)
+	}
+	return nil
+}
+
+// secretRequest groups the secrets by their providers, in the order of the job.
+func (s *Sandbox) secretRequest() secret.Request {
+	r := secret.Request{Sandbox: s.dir.ID}
+	for _, x := range s.plan.Secrets {
+		i := slices.IndexFunc(r.Groups, func(g secret.Group) bool { return g.Provider == x.Provider })
+		if i < 0 {
+			i = len(r.Groups)
+			r.Groups = append(r.Groups, secret.Group{Provider: x.Provider})
+		}
+		r.Groups[i].Refs = append(r.Groups[i].Refs, secret.Ref{Name: x.Name, Config: x.Config, Where: s.plan.Where(x.Origin)})
+	}
+	return r
+}
+
+// checkSecrets refuses what cannot be what the job means.
+func (s *Sandbox) checkSecrets() error {
+	total := 0
+	for _, x := range s.plan.Secrets {
+		v := s.values[x.Name]
+		err := checkSecret(x, v)
+		if err == nil {
+			if total += v.Size(); total > secret.MaxTotal {
+				err = fmt.Errorf("with its value the secrets of the job are larger than %d bytes together", secret.MaxTotal)
+			}
+		}
+		if err != nil {
+			return &secret.Error{Name: x.Name, Err: err}
+		}
+	}
+	if n := len(s.values) - len(s.plan.Secrets); n > 0 {
+		return &secret.Error{Name: s.plan.Secrets[0].Name, Err: fmt.Errorf("%d values came that the job does not ask for", n)}
+	}
+	return nil
+}
+
+func checkSecret(x plan.Secret, v *secret.Value) error {
+	switch {
+	case v == nil:
+		return fmt.Errorf("provider %q gave no value", x.Provider)
+	case x.Env == "":
+		return nil
+	case len(x.Env)+len("=")+v.Size()+1 > secret.MaxEnv:
+		return fmt.Errorf("the value has %d bytes; a variable and its name have at most %d: write target instead of env", v.Size(), secret.MaxEnv)
+	}
+	nul, err := v.HasNUL()
+	if err == nil && nul {
+		err = errors.New("the value has a NUL byte, which no variable can hold: write target instead of env")
+	}
+	return err
+}
+
+// secretFailed gives a failure its place in the job: that of the secret, or the
+// first of the provider, or the first of all.
+func (s *Sandbox) secretFailed(err error) error {
+	e := &PhaseError{Phase: "secrets", Origin: s.plan.Secrets[0].Origin, Err: err}
+	var se *secret.Error
+	if !errors.As(err, &se) {
+		return e
+	}
+	e.Hint = se.Hint
+	for _, x := range s.plan.Secrets {
+		if x.Name == se.Name || se.Name == "" && x.Provider == se.Provider {
+			e.Origin = x.Origin
+			break
+		}
+	}
+	return e
+}
+
+// passSecrets adds the values to the descriptors of the setup, and tells the
+// setup where they are.
+func (s *Sandbox) passSecrets(fds []int) []int {
+	for _, x := range s.plan.Secrets {
+		at := int32(len(fds))
+		fds = append(fds, s.values[x.Name].FD())
+		if x.Env != "" {
+			s.process.SecretEnv = append(s.process.SecretEnv, initproto.SecretVar{Name: x.Env, FD: at})
+			continue
+		}
+		s.prep.Ops[s.prep.SecretOps[x.Name]].FD = at
+	}
+	return fds
+}
+
+// secretsPassed lets the values go: init has them.
+func (s *Sandbox) secretsPassed() {
+	s.values.close()
+	s.values = nil
+}
+
+func (s *Sandbox) secretsPlaced() {
+	if len(s.plan.Secrets) == 0 {
+		return
+	}
+	names := make([]string, 0, len(s.plan.Secrets))
+	for _, x := range s.plan.Secrets {
+		names = append(names, x.Name)
+	}
+	s.log.Emit(audit.SecretsPlaced, nil, map[string]any{"secrets": names})
+}
