@@ -205,4 +205,3 @@ func environment(handshake []string, host map[string]string) []string {
 	}
 	return env
 }
-
