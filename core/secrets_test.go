@@ -350,6 +350,49 @@ func TestSecretsNeedASource(t *testing.T) {
 	}
 }
 
+// TestSecretsInEachOthersWay, or in that of another mount, are refused where they
+// stand in the job.
+func TestSecretsInEachOthersWay(t *testing.T) {
+	volume := []string{`volume "v" {`, `source = "/usr"`, `target = %q`, `read_only = true`, `}`}
+	at := func(target string) []string {
+		return append(append([]string(nil), volume[:2]...), append([]string{fmt.Sprintf(volume[2], target)}, volume[3:]...)...)
+	}
+	secretAt := func(name, target string) []string {
+		return []string{fmt.Sprintf("secret %q {", name), `provider = "store"`, fmt.Sprintf("target = %q", target), `}`}
+	}
+	for name, c := range map[string]struct {
+		lines []string
+		line  int
+		want  string
+	}{
+		"relative":                       {secretAt("a", "run/secrets/a"), 5, "absolute"},
+		"not clean":                      {secretAt("a", "/run/secrets/../a"), 5, ".."},
+		"elsewhere":                      {secretAt("a", "/etc/shadow"), 5, "is not below /run/secrets"},
+		"the directory itself":           {secretAt("a", "/run/secrets"), 5, "is not below /run/secrets"},
+		"in a read-only volume":          {append(at("/data"), secretAt("a", "/data/key")...), 10, "is not below /run/secrets"},
+		"twice":                          {append(secretAt("a", "/run/secrets/x"), secretAt("b", "/run/secrets/x")...), 9, "mounted on \"/run/secrets/x\" already"},
+		"one below the other":            {append(secretAt("a", "/run/secrets/x"), secretAt("b", "/run/secrets/x/y")...), 9, "is the file of the secret"},
+		"a volume over them":             {append(secretAt("a", "/run/secrets/x"), at("/run/secrets")...), 9, "is where secrets are"},
+		"a volume below":                 {append(secretAt("a", "/run/secrets/x"), at("/run/secrets/x/y")...), 9, "is where secrets are"},
+		"a volume above":                 {append(secretAt("a", "/run/secrets/x"), at("/run")...), 9, "/run"},
+		"a file and a variable":          {[]string{`secret "a" {`, `provider = "store"`, `target = "/run/secrets/a"`, `env = "A"`, `}`}, 6, "remove env"},
+		"two of one name":                {append(secretAt("a", "/run/secrets/x"), secretAt("a", "/run/secrets/y")...), 7, "secret"},
+		"a variable of the job's own":    {[]string{`env = { A = "1" }`, `secret "a" {`, `provider = "store"`, `env = "A"`, `}`}, 6, "is in env too"},
+		"a variable that can't be named": {[]string{`secret "a" {`, `provider = "store"`, `env = "A=B"`, `}`}, 5, ""},
+	} {
+		t.Run(name, func(t *testing.T) {
+			src := "job \"x\" {\n  command = [\"/bin/true\"]\n" + strings.Join(c.lines, "\n") + "\n}\n"
+			_, diags := job.Parse("job.hcl", []byte(src), job.Options{Dir: "/"})
+			for _, d := range diags {
+				if d.Subject.Start.Line == c.line && strings.Contains(d.Summary+" "+d.Detail, c.want) {
+					return
+				}
+			}
+			t.Errorf("want %q in line %d: %v", c.want, c.line, diags.Errs())
+		})
+	}
+}
+
 // TestSourcesAreAskedOnce, with what the job says, in its order.
 func TestSourcesAreAskedOnce(t *testing.T) {
 	testutil.Needs(t, testutil.UserNS)

@@ -62,6 +62,7 @@ func Sealed(f *os.File) (*Value, error) {
 		_ = f.Close()
 		return nil, err
 	}
+	unix.CloseOnExec(int(f.Fd())) // it may have come from another process
 	return &Value{f: f, size: int(st.Size)}, nil
 }
 
