@@ -18,6 +18,7 @@ import (
 	"github.com/nucleus-runtime/nucleus/core/initproto/channel"
 	"github.com/nucleus-runtime/nucleus/core/plan"
 	"github.com/nucleus-runtime/nucleus/internal/failpoint"
+	"github.com/nucleus-runtime/nucleus/internal/tail"
 )
 
 // hookPrograms are the host's programs of a plan's hooks, open, by the job's path.
@@ -183,7 +184,7 @@ type insideHooks struct {
 	hooks  []plan.Hook
 	began  time.Time
 	out    *os.File
-	tail   hook.Tail
+	tail   tail.Tail
 	copied chan struct{}
 }
 

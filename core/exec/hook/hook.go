@@ -23,6 +23,7 @@ import (
 
 	"github.com/nucleus-runtime/nucleus/core/plan"
 	"github.com/nucleus-runtime/nucleus/core/trusted"
+	"github.com/nucleus-runtime/nucleus/internal/tail"
 )
 
 // path is what a hook that does not say otherwise finds its programs in.
@@ -84,21 +85,6 @@ func Open(h plan.Hook) (*os.File, error) {
 	return f, nil
 }
 
-// Tail keeps the end of what is written to it. The zero value is ready.
-type Tail struct{ b []byte }
-
-const tailSize = 2048
-
-func (t *Tail) Write(p []byte) (int, error) {
-	t.b = append(t.b, p...)
-	if n := len(t.b) - tailSize; n > 0 {
-		t.b = append(t.b[:0], t.b[n:]...)
-	}
-	return len(p), nil
-}
-
-func (t *Tail) String() string { return strings.TrimSpace(string(t.b)) }
-
 // gone is how long what a hook has left running may hold its output.
 const gone = 200 * time.Millisecond
 
@@ -108,7 +94,7 @@ const gone = 200 * time.Millisecond
 func Run(ctx context.Context, h plan.Hook, program *os.File, state []byte) error {
 	ctx, cancel := context.WithTimeoutCause(ctx, h.Timeout, &TimeoutError{h.Timeout})
 	defer cancel()
-	var out Tail
+	var out tail.Tail
 	cmd := exec.CommandContext(ctx, "/proc/self/fd/3")
 	cmd.Args, cmd.Env, cmd.Dir, cmd.Stdin, cmd.ExtraFiles = h.Command, Env(h), "/", bytes.NewReader(state), []*os.File{program}
 	cmd.Stdout, cmd.Stderr = &out, &out

@@ -15,6 +15,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/nucleus-runtime/nucleus/core/plan"
+	"github.com/nucleus-runtime/nucleus/internal/tail"
 )
 
 // script makes a hook's program.
@@ -69,7 +70,7 @@ func TestRunTellsTheEndOfTheOutput(t *testing.T) {
 	path := script(t, `i=0; while [ $i -lt 2000 ]; do echo line $i; i=$((i+1)); done; echo last words >&2; exit 9`)
 	err := run(t, plan.Hook{Phase: plan.HookPoststart, Command: []string{path}, Timeout: time.Minute})
 	var he *Error
-	if !errors.As(err, &he) || !strings.Contains(he.Error(), "exit status 9") || !strings.HasSuffix(he.Output, "last words") || len(he.Output) > tailSize {
+	if !errors.As(err, &he) || !strings.Contains(he.Error(), "exit status 9") || !strings.HasSuffix(he.Output, "last words") || len(he.Output) > tail.Size {
 		t.Errorf("error %v", err)
 	}
 }
