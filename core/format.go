@@ -4,17 +4,16 @@ import (
 	"bytes"
 	"fmt"
 	"os/exec"
-	"path/filepath"
 )
 
 // FormatJob rewrites a job file in the canonical style. It runs nucleus-fmt
 // (see there for why the formatter is not linked in).
 func FormatJob(src []byte) ([]byte, error) {
-	f, err := findInit("")
+	formatter, err := Program("nucleus-fmt")
 	if err != nil {
 		return nil, err
 	}
-	cmd := exec.Command(filepath.Join(f.dir, "nucleus-fmt"))
+	cmd := exec.Command(formatter)
 	cmd.Env = []string{}
 	cmd.Stdin = bytes.NewReader(src)
 	var out, text bytes.Buffer

@@ -54,6 +54,15 @@ func findInit(libexec string) (*initFile, error) {
 	return nil, fmt.Errorf("nucleus-init not found in %s: run make build, or make install", strings.Join(dirs, ", "))
 }
 
+// Program gives the path of a program that is installed beside nucleus-init.
+func Program(name string) (string, error) {
+	f, err := findInit("")
+	if err != nil {
+		return "", err
+	}
+	return filepath.Join(f.dir, name), nil
+}
+
 // programFor gives init's program: its path, and the file to execute instead of
 // it, if any. If the sandbox's own ids could write to the file, init runs from a sealed copy in memory: whoever
 // reached it through /proc/PID/exe would change the host's program

@@ -97,7 +97,7 @@ func (a *app) load(f *jobFlags, argv []string) (*job.Job, error) {
 
 func (a *app) readJob(config string) (string, []byte, error) {
 	if config == "-" {
-		b, err := io.ReadAll(io.LimitReader(a.stdin, maxJobFile))
+		b, err := a.readPiped()
 		return "<stdin>", b, err
 	}
 	f, err := os.Open(filepath.Clean(config))

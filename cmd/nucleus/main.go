@@ -29,6 +29,7 @@ type app struct {
 	hostConfigPath string
 	host           hostConfig
 	code           int
+	piped          []byte // the job that came on standard input
 }
 
 func main() {

@@ -70,6 +70,11 @@ func (a *app) run(ctx context.Context, f *runFlags, argv []string) error {
 	}
 	defer closeEvents()
 	o.Events = events
+	donePlugins, err := a.usePlugins(&o)
+	if err != nil {
+		return err
+	}
+	defer donePlugins()
 	// The host is looked at, and its state root opened, while the job is read.
 	opened := make(chan error)
 	var rt *core.Runtime
@@ -93,6 +98,9 @@ func (a *app) run(ctx context.Context, f *runFlags, argv []string) error {
 		return err
 	}
 	tr.lap("job decoded")
+	if err := a.pluginHostFor(j); err != nil {
+		return err
+	}
 	p, err := rt.Plan(j)
 	if err != nil {
 		return err

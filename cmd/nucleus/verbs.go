@@ -55,7 +55,16 @@ func (a *app) makePlan(f *jobFlags, args []string) (*plan.Plan, error) {
 	if err != nil {
 		return nil, err
 	}
-	rt, err := a.runtime(core.Options{CgroupParent: f.parent})
+	if err := a.pluginHostFor(j); err != nil {
+		return nil, err
+	}
+	o := core.Options{CgroupParent: f.parent}
+	donePlugins, err := a.usePlugins(&o)
+	if err != nil {
+		return nil, err
+	}
+	defer donePlugins()
+	rt, err := a.runtime(o)
 	if err != nil {
 		return nil, err
 	}

@@ -1,0 +1,22 @@
+//go:build !plugins
+
+package main
+
+import (
+	"github.com/spf13/cobra"
+
+	"github.com/nucleus-runtime/nucleus/core"
+)
+
+const full = false
+
+// usePlugins does nothing in the build without a plugin host.
+func (a *app) usePlugins(*core.Options) (done func(), err error) { return func() {}, nil }
+
+// pluginCommand hands the whole command over.
+func (a *app) pluginCommand() *cobra.Command {
+	return &cobra.Command{
+		Use: "plugin", Short: "Look at plugins", DisableFlagParsing: true,
+		RunE: func(*cobra.Command, []string) error { return a.becomeFull() },
+	}
+}
