@@ -12,6 +12,7 @@ import (
 	"github.com/nucleus-runtime/nucleus/core"
 	"github.com/nucleus-runtime/nucleus/core/job"
 	"github.com/nucleus-runtime/nucleus/core/plan"
+	"github.com/nucleus-runtime/nucleus/core/secret"
 )
 
 // A program runs a job file.
@@ -113,6 +114,45 @@ func ExampleRuntime_Create() {
 	// workload.started
 	// workload.exited
 	// sandbox.removed
+}
+
+// An embedding program that knows where its secrets are gives them itself. Their
+// values are in sealed memory from then on, and in the sandbox as files.
+func ExampleOptions_secrets() {
+	o := options
+	o.Secrets = secret.SourceFunc(func(_ context.Context, r secret.Request) (map[string]*secret.Value, error) {
+		values := map[string]*secret.Value{}
+		for _, g := range r.Groups {
+			for _, ref := range g.Refs {
+				v, err := secret.New([]byte("from " + g.Provider))
+				if err != nil {
+					return values, &secret.Error{Name: ref.Name, Err: err}
+				}
+				values[ref.Name] = v
+			}
+		}
+		return values, nil
+	})
+	rt, err := core.New(o)
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	j, _ := job.Parse("job.hcl", []byte(`job "reader" {
+  command = ["/bin/cat", "/run/secrets/db"]
+  secret "db" { provider = "memory" }
+}`), job.Options{Dir: "/"})
+	p, err := rt.Plan(j)
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	res, err := rt.Run(context.Background(), p, core.RunOptions{Streams: core.Streams{Out: os.Stdout}})
+	fmt.Println()
+	fmt.Println(res.Cause, res.ExitCode, err)
+	// Output:
+	// from memory
+	// exit 0 <nil>
 }
 
 // A sandbox that is not wanted any more is stopped as its job says.
