@@ -43,9 +43,10 @@ type Lease struct {
 // Call identifies a request: the same RequestID wants the same answer, and no
 // second effect.
 type Call struct {
-	RequestID string
-	SandboxID string
-	Attempt   uint32
+	RequestID  string
+	SandboxID  string
+	InstanceID string // of Renew and Revoke: whose lease it is; Fetch has it in each Ref
+	Attempt    uint32
 }
 
 // Provider gives secrets.

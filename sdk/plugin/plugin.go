@@ -1,0 +1,136 @@
+// Package plugin makes a program a Nucleus plugin. An author fills in a Plugin and
+// calls Serve from main; what the contract asks of every plugin is done there, and
+// what an author must do is in the interfaces of sdk/secrets and sdk/hooks.
+package plugin
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"regexp"
+
+	"github.com/hashicorp/go-hclog"
+
+	"github.com/nucleus-runtime/nucleus/sdk/config"
+	"github.com/nucleus-runtime/nucleus/sdk/hooks"
+	"github.com/nucleus-runtime/nucleus/sdk/manifest"
+	"github.com/nucleus-runtime/nucleus/sdk/secrets"
+)
+
+// SDKVersion is told to the core.
+const SDKVersion = "0.1.0"
+
+// Needs is what a plugin needs beyond the nothing that it gets.
+type Needs = manifest.Needs
+
+// The lifetimes of a plugin process. WarmOK also means that later hosts, which are
+// other processes of the same user, may connect.
+const (
+	OneShot  = manifest.OneShot
+	WarmOK   = manifest.WarmOK
+	Resident = manifest.Resident
+)
+
+// Plugin is all that there is to say of one. At least one service is needed.
+type Plugin struct {
+	Name        string // as users write it: "vault"
+	Version     string
+	Description string // one line
+	DocsURL     string
+
+	Secrets secrets.Provider // may be a Renewer and a Revoker besides
+	Hooks   hooks.Handler
+
+	// What can be configured: the plugin as a whole, by its operator, and each of
+	// a job's blocks that name it. Nil takes no configuration. Made by config.To.
+	Config        config.Section
+	SecretsConfig config.Section
+	HooksConfig   config.Section
+
+	Needs    Needs
+	Lifetime manifest.Lifetime
+
+	// Health is asked now and then. Nil is always well.
+	Health func(ctx context.Context) manifest.Health
+	// Logger is for the plugin's host, which reads standard error. Nil is made by
+	// NewLogger.
+	Logger hclog.Logger
+}
+
+var nameForm = regexp.MustCompile(`^[a-z][a-z0-9-]{0,62}$`)
+
+func (p *Plugin) check() error {
+	var bad []error
+	if !nameForm.MatchString(p.Name) {
+		bad = append(bad, fmt.Errorf("name %q: lower-case letters, digits and dashes, please, a letter first", p.Name))
+	}
+	if p.Version == "" {
+		bad = append(bad, errors.New("it has no version"))
+	}
+	if p.Secrets == nil && p.Hooks == nil {
+		bad = append(bad, errors.New("it serves nothing: set Secrets or Hooks"))
+	}
+	if p.SecretsConfig != nil && p.Secrets == nil || p.HooksConfig != nil && p.Hooks == nil {
+		bad = append(bad, errors.New("it has a configuration for a service that it does not serve"))
+	}
+	if _, err := p.schema(); err != nil {
+		bad = append(bad, err)
+	}
+	return errors.Join(bad...)
+}
+
+func (p *Plugin) info() manifest.Info {
+	in := manifest.Info{
+		Name: p.Name, Version: p.Version, SDKVersion: SDKVersion, Description: p.Description, DocsURL: p.DocsURL,
+		Needs: p.Needs, Lifetime: p.Lifetime,
+	}
+	if p.Secrets != nil {
+		in.Services = append(in.Services, manifest.Version{Service: manifest.Secrets, Version: secrets.Version})
+		if _, ok := p.Secrets.(secrets.Renewer); ok {
+			in.Features = append(in.Features, secrets.FeatureRenew)
+		}
+		if _, ok := p.Secrets.(secrets.Revoker); ok {
+			in.Features = append(in.Features, secrets.FeatureRevoke)
+		}
+	}
+	if p.Hooks != nil {
+		in.Services = append(in.Services, manifest.Version{Service: manifest.Hooks, Version: hooks.Version})
+	}
+	return in
+}
+
+// section is what an instance of a service is configured by; "" is the plugin.
+func (p *Plugin) section(s manifest.Service) config.Section {
+	switch s {
+	case "":
+		return p.Config
+	case manifest.Secrets:
+		return p.SecretsConfig
+	case manifest.Hooks:
+		return p.HooksConfig
+	default:
+		return nil
+	}
+}
+
+func (p *Plugin) schema() (config.Schema, error) {
+	out := config.Schema{Instance: map[string]*config.Block{}}
+	for _, s := range []manifest.Service{"", manifest.Secrets, manifest.Hooks} {
+		sec := p.section(s)
+		if sec == nil {
+			continue
+		}
+		b, err := sec.Schema()
+		switch {
+		case err != nil && s == "":
+			return out, fmt.Errorf("its configuration: %w", err)
+		case err != nil:
+			return out, fmt.Errorf("the configuration of %s: %w", s, err)
+		case s == "":
+			out.Plugin = b
+		default:
+			out.Instance[string(s)] = b
+		}
+	}
+	return out, nil
+}

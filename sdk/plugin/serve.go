@@ -1,0 +1,303 @@
+package plugin
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"os"
+	"os/signal"
+	"path/filepath"
+	"slices"
+	"sync"
+	"syscall"
+	"time"
+
+	"github.com/hashicorp/go-hclog"
+	goplugin "github.com/hashicorp/go-plugin"
+	"google.golang.org/grpc"
+
+	"github.com/nucleus-runtime/nucleus/sdk/plugin/handshake"
+	"github.com/nucleus-runtime/nucleus/sdk/plugin/internal/guard"
+	"github.com/nucleus-runtime/nucleus/sdk/plugin/internal/launch"
+)
+
+const (
+	drainFor = 5 * time.Second
+	// flushFor is time for the last answer to leave: gRPC writes behind the
+	// handler's back, and go-plugin's own streams never end by themselves.
+	flushFor = 50 * time.Millisecond
+	// sun_path has 108 bytes with its NUL, see unix(7).
+	maxSocketPath = 107
+)
+
+// Serve is a plugin's main. It does not return.
+func Serve(p Plugin) {
+	os.Exit(main(p, &launch.This, os.Args[1:], os.Stdout, os.Stderr))
+}
+
+func main(p Plugin, proc *launch.Process, args []string, stdout, stderr io.Writer) int {
+	complain := func(err error) int {
+		fmt.Fprintf(stderr, "nucleus plugin %s: error: %v\n", p.Name, err)
+		return 1
+	}
+	if err := p.check(); err != nil {
+		return complain(err)
+	}
+	if proc.Err != nil {
+		return complain(proc.Err)
+	}
+	s := &server{plugin: p, proc: proc, stdout: stdout, log: p.Logger, drain: guard.NewDrain(), scrub: guard.NewScrubber()}
+	if s.log == nil {
+		s.log = NewLogger(p.Name)
+	}
+	if !proc.ByHost {
+		switch {
+		case slices.Equal(args, []string{"--version"}):
+			fmt.Fprintf(stdout, "%s %s (sdk %s)\n", p.Name, p.Version, SDKVersion)
+			return 0
+		case slices.Equal(args, []string{"--schema"}):
+			return s.printSchema(complain)
+		case slices.Equal(args, []string{"--debug"}):
+			s.debug = true
+		default:
+			fmt.Fprintf(stderr, "this is a Nucleus plugin, which nucleus starts by itself; try: nucleus plugin check %s\n"+
+				"flags: --version, --schema (its configuration, as JSON), --debug (serve, for nucleus run --dev)\n", os.Args[0])
+			return 1
+		}
+	}
+	if err := s.serve(); err != nil {
+		return complain(err)
+	}
+	return 0
+}
+
+// NewLogger writes to the host, which reads standard error line by line.
+func NewLogger(name string) hclog.Logger {
+	return hclog.New(&hclog.LoggerOptions{Name: name, Level: hclog.Info, Output: os.Stderr, JSONFormat: true})
+}
+
+type server struct {
+	plugin Plugin
+	proc   *launch.Process
+	log    hclog.Logger
+	stdout io.Writer
+	debug  bool // started by hand
+
+	drain *guard.Drain
+	scrub *guard.Scrubber
+	stop  context.CancelFunc
+	once  sync.Once
+
+	mu     sync.Mutex
+	grpc   *grpc.Server
+	socket string // its path, when it is there
+	ownDir string // made by us, "" if the host gave one
+}
+
+func (s *server) printSchema(complain func(error) int) int {
+	schema, err := s.plugin.schema()
+	if err != nil {
+		return complain(err)
+	}
+	b, err := json.MarshalIndent(schema, "", "  ")
+	if err != nil {
+		return complain(err)
+	}
+	fmt.Fprintf(s.stdout, "%s\n", b)
+	return 0
+}
+
+func (s *server) serve() error {
+	if err := s.refuseOtherTransports(); err != nil {
+		return err
+	}
+	if s.plugin.Secrets != nil {
+		if err := launch.Undumpable(); err != nil {
+			return err
+		}
+	}
+	if err := s.socketDir(); err != nil {
+		return err
+	}
+	defer s.removeFiles()
+	s.proc.Watch(func() {
+		// At once: whoever would want an answer is gone, and a call that hangs must
+		// not keep us.
+		s.removeFiles()
+		os.Exit(1)
+	})
+
+	ctx, cancel := context.WithCancel(context.Background())
+	defer cancel()
+	s.stop = cancel
+	s.signals()
+
+	at := make(chan *goplugin.ReattachConfig, 1)
+	closed := make(chan struct{})
+	// go-plugin's test mode is its server without its grip on the process: it would
+	// print the handshake to whatever os.Stdout is by then, replace os.Stdout and
+	// os.Stderr behind the author's back, and leave the socket behind on SIGTERM.
+	go goplugin.Serve(&goplugin.ServeConfig{
+		HandshakeConfig: handshake.Config(),
+		Plugins:         goplugin.PluginSet{handshake.PluginName: &services{server: s}},
+		GRPCServer:      s.newGRPC,
+		Logger:          s.log,
+		Test:            &goplugin.ServeTestConfig{Context: ctx, ReattachConfigCh: at, CloseCh: closed},
+	})
+	select {
+	case r := <-at:
+		if err := s.announce(r); err != nil {
+			cancel()
+			<-closed
+			return err
+		}
+	case <-closed:
+		return fmt.Errorf("the server did not start: see the log before this line")
+	}
+	<-closed
+	return nil
+}
+
+// refuseOtherTransports turns down what a host may ask go-plugin for by variables.
+func (s *server) refuseOtherTransports() error {
+	if os.Getenv("PLUGIN_CLIENT_CERT") != "" {
+		return fmt.Errorf("the host wants AutoMTLS; the kernel tells both sides who the other is, so switch it off")
+	}
+	// Only the broker would use it, and nothing here uses the broker.
+	return os.Unsetenv("PLUGIN_MULTIPLEX_GRPC")
+}
+
+func (s *server) socketDir() error {
+	dir := os.Getenv(handshake.EnvSocketDir)
+	if dir == "" {
+		// A shared directory is no place for a socket: go-plugin makes a file there,
+		// removes it and listens under its name.
+		own, err := os.MkdirTemp("", "nucleus-plugin")
+		if err != nil {
+			return err
+		}
+		s.ownDir, dir = own, own
+		if err := os.Setenv(handshake.EnvSocketDir, own); err != nil {
+			return err
+		}
+	}
+	if longest := filepath.Join(dir, "plugin4294967295"); len(longest) > maxSocketPath {
+		s.removeFiles()
+		return fmt.Errorf("a socket in %q would have a path of %d bytes, and the kernel takes %d: set %s to a shorter one", dir, len(longest), maxSocketPath, handshake.EnvSocketDir)
+	}
+	return nil
+}
+
+func (s *server) removeFiles() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	// Gone already, most of the time.
+	if s.socket != "" {
+		_ = os.Remove(s.socket)
+	}
+	if s.ownDir != "" {
+		_ = os.Remove(s.ownDir)
+	}
+}
+
+func (s *server) newGRPC(opts []grpc.ServerOption) *grpc.Server {
+	var chain []grpc.UnaryServerInterceptor
+	for _, i := range []grpc.UnaryServerInterceptor{
+		s.drain.Intercept,
+		guard.Deadline,
+		guard.NewReplay().Intercept,
+		guard.Teardown,
+		guard.Errors(s.plugin.Name, s.scrub),
+	} {
+		chain = append(chain, guard.Only(i))
+	}
+	srv := grpc.NewServer(append(opts, grpc.Creds(handshake.Credentials(s.checkPeer)), grpc.ChainUnaryInterceptor(chain...))...)
+	s.mu.Lock()
+	s.grpc = srv
+	s.mu.Unlock()
+	return srv
+}
+
+func (s *server) checkPeer(p handshake.Peer) error {
+	err := s.peerError(p)
+	if err != nil {
+		s.log.Warn("connection refused", "pid", p.PID, "uid", p.UID, "error", err)
+	}
+	return err
+}
+
+func (s *server) peerError(p handshake.Peer) error {
+	if !slices.Contains(s.proc.PeerUIDs(), p.UID) {
+		return fmt.Errorf("%w: user %d", handshake.ErrPeer, p.UID)
+	}
+	// Later hosts of a warm plugin, and whoever debugs, are other processes.
+	if s.plugin.Lifetime != WarmOK && !s.debug && p.PID != s.proc.Parent {
+		return fmt.Errorf("%w: pid %d, and pid %d started this plugin", handshake.ErrPeer, p.PID, s.proc.Parent)
+	}
+	return nil
+}
+
+// announce tells where we are.
+func (s *server) announce(r *goplugin.ReattachConfig) error {
+	if r.Addr.Network() != "unix" {
+		return fmt.Errorf("listening on %s, and only unix sockets are allowed", r.Addr.Network())
+	}
+	s.mu.Lock()
+	s.socket = r.Addr.String()
+	s.mu.Unlock()
+	if s.debug {
+		b, err := json.Marshal(map[string]handshake.Reattach{s.plugin.Name: {
+			Protocol: string(r.Protocol), ProtocolVersion: r.ProtocolVersion, Pid: r.Pid, Network: "unix", Addr: r.Addr.String(),
+		}})
+		if err != nil {
+			return err
+		}
+		_, err = fmt.Fprintf(s.stdout, "%s='%s'\n", handshake.EnvReattach, b)
+		return err
+	}
+	if _, err := fmt.Fprintf(s.proc.Handshake, "%d|%d|unix|%s|%s|\n", goplugin.CoreProtocolVersion, r.ProtocolVersion, r.Addr, r.Protocol); err != nil {
+		return fmt.Errorf("telling the host where the socket is: %w", err)
+	}
+	return s.proc.Handshake.Close()
+}
+
+// signals: SIGTERM ends; ^C reaches the whole group of a terminal, and it is the
+// host that decides what it means.
+func (s *server) signals() {
+	ch := make(chan os.Signal, 1)
+	signal.Notify(ch, syscall.SIGTERM, syscall.SIGINT)
+	go func() {
+		for sig := range ch {
+			if sig == syscall.SIGTERM || s.debug {
+				s.end()
+			}
+		}
+	}()
+}
+
+// end takes no new calls, lets those at work finish, and stops the server. It
+// returns at once.
+func (s *server) end() {
+	s.once.Do(func() {
+		go func() {
+			select {
+			case <-s.drain.Close():
+			case <-time.After(drainFor):
+			}
+			s.mu.Lock()
+			srv := s.grpc
+			s.mu.Unlock()
+			flushed := make(chan struct{})
+			go func() {
+				srv.GracefulStop()
+				close(flushed)
+			}()
+			select {
+			case <-flushed:
+			case <-time.After(flushFor):
+			}
+			s.stop()
+		}()
+	})
+}
