@@ -37,7 +37,7 @@ func failed(ctx context.Context, what, policy string, err error) error {
 
 // answered makes an error of what the server says. Its words are told if it is
 // Vault that speaks, and not some proxy.
-func answered(what, policy string, re *api.ResponseError) error {
+func answered(what, policy string, re *api.ResponseError) *fault.Error {
 	said := ""
 	if !re.RawError && len(re.Errors) > 0 {
 		said = ": " + short(strings.Join(re.Errors, ", "))

@@ -3,6 +3,7 @@ package vault
 import (
 	"bytes"
 	"context"
+	"errors"
 	"net/http"
 	"strings"
 	"sync"
@@ -109,7 +110,7 @@ func (s *session) login(ctx context.Context) error {
 	began := time.Now()
 	got, err := s.client.Logical().WriteWithContext(ctx, path, body)
 	if err != nil {
-		return refusedLogin(failed(ctx, "log in at "+path, "", err), file)
+		return refusedLogin(ctx, path, file, err)
 	}
 	if got == nil || got.Auth == nil || got.Auth.ClientToken == "" {
 		return fault.New(fault.FailedPrecondition, "log in without a second factor", "log in at %s: there is no token in the answer", path)
@@ -119,16 +120,22 @@ func (s *session) login(ctx context.Context) error {
 	return nil
 }
 
-// refusedLogin tells of credentials what failed tells of policies: a wrong one is
-// answered with status 400.
-func refusedLogin(err error, file string) error {
-	switch e := err.(*fault.Error); e.Code { //nolint:errorlint // failed makes no other
+// refusedLogin tells of credentials what answered tells of policies: a wrong one is
+// refused with status 400.
+func refusedLogin(ctx context.Context, path, file string, err error) error {
+	what := "log in at " + path
+	re, ok := errors.AsType[*api.ResponseError](err)
+	if !ok {
+		return failed(ctx, what, "", err)
+	}
+	e := answered(what, "", re)
+	switch e.Code {
 	case fault.FailedPrecondition, fault.PermissionDenied:
 		e.Code, e.Hint = fault.PermissionDenied, "see whether the role and what is in "+file+" are right and have not expired"
 	case fault.NotFound:
 		e.Code, e.Hint = fault.FailedPrecondition, "see whether the method is enabled at this mount and namespace"
 	}
-	return err
+	return e
 }
 
 // credential reads a file that proves who we are. Its absence is not that of a secret,
