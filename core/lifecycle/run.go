@@ -464,7 +464,10 @@ func (s *Sandbox) teardown(ctx context.Context, asked bool) error {
 	if s.init != nil {
 		s.init.Kill()
 		_, err := s.init.Wait()
+		// An abort may be on its way: it must not kill whoever has the descriptor next.
+		s.mu.Lock()
 		s.init.Close()
+		s.mu.Unlock()
 		if err == nil {
 			err = s.dir.Journal.Undone(stepInit)
 		}
