@@ -125,10 +125,17 @@ func TestSecretsAreFiles(t *testing.T) {
 		"without an init": {`init = false`},
 		"with hooks":      {`hook "createContainer" {`, `command = ["/bin/true"]`, `}`, `hook "startContainer" {`, `command = ["/bin/true"]`, `}`},
 		"host's ids":      {`namespaces {`, `user = "host"`, `}`},
+		"own id":          {`namespaces {`, `user = "keep-id"`, `}`},
 	} {
 		t.Run(name, func(t *testing.T) {
-			ids, lines := "0:0", more
+			ids, top, lines := "0:0", "0:0", more
 			switch {
+			case name == "own id":
+				if os.Geteuid() == 0 {
+					return // as "host's ids"
+				}
+				ids = fmt.Sprintf("%d:%d", os.Getuid(), os.Getgid())
+				top = ids
 			case name == "1000:1000":
 				if os.Geteuid() != 0 {
 					testutil.Needs(t, testutil.SubID)
@@ -139,10 +146,13 @@ func TestSecretsAreFiles(t *testing.T) {
 			}
 			got := output(t, rt, secretJob(t, lookAtSecrets, append(append([]string(nil), lines...), twoFiles...)...))
 			uid, _, _ := strings.Cut(ids, ":")
-			want := ". 755 0:0 0 directory\n" +
-				"db 400 " + ids + " 8 regular file\ndeep 755 0:0 0 directory\n" +
+			want := ". 755 " + top + " 0 directory\n" +
+				"db 400 " + ids + " 8 regular file\ndeep 755 " + top + " 0 directory\n" +
 				"deep/er/key 440 " + ids + " 1048576 regular file\n" +
 				"hunter2\n" + big + uid + "\n/run/secrets ro,nosuid,nodev,noexec,relatime\nramfs\n4\n"
+			if name == "own id" {
+				got = strings.ReplaceAll(got, "0:0", ids) // there is an id 0 where there are subordinate ids
+			}
 			if got != want {
 				t.Errorf("got\n%s\nwant\n%s", strings.ReplaceAll(got, big, "BIG\n"), strings.ReplaceAll(want, big, "BIG\n"))
 			}
@@ -261,6 +271,7 @@ func TestSecretsAreRefused(t *testing.T) {
 		{"an error of nobody in particular", fails(errors.New("vault sealed")), file, "job.hcl:3: secrets: vault sealed"},
 		{"an error of a secret", fails(&secret.Error{Name: "b", Err: errors.New("denied")}), file, `job.hcl:6: secrets: secret "b": denied`},
 		{"an error of a provider", fails(&secret.Error{Provider: "other", Err: errors.New("denied")}), file, `job.hcl:6: secrets: secrets provider "other": denied`},
+		{"an error that drives a terminal", fails(errors.New("a\x1b[2Jb\nc")), file, "job.hcl:3: secrets: a"},
 		{"no value", given(t, map[string]string{"a": "x"}), file, `job.hcl:6: secrets: secret "b": provider "other" gave no value`},
 		{"no answer at all", fails(nil), file, `job.hcl:3: secrets: secret "a": provider "store" gave no value`},
 		{"a NUL in a variable", given(t, map[string]string{"a": "x\x00y"}), env, `job.hcl:3: secrets: secret "a": the value has a NUL byte`},
@@ -277,7 +288,7 @@ func TestSecretsAreRefused(t *testing.T) {
 			p := planFor(t, rt, secretJob(t, "echo the workload ran", c.lines...))
 			before := descriptors(t)
 			res, out, err := runOf(t, rt, p)
-			if err == nil || !strings.Contains(err.Error(), c.want) || res.Cause != "runtime" || out != "" {
+			if err == nil || !strings.Contains(err.Error(), c.want) || strings.ContainsAny(err.Error(), "\x1b\n") || res.Cause != "runtime" || out != "" {
 				t.Errorf("%+v, %v, %q; want %s", res, err, out, c.want)
 			}
 			if left, err := os.ReadDir(filepath.Join(options.StateRoot, "sandboxes")); err != nil || len(left) != 0 {

@@ -96,15 +96,22 @@ func checkSecret(x plan.Secret, v *secret.Value) error {
 	return err
 }
 
+// sourceError is what a source says. A store that is far away may have had a word
+// in it, so it drives no terminal.
+type sourceError struct{ err error }
+
+func (e *sourceError) Error() string { return audit.Clean(e.err.Error()) }
+func (e *sourceError) Unwrap() error { return e.err }
+
 // secretFailed gives a failure its place in the job: that of the secret, or the
 // first of the provider, or the first of all.
 func (s *Sandbox) secretFailed(err error) error {
-	e := &PhaseError{Phase: "secrets", Origin: s.plan.Secrets[0].Origin, Err: err}
+	e := &PhaseError{Phase: "secrets", Origin: s.plan.Secrets[0].Origin, Err: &sourceError{err}}
 	var se *secret.Error
 	if !errors.As(err, &se) {
 		return e
 	}
-	e.Hint = se.Hint
+	e.Hint = audit.Clean(se.Hint)
 	for _, x := range s.plan.Secrets {
 		if x.Name == se.Name || se.Name == "" && x.Provider == se.Provider {
 			e.Origin = x.Origin

@@ -32,6 +32,9 @@ func (m *maker) secrets(id identity) {
 		x := Secret{Name: s.Name, Provider: s.Provider, Config: s.Config, UID: id.uid, GID: id.gid, Origin: origin, Env: s.Env}
 		if s.Env == "" {
 			x.Target, x.Mode = s.Target, s.Mode
+			if s.Mode&^0o777 != 0 {
+				m.fail(origin+".mode", `write mode = "0400"`, "secret %q: mode %#o has more than permissions", s.Name, s.Mode)
+			}
 			if first == "" {
 				first = origin
 			}
@@ -66,12 +69,28 @@ func (m *maker) secretPath(target, origin string) {
 	}
 }
 
-// secretNames refuses variables that Nucleus sets itself: the command is looked
-// for along PATH, so that one is no secret, nor is any other.
-func (m *maker) secretNames(env map[string]string) {
+// secretNames refuses variables that Nucleus sets itself (the command is looked
+// for along PATH, so that one is no secret, nor is any other) and those that
+// something else sets.
+func (m *maker) secretNames(ours map[string]string) {
+	seen := map[string]bool{}
 	for _, s := range m.j.Secrets {
-		if _, ours := env[s.Env]; ours {
-			m.fail(fmt.Sprintf("secret[%q].env", s.Name), "choose another variable", "secret %q: %s is set by Nucleus", s.Name, s.Env)
+		why := ""
+		_, own := ours[s.Env]
+		_, given := m.j.Env[s.Env]
+		switch {
+		case s.Env == "":
+			continue
+		case own:
+			why = "is set by Nucleus"
+		case given || seen[s.Env]:
+			why = "is set twice"
+		case strings.ContainsAny(s.Env, "=\x00"):
+			why = "is no name of a variable"
+		}
+		seen[s.Env] = true
+		if why != "" {
+			m.fail(fmt.Sprintf("secret[%q].env", s.Name), "choose another variable", "secret %q: %q %s", s.Name, s.Env, why)
 		}
 	}
 }

@@ -33,8 +33,12 @@ func TestSecretsAreRefused(t *testing.T) {
 		want    string
 	}{
 		"too many":           {many, `secret "s64": a job has at most 64 secrets`},
-		"PATH":               {[]job.Secret{{Name: "a", Provider: "p", Env: "PATH"}}, `secret "a": PATH is set by Nucleus`},
-		"HOME":               {[]job.Secret{{Name: "a", Provider: "p", Env: "HOME"}}, `secret "a": HOME is set by Nucleus`},
+		"PATH":               {[]job.Secret{{Name: "a", Provider: "p", Env: "PATH"}}, `secret "a": "PATH" is set by Nucleus`},
+		"HOME":               {[]job.Secret{{Name: "a", Provider: "p", Env: "HOME"}}, `secret "a": "HOME" is set by Nucleus`},
+		"a variable twice":   {[]job.Secret{{Name: "a", Provider: "p", Env: "A"}, {Name: "b", Provider: "p", Env: "A"}}, `secret "b": "A" is set twice`},
+		"one of the job":     {[]job.Secret{{Name: "a", Provider: "p", Env: "TAKEN"}}, `secret "a": "TAKEN" is set twice`},
+		"no name":            {[]job.Secret{{Name: "a", Provider: "p", Env: "A=B"}}, `secret "a": "A=B" is no name of a variable`},
+		"set-user-ID":        {[]job.Secret{{Name: "a", Provider: "p", Target: "/run/secrets/a", Mode: 0o4755}}, "has more than permissions"},
 		"outside":            {[]job.Secret{file("a", "/etc/shadow")}, `"/etc/shadow" is not a clean path below /run/secrets`},
 		"the directory":      {[]job.Secret{file("a", "/run/secrets/")}, "is not a clean path"},
 		"up":                 {[]job.Secret{file("a", "/run/secrets/../x")}, "is not a clean path"},
@@ -45,7 +49,7 @@ func TestSecretsAreRefused(t *testing.T) {
 	} {
 		// Jobs that no file was read for: the decoder refuses some of these itself.
 		j := jobOf(t)
-		j.Secrets = c.secrets
+		j.Secrets, j.Env = c.secrets, map[string]string{"TAKEN": "1"}
 		if strings.HasPrefix(name, "a volume") {
 			j.Volumes = []job.Volume{{Name: "v", Source: "/usr", Target: "/run/secrets"}}
 		}
