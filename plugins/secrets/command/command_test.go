@@ -63,6 +63,12 @@ func TestTheEnvironmentIsTheOperators(t *testing.T) {
 }
 
 func TestACommandCannotReadNorSignalItsProvider(t *testing.T) {
+	// As a parent that forgot close-on-exec leaves one.
+	fd, err := unix.Open("/", unix.O_PATH, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer unix.Close(fd)
 	s, err := fetch(t, sh(`cat; readlink /proc/self/fd/0; pwd; cut -d' ' -f6 /proc/$$/stat; echo $$; ls /proc/self/fd | wc -l`), Instance{})
 	if err != nil {
 		t.Fatal(err)
@@ -119,6 +125,7 @@ func TestFetchTellsWhatIsWrong(t *testing.T) {
 		"too much":        {`head -c 1048577 /dev/zero; sleep 300`, fault.FailedPrecondition, "it prints more than 1 MiB"},
 		"still running":   {`sleep 300 & echo s3cret`, fault.FailedPrecondition, "may not be whole"},
 		"said as printed": {`echo s3cret; echo "wrong: s3cret" >&2; exit 1`, fault.FailedPrecondition, "exit status 1: wrong: ***;"},
+		"said in short":   {`echo 7; echo "is 7 the pin" >&2; exit 1`, fault.FailedPrecondition, "exit status 1: is *** the pin;"},
 		"said in parts":   {`printf 'user: bob\npass: hunter2x\n'; echo "hunter2x?" >&2; exit 1`, fault.FailedPrecondition, "exit status 1: ***?;"},
 		"said at length":  {`echo s3cret; i=0; while [ $i -lt 2000 ]; do echo "$i s3cret" >&2; i=$((i+1)); done; exit 1`, fault.FailedPrecondition, "1999 ***"},
 		"said, held":      {`setsid sh -c 'sleep 5' & echo s3cret; echo s3cret >&2; exit 1`, fault.FailedPrecondition, "exit status 1;"},
