@@ -144,6 +144,10 @@ func leaf(at errs.Steps, v cty.Value, field reflect.Value, sensitive bool) error
 		field.Set(out)
 		return nil
 	}
+	// gocty trusts big.Float.Uint64, which calls 1.5 cut to 1 exact.
+	if field.CanUint() && !v.AsBigFloat().IsInt() {
+		return errs.ConfigErrorf(at, "value must be a whole number")
+	}
 	if err := gocty.FromCtyValue(v, field.Addr().Interface()); err != nil {
 		if sensitive {
 			return errs.ConfigErrorf(at, "it does not fit")

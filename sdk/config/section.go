@@ -81,8 +81,6 @@ func (s section[C]) Configure(ctx context.Context, in Instance, value []byte) er
 		e.Diagnostics[i].Path = b.Resolve(e.Diagnostics[i].Path)
 	}
 	e.Diagnostics = append(ds, e.Diagnostics...)
-	// What e wraps has its diagnostics already in e, with other paths.
-	e.Err = nil
 	return e
 }
 

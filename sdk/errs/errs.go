@@ -9,7 +9,6 @@ import (
 	"errors"
 	"fmt"
 	"slices"
-	"strings"
 	"time"
 )
 
@@ -95,6 +94,10 @@ func (e *Error) Error() string {
 	case e.Err != nil:
 		return e.Err.Error()
 	case len(e.Diagnostics) > 0:
+		// The others have their own place to be shown.
+		if n := len(e.Diagnostics); n > 1 {
+			return fmt.Sprintf("%s (and %d more)", e.Diagnostics[0].text(), n-1)
+		}
 		return e.Diagnostics[0].text()
 	default:
 		return e.Code.String()
@@ -173,12 +176,13 @@ func Because(err error, reason string, metadata map[string]string) error {
 }
 
 // Of adds up an error and what it wraps. The outermost code, reason and delay
-// count; diagnostics and leftovers of all are kept.
+// count; diagnostics and leftovers of all are kept. The sum wraps nothing, or they
+// would be counted twice when it is added up again.
 func Of(err error) *Error {
 	if err == nil {
 		return nil
 	}
-	sum := &Error{Text: err.Error(), Err: err}
+	sum := &Error{Text: err.Error()}
 	sum.add(err)
 	if sum.Code == Unset {
 		switch {
@@ -190,20 +194,7 @@ func Of(err error) *Error {
 			sum.Code = Internal
 		}
 	}
-	if sum.Code == Config {
-		sum.Text = sum.headline(sum.Text)
-	}
 	return sum
-}
-
-// headline keeps the text to one line when each diagnostic has its own place to
-// be shown.
-func (e *Error) headline(text string) string {
-	if n := len(e.Diagnostics); n > 1 {
-		first, _, _ := strings.Cut(text, "\n")
-		return fmt.Sprintf("%s (and %d more)", first, n-1)
-	}
-	return text
 }
 
 func (e *Error) add(err error) {

@@ -31,12 +31,16 @@ func TestErrorsAddUp(t *testing.T) {
 		{"a configuration error names its path", errs.ConfigErrorf(errs.Path("route", 0, "dst"), "not a CIDR: %q", "x"), errs.Config, `route[0].dst: not a CIDR: "x"`, nil},
 		{
 			"several configuration errors are all kept",
-			errors.Join(errs.ConfigErrorf(errs.Path("a"), "bad"), errs.ConfigErrorf(errs.Path("b"), "worse")), errs.Config, "a: bad (and 1 more)",
+			errors.Join(errs.ConfigErrorf(errs.Path("a"), "bad"), errs.ConfigErrorf(errs.Path("b"), "worse")), errs.Config, "a: bad\nb: worse",
 			func(e *errs.Error) bool { return len(e.Diagnostics) == 2 },
+		},
+		{
+			"one error with several diagnostics is one line",
+			&errs.Error{Code: errs.Config, Diagnostics: []errs.Diagnostic{{Summary: "bad", Path: errs.Path("a")}, {Summary: "worse"}}}, errs.Config, "a: bad (and 1 more)", nil,
 		},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
-			e := errs.Of(tc.err)
+			e := errs.Of(errs.Of(tc.err)) // twice: the sum of a sum is the same
 			if e.Code != tc.code || e.Error() != tc.text {
 				t.Errorf("got %v %q, want %v %q", e.Code, e.Error(), tc.code, tc.text)
 			}
