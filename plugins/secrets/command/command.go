@@ -66,35 +66,35 @@ var _ secrets.Provider = (*Provider)(nil)
 // New makes a provider.
 func New(c Config) (*Provider, error) {
 	p := &Provider{commands: make(map[string]allowed)}
-	for i, cmd := range c.Commands {
-		at := func(attr string) string { return fmt.Sprintf("command[%d].%s", i, attr) }
+	for _, cmd := range c.Commands {
+		at := func(attr string) string { return fmt.Sprintf("command[%q]%s", cmd.Name, attr) }
 		if _, twice := p.commands[cmd.Name]; twice || cmd.Name == "" {
-			return nil, fault.Config(at("name"), "give each command a name of its own", "%q is empty or was used before", cmd.Name)
+			return nil, fault.Config(at(""), "give each command a name of its own", "%q is empty or was used before", cmd.Name)
 		}
 		a := allowed{Command: cmd, timeout: defaultTimeout}
 		if len(cmd.Argv) == 0 {
-			return nil, fault.Config(at("argv"), "write argv = [\"/usr/bin/pass\", \"show\"]", "there is no program")
+			return nil, fault.Config(at(".argv"), "write argv = [\"/usr/bin/pass\", \"show\"]", "there is no program")
 		}
-		if err := safefile.Path(at("argv[0]"), cmd.Argv[0]); err != nil {
+		if err := safefile.Path(at(".argv[0]"), cmd.Argv[0]); err != nil {
 			return nil, err
 		}
 		for j, text := range cmd.Args {
 			// In a group of its own: an alternative must not escape the anchors.
 			re, err := regexp.Compile(`\A(?:` + text + `)\z`)
 			if err != nil {
-				return nil, fault.Config(fmt.Sprintf("%s[%d]", at("args"), j), "see the syntax of RE2", "%q is no regular expression", text)
+				return nil, fault.Config(fmt.Sprintf("%s[%d]", at(".args"), j), "see the syntax of RE2", "%q is no regular expression", text)
 			}
 			a.patterns = append(a.patterns, re)
 		}
 		for k := range cmd.Env {
 			if k == "" || strings.ContainsAny(k, "=\x00") {
-				return nil, fault.Config(at("env"), "write it as in HOME", "%q is no name of a variable", k)
+				return nil, fault.Config(at(".env"), "write it as in HOME", "%q is no name of a variable", k)
 			}
 		}
 		if cmd.Timeout != "" {
 			d, err := time.ParseDuration(cmd.Timeout)
 			if err != nil || d <= 0 {
-				return nil, fault.Config(at("timeout"), "write it as in \"5s\"", "%q is no time to wait", cmd.Timeout)
+				return nil, fault.Config(at(".timeout"), "write it as in \"5s\"", "%q is no time to wait", cmd.Timeout)
 			}
 			a.timeout = d
 		}

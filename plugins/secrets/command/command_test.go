@@ -131,7 +131,11 @@ func TestFetchTellsWhatIsWrong(t *testing.T) {
 		"said, held":      {`setsid sh -c 'sleep 5' & echo s3cret; echo s3cret >&2; exit 1`, fault.FailedPrecondition, "exit status 1;"},
 		"escapes":         {`printf '\033[31mred\n' >&2; exit 1`, fault.FailedPrecondition, "exit status 1: [31mred;"},
 	} {
+		began := time.Now()
 		s, err := fetch(t, sh(c.text), Instance{})
+		if took := time.Since(began); took > 30*time.Second {
+			t.Errorf("%s: waited %s", name, took)
+		}
 		if err == nil || fault.Of(err) != c.code || !strings.Contains(err.Error(), c.want) || len(err.Error()) > tailShown+200 {
 			t.Errorf("%s: %q, error %v; want %s: %s", name, s.Value, err, c.code, c.want)
 		}
@@ -216,13 +220,13 @@ func TestJobsStayWithinTheirPatterns(t *testing.T) {
 func TestCommandsAreChecked(t *testing.T) {
 	good := Command{Name: "a", Argv: []string{"/bin/x"}}
 	for attr, cs := range map[string][]Command{
-		"command[1].name":    {good, good},
-		"command[0].name":    {{Argv: []string{"/bin/x"}}},
-		"command[0].argv":    {{Name: "a"}},
-		"command[0].argv[0]": {{Name: "a", Argv: []string{"x"}}},
-		"command[0].args[1]": {{Name: "a", Argv: []string{"/bin/x"}, Args: []string{"a", "("}}},
-		"command[0].env":     {{Name: "a", Argv: []string{"/bin/x"}, Env: map[string]string{"A=B": ""}}},
-		"command[0].timeout": {{Name: "a", Argv: []string{"/bin/x"}, Timeout: "5"}},
+		`command["a"]`:         {good, good},
+		`command[""]`:          {{Argv: []string{"/bin/x"}}},
+		`command["a"].argv`:    {{Name: "a"}},
+		`command["a"].argv[0]`: {{Name: "a", Argv: []string{"x"}}},
+		`command["a"].args[1]`: {{Name: "a", Argv: []string{"/bin/x"}, Args: []string{"a", "("}}},
+		`command["a"].env`:     {{Name: "a", Argv: []string{"/bin/x"}, Env: map[string]string{"A=B": ""}}},
+		`command["a"].timeout`: {{Name: "a", Argv: []string{"/bin/x"}, Timeout: "5"}},
 	} {
 		_, err := New(Config{Commands: cs})
 		var fe *fault.Error

@@ -6,6 +6,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strconv"
+	"strings"
 	"time"
 )
 
@@ -28,7 +30,7 @@ const (
 type Error struct {
 	Code       Code
 	Secret     string // name of the ref, when one is to blame
-	Attr       string // attribute of the configuration, when one is to blame
+	Attr       string // part of the configuration, when one is to blame: command["pass"].argv[0]
 	Err        error
 	Hint       string
 	RetryAfter time.Duration // of Unavailable and ResourceExhausted; zero: not known
@@ -58,6 +60,32 @@ func New(code Code, hint, format string, args ...any) *Error {
 // Config makes an error of one attribute of a configuration.
 func Config(attr, hint, format string, args ...any) *Error {
 	return &Error{Code: InvalidArgument, Attr: attr, Err: fmt.Errorf(format, args...), Hint: hint}
+}
+
+// Key is a step of a path to what has this label.
+type Key string
+
+// Path takes Attr apart: its names, the numbers of elements, and Keys.
+func (e *Error) Path() []any {
+	var steps []any
+	for rest := e.Attr; rest != ""; {
+		switch quoted, err := strconv.QuotedPrefix(rest[1:]); {
+		case rest[0] == '[' && err == nil:
+			key, _ := strconv.Unquote(quoted)
+			steps, rest = append(steps, Key(key)), rest[1+len(quoted):]
+		case rest[0] == '[':
+			n := 0
+			for rest = rest[1:]; rest != "" && rest[0] >= '0' && rest[0] <= '9'; rest = rest[1:] {
+				n = 10*n + int(rest[0]-'0')
+			}
+			steps = append(steps, n)
+		default:
+			end := strings.IndexAny(rest+".", ".[")
+			steps, rest = append(steps, rest[:end]), rest[end:]
+		}
+		rest = strings.TrimPrefix(strings.TrimPrefix(rest, "]"), ".")
+	}
+	return steps
 }
 
 // Of gives the code of an error: Internal for one that has none.

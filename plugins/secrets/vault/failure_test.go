@@ -278,6 +278,9 @@ func TestTheEnvironmentSaysNothing(t *testing.T) {
 		t.Errorf("%v, %v", got, err)
 	}
 	c := s.config()
+	if client, _, err := newClient(c); err != nil || client.Token() != "" || client.Namespace() != "" || client.Headers().Get("A") != "" {
+		t.Errorf("client of the environment: %v", err)
+	}
 	c.TLS = nil
 	if _, err := fetch(t, provider(t, c), Instance{Path: "app/db"}); fault.Of(err) != fault.FailedPrecondition {
 		t.Errorf("unverified: %v", err)

@@ -110,6 +110,8 @@ func (f *fake) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		answerError(w, http.StatusServiceUnavailable, "Vault is sealed")
 	case r.Header.Get("X-Vault-Request") != "true":
 		answerError(w, http.StatusPreconditionFailed, "missing required header X-Vault-Request") // require_request_header
+	case r.Header.Get("X-Vault-Wrap-TTL") != "":
+		answerData(w, http.StatusOK, map[string]any{"wrap_info": map[string]any{"token": "hvs.wrapped", "ttl": 60}})
 	case strings.HasSuffix(path, "/login"):
 		f.login(w, path, namespace, body)
 	case !f.alive(token) || !f.allowed(token, path):
