@@ -136,10 +136,10 @@ $(GOLANGCI):
 	GOBIN=$(CURDIR)/bin/tools go install github.com/golangci/golangci-lint/v2/cmd/golangci-lint@$(GOLANGCI_VERSION)
 	@mv bin/tools/golangci-lint $@
 
-## generate: everything that is generated and committed
+## generate: everything that is generated and committed; a second run changes nothing
 .PHONY: generate
 generate:
-	go generate ./...
+	@scripts/generate
 
 ## bench: benchmarks against the peers, into bench/results/
 .PHONY: bench
