@@ -55,7 +55,7 @@ func parseTag(f reflect.StructField) (t tag, ok bool, err error) {
 }
 
 // Of derives the schema of the struct type C. Fields without an hcl tag are the
-// author's own. See the package's README for the tags.
+// author's own. The module's README lists the tags.
 func Of[C any]() (*Block, error) {
 	t := reflect.TypeFor[C]()
 	if t.Kind() != reflect.Struct {
