@@ -17,7 +17,10 @@ DOCDIR     ?= $(PREFIX)/share/doc/nucleus
 # cgo only where libseccomp is linked; everything else is a static executable.
 CGO_COMMANDS := nucleus-seccomp
 COMMANDS     := $(notdir $(patsubst %/,%,$(dir $(wildcard cmd/*/main.go))))
-PLUGINS      := $(notdir $(patsubst %/,%,$(dir $(wildcard plugins/*/main.go))))
+# Modules of their own: a plugin sees the SDK and nothing else of ours.
+MODULES      := sdk plugins/secrets
+# One program, by the name that it is called by (plugins/secrets/main.go).
+SECRETS      := age env exec file systemd vault
 
 TESTFLAGS ?= -count=1
 FUZZTIME  ?= 200000x
@@ -51,10 +54,10 @@ build:
 		cgo=0; for x in $(CGO_COMMANDS); do [ $$c != $$x ] || cgo=1; done; \
 		CGO_ENABLED=$$cgo $(GOBUILD) -o bin/ ./cmd/$$c; \
 	done
-	@for p in $(PLUGINS); do \
-		mkdir -p bin/plugins; \
-		CGO_ENABLED=0 $(GOBUILD) -o bin/plugins/nucleus-plugin-$$p ./plugins/$$p; \
-	done
+	@CGO_ENABLED=0 $(GOBUILD) -tags plugins,grpcnotrace -o bin/nucleus-full ./cmd/nucleus
+	@mkdir -p bin/plugins
+	@CGO_ENABLED=0 go -C plugins/secrets build -trimpath -ldflags '$(LDFLAGS)' -tags grpcnotrace -o $(CURDIR)/bin/plugins/nucleus-plugin-$(firstword $(SECRETS)) .
+	@cd bin/plugins; for n in $(filter-out $(firstword $(SECRETS)),$(SECRETS)); do ln -f nucleus-plugin-$(firstword $(SECRETS)) nucleus-plugin-$$n; done
 
 ## run: build and run the smallest example
 .PHONY: run
@@ -80,6 +83,7 @@ endef
 .PHONY: test-unit
 test-unit: build
 	@go test $(TESTFLAGS) $$(go list ./... | grep -vE '^$(MODULE)/test/')
+	@for m in $(MODULES); do go -C $$m test $(TESTFLAGS) ./...; done
 
 ## test-script: behaviour through the real binary
 .PHONY: test-script
@@ -116,6 +120,7 @@ test-vm: build
 .PHONY: race
 race:
 	@CGO_ENABLED=1 go test -race $(TESTFLAGS) $$(go list ./... | grep -vE '^$(MODULE)/(test|bench|cmd/nucleus-init)(/|$$)')
+	@for m in $(MODULES); do CGO_ENABLED=1 go -C $$m test -race $(TESTFLAGS) ./...; done
 
 ## fuzz: each fuzz test for FUZZTIME (a number of executions: a time races the fuzzer's own end, golang/go#75804)
 .PHONY: fuzz
@@ -126,7 +131,8 @@ fuzz:
 .PHONY: lint
 lint: $(GOLANGCI)
 	@$(GOLANGCI) run ./...
-	@go vet ./...
+	@go vet ./... && go vet -tags plugins ./cmd/nucleus
+	@for m in $(MODULES); do go -C $$m vet ./...; done
 	@go mod verify >/dev/null
 	@for f in $$(git ls-files scripts test/vm .ci bench | xargs -r grep -lE '^#!.*sh$$'); do bash -n "$$f"; done
 
@@ -152,7 +158,9 @@ install: build
 	install -d $(DESTDIR)$(BINDIR) $(DESTDIR)$(LIBEXECDIR) $(DESTDIR)$(DOCDIR)
 	install -m 0755 bin/nucleus $(DESTDIR)$(BINDIR)/nucleus
 	for c in $(filter-out nucleus,$(COMMANDS)); do install -m 0755 bin/$$c $(DESTDIR)$(LIBEXECDIR)/$$c; done
-	for p in $(PLUGINS); do install -D -m 0755 bin/plugins/nucleus-plugin-$$p $(DESTDIR)$(LIBEXECDIR)/plugins/nucleus-plugin-$$p; done
+	install -m 0755 bin/nucleus-full $(DESTDIR)$(LIBEXECDIR)/nucleus-full
+	install -D -m 0755 bin/plugins/nucleus-plugin-$(firstword $(SECRETS)) $(DESTDIR)$(LIBEXECDIR)/plugins/nucleus-plugin-$(firstword $(SECRETS))
+	cd $(DESTDIR)$(LIBEXECDIR)/plugins; for n in $(filter-out $(firstword $(SECRETS)),$(SECRETS)); do ln -f nucleus-plugin-$(firstword $(SECRETS)) nucleus-plugin-$$n; done
 	install -m 0644 LICENSE $(wildcard *.md) $(DESTDIR)$(DOCDIR)
 	for f in $(wildcard docs/*.md docs/adr/*.md examples/*.* examples/*/*.* examples/*/*/*.*); do install -D -m 0644 $$f $(DESTDIR)$(DOCDIR)/$$f; done
 

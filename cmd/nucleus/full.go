@@ -27,10 +27,16 @@ func namesPlugin(j *job.Job) bool { return len(j.Secrets) > 0 }
 
 // pluginHostFor becomes the full build if this one cannot run the job.
 func (a *app) pluginHostFor(j *job.Job) error {
-	if full || !namesPlugin(j) {
+	if !namesPlugin(j) {
 		return nil
 	}
-	return a.becomeFull()
+	if !full {
+		return a.becomeFull()
+	}
+	if j.Mode != "agent" {
+		a.pinnedPlugins()
+	}
+	return nil
 }
 
 // becomeFull does not return unless it fails.

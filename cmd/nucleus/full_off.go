@@ -11,7 +11,12 @@ import (
 const full = false
 
 // usePlugins does nothing in the build without a plugin host.
-func (a *app) usePlugins(*core.Options) (done func(), err error) { return func() {}, nil }
+func (a *app) usePlugins(*core.Options) error { return nil }
+
+func (a *app) pinnedPlugins() {}
+
+// plugins is what only the other build has.
+type plugins struct{}
 
 // pluginCommand hands the whole command over.
 func (a *app) pluginCommand() *cobra.Command {

@@ -30,6 +30,7 @@ type app struct {
 	host           hostConfig
 	code           int
 	piped          []byte // the job that came on standard input
+	plugins
 }
 
 func main() {
@@ -65,7 +66,7 @@ Long flags take one dash or two: -config is --config.`,
 	c.SetFlagErrorFunc(func(c *cobra.Command, err error) error {
 		return &usageError{err: err, hint: c.CommandPath() + " -h"}
 	})
-	c.AddCommand(a.runCommand(), a.planCommand(), a.validateCommand(), a.doctorCommand(), a.gcCommand(), a.rootfsCommand(), a.fmtCommand(), a.versionCommand())
+	c.AddCommand(a.runCommand(), a.planCommand(), a.validateCommand(), a.doctorCommand(), a.gcCommand(), a.rootfsCommand(), a.fmtCommand(), a.pluginCommand(), a.versionCommand())
 	c.SetVersionTemplate(versionLine())
 	c.InitDefaultCompletionCmd()
 	for _, sub := range c.Commands() {

@@ -70,11 +70,9 @@ func (a *app) run(ctx context.Context, f *runFlags, argv []string) error {
 	}
 	defer closeEvents()
 	o.Events = events
-	donePlugins, err := a.usePlugins(&o)
-	if err != nil {
+	if err := a.usePlugins(&o); err != nil {
 		return err
 	}
-	defer donePlugins()
 	// The host is looked at, and its state root opened, while the job is read.
 	opened := make(chan error)
 	var rt *core.Runtime

@@ -59,11 +59,9 @@ func (a *app) makePlan(f *jobFlags, args []string) (*plan.Plan, error) {
 		return nil, err
 	}
 	o := core.Options{CgroupParent: f.parent}
-	donePlugins, err := a.usePlugins(&o)
-	if err != nil {
+	if err := a.usePlugins(&o); err != nil {
 		return nil, err
 	}
-	defer donePlugins()
 	rt, err := a.runtime(o)
 	if err != nil {
 		return nil, err

@@ -120,6 +120,22 @@ func (p *Program) verify(cache *DigestCache, pinned bool) error {
 	return nil
 }
 
+// DigestOf gives the digest of a plugin that need not have the pinned one.
+func (f *Finder) DigestOf(name string) (string, error) {
+	free := *f
+	host := *f.Host
+	host.Plugins = slices.Clone(f.Host.Plugins)
+	for i := range host.Plugins {
+		host.Plugins[i].SHA256 = nil
+	}
+	free.Host, free.PinnedOnly = &host, false
+	p, err := free.Find(name)
+	if err != nil {
+		return "", err
+	}
+	return p.Digest, p.Close()
+}
+
 // List gives the names of all plugins that the directories hold, by their file
 // names, and of those that the host configuration names. That one is listed does
 // not mean that it is good.

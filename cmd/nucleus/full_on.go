@@ -1,0 +1,221 @@
+//go:build plugins
+
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"text/tabwriter"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/nucleus-runtime/nucleus/core"
+	"github.com/nucleus-runtime/nucleus/core/pluginhost"
+	"github.com/nucleus-runtime/nucleus/sdk/config"
+)
+
+const full = true
+
+// plugins is what only this build has.
+type plugins struct{ finder *pluginhost.Finder }
+
+// usePlugins lets plugins give what a job wants of them. Nothing is started before
+// it is needed.
+func (a *app) usePlugins(o *core.Options) error {
+	h, err := a.pluginHost()
+	if err != nil {
+		return err
+	}
+	conf, err := a.hostConfiguration()
+	if err != nil {
+		return err
+	}
+	o.Secrets = &pluginhost.Secrets{Host: h, Eval: conf.EvalContext()}
+	return nil
+}
+
+// pinnedPlugins is for the modes that take no plugin whose digest is not known.
+func (a *app) pinnedPlugins() {
+	if a.finder != nil {
+		a.finder.PinnedOnly = true
+	}
+}
+
+func (a *app) pluginHost() (*pluginhost.Host, error) {
+	conf, err := a.hostConfiguration()
+	if err != nil {
+		return nil, err
+	}
+	dirs := conf.PluginDirs
+	if dirs == nil {
+		dir, err := core.Program("plugins")
+		if err != nil {
+			return nil, err
+		}
+		dirs = []string{dir}
+	}
+	runDir, cache := "/run/nucleus-plugins", "/var/lib/nucleus/digest"
+	if os.Geteuid() != 0 {
+		if runDir = os.Getenv("XDG_RUNTIME_DIR"); runDir == "" {
+			runDir = fmt.Sprintf("/tmp/nucleus-plugins-%d", os.Geteuid())
+		} else {
+			runDir = filepath.Join(runDir, "nucleus-plugins")
+		}
+		cache = ""
+		if dir, err := os.UserCacheDir(); err == nil {
+			cache = filepath.Join(dir, "nucleus", "digest")
+		}
+	}
+	a.finder = &pluginhost.Finder{Dirs: dirs, Host: conf, Digests: &pluginhost.DigestCache{Dir: cache}}
+	return pluginhost.New(pluginhost.Options{Finder: a.finder, RunDir: runDir, Version: version}), nil
+}
+
+func (a *app) pluginCommand() *cobra.Command {
+	c := &cobra.Command{
+		Use: "plugin", Short: "Look at plugins",
+		Long: `Look at plugins: programs nucleus-plugin-NAME in the plugin directories.`,
+	}
+	c.AddCommand(a.pluginList(), a.pluginInfo(), a.pluginSchema(), a.pluginPin())
+	return c
+}
+
+func (a *app) pluginList() *cobra.Command {
+	return &cobra.Command{
+		Use: "list", Short: "List the plugins that can be found, and why others can't be used", Example: "  nucleus plugin list", Args: cobra.NoArgs,
+		RunE: func(*cobra.Command, []string) error {
+			if _, err := a.pluginHost(); err != nil {
+				return err
+			}
+			names, err := a.finder.List()
+			if err != nil {
+				return err
+			}
+			t := tabwriter.NewWriter(a.out, 0, 0, 2, ' ', 0)
+			for _, n := range names {
+				p, err := a.finder.Find(n)
+				if err != nil {
+					fmt.Fprintf(t, "%s\t-\t%s\n", n, err)
+					continue
+				}
+				pinned := "not pinned"
+				if p.Pinned {
+					pinned = "pinned"
+				}
+				fmt.Fprintf(t, "%s\t%s\t%s\n", n, p.Path, pinned)
+				_ = p.Close()
+			}
+			return t.Flush()
+		},
+	}
+}
+
+// described starts a plugin for what it says of itself.
+func (a *app) described(ctx context.Context, name string) (*pluginhost.Description, string, error) {
+	h, err := a.pluginHost()
+	if err != nil {
+		return nil, "", err
+	}
+	ctx, cancel := context.WithTimeout(ctx, 20*time.Second)
+	defer cancel()
+	p, err := h.Start(ctx, name)
+	if err != nil {
+		return nil, "", hinted(err)
+	}
+	defer p.Close()
+	d, err := h.Describe(ctx, p)
+	return d, p.Program.Digest, hinted(err)
+}
+
+func hinted(err error) error {
+	var pe *pluginhost.Error
+	if errors.As(err, &pe) && pe.Hint != "" {
+		return &hintedError{err: err, hint: pe.Hint}
+	}
+	return err
+}
+
+func (a *app) pluginInfo() *cobra.Command {
+	return &cobra.Command{
+		Use: "info NAME", Short: "Start a plugin and print what it says of itself, as JSON", Example: "  nucleus plugin info file", Args: cobra.ExactArgs(1),
+		RunE: func(c *cobra.Command, args []string) error {
+			d, digest, err := a.described(c.Context(), args[0])
+			if err != nil {
+				return err
+			}
+			return a.printJSON(map[string]any{"info": d.Info, "sha256": digest})
+		},
+	}
+}
+
+func (a *app) pluginSchema() *cobra.Command {
+	var asJSON bool
+	c := &cobra.Command{
+		Use: "schema NAME", Short: "Print how a plugin is configured", Example: "  nucleus plugin schema vault", Args: cobra.ExactArgs(1),
+		RunE: func(c *cobra.Command, args []string) error {
+			d, _, err := a.described(c.Context(), args[0])
+			if err != nil {
+				return err
+			}
+			if asJSON {
+				return a.printJSON(d.Schema)
+			}
+			fmt.Fprintf(a.out, "in the host configuration: plugin %q { config { … } }\n", args[0])
+			a.printBlock(d.Schema.Plugin, "  ")
+			for service, b := range d.Schema.Instance {
+				fmt.Fprintf(a.out, "in a job's block of %s: config { … }\n", service)
+				a.printBlock(b, "  ")
+			}
+			return nil
+		},
+	}
+	c.Flags().BoolVar(&asJSON, "json", false, "print as JSON")
+	return c
+}
+
+func (a *app) printBlock(b *config.Block, indent string) {
+	if b == nil || len(b.Attrs)+len(b.Blocks) == 0 {
+		fmt.Fprintln(a.out, indent+"nothing")
+		return
+	}
+	for _, x := range b.Attrs {
+		what := []string{x.Type.FriendlyName()}
+		if x.Required {
+			what = append(what, "required")
+		}
+		if len(x.Default) > 0 && !x.Sensitive {
+			what = append(what, "default "+string(x.Default))
+		}
+		fmt.Fprintf(a.out, "%s%s (%s): %s\n", indent, x.Name, strings.Join(what, ", "), x.Description)
+	}
+	for _, n := range b.Blocks {
+		label := ""
+		if n.Nesting == config.Map {
+			label = ` "NAME"`
+		}
+		fmt.Fprintf(a.out, "%s%s%s {\n", indent, n.Type, label)
+		a.printBlock(&n.Block, indent+"  ")
+		fmt.Fprintln(a.out, indent+"}")
+	}
+}
+
+func (a *app) pluginPin() *cobra.Command {
+	return &cobra.Command{
+		Use: "pin NAME", Short: "Print the block of the host configuration that pins a plugin's digest", Example: "  nucleus plugin pin file", Args: cobra.ExactArgs(1),
+		RunE: func(_ *cobra.Command, args []string) error {
+			if _, err := a.pluginHost(); err != nil {
+				return err
+			}
+			digest, err := a.finder.DigestOf(args[0])
+			if err != nil {
+				return hinted(err)
+			}
+			_, err = fmt.Fprintf(a.out, "plugin %q {\n  sha256 = %q\n}\n", args[0], digest)
+			return err
+		},
+	}
+}

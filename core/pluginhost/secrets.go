@@ -1,0 +1,264 @@
+package pluginhost
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/hashicorp/hcl/v2"
+
+	"github.com/nucleus-runtime/nucleus/core/secret"
+	"github.com/nucleus-runtime/nucleus/sdk/config"
+	"github.com/nucleus-runtime/nucleus/sdk/errs"
+	"github.com/nucleus-runtime/nucleus/sdk/manifest"
+	"github.com/nucleus-runtime/nucleus/sdk/plugin/client"
+	"github.com/nucleus-runtime/nucleus/sdk/secrets"
+)
+
+// Time that calls may take, unless the context ends before.
+const (
+	infoTime      = time.Second
+	configureTime = 2 * time.Second
+	fetchTime     = 15 * time.Second
+)
+
+// Secrets gives the values of secrets by plugins: a provider is the plugin of that
+// name. It is a secret.Source.
+type Secrets struct {
+	Host *Host
+	// Eval is what configurations may refer to.
+	Eval *hcl.EvalContext
+}
+
+// Fetch starts the plugins of all providers beside each other, asks each once for
+// all of its secrets, and ends them.
+func (s *Secrets) Fetch(ctx context.Context, r secret.Request) (map[string]*secret.Value, error) {
+	var mu sync.Mutex
+	values := map[string]*secret.Value{}
+	failures := make([]error, len(r.Groups))
+	var wg sync.WaitGroup
+	for i, g := range r.Groups {
+		wg.Go(func() {
+			got, err := s.group(ctx, r.Sandbox, g)
+			failures[i] = err
+			mu.Lock()
+			defer mu.Unlock()
+			for name, v := range got {
+				values[name] = v
+			}
+		})
+	}
+	wg.Wait()
+	return values, errors.Join(failures...)
+}
+
+// group asks one provider. What it returns is the caller's, with an error too.
+func (s *Secrets) group(ctx context.Context, sandbox string, g secret.Group) (map[string]*secret.Value, error) {
+	p, err := s.Host.Start(ctx, g.Provider)
+	if err != nil {
+		return nil, providerError(g.Provider, err)
+	}
+	defer p.Close()
+	refs, err := s.configure(ctx, p, g)
+	if err != nil {
+		return nil, err
+	}
+	call, cancel := context.WithTimeout(ctx, fetchTime)
+	defer cancel()
+	got, err := client.New(p.Conn()).Secrets(nil).Fetch(call, secrets.Call{RequestID: sandbox + "-" + g.Provider, SandboxID: sandbox, Attempt: 1}, refs)
+	if err != nil {
+		return nil, providerError(g.Provider, p.failed("fetching", err))
+	}
+	return sealed(g, got)
+}
+
+// configure tells the plugin its operator's configuration, then each secret's.
+func (s *Secrets) configure(ctx context.Context, p *Plugin, g secret.Group) ([]secrets.Ref, error) {
+	d, err := s.Host.Describe(ctx, p)
+	if err != nil {
+		return nil, providerError(g.Provider, err)
+	}
+	if !d.Serves(manifest.Secrets) {
+		return nil, providerError(g.Provider, &Error{p.Name, errors.New("it gives no secrets"), ""})
+	}
+	if err := s.Host.configureSelf(ctx, p, d); err != nil {
+		return nil, providerError(g.Provider, err)
+	}
+	schema, err := NewSchema(d.Schema.Instance[string(manifest.Secrets)])
+	if err != nil {
+		return nil, providerError(g.Provider, err)
+	}
+	refs := make([]secrets.Ref, len(g.Refs))
+	for i, ref := range g.Refs {
+		if err := s.Host.configure(ctx, p, schema, ref.Config, s.Eval, manifest.Secrets, ref.Name); err != nil {
+			return nil, &secret.Error{Name: ref.Name, Err: err}
+		}
+		refs[i] = secrets.Ref{Name: ref.Name, InstanceID: ref.Name}
+	}
+	return refs, nil
+}
+
+// sealed moves values into sealed memory, and overwrites what came.
+func sealed(g secret.Group, got []secrets.Secret) (_ map[string]*secret.Value, err error) {
+	defer func() {
+		for _, x := range got {
+			clear(x.Value)
+		}
+	}()
+	if len(got) != len(g.Refs) {
+		return nil, providerError(g.Provider, fmt.Errorf("it gave %d values, and %d were asked for", len(got), len(g.Refs)))
+	}
+	values := map[string]*secret.Value{}
+	for i, x := range got {
+		name := g.Refs[i].Name
+		if x.Name != name && x.Name != "" {
+			return values, providerError(g.Provider, fmt.Errorf("it gave another value in the place of %q", name))
+		}
+		if x.Absent {
+			return values, &secret.Error{Name: name, Err: errors.New("there is no such secret")}
+		}
+		v, err := secret.New(x.Value)
+		if err != nil {
+			return values, &secret.Error{Name: name, Err: err}
+		}
+		values[name] = v
+	}
+	return values, nil
+}
+
+// providerError keeps the remedy.
+func providerError(provider string, err error) error {
+	e := &secret.Error{Provider: provider, Err: err}
+	var pe *Error
+	if errors.As(err, &pe) {
+		e.Hint = pe.Hint
+	}
+	return e
+}
+
+// Description is what a plugin says of itself.
+type Description struct {
+	Info   manifest.Info
+	Schema config.Schema
+}
+
+// Serves tells whether it offers a service.
+func (d *Description) Serves(s manifest.Service) bool {
+	for _, v := range d.Info.Services {
+		if v.Service == s {
+			return true
+		}
+	}
+	return false
+}
+
+// Describe asks a running plugin what it is, and checks that it is what its name
+// and its operator say.
+func (h *Host) Describe(ctx context.Context, p *Plugin) (*Description, error) {
+	ctx, cancel := context.WithTimeout(ctx, infoTime)
+	defer cancel()
+	c := client.New(p.Conn())
+	info, err := c.Info(ctx, h.o.Version, []manifest.Version{{Service: manifest.Secrets, Version: secrets.Version}})
+	if err != nil {
+		return nil, p.failed("asking what it is", err)
+	}
+	schema, err := c.ConfigSchema(ctx)
+	if err != nil {
+		return nil, p.failed("asking for its configuration's schema", err)
+	}
+	if info.Name != p.Name {
+		return nil, &Error{p.Name, fmt.Errorf("it says that it is plugin %q", info.Name), "install it as " + Prefix + info.Name}
+	}
+	return &Description{info, schema}, h.allowed(p, info)
+}
+
+// allowed compares what a plugin offers and needs with what its operator allows.
+func (h *Host) allowed(p *Plugin, info manifest.Info) error {
+	host := p.Program.Host
+	for _, v := range info.Services {
+		if host.Allow == nil {
+			break
+		}
+		ok := false
+		for _, a := range host.Allow {
+			service, _, _ := strings.Cut(a, ":")
+			ok = ok || service == string(v.Service)
+		}
+		if !ok {
+			return &Error{p.Name, fmt.Errorf("it serves %s, which its operator does not allow", v.Service), fmt.Sprintf("allow = [%q] in its block of the host configuration", v.Service)}
+		}
+	}
+	for _, need := range info.Needs.Capabilities {
+		found := false
+		for _, c := range host.Caps {
+			found = found || strings.EqualFold(c, need)
+		}
+		if !found {
+			return &Error{p.Name, fmt.Errorf("it needs %s, which its operator does not give", need), fmt.Sprintf("caps = [%q] in its block of the host configuration", need)}
+		}
+	}
+	if info.Needs.Root && host.User != "root" {
+		return &Error{p.Name, errors.New("it needs to run as root, which its operator does not say"), `user = "root" in its block of the host configuration`}
+	}
+	return nil
+}
+
+// configureSelf gives a plugin its operator's configuration, an empty one too: it
+// comes before anything else.
+func (h *Host) configureSelf(ctx context.Context, p *Plugin, d *Description) error {
+	schema, err := NewSchema(d.Schema.Plugin)
+	if err != nil {
+		return &Error{Plugin: p.Name, Err: err}
+	}
+	return h.configure(ctx, p, schema, p.Program.Host.Config, h.o.Finder.Host.EvalContext(), "", "")
+}
+
+// configure decodes a body here, sends it, and gives what the plugin says of it its
+// place in the file.
+func (h *Host) configure(ctx context.Context, p *Plugin, schema *Schema, body hcl.Body, eval *hcl.EvalContext, service manifest.Service, id string) error {
+	value, diags := schema.Decode(body, eval)
+	if diags.HasErrors() {
+		return &ConfigError{p.Name, diags}
+	}
+	ctx, cancel := context.WithTimeout(ctx, configureTime)
+	defer cancel()
+	ds, err := client.New(p.Conn()).Configure(ctx, client.Configuration{Instance: config.Instance{ID: id}, Service: service, Value: value})
+	if err != nil {
+		if e := errs.Of(err); len(e.Diagnostics) > 0 {
+			ds = append(ds, e.Diagnostics...)
+		} else {
+			return p.failed("configuring it", err)
+		}
+	}
+	if diags := schema.Diagnose(body, ds); diags.HasErrors() {
+		return &ConfigError{p.Name, diags}
+	}
+	return nil
+}
+
+// ConfigError tells what is wrong with a plugin's configuration, and where.
+type ConfigError struct {
+	Plugin string
+	Diags  hcl.Diagnostics
+}
+
+func (e *ConfigError) Error() string {
+	var lines []string
+	for _, d := range e.Diags {
+		if d.Severity != hcl.DiagError {
+			continue
+		}
+		line := d.Summary
+		if d.Detail != "" {
+			line += ": " + d.Detail
+		}
+		if d.Subject != nil && d.Subject.Start.Line > 0 {
+			line = fmt.Sprintf("%s:%d: %s", d.Subject.Filename, d.Subject.Start.Line, line)
+		}
+		lines = append(lines, line)
+	}
+	return strings.Join(lines, "; ")
+}
