@@ -89,7 +89,7 @@ func (p *Provider) Fetch(ctx context.Context, _ secrets.Call, refs []secrets.Ref
 		}
 		b, err := decrypt(i.Path, safefile.Rule{Dirs: p.c.Dirs, Forbid: safefile.Trusted}, ids)
 		if i.Trim {
-			b = bytes.TrimSuffix(bytes.TrimSuffix(b, []byte("\n")), []byte("\r"))
+			b = batch.Trim(b)
 		}
 		return secrets.Secret{Value: b}, err
 	})

@@ -19,6 +19,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/nucleus-runtime/nucleus/plugins/secrets/fault"
+	"github.com/nucleus-runtime/nucleus/plugins/secrets/internal/batch"
 	"github.com/nucleus-runtime/nucleus/plugins/secrets/internal/wipe"
 )
 
@@ -147,7 +148,7 @@ func (b bound) run(ctx context.Context) ([]byte, error) {
 
 func (b bound) trimmed(v []byte) []byte {
 	if b.trim {
-		return bytes.TrimSuffix(bytes.TrimSuffix(v, []byte("\n")), []byte("\r"))
+		return batch.Trim(v)
 	}
 	return v
 }

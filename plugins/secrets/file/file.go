@@ -3,7 +3,6 @@
 package file
 
 import (
-	"bytes"
 	"context"
 	"fmt"
 
@@ -62,7 +61,7 @@ func (p *Provider) Fetch(ctx context.Context, _ secrets.Call, refs []secrets.Ref
 			return secrets.Secret{}, err
 		}
 		if i.Trim {
-			b = bytes.TrimSuffix(bytes.TrimSuffix(b, []byte("\n")), []byte("\r"))
+			b = batch.Trim(b)
 		}
 		return secrets.Secret{Value: b}, nil
 	})

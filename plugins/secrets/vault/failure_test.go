@@ -15,6 +15,7 @@ import (
 	"net/http/httptest"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -323,5 +324,31 @@ func TestAFreePortIsRefused(t *testing.T) {
 	defer cancel()
 	if _, err := p.Fetch(ctx, secrets.Call{}, []secrets.Ref{{Name: "a", InstanceID: "a"}}); fault.Of(err) != fault.Unavailable || !strings.Contains(err.Error(), "connection refused") {
 		t.Errorf("error %v", err)
+	}
+}
+
+func TestManyFetchAtOnce(t *testing.T) {
+	f := newFake(t)
+	s := f.server(t)
+	c := s.config()
+	c.Namespace = "team"
+	p := provider(t, c)
+	for id, i := range map[string]Instance{"a": {Path: "app/db"}, "b": {Path: "app/db", Namespace: "a"}} {
+		if err := p.Configure(id, i); err != nil {
+			t.Fatal(err)
+		}
+	}
+	var wg sync.WaitGroup
+	for range 16 {
+		wg.Go(func() {
+			got, err := p.Fetch(t.Context(), secrets.Call{}, []secrets.Ref{{Name: "a", InstanceID: "a"}, {Name: "b", InstanceID: "b"}})
+			if err != nil || string(got[0].Value) != "team" || string(got[1].Value) != "team a" {
+				t.Errorf("%v, %v", got, err)
+			}
+		})
+	}
+	wg.Wait()
+	if logins := slices.DeleteFunc(f.asked(), func(r string) bool { return !strings.Contains(r, "login") }); len(logins) != 1 {
+		t.Errorf("logged in %d times", len(logins))
 	}
 }

@@ -3,6 +3,7 @@
 package batch
 
 import (
+	"bytes"
 	"context"
 	"sync"
 
@@ -68,4 +69,12 @@ func Wipe(ss []secrets.Secret) {
 	for _, s := range ss {
 		wipe.Bytes(s.Value)
 	}
+}
+
+// Trim takes one newline off the end of a value, as editors put it there.
+func Trim(v []byte) []byte {
+	if line, ok := bytes.CutSuffix(v, []byte("\r\n")); ok {
+		return line
+	}
+	return bytes.TrimSuffix(v, []byte("\n"))
 }

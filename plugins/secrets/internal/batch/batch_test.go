@@ -72,3 +72,11 @@ func TestInstancesRefuseAnUnknownOne(t *testing.T) {
 		t.Errorf("error %v", err)
 	}
 }
+
+func TestTrimTakesOneNewline(t *testing.T) {
+	for v, want := range map[string]string{"": "", "a": "a", "a\n": "a", "a\n\n": "a\n", "a\r\n": "a", "a\r": "a\r", "\n": ""} {
+		if got := Trim([]byte(v)); string(got) != want {
+			t.Errorf("%q: %q, want %q", v, got, want)
+		}
+	}
+}
