@@ -2,11 +2,13 @@ package testutil
 
 import (
 	"bytes"
+	"errors"
 	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"sync"
+	"syscall"
 	"testing"
 
 	"golang.org/x/sys/unix"
@@ -69,27 +71,58 @@ func buildBinaries() (string, error) {
 		return "", err
 	}
 	for _, main := range mains {
-		if err := buildCommand(root, dir, filepath.Base(filepath.Dir(main))); err != nil {
+		name := filepath.Base(filepath.Dir(main))
+		if err := buildCommand(root, filepath.Join(dir, name), "./cmd/"+name, name == linksC); err != nil {
 			return "", err
 		}
 	}
-	return dir, nil
+	if err := buildCommand(root, filepath.Join(dir, "nucleus-full"), "./cmd/nucleus", false, "-tags", "plugins"); err != nil {
+		return "", err
+	}
+	return dir, buildPlugins(root, filepath.Join(dir, "plugins"))
 }
+
+// buildPlugins makes the plugins of plugins/secrets, which are one program.
+func buildPlugins(root, dir string) error {
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		return err
+	}
+	first := ""
+	for _, name := range secretsPlugins {
+		path := filepath.Join(dir, "nucleus-plugin-"+name)
+		if first == "" {
+			first = path
+			if err := buildCommand(filepath.Join(root, "plugins", "secrets"), path, ".", false); err != nil {
+				return err
+			}
+			continue
+		}
+		fresh := path + ".new"
+		if err := errors.Join(os.RemoveAll(fresh), os.Link(first, fresh), os.Rename(fresh, path)); err != nil {
+			return err
+		}
+		_ = os.Remove(fresh) // rename(2) leaves it if both were the same file already
+	}
+	return nil
+}
+
+// secretsPlugins are the names that the Makefile gives the program.
+var secretsPlugins = []string{"age", "env", "exec", "file", "systemd", "vault"}
 
 // buildCommand replaces the executable by rename and only when it changed:
 // another test process may be running it.
-func buildCommand(root, dir, name string) error {
-	fresh := filepath.Join(dir, name+".new")
-	build := exec.Command("go", "build", "-trimpath", "-o", fresh, "./cmd/"+name)
-	build.Dir = root
+func buildCommand(module, to, what string, cgo bool, flags ...string) error {
+	fresh := to + ".new"
+	build := exec.Command("go", append(append([]string{"build", "-trimpath"}, flags...), "-o", fresh, what)...)
+	build.Dir = module
 	build.Env = append(os.Environ(), "CGO_ENABLED=0")
-	if name == linksC {
+	if cgo {
 		build.Env = append(os.Environ(), "CGO_ENABLED=1")
 	}
 	if out, err := build.CombinedOutput(); err != nil {
-		return fmt.Errorf("go build ./cmd/%s: %w\n%s", name, err, out)
+		return fmt.Errorf("go build %s: %w\n%s", what, err, out)
 	}
-	old, oldErr := os.ReadFile(filepath.Join(dir, name))
+	old, oldErr := os.ReadFile(to)
 	built, err := os.ReadFile(fresh)
 	if err != nil {
 		return err
@@ -97,7 +130,7 @@ func buildCommand(root, dir, name string) error {
 	if oldErr == nil && bytes.Equal(old, built) {
 		return os.Remove(fresh)
 	}
-	return os.Rename(fresh, filepath.Join(dir, name))
+	return os.Rename(fresh, to)
 }
 
 // copyBinaries copies every file of the binaries' directory, with plugins
@@ -105,6 +138,7 @@ func buildCommand(root, dir, name string) error {
 func copyBinaries(t testing.TB, to string) {
 	t.Helper()
 	from := binaries(t)
+	copies := map[uint64]string{} // by inode: one program with several names stays one file
 	err := filepath.WalkDir(from, func(path string, entry os.DirEntry, err error) error {
 		if err != nil {
 			return err
@@ -123,6 +157,11 @@ func copyBinaries(t testing.TB, to string) {
 		if err != nil || info.Mode().Perm()&0o111 == 0 {
 			return err
 		}
+		inode := info.Sys().(*syscall.Stat_t).Ino
+		if first, ok := copies[inode]; ok {
+			return os.Link(first, filepath.Join(to, rel))
+		}
+		copies[inode] = filepath.Join(to, rel)
 		data, err := os.ReadFile(path)
 		if err != nil {
 			return err

@@ -29,7 +29,7 @@ func TestBuildKeepsAnUnchangedBinary(t *testing.T) {
 				t.Fatal(err)
 			}
 		}
-		if err := buildCommand(root, dir, "tool"); err != nil {
+		if err := buildCommand(root, filepath.Join(dir, "tool"), "./cmd/tool", false); err != nil {
 			t.Fatal(err)
 		}
 		info, err := os.Stat(filepath.Join(dir, "tool"))
