@@ -291,7 +291,13 @@ func start(t *testing.T, role string, env ...string) *host {
 	if err != nil {
 		t.Fatal(err)
 	}
-	h.cmd.ExtraFiles, h.lifeline = []*os.File{r}, w
+	// A host leaves more descriptors open than it names: the program's own, say.
+	null, err := os.Open(os.DevNull)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer null.Close()
+	h.cmd.ExtraFiles, h.lifeline = []*os.File{r, null, null}, w
 	h.proc = goplugin.NewClient(&goplugin.ClientConfig{
 		HandshakeConfig: handshake.Config(), Plugins: client.PluginSet(), Cmd: h.cmd, SkipHostEnv: true,
 		AllowedProtocols: []goplugin.Protocol{goplugin.ProtocolGRPC}, Logger: hclog.NewNullLogger(), Stderr: h.stderr,

@@ -295,7 +295,7 @@ func TestChildrenInheritNothing(t *testing.T) {
 		t.Fatal(err)
 	}
 	out := string(got[0].Value)
-	for _, bad := range []string{handshake.EnvCookie, handshake.EnvLifelineFD, " 4 ->", "socket:"} {
+	for _, bad := range []string{handshake.EnvCookie, handshake.EnvLifelineFD, " 4 ->", " 5 ->", "socket:"} {
 		if strings.Contains(out, bad) {
 			t.Errorf("a child has %q:\n%s", bad, out)
 		}
