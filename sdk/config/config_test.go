@@ -14,7 +14,7 @@ import (
 )
 
 type everything struct {
-	private string // no tag: the author's own
+	Own string // no tag: the author's own
 
 	S  string              `hcl:"s" desc:"Text."`
 	B  bool                `hcl:"b,optional" desc:"Yes or no."`
@@ -143,7 +143,7 @@ func TestTagsThatAreWrong(t *testing.T) {
 			B string `hcl:"a" desc:"x"`
 		}],
 		"must be exported": config.Of[struct {
-			a string `hcl:"a" desc:"x"` //nolint:govet,unused // the mistake is meant
+			a string `hcl:"a" desc:"x"`
 		}],
 		"chan int can't be written": config.Of[struct {
 			A chan int `hcl:"a" desc:"x"`

@@ -2,7 +2,7 @@ package config
 
 import (
 	"fmt"
-	"reflect"
+	"reflect" //nolint:depguard // the type is the author's: nothing else can fill it
 	"time"
 
 	"github.com/zclconf/go-cty/cty"

@@ -3,7 +3,7 @@ package config
 import (
 	"encoding/json"
 	"fmt"
-	"reflect"
+	"reflect" //nolint:depguard // a struct's tags can be read in no other way
 	"regexp"
 	"strconv"
 	"strings"

@@ -61,7 +61,7 @@ func (s section[C]) Configure(ctx context.Context, in Instance, value []byte) er
 		return &errs.Error{Code: errs.Config, Err: err}
 	}
 	ds := b.Check(v)
-	checked := (error)(nil)
+	var checked error
 	if len(ds) > 0 {
 		checked = &errs.Error{Code: errs.Config, Diagnostics: ds}
 	}

@@ -306,7 +306,7 @@ func TestErrorsArriveWhole(t *testing.T) {
 		Code: errs.Unavailable, Text: "backend is down", RetryAfter: 250 * time.Millisecond,
 		Reason: "BACKEND_DOWN", Domain: "fake", Metadata: map[string]string{"host": "a"},
 	}
-	if got := as(t, err); !reflect.DeepEqual(got, want) {
+	if got := as(t, err); !reflect.DeepEqual(got, want) { //nolint:govet // neither wraps an error
 		t.Errorf("got  %+v\nwant %+v", got, want)
 	}
 }

@@ -163,8 +163,7 @@ func (*provider) Fetch(ctx context.Context, call secrets.Call, refs []secrets.Re
 	case "panic":
 		panic("fetch went wrong")
 	case "nil":
-		var m map[string]int
-		m["x"] = 1 //nolint:staticcheck // the panic is meant
+		writeTo(nil)
 	case "slow":
 		time.Sleep(300 * time.Millisecond)
 		effect("fetch")
@@ -212,6 +211,8 @@ func (*provider) Fetch(ctx context.Context, call secrets.Call, refs []secrets.Re
 	}
 	return one("plain for " + call.SandboxID)
 }
+
+func writeTo(m map[string]int) { m["x"] = 1 }
 
 func (*provider) Renew(_ context.Context, call secrets.Call, id string, by time.Duration) (secrets.Lease, error) {
 	if id == "panic" {

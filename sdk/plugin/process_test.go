@@ -215,7 +215,7 @@ func TestAnotherProcessIsRefused(t *testing.T) {
 
 func TestAnotherUserIsRefused(t *testing.T) {
 	if os.Geteuid() != 0 {
-		t.Skip("only root can be another user")
+		t.Skip("only root can be another user") //nolint:forbidigo // testutil is of another module
 	}
 	const nobody = 65534
 	for _, tc := range []struct {

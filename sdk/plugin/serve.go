@@ -33,7 +33,7 @@ const (
 
 // Serve is a plugin's main. It does not return.
 func Serve(p Plugin) {
-	os.Exit(main(p, &launch.This, os.Args[1:], os.Stdout, os.Stderr))
+	os.Exit(main(p, &launch.This, os.Args[1:], os.Stdout, os.Stderr)) //nolint:forbidigo // it is what a plugin's main is
 }
 
 func main(p Plugin, proc *launch.Process, args []string, stdout, stderr io.Writer) int {
@@ -74,7 +74,7 @@ func main(p Plugin, proc *launch.Process, args []string, stdout, stderr io.Write
 
 // NewLogger writes to the host, which reads standard error line by line.
 func NewLogger(name string) hclog.Logger {
-	return hclog.New(&hclog.LoggerOptions{Name: name, Level: hclog.Info, Output: os.Stderr, JSONFormat: true})
+	return hclog.New(&hclog.LoggerOptions{Name: name, Level: hclog.Info, Output: os.Stderr, JSONFormat: true}) //nolint:forbidigo // the host reads it there
 }
 
 type server struct {
@@ -125,7 +125,7 @@ func (s *server) serve() error {
 		// At once: whoever would want an answer is gone, and a call that hangs must
 		// not keep us.
 		s.removeFiles()
-		os.Exit(1)
+		os.Exit(1) //nolint:forbidigo // nothing is left to undo, and nobody to return to
 	})
 
 	ctx, cancel := context.WithCancel(context.Background())

@@ -25,7 +25,7 @@ func TestErrorsTravel(t *testing.T) {
 					{Severity: errs.Warning, Summary: "s", Detail: "d", Path: errs.Path("b", 3, errs.MapKey("k"), "a")}, {Summary: "t"},
 				},
 			}
-			if got := wire.FromStatus(wire.Status(want, "p")); !reflect.DeepEqual(got, want) {
+			if got := wire.FromStatus(wire.Status(want, "p")); !reflect.DeepEqual(got, want) { //nolint:govet // neither wraps an error
 				t.Errorf("got  %#v\nwant %#v", got, want)
 			}
 		})
