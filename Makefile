@@ -130,7 +130,8 @@ fuzz:
 ## lint: golangci-lint with the project's policy, go vet, shell syntax
 .PHONY: lint
 lint: $(GOLANGCI)
-	@$(GOLANGCI) run ./...
+	@$(GOLANGCI) run ./... && $(GOLANGCI) run --build-tags plugins ./cmd/nucleus
+	@for m in $(MODULES); do (cd $$m && $(CURDIR)/$(GOLANGCI) run -c $(CURDIR)/.golangci.yml ./...); done
 	@go vet ./... && go vet -tags plugins ./cmd/nucleus
 	@for m in $(MODULES); do go -C $$m vet ./...; done
 	@go mod verify >/dev/null

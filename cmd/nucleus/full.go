@@ -26,7 +26,7 @@ const jobFD = "NUCLEUS_JOB_FD"
 func namesPlugin(j *job.Job) bool { return len(j.Secrets) > 0 }
 
 // pluginHostFor becomes the full build if this one cannot run the job.
-func (a *app) pluginHostFor(j *job.Job) error {
+func (a *app) pluginHostFor(j *job.Job, pinnedOnly func()) error {
 	if !namesPlugin(j) {
 		return nil
 	}
@@ -34,7 +34,7 @@ func (a *app) pluginHostFor(j *job.Job) error {
 		return a.becomeFull()
 	}
 	if j.Mode != "agent" {
-		a.pinnedPlugins()
+		pinnedOnly()
 	}
 	return nil
 }

@@ -11,12 +11,7 @@ import (
 const full = false
 
 // usePlugins does nothing in the build without a plugin host.
-func (a *app) usePlugins(*core.Options) error { return nil }
-
-func (a *app) pinnedPlugins() {}
-
-// plugins is what only the other build has.
-type plugins struct{}
+func (a *app) usePlugins(*core.Options) (pinnedOnly func(), err error) { return func() {}, nil }
 
 // pluginCommand hands the whole command over.
 func (a *app) pluginCommand() *cobra.Command {

@@ -21,41 +21,28 @@ import (
 
 const full = true
 
-// plugins is what only this build has.
-type plugins struct{ finder *pluginhost.Finder }
-
 // usePlugins lets plugins give what a job wants of them. Nothing is started before
-// it is needed.
-func (a *app) usePlugins(o *core.Options) error {
-	h, err := a.pluginHost()
-	if err != nil {
-		return err
-	}
-	conf, err := a.hostConfiguration()
-	if err != nil {
-		return err
-	}
-	o.Secrets = &pluginhost.Secrets{Host: h, Eval: conf.EvalContext()}
-	return nil
-}
-
-// pinnedPlugins is for the modes that take no plugin whose digest is not known.
-func (a *app) pinnedPlugins() {
-	if a.finder != nil {
-		a.finder.PinnedOnly = true
-	}
-}
-
-func (a *app) pluginHost() (*pluginhost.Host, error) {
-	conf, err := a.hostConfiguration()
+// it is needed. pinnedOnly is for the modes that take no plugin whose digest the
+// host configuration does not name.
+func (a *app) usePlugins(o *core.Options) (pinnedOnly func(), err error) {
+	h, finder, err := a.pluginHost()
 	if err != nil {
 		return nil, err
+	}
+	o.Secrets = &pluginhost.Secrets{Host: h, Eval: finder.Host.EvalContext()}
+	return func() { finder.PinnedOnly = true }, nil
+}
+
+func (a *app) pluginHost() (*pluginhost.Host, *pluginhost.Finder, error) {
+	conf, err := a.hostConfiguration()
+	if err != nil {
+		return nil, nil, err
 	}
 	dirs := conf.PluginDirs
 	if dirs == nil {
 		dir, err := core.Program("plugins")
 		if err != nil {
-			return nil, err
+			return nil, nil, err
 		}
 		dirs = []string{dir}
 	}
@@ -71,8 +58,8 @@ func (a *app) pluginHost() (*pluginhost.Host, error) {
 			cache = filepath.Join(dir, "nucleus", "digest")
 		}
 	}
-	a.finder = &pluginhost.Finder{Dirs: dirs, Host: conf, Digests: &pluginhost.DigestCache{Dir: cache}}
-	return pluginhost.New(pluginhost.Options{Finder: a.finder, RunDir: runDir, Version: version}), nil
+	finder := &pluginhost.Finder{Dirs: dirs, Host: conf, Digests: &pluginhost.DigestCache{Dir: cache}}
+	return pluginhost.New(pluginhost.Options{Finder: finder, RunDir: runDir, Version: version}), finder, nil
 }
 
 func (a *app) pluginCommand() *cobra.Command {
@@ -88,16 +75,17 @@ func (a *app) pluginList() *cobra.Command {
 	return &cobra.Command{
 		Use: "list", Short: "List the plugins that can be found, and why others can't be used", Example: "  nucleus plugin list", Args: cobra.NoArgs,
 		RunE: func(*cobra.Command, []string) error {
-			if _, err := a.pluginHost(); err != nil {
+			_, finder, err := a.pluginHost()
+			if err != nil {
 				return err
 			}
-			names, err := a.finder.List()
+			names, err := finder.List()
 			if err != nil {
 				return err
 			}
 			t := tabwriter.NewWriter(a.out, 0, 0, 2, ' ', 0)
 			for _, n := range names {
-				p, err := a.finder.Find(n)
+				p, err := finder.Find(n)
 				if err != nil {
 					fmt.Fprintf(t, "%s\t-\t%s\n", n, err)
 					continue
@@ -116,7 +104,7 @@ func (a *app) pluginList() *cobra.Command {
 
 // described starts a plugin for what it says of itself.
 func (a *app) described(ctx context.Context, name string) (*pluginhost.Description, string, error) {
-	h, err := a.pluginHost()
+	h, _, err := a.pluginHost()
 	if err != nil {
 		return nil, "", err
 	}
@@ -207,10 +195,11 @@ func (a *app) pluginPin() *cobra.Command {
 	return &cobra.Command{
 		Use: "pin NAME", Short: "Print the block of the host configuration that pins a plugin's digest", Example: "  nucleus plugin pin file", Args: cobra.ExactArgs(1),
 		RunE: func(_ *cobra.Command, args []string) error {
-			if _, err := a.pluginHost(); err != nil {
+			_, finder, err := a.pluginHost()
+			if err != nil {
 				return err
 			}
-			digest, err := a.finder.DigestOf(args[0])
+			digest, err := finder.DigestOf(args[0])
 			if err != nil {
 				return hinted(err)
 			}

@@ -30,7 +30,6 @@ type app struct {
 	host           hostConfig
 	code           int
 	piped          []byte // the job that came on standard input
-	plugins
 }
 
 func main() {

@@ -70,7 +70,8 @@ func (a *app) run(ctx context.Context, f *runFlags, argv []string) error {
 	}
 	defer closeEvents()
 	o.Events = events
-	if err := a.usePlugins(&o); err != nil {
+	pinnedOnly, err := a.usePlugins(&o)
+	if err != nil {
 		return err
 	}
 	// The host is looked at, and its state root opened, while the job is read.
@@ -96,7 +97,7 @@ func (a *app) run(ctx context.Context, f *runFlags, argv []string) error {
 		return err
 	}
 	tr.lap("job decoded")
-	if err := a.pluginHostFor(j); err != nil {
+	if err := a.pluginHostFor(j, pinnedOnly); err != nil {
 		return err
 	}
 	p, err := rt.Plan(j)

@@ -55,11 +55,12 @@ func (a *app) makePlan(f *jobFlags, args []string) (*plan.Plan, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := a.pluginHostFor(j); err != nil {
+	o := core.Options{CgroupParent: f.parent}
+	pinnedOnly, err := a.usePlugins(&o)
+	if err != nil {
 		return nil, err
 	}
-	o := core.Options{CgroupParent: f.parent}
-	if err := a.usePlugins(&o); err != nil {
+	if err := a.pluginHostFor(j, pinnedOnly); err != nil {
 		return nil, err
 	}
 	rt, err := a.runtime(o)
