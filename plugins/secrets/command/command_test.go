@@ -123,7 +123,7 @@ func TestFetchTellsWhatIsWrong(t *testing.T) {
 		"status":          {`echo "no such entry" >&2; exit 3`, fault.FailedPrecondition, `command "c": exit status 3: no such entry; run it by hand`},
 		"signal":          {`kill -9 $$`, fault.FailedPrecondition, "signal: killed"},
 		"too much":        {`head -c 1048577 /dev/zero; sleep 300`, fault.FailedPrecondition, "it prints more than 1 MiB"},
-		"still running":   {`sleep 300 & echo s3cret`, fault.FailedPrecondition, "may not be whole"},
+		"still running":   {`sleep 5 & echo s3cret`, fault.FailedPrecondition, "may not be whole"},
 		"said as printed": {`echo s3cret; echo "wrong: s3cret" >&2; exit 1`, fault.FailedPrecondition, "exit status 1: wrong: ***;"},
 		"said in short":   {`echo 7; echo "is 7 the pin" >&2; exit 1`, fault.FailedPrecondition, "exit status 1: is *** the pin;"},
 		"said in parts":   {`printf 'user: bob\npass: hunter2x\n'; echo "hunter2x?" >&2; exit 1`, fault.FailedPrecondition, "exit status 1: ***?;"},

@@ -3,8 +3,8 @@
 #
 # go install refuses Vault, whose go.mod replaces its own sub-modules by
 # directories that a module's archive lacks. So they are taken from the proxy, too;
-# of sdk, no version there has exactly what Vault 1.14.8 was released with: 0.9.2
-# lacks two things, which are added below (the physical package is 0.10.2's).
+# none there is exactly what Vault 1.14.8 was released with: of api, 1.10.0 will do;
+# sdk 0.9.2 lacks two things, which are added below, and 0.10.2's package physical.
 # Nothing of this is linked into Nucleus.
 set -eu
 
@@ -59,7 +59,7 @@ import (
 func main() { os.Exit(command.Run(os.Args[1:])) }
 EOF
 
-sed -e 's/^module .*/module vaultfortests/' -e '/^replace .*=> \./d' "$vault/go.mod" >go.mod
+sed -e 's/^module .*/module vaultfortests/' -e 's#\(hashicorp/vault/api\) v1.9.2#\1 v1.10.0#' -e '/^replace .*=> \./d' "$vault/go.mod" >go.mod
 cat >>go.mod <<'EOF'
 
 require github.com/hashicorp/vault v1.14.8
