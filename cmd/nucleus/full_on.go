@@ -29,7 +29,7 @@ func (a *app) usePlugins(o *core.Options) (pinnedOnly func(), err error) {
 	if err != nil {
 		return nil, err
 	}
-	o.Secrets = &pluginhost.Secrets{Host: h, Eval: finder.Host.EvalContext()}
+	o.Secrets = &pluginhost.Secrets{Host: h}
 	return func() { finder.PinnedOnly = true }, nil
 }
 
@@ -46,12 +46,12 @@ func (a *app) pluginHost() (*pluginhost.Host, *pluginhost.Finder, error) {
 		}
 		dirs = []string{dir}
 	}
-	runDir, cache := "/run/nucleus-plugins", "/var/lib/nucleus/digest"
+	// Not below the state root, where a plugin that is another user could not go.
+	runDirs, cache := []string{"/run/nucleus-plugins"}, "/var/lib/nucleus/digest"
 	if os.Geteuid() != 0 {
-		if runDir = os.Getenv("XDG_RUNTIME_DIR"); runDir == "" {
-			runDir = fmt.Sprintf("/tmp/nucleus-plugins-%d", os.Geteuid())
-		} else {
-			runDir = filepath.Join(runDir, "nucleus-plugins")
+		runDirs = []string{fmt.Sprintf("/tmp/nucleus-plugins-%d", os.Geteuid())}
+		if dir := os.Getenv("XDG_RUNTIME_DIR"); dir != "" {
+			runDirs = append([]string{filepath.Join(dir, "nucleus-plugins")}, runDirs...)
 		}
 		cache = ""
 		if dir, err := os.UserCacheDir(); err == nil {
@@ -59,7 +59,7 @@ func (a *app) pluginHost() (*pluginhost.Host, *pluginhost.Finder, error) {
 		}
 	}
 	finder := &pluginhost.Finder{Dirs: dirs, Host: conf, Digests: &pluginhost.DigestCache{Dir: cache}}
-	return pluginhost.New(pluginhost.Options{Finder: finder, RunDir: runDir, Version: version}), finder, nil
+	return pluginhost.New(pluginhost.Options{Finder: finder, RunDirs: runDirs, Version: version}), finder, nil
 }
 
 func (a *app) pluginCommand() *cobra.Command {

@@ -54,7 +54,7 @@ func (s *Sandbox) secretRequest() secret.Request {
 			i = len(r.Groups)
 			r.Groups = append(r.Groups, secret.Group{Provider: x.Provider})
 		}
-		r.Groups[i].Refs = append(r.Groups[i].Refs, secret.Ref{Name: x.Name, Config: x.Config, Where: s.plan.Where(x.Origin)})
+		r.Groups[i].Refs = append(r.Groups[i].Refs, secret.Ref{Name: x.Name, Config: x.Config, Eval: x.Eval, Where: s.plan.Where(x.Origin)})
 	}
 	return r
 }

@@ -158,12 +158,14 @@ type Secret struct {
 	Provider string `json:"provider"`
 	// Config is for the provider alone, and may itself be confidential.
 	Config hcl.Body `json:"-"`
-	Target string   `json:"target,omitempty"`
-	Mode   uint32   `json:"mode,omitempty"`
-	UID    uint32   `json:"uid"`
-	GID    uint32   `json:"gid"`
-	Env    string   `json:"env,omitempty"`
-	Origin string   `json:"origin,omitempty"`
+	// Eval holds what Config may refer to.
+	Eval   *hcl.EvalContext `json:"-"`
+	Target string           `json:"target,omitempty"`
+	Mode   uint32           `json:"mode,omitempty"`
+	UID    uint32           `json:"uid"`
+	GID    uint32           `json:"gid"`
+	Env    string           `json:"env,omitempty"`
+	Origin string           `json:"origin,omitempty"`
 }
 
 // Device is a block device of the host.

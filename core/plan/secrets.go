@@ -29,7 +29,7 @@ func (m *maker) secrets(id identity) {
 			m.fail(origin, "put several values into one secret", "secret %q: a job has at most %d secrets", s.Name, MaxSecrets)
 			return
 		}
-		x := Secret{Name: s.Name, Provider: s.Provider, Config: s.Config, UID: id.uid, GID: id.gid, Origin: origin, Env: s.Env}
+		x := Secret{Name: s.Name, Provider: s.Provider, Config: s.Config, Eval: m.j.EvalContext(), UID: id.uid, GID: id.gid, Origin: origin, Env: s.Env}
 		if s.Env == "" {
 			x.Target, x.Mode = s.Target, s.Mode
 			if s.Mode&^0o777 != 0 {

@@ -45,6 +45,8 @@ type Ref struct {
 	// Config is the block that tells the provider where the value is, nil if there
 	// is none. It is not decoded, and not part of the plan's JSON form.
 	Config hcl.Body
+	// Eval holds the variables, locals and functions that Config may refer to.
+	Eval *hcl.EvalContext
 	// Where is the "file:line" of the block.
 	Where string
 }
