@@ -1,0 +1,6 @@
+job "curfew" {
+  command = ["/usr/bin/env"]
+
+  plugin_hook "curfew" {
+  }
+}
