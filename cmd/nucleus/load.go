@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"strings"
 
+	"github.com/hashicorp/hcl/v2"
 	"github.com/spf13/cobra"
 
 	"github.com/nucleus-runtime/nucleus/core"
@@ -84,7 +85,7 @@ func (a *app) load(f *jobFlags, argv []string) (*job.Job, error) {
 			return nil, &usageError{err: errors.New("variables without a job file: nothing would read them"), hint: "nucleus run -config job.hcl -var name=value"}
 		}
 		j, diags := job.FromOptions(o)
-		return j, a.diagnostics(sources, diags)
+		return a.decoded(j, sources, diags)
 	}
 	name, src, err := a.readJob(f.config)
 	if err != nil {
@@ -92,6 +93,14 @@ func (a *app) load(f *jobFlags, argv []string) (*job.Job, error) {
 	}
 	j, diags := job.Parse(name, src, o)
 	sources[name] = src
+	return a.decoded(j, sources, diags)
+}
+
+// decoded prints what there is to say of a job, unless the other build is going to.
+func (a *app) decoded(j *job.Job, sources map[string][]byte, diags hcl.Diagnostics) (*job.Job, error) {
+	if !full && !diags.HasErrors() && namesPlugin(j) {
+		return j, nil
+	}
 	return j, a.diagnostics(sources, diags)
 }
 
