@@ -16,6 +16,7 @@ import (
 
 	"github.com/nucleus-runtime/nucleus/core"
 	"github.com/nucleus-runtime/nucleus/core/pluginhost"
+	"github.com/nucleus-runtime/nucleus/core/pluginhost/rundir"
 	"github.com/nucleus-runtime/nucleus/sdk/config"
 )
 
@@ -46,20 +47,15 @@ func (a *app) pluginHost() (*pluginhost.Host, *pluginhost.Finder, error) {
 		}
 		dirs = []string{dir}
 	}
-	// Not below the state root, where a plugin that is another user could not go.
-	runDirs, cache := []string{"/run/nucleus-plugins"}, "/var/lib/nucleus/digest"
+	cache := "/var/lib/nucleus/digest"
 	if os.Geteuid() != 0 {
-		runDirs = []string{fmt.Sprintf("/tmp/nucleus-plugins-%d", os.Geteuid())}
-		if dir := os.Getenv("XDG_RUNTIME_DIR"); dir != "" {
-			runDirs = append([]string{filepath.Join(dir, "nucleus-plugins")}, runDirs...)
-		}
 		cache = ""
 		if dir, err := os.UserCacheDir(); err == nil {
 			cache = filepath.Join(dir, "nucleus", "digest")
 		}
 	}
 	finder := &pluginhost.Finder{Dirs: dirs, Host: conf, Digests: &pluginhost.DigestCache{Dir: cache}}
-	return pluginhost.New(pluginhost.Options{Finder: finder, RunDirs: runDirs, Version: version}), finder, nil
+	return pluginhost.New(pluginhost.Options{Finder: finder, RunDirs: rundir.Default(), Version: version}), finder, nil
 }
 
 func (a *app) pluginCommand() *cobra.Command {

@@ -17,6 +17,7 @@ import (
 	"github.com/nucleus-runtime/nucleus/core"
 	"github.com/nucleus-runtime/nucleus/core/job"
 	"github.com/nucleus-runtime/nucleus/core/plan"
+	"github.com/nucleus-runtime/nucleus/core/pluginhost/rundir"
 )
 
 func (a *app) planCommand() *cobra.Command {
@@ -148,6 +149,7 @@ func (a *app) gc(ctx context.Context, asJSON bool) error {
 		return err
 	}
 	ids, err := rt.Collect(ctx)
+	err = errors.Join(err, rundir.Sweep(rundir.Default()))
 	if asJSON {
 		if ids == nil {
 			ids = []string{}
