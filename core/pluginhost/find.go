@@ -17,14 +17,15 @@ import (
 // configuration names another file.
 const Prefix = "nucleus-plugin-"
 
-// Error is a plugin that cannot be used.
+// Error is a plugin that cannot be used. Parts of it may be the plugin's own words;
+// they are fit to show.
 type Error struct {
 	Plugin string
 	Err    error
 	Hint   string
 }
 
-func (e *Error) Error() string { return fmt.Sprintf("plugin %q: %s", e.Plugin, e.Err) }
+func (e *Error) Error() string { return fmt.Sprintf("plugin %q: %s", e.Plugin, shown(e.Err.Error())) }
 func (e *Error) Unwrap() error { return e.Err }
 
 // Program is a plugin's file, open and verified: what is executed is this

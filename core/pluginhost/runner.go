@@ -1,6 +1,7 @@
 package pluginhost
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -14,21 +15,38 @@ import (
 )
 
 // process runs a plugin for go-plugin's client, in our way (runner.Runner).
+//
+// What it has started ends with it if it is in its process group, which is its
+// session's first. A descendant that has made a session of its own gets away: no
+// process can hold it but one that is its ancestor's reaper or its control group's
+// owner, and a library may not make itself the reaper of its whole process
+// (PR_SET_CHILD_SUBREAPER). It has no privilege, no lifeline and nobody who listens
+// to it, and nothing here waits for it.
 type process struct {
 	launch launch
 	// socketDir is where the plugin makes its socket.
 	socketDir string
 
 	held           *os.File // our end of the lifeline
-	stdout, stderr *os.File
-	proc           *os.Process
-	once           sync.Once
-	done           chan struct{}
-	state          *os.ProcessState
-	err            error
+	stdout, stderr *stream
+	done           chan struct{} // closed when it has ended
+
+	mu    sync.Mutex
+	proc  *os.Process
+	over  bool // Kill was called: nothing starts any more
+	ours  bool // it was alive when Kill was called
+	state *os.ProcessState
+	err   error
 }
 
+var errOver = errors.New("it was not wanted any more before it had started")
+
 func (p *process) Start(context.Context) (err error) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.over {
+		return errOver
+	}
 	var theirs []*os.File
 	pipe := func() (r, w *os.File) {
 		if err == nil {
@@ -55,25 +73,58 @@ func (p *process) Start(context.Context) (err error) {
 		return err
 	}
 	p.launch.stdout, p.launch.stderr, p.launch.lifeline = outW, errW, lifeR
-	p.proc, err = p.launch.start()
+	proc, err := p.launch.start()
 	if err != nil {
 		closeAll(theirs)
-		return &Error{p.launch.program.Name, fmt.Errorf("starting %s: %w", p.launch.program.Path, err), ""}
+		return fmt.Errorf("executing %s: %w", p.launch.program.Path, err)
 	}
 	closeAll([]*os.File{outW, errW, lifeR})
-	p.stdout, p.stderr, p.held, p.done = outR, errR, lifeW, make(chan struct{})
-	go func() {
-		p.state, p.err = p.proc.Wait()
-		close(p.done)
-	}()
+	p.proc, p.held = proc, lifeW
+	p.stdout, p.stderr = newStream(outR, maxHandshake, p.done), newStream(errR, 0, p.done)
+	go p.reap()
 	return nil
+}
+
+// reap waits for the process, and ends what it leaves in its group: until it is
+// waited for, its pid, and with it the group's, are no other's.
+func (p *process) reap() {
+	for {
+		if err := unix.Waitid(unix.P_PID, p.proc.Pid, nil, unix.WEXITED|unix.WNOWAIT, nil); !errors.Is(err, unix.EINTR) {
+			break
+		}
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	_ = p.held.Close()
+	_ = unix.Kill(-p.proc.Pid, unix.SIGKILL) // most have left nothing
+	p.state, p.err = p.proc.Wait()
+	// Whoever got away may hold the pipes, and would keep our readers for ever.
+	p.stdout.expire()
+	p.stderr.expire()
+	close(p.done)
 }
 
 func (p *process) Stdout() io.ReadCloser           { return p.stdout }
 func (p *process) Stderr() io.ReadCloser           { return p.stderr }
 func (p *process) Name() string                    { return p.launch.program.Name }
-func (p *process) ID() string                      { return strconv.Itoa(p.proc.Pid) }
 func (p *process) Diagnose(context.Context) string { return "" }
+
+// ID is "" for a process that has never started.
+func (p *process) ID() string {
+	if pid := p.pid(); pid != 0 {
+		return strconv.Itoa(pid)
+	}
+	return ""
+}
+
+func (p *process) pid() int {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.proc == nil {
+		return 0
+	}
+	return p.proc.Pid
+}
 
 // Wait may be called more than once.
 func (p *process) Wait(ctx context.Context) error {
@@ -88,24 +139,65 @@ func (p *process) Wait(ctx context.Context) error {
 	}
 }
 
-// Kill ends the process, what it has started in its session's first process group,
-// and waits for it. It is no error if it has ended.
+// Kill ends the process and its group, and waits for it. It is no error if it has
+// ended, or never started; after that it will not.
 func (p *process) Kill(ctx context.Context) error {
-	p.once.Do(func() {
+	p.mu.Lock()
+	p.over = true
+	started := p.proc != nil
+	if started && p.state == nil && p.err == nil {
+		p.ours = true
 		_ = p.held.Close()
-		select {
-		case <-p.done: // its pid, and the group's, may be another's
-		default:
-			_ = unix.Kill(-p.proc.Pid, unix.SIGKILL)
-			_ = p.proc.Kill()
-		}
-	})
+		_ = unix.Kill(-p.proc.Pid, unix.SIGKILL)
+		_ = p.proc.Kill()
+	}
+	p.mu.Unlock()
+	if !started {
+		return nil
+	}
 	select {
 	case <-p.done:
 		return nil
 	case <-ctx.Done():
 		return ctx.Err()
 	}
+}
+
+// end is Kill, and waits until all that it has printed is read: then go-plugin's
+// readers have ended, too.
+func (p *process) end() {
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	defer cancel()
+	_ = p.Kill(ctx)
+	p.drained(ctx)
+	for _, s := range []*stream{p.stdout, p.stderr} {
+		if s != nil {
+			_ = s.Close()
+		}
+	}
+}
+
+// drained waits until all that an ended process has printed is read.
+func (p *process) drained(ctx context.Context) {
+	for _, s := range []*stream{p.stdout, p.stderr} {
+		if s == nil {
+			continue
+		}
+		select {
+		case <-s.ended:
+		case <-ctx.Done():
+		}
+	}
+}
+
+// fate tells how the process ended, "" if it lives, or was ended by us.
+func (p *process) fate() string {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.ours || p.state == nil {
+		return ""
+	}
+	return p.state.String()
 }
 
 // PluginToHost looks at the address that a plugin claims to listen at: a socket in
@@ -125,5 +217,78 @@ func (p *process) HostToPlugin(network, address string) (string, string, error) 
 	return network, address, nil
 }
 
-// patience is how long a plugin that was asked to end may take.
-const patience = time.Second
+const (
+	// patience is how long a plugin that was killed may take to go.
+	patience = 5 * time.Second
+	// drainTime is how long the output of an ended plugin is read, if somebody else
+	// holds the pipe.
+	drainTime = 200 * time.Millisecond
+	// maxHandshake is the longest first line, which is two numbers, a path and a word.
+	maxHandshake = 4 << 10
+)
+
+// stream is the reading end of a plugin's standard output or error.
+type stream struct {
+	f *os.File
+	// left is how much more of a first line may come; 0 once it is over, or if all
+	// is passed on.
+	left int
+	// line says that only the first line is passed on. The rest is read, so that the
+	// plugin is not blocked, and thrown away: go-plugin would stop to read at the
+	// first long line.
+	line  bool
+	gone  <-chan struct{} // closed when the process has ended
+	why   firstError      // there is no first line
+	once  sync.Once
+	ended chan struct{}
+}
+
+func newStream(f *os.File, firstLine int, gone <-chan struct{}) *stream {
+	return &stream{f: f, left: firstLine, line: firstLine > 0, gone: gone, ended: make(chan struct{})}
+}
+
+func (s *stream) Read(b []byte) (int, error) {
+	n, err := s.read(b)
+	if err != nil {
+		s.once.Do(func() { close(s.ended) })
+	}
+	return n, err
+}
+
+func (s *stream) read(b []byte) (int, error) {
+	switch {
+	case !s.line:
+		return s.f.Read(b)
+	case s.left > 0:
+		n, err := s.f.Read(b[:min(len(b), s.left)])
+		if end := bytes.IndexByte(b[:n], '\n'); end >= 0 {
+			s.left = 0
+			return end + 1, err
+		}
+		if s.left -= n; s.left == 0 {
+			return 0, s.why.note(errLong)
+		}
+		if err != nil {
+			// A process that ends closes this first, and that it ended says more.
+			select {
+			case <-s.gone:
+			case <-time.After(deathTime):
+			}
+			_ = s.why.note(errMute)
+		}
+		return n, err
+	default:
+		if _, err := io.Copy(io.Discard, s.f); err != nil {
+			return 0, err
+		}
+		return 0, io.EOF
+	}
+}
+
+var errLong = fmt.Errorf("its first line on standard output is longer than %d bytes, and is to say where it listens", maxHandshake)
+
+var errMute = errors.New("it has closed its standard output, and has not said where it listens")
+
+func (s *stream) expire() { _ = s.f.SetReadDeadline(time.Now().Add(drainTime)) }
+
+func (s *stream) Close() error { return s.f.Close() }

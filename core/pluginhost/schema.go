@@ -1,11 +1,15 @@
 package pluginhost
 
 import (
+	"errors"
 	"fmt"
+	"regexp"
 	"slices"
 
 	"github.com/hashicorp/hcl/v2"
 	"github.com/hashicorp/hcl/v2/hcldec"
+	"github.com/hashicorp/hcl/v2/hclsyntax"
+	"github.com/zclconf/go-cty/cty"
 	ctyjson "github.com/zclconf/go-cty/cty/json"
 	"github.com/zclconf/go-cty/cty/msgpack"
 
@@ -20,27 +24,38 @@ type Schema struct {
 	spec  hcldec.ObjectSpec
 }
 
-// maxDepth bounds the nesting of blocks that a plugin may describe.
-const maxDepth = 16
+// Bounds of what a plugin may describe.
+const (
+	maxDepth = 16   // of blocks in blocks
+	maxNames = 1000 // of attributes and blocks in all
+	maxName  = 64   // bytes of one
+)
 
 // NewSchema takes a plugin's description. A nil one has no attributes.
 func NewSchema(b *config.Block) (*Schema, error) {
 	if b == nil {
 		b = &config.Block{}
 	}
-	spec, err := specOf(b, maxDepth)
+	left := maxNames
+	spec, err := specOf(b, maxDepth, &left)
 	if err != nil {
 		return nil, fmt.Errorf("configuration schema: %w", err)
 	}
 	return &Schema{b, spec}, nil
 }
 
-func specOf(b *config.Block, depth int) (hcldec.ObjectSpec, error) {
+func specOf(b *config.Block, depth int, left *int) (hcldec.ObjectSpec, error) {
 	if depth == 0 {
-		return nil, fmt.Errorf("blocks nest deeper than %d", maxDepth)
+		return nil, errDeep
+	}
+	if *left -= len(b.Attrs) + len(b.Blocks); *left < 0 {
+		return nil, errWide
 	}
 	out := hcldec.ObjectSpec{}
 	for _, a := range b.Attrs {
+		if err := checkAttr(&a); err != nil {
+			return nil, fmt.Errorf("attribute %q: %w", a.Name, err)
+		}
 		if out[a.Name] != nil {
 			return nil, fmt.Errorf("attribute %q is there twice", a.Name)
 		}
@@ -58,7 +73,10 @@ func specOf(b *config.Block, depth int) (hcldec.ObjectSpec, error) {
 		if out[n.Type] != nil {
 			return nil, fmt.Errorf("block %q is there twice", n.Type)
 		}
-		nested, err := specOf(&n.Block, depth-1)
+		if err := checkName(n.Type); err != nil {
+			return nil, fmt.Errorf("block %q: %w", n.Type, err)
+		}
+		nested, err := specOf(&n.Block, depth-1, left)
 		if err != nil {
 			return nil, fmt.Errorf("block %q: %w", n.Type, err)
 		}
@@ -74,6 +92,30 @@ func specOf(b *config.Block, depth int) (hcldec.ObjectSpec, error) {
 		}
 	}
 	return out, nil
+}
+
+// checkName refuses what nobody could write, and what would be in the way of those
+// who read it in a message.
+func checkName(name string) error {
+	if len(name) > maxName || !hclsyntax.ValidIdentifier(name) {
+		return fmt.Errorf("that is no name of at most %d bytes", maxName)
+	}
+	return nil
+}
+
+func checkAttr(a *config.Attr) error {
+	if err := checkName(a.Name); err != nil {
+		return err
+	}
+	// An attribute that may be missing in an object has two types, one of the
+	// expression and one of the value, and only one travels.
+	if a.Type == cty.NilType || a.Type.HasDynamicTypes() || !a.Type.Equals(a.Type.WithoutOptionalAttributesDeep()) {
+		return errors.New("its type is not fixed")
+	}
+	if _, err := regexp.Compile(a.Constraint.Pattern); err != nil {
+		return fmt.Errorf("its pattern: %w", err)
+	}
+	return nil
 }
 
 // Decode reads a body into the form in which it travels to the plugin. A nil body
@@ -106,7 +148,7 @@ func (s *Schema) Diagnose(body hcl.Body, ds []errs.Diagnostic) hcl.Diagnostics {
 			severity = hcl.DiagWarning
 		}
 		at := s.Locate(body, d.Path)
-		out = append(out, &hcl.Diagnostic{Severity: severity, Summary: d.Summary, Detail: d.Detail, Subject: &at})
+		out = append(out, &hcl.Diagnostic{Severity: severity, Summary: shown(d.Summary), Detail: shown(d.Detail), Subject: &at})
 	}
 	return out
 }

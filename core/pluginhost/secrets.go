@@ -27,11 +27,7 @@ const (
 
 // Secrets gives the values of secrets by plugins: a provider is the plugin of that
 // name. It is a secret.Source.
-type Secrets struct {
-	Host *Host
-	// Eval is what configurations may refer to.
-	Eval *hcl.EvalContext
-}
+type Secrets struct{ Host *Host }
 
 // Fetch starts the plugins of all providers beside each other, asks each once for
 // all of its secrets, and ends them.
@@ -55,8 +51,42 @@ func (s *Secrets) Fetch(ctx context.Context, r secret.Request) (map[string]*secr
 	return values, errors.Join(failures...)
 }
 
-// group asks one provider. What it returns is the caller's, with an error too.
+// group asks one provider, and once more, as a new process, if it or what it talks
+// to was down. What it returns is the caller's, with an error too.
 func (s *Secrets) group(ctx context.Context, sandbox string, g secret.Group) (map[string]*secret.Value, error) {
+	// The same id each time: whatever the first try has done is not done twice.
+	call := secrets.Call{RequestID: sandbox + "-" + g.Provider, SandboxID: sandbox, Attempt: 1}
+	for ; ; call.Attempt++ {
+		values, err := s.attempt(ctx, call, g)
+		wait, worth := retry(err)
+		if !worth || call.Attempt == tries {
+			return values, err
+		}
+		select {
+		case <-time.After(wait):
+		case <-ctx.Done():
+			return values, err
+		}
+	}
+}
+
+const (
+	tries = 2
+	// maxWait is the longest that a plugin may ask to wait before the next try.
+	// Somebody waits for the start of a sandbox.
+	maxWait = 2 * time.Second
+)
+
+// retry tells whether another try is worth it, and when.
+func retry(err error) (time.Duration, bool) {
+	if err == nil {
+		return 0, false
+	}
+	e := errs.Of(err)
+	return max(e.RetryAfter, 0), e.Code.Retryable() && e.RetryAfter <= maxWait
+}
+
+func (s *Secrets) attempt(ctx context.Context, call secrets.Call, g secret.Group) (map[string]*secret.Value, error) {
 	p, err := s.Host.Start(ctx, g.Provider)
 	if err != nil {
 		return nil, providerError(g.Provider, err)
@@ -66,9 +96,9 @@ func (s *Secrets) group(ctx context.Context, sandbox string, g secret.Group) (ma
 	if err != nil {
 		return nil, err
 	}
-	call, cancel := context.WithTimeout(ctx, fetchTime)
+	ctx, cancel := context.WithTimeout(ctx, fetchTime)
 	defer cancel()
-	got, err := client.New(p.Conn()).Secrets(nil).Fetch(call, secrets.Call{RequestID: sandbox + "-" + g.Provider, SandboxID: sandbox, Attempt: 1}, refs)
+	got, err := client.New(p.Conn()).Secrets(nil).Fetch(ctx, call, refs)
 	if err != nil {
 		return nil, providerError(g.Provider, p.failed("fetching", err))
 	}
@@ -89,11 +119,11 @@ func (s *Secrets) configure(ctx context.Context, p *Plugin, g secret.Group) ([]s
 	}
 	schema, err := NewSchema(d.Schema.Instance[string(manifest.Secrets)])
 	if err != nil {
-		return nil, providerError(g.Provider, err)
+		return nil, providerError(g.Provider, &Error{Plugin: p.Name, Err: err})
 	}
 	refs := make([]secrets.Ref, len(g.Refs))
 	for i, ref := range g.Refs {
-		if err := s.Host.configure(ctx, p, schema, ref.Config, s.Eval, manifest.Secrets, ref.Name); err != nil {
+		if err := s.Host.configure(ctx, p, schema, ref.Config, ref.Eval, manifest.Secrets, ref.Name); err != nil {
 			return nil, &secret.Error{Name: ref.Name, Err: err}
 		}
 		refs[i] = secrets.Ref{Name: ref.Name, InstanceID: ref.Name}
@@ -170,9 +200,25 @@ func (h *Host) Describe(ctx context.Context, p *Plugin) (*Description, error) {
 		return nil, p.failed("asking for its configuration's schema", err)
 	}
 	if info.Name != p.Name {
-		return nil, &Error{p.Name, fmt.Errorf("it says that it is plugin %q", info.Name), "install it as " + Prefix + info.Name}
+		return nil, &Error{p.Name, fmt.Errorf("it says that it is plugin %q", info.Name), shown("install it as " + Prefix + info.Name)}
 	}
-	return &Description{info, schema}, h.allowed(p, info)
+	return &Description{clean(info), schema}, h.allowed(p, info)
+}
+
+// clean makes fit to show what a plugin says of itself.
+func clean(in manifest.Info) manifest.Info {
+	for _, s := range []*string{&in.Version, &in.SDKVersion, &in.Description, &in.DocsURL} {
+		*s = shown(*s)
+	}
+	for _, list := range [][]string{in.Features, in.Needs.Capabilities, in.Needs.WritablePaths} {
+		for i := range list {
+			list[i] = shown(list[i])
+		}
+	}
+	for i := range in.Services {
+		in.Services[i].Version = shown(in.Services[i].Version)
+	}
+	return in
 }
 
 // allowed compares what a plugin offers and needs with what its operator allows.
@@ -197,7 +243,7 @@ func (h *Host) allowed(p *Plugin, info manifest.Info) error {
 			found = found || strings.EqualFold(c, need)
 		}
 		if !found {
-			return &Error{p.Name, fmt.Errorf("it needs %s, which its operator does not give", need), fmt.Sprintf("caps = [%q] in its block of the host configuration", need)}
+			return &Error{p.Name, fmt.Errorf("it needs %s, which its operator does not give", need), shown(fmt.Sprintf("caps = [%q] in its block of the host configuration", need))}
 		}
 	}
 	if info.Needs.Root && host.User != "root" {
@@ -239,6 +285,9 @@ func (h *Host) configure(ctx context.Context, p *Plugin, schema *Schema, body hc
 	return nil
 }
 
+// maxLines is how many mistakes are told at once.
+const maxLines = 20
+
 // ConfigError tells what is wrong with a plugin's configuration, and where.
 type ConfigError struct {
 	Plugin string
@@ -259,6 +308,9 @@ func (e *ConfigError) Error() string {
 			line = fmt.Sprintf("%s:%d: %s", d.Subject.Filename, d.Subject.Start.Line, line)
 		}
 		lines = append(lines, line)
+	}
+	if rest := len(lines) - maxLines; rest > 0 {
+		lines = append(lines[:maxLines], fmt.Sprintf("and %d more", rest))
 	}
 	return strings.Join(lines, "; ")
 }

@@ -1,0 +1,152 @@
+package pluginhost
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"os/exec"
+	"sync"
+	"time"
+
+	"github.com/hashicorp/go-hclog"
+	goplugin "github.com/hashicorp/go-plugin"
+	"github.com/hashicorp/go-plugin/runner"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/connectivity"
+	"google.golang.org/protobuf/types/known/emptypb"
+
+	"github.com/nucleus-runtime/nucleus/sdk/plugin/handshake"
+)
+
+const (
+	// maxMessage bounds what one answer can make this process hold: go-plugin would
+	// take two gigabytes. It is room for some sixty of the largest secrets.
+	maxMessage = 64 << 20
+	// maxHeaders bounds an error, which travels in headers.
+	maxHeaders = 1 << 20
+)
+
+// connect starts the process, shakes hands, and connects. It gives up with the
+// context, which go-plugin knows nothing of: what it waits for ends with the process.
+func (p *Plugin) connect(ctx context.Context, limit time.Duration) error {
+	ctx, cancel := context.WithTimeoutCause(ctx, limit, fmt.Errorf("it was not ready within %s", limit))
+	defer cancel()
+	if ctx.Err() != nil {
+		return context.Cause(ctx)
+	}
+	stop := context.AfterFunc(ctx, func() { _ = p.proc.Kill(context.Background()) })
+	defer stop()
+	addr, err := p.client.Start()
+	if err == nil {
+		if err = p.dial(ctx, addr.String()); err != nil {
+			p.ending(ctx)
+		}
+	}
+	if ctx.Err() != nil {
+		return context.Cause(ctx)
+	}
+	if err != nil && p.proc.stdout != nil {
+		if why := p.proc.stdout.why.get(); why != nil {
+			return why
+		}
+	}
+	return err
+}
+
+// handshake is go-plugin's part: how to start it, and where it listens. The
+// connection is made here, since go-plugin's own has services that nobody uses, no
+// limits, and threads that outlive a plugin that ends at the wrong moment.
+func (p *Plugin) handshake() *goplugin.Client {
+	return goplugin.NewClient(&goplugin.ClientConfig{
+		HandshakeConfig: handshake.Config(), Plugins: goplugin.PluginSet{handshake.PluginName: wire{}},
+		AllowedProtocols: []goplugin.Protocol{goplugin.ProtocolGRPC}, SkipHostEnv: true,
+		// connect has a limit of its own, which says what it was.
+		StartTimeout:     24 * time.Hour,
+		UnixSocketConfig: &goplugin.UnixSocketConfig{TempDir: p.dir}, Logger: hclog.NewNullLogger(), Stderr: p.said,
+		RunnerFunc: func(_ hclog.Logger, cmd *exec.Cmd, dir string) (runner.Runner, error) {
+			p.proc.socketDir = dir
+			p.proc.launch.env = environment(append(cmd.Env, fmt.Sprintf("%s=%d", handshake.EnvPeerUID, os.Geteuid())), p.Program.Host.Env)
+			return p.proc, nil
+		},
+	})
+}
+
+// dial connects, and returns when the two have greeted each other.
+func (p *Plugin) dial(ctx context.Context, socket string) (err error) {
+	var refused firstError
+	want := handshake.Only(func() (int, uint32) { return p.proc.pid(), p.proc.launch.uid })
+	p.conn, err = grpc.NewClient("passthrough:///plugin",
+		grpc.WithContextDialer(func(ctx context.Context, _ string) (net.Conn, error) {
+			conn, err := (&net.Dialer{}).DialContext(ctx, "unix", socket)
+			return conn, refused.note(err)
+		}),
+		grpc.WithTransportCredentials(handshake.Credentials(func(peer handshake.Peer) error { return refused.note(want(peer)) })),
+		grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(maxMessage)), grpc.WithMaxHeaderListSize(maxHeaders),
+		grpc.WithDisableServiceConfig(), grpc.WithDisableRetry(),
+		grpc.WithUnaryInterceptor(checkAnswer),
+	)
+	if err != nil {
+		return err
+	}
+	p.conn.Connect()
+	for {
+		switch state := p.conn.GetState(); state {
+		case connectivity.Ready:
+			p.threads.Go(p.discard)
+			return nil
+		case connectivity.TransientFailure, connectivity.Shutdown:
+			if err := refused.get(); err != nil {
+				return fmt.Errorf("connecting: %w", err)
+			}
+			return errors.New("connecting: what answers at its socket speaks no HTTP/2")
+		default:
+			if !p.conn.WaitForStateChange(ctx, state) {
+				return ctx.Err()
+			}
+		}
+	}
+}
+
+// discard takes what go-plugin's server makes of a plugin's standard output: one
+// that was not made with the SDK would block if nobody did. It ends with the
+// connection.
+func (p *Plugin) discard() {
+	stream, err := p.conn.NewStream(context.Background(), &grpc.StreamDesc{ServerStreams: true}, "/plugin.GRPCStdio/StreamStdio")
+	if err != nil || stream.SendMsg(&emptypb.Empty{}) != nil || stream.CloseSend() != nil {
+		return
+	}
+	for stream.RecvMsg(&emptypb.Empty{}) == nil { //nolint:revive // nobody wants it
+	}
+}
+
+// firstError keeps the first error: gRPC shows none to who waits for a connection.
+type firstError struct {
+	mu  sync.Mutex
+	err error
+}
+
+func (f *firstError) note(err error) error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.err == nil {
+		f.err = err
+	}
+	return err
+}
+
+func (f *firstError) get() error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.err
+}
+
+// notReady is the error of a start. The process has ended, and all that it said is
+// read.
+func (p *Plugin) notReady(err error) error {
+	if fate := p.proc.fate(); fate != "" && !errors.Is(err, errLong) && !errors.Is(err, context.Canceled) && !errors.Is(err, context.DeadlineExceeded) {
+		err = fmt.Errorf("it ended before it was ready (%s)", fate)
+	}
+	return p.failed("starting it", err)
+}
