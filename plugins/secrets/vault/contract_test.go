@@ -18,6 +18,7 @@ type server struct {
 	address, caFile      string
 	roleID               string
 	secretID, jwt, token string // files
+	renews               bool   // leases of leased/
 	leases               func(t *testing.T) int
 	alive                func(t *testing.T, token string) bool
 }
@@ -39,7 +40,7 @@ func (f *fake) caFile(t *testing.T) string {
 func (f *fake) server(t *testing.T) server {
 	t.Helper()
 	return server{
-		address: f.URL, caFile: f.caFile(t), roleID: "rid", secretID: write(t, "sid-1\n"), jwt: write(t, "a.b.c"), token: write(t, "root\n"),
+		address: f.URL, caFile: f.caFile(t), roleID: "rid", secretID: write(t, "sid-1\n"), jwt: write(t, "a.b.c"), token: write(t, "root\n"), renews: true,
 		leases: func(*testing.T) (n int) { f.set(func() { n = len(f.leases) }); return n },
 		alive:  func(_ *testing.T, token string) (ok bool) { f.set(func() { ok = f.alive(token) }); return ok },
 	}
@@ -125,9 +126,11 @@ func TestLeasesAreRenewedAndRevoked(t *testing.T) {
 		if got[0].Lease.ID != got[1].Lease.ID || s.leases(t) != before+1 {
 			t.Errorf("two fields of one answer: %+v, %+v, %d leases", got[0].Lease, got[1].Lease, s.leases(t)-before)
 		}
-		l, err := p.Renew(t.Context(), secrets.Call{}, got[0].Lease.ID, 90*time.Second+1)
-		if err != nil || l.Duration != 91*time.Second || !l.Renewable || l.ID != got[0].Lease.ID {
-			t.Errorf("renewed: %+v, %v", l, err)
+		if s.renews {
+			l, err := p.Renew(t.Context(), secrets.Call{}, got[0].Lease.ID, 90*time.Second+1)
+			if err != nil || l.Duration != 91*time.Second || !l.Renewable || l.ID != got[0].Lease.ID {
+				t.Errorf("renewed: %+v, %v", l, err)
+			}
 		}
 		// Another process, with another token.
 		other := provider(t, s.config())
@@ -139,6 +142,23 @@ func TestLeasesAreRenewedAndRevoked(t *testing.T) {
 		eventually(t, "the lease ends", func() bool { return s.leases(t) == before })
 		if _, err := p.Renew(t.Context(), secrets.Call{}, got[0].Lease.ID, time.Minute); fault.Of(err) != fault.NotFound || !strings.Contains(err.Error(), "fetch the secret again") {
 			t.Errorf("renewed what is gone: %v", err)
+		}
+	})
+}
+
+func TestATokenPastItsHalfIsRenewed(t *testing.T) {
+	onBoth(t, func(t *testing.T, s server) {
+		p := provider(t, s.config())
+		if _, err := fetch(t, p, Instance{Path: "app/db"}); err != nil {
+			t.Fatal(err)
+		}
+		token := p.s.auth.ClientToken
+		p.s.issued = time.Now().Add(-40 * time.Minute)
+		if _, err := fetch(t, p, Instance{Path: "app/db"}); err != nil {
+			t.Fatal(err)
+		}
+		if p.s.auth.ClientToken != token || time.Since(p.s.issued) > time.Minute {
+			t.Errorf("another token, or none renewed: issued %s ago", time.Since(p.s.issued))
 		}
 	})
 }

@@ -13,6 +13,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"syscall"
 	"testing"
@@ -39,18 +40,23 @@ func realServer(t *testing.T) server {
 	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	var out strings.Builder
 	cmd.Stdout, cmd.Stderr = &out, &out
+	// The death signal follows the thread (golang#27505).
+	runtime.LockOSThread()
+	t.Cleanup(runtime.UnlockOSThread)
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
+	ended := make(chan struct{})
+	go func() { defer close(ended); _ = cmd.Wait() }()
 	t.Cleanup(func() {
 		_ = cmd.Process.Kill()
-		_ = cmd.Wait()
+		<-ended
 		if t.Failed() {
 			t.Log(out.String())
 		}
 	})
 	s := server{address: "https://" + address, caFile: filepath.Join(dir, "vault-ca.pem"), token: write(t, "root")}
-	root := rootClient(t, &s)
+	root := rootClient(t, &s, ended)
 	setUp(t, root, &s)
 	return s
 }
@@ -65,10 +71,14 @@ func freePort(t *testing.T) string {
 	return l.Addr().String()
 }
 
-func rootClient(t *testing.T, s *server) *api.Client {
+func rootClient(t *testing.T, s *server, ended <-chan struct{}) *api.Client {
 	t.Helper()
 	for range 600 {
-		time.Sleep(100 * time.Millisecond)
+		select {
+		case <-ended:
+			t.Fatal("the server ended")
+		case <-time.After(100 * time.Millisecond):
+		}
 		if _, err := os.Stat(s.caFile); err != nil {
 			continue
 		}
