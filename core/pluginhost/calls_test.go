@@ -113,7 +113,7 @@ func TestFetchTriesAgain(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			r := newRig(t, nil)
 			got, err := r.fetch(t.Context(), name)
-			if err != nil || got["a"] != "box-"+name || got["b"] != "value" {
+			if err != nil || got["a"] != "box-"+name || len(got) != 2 {
 				t.Errorf("%q, %v", got, err)
 			}
 		})

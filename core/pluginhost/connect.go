@@ -15,9 +15,9 @@ import (
 	"github.com/hashicorp/go-plugin/runner"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/connectivity"
-	"google.golang.org/protobuf/types/known/emptypb"
 
 	"github.com/nucleus-runtime/nucleus/sdk/plugin/handshake"
+	pluginv1 "github.com/nucleus-runtime/nucleus/sdk/proto/nucleus/plugin/v1"
 )
 
 const (
@@ -113,11 +113,12 @@ func (p *Plugin) dial(ctx context.Context, socket string) (err error) {
 // that was not made with the SDK would block if nobody did. It ends with the
 // connection.
 func (p *Plugin) discard() {
+	var nothing pluginv1.HealthRequest // any message without fields will do
 	stream, err := p.conn.NewStream(context.Background(), &grpc.StreamDesc{ServerStreams: true}, "/plugin.GRPCStdio/StreamStdio")
-	if err != nil || stream.SendMsg(&emptypb.Empty{}) != nil || stream.CloseSend() != nil {
+	if err != nil || stream.SendMsg(&nothing) != nil || stream.CloseSend() != nil {
 		return
 	}
-	for stream.RecvMsg(&emptypb.Empty{}) == nil { //nolint:revive // nobody wants it
+	for stream.RecvMsg(&nothing) == nil { //nolint:revive // nobody wants it
 	}
 }
 

@@ -2,18 +2,13 @@ package pluginhost
 
 import (
 	"context"
-	"crypto/rand"
-	"encoding/hex"
 	"errors"
 	"fmt"
 	"os"
-	"path/filepath"
-	"strings"
 	"sync"
 	"time"
 
 	goplugin "github.com/hashicorp/go-plugin"
-	"golang.org/x/sys/unix"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/connectivity"
 
@@ -53,15 +48,12 @@ type Plugin struct {
 	proc   *process
 	conn   *grpc.ClientConn
 	dir    string
+	lock   *os.File // on dir
 	said   *tail.Tail
 
 	closing sync.Once
 	threads sync.WaitGroup
 }
-
-// maxSocketDir leaves room for what go-plugin appends, within the 108 bytes of a
-// socket's address (unix(7)).
-const maxSocketDir = 108 - len("/plugin-dir1234567890/plugin1234567890") - 1
 
 // Start finds, verifies and starts a plugin, and shakes hands. The caller closes it.
 func (h *Host) Start(ctx context.Context, name string) (*Plugin, error) {
@@ -81,7 +73,7 @@ func (h *Host) start(ctx context.Context, program *Program) (_ *Plugin, err erro
 			p.Close()
 		}
 	}()
-	if p.dir, err = h.socketDir(); err != nil {
+	if p.dir, p.lock, err = h.socketDir(); err != nil {
 		return nil, &Error{Plugin: name, Err: err}
 	}
 	uid, gid, switchTo, err := account(program)
@@ -167,54 +159,11 @@ func (p *Plugin) Close() {
 		if p.dir != "" {
 			_ = os.RemoveAll(p.dir)
 		}
+		if p.lock != nil {
+			_ = p.lock.Close()
+		}
 		_ = p.Program.Close()
 	})
-}
-
-// socketDir makes a directory for one plugin's socket.
-func (h *Host) socketDir() (string, error) {
-	var b [4]byte
-	if _, err := rand.Read(b[:]); err != nil {
-		return "", err
-	}
-	dir := ""
-	for _, parent := range h.o.RunDirs {
-		dir = filepath.Join(parent, hex.EncodeToString(b[:]))
-		if len(dir) > maxSocketDir {
-			continue
-		}
-		if err := ownDir(parent); err != nil {
-			return "", err
-		}
-		return dir, os.Mkdir(dir, 0o700)
-	}
-	return "", fmt.Errorf("the path of its socket would be too long: %s", dir)
-}
-
-// ownDir makes a directory that nobody else can write to, or finds it so.
-func ownDir(path string) error {
-	if err := os.MkdirAll(path, 0o711); err != nil {
-		return err
-	}
-	var st unix.Stat_t
-	if err := unix.Lstat(path, &st); err != nil {
-		return &os.PathError{Op: "lstat", Path: path, Err: err}
-	}
-	if st.Mode&unix.S_IFMT != unix.S_IFDIR || st.Mode&0o022 != 0 || st.Uid != uint32(os.Geteuid()) {
-		return fmt.Errorf("%s is not a directory that only the caller can write to (mode %04o, owner %d): remove it", path, st.Mode&0o7777, st.Uid)
-	}
-	if os.Geteuid() == 0 && st.Mode&0o011 != 0o011 {
-		// Plugins of other users pass through, whatever the umask was.
-		return os.Chmod(path, 0o711)
-	}
-	return nil
-}
-
-func within(dir, path string) error {
-	if rel, err := filepath.Rel(dir, path); err != nil || rel == ".." || strings.HasPrefix(rel, "../") || filepath.Clean(path) != path {
-		return fmt.Errorf("it listens at %q, outside of the directory that was made for it", path)
-	}
-	return nil
 }
 
 // wire is go-plugin's idea of a plugin: one connection, for all services.

@@ -11,17 +11,17 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 
-	"google.golang.org/genproto/googleapis/rpc/errdetails"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
-	"google.golang.org/protobuf/types/known/durationpb"
 
 	"github.com/nucleus-runtime/nucleus/core/job/hostconfig"
 	"github.com/nucleus-runtime/nucleus/core/secret"
+	"github.com/nucleus-runtime/nucleus/sdk/errs"
 	"github.com/nucleus-runtime/nucleus/sdk/plugin"
 	"github.com/nucleus-runtime/nucleus/sdk/plugin/handshake"
 	pluginv1 "github.com/nucleus-runtime/nucleus/sdk/proto/nucleus/plugin/v1"
@@ -32,6 +32,7 @@ import (
 // environment is clean, so that how it behaves is told by the name it is called by.
 const (
 	asHost      = "as-host"
+	asCaller    = "as-caller"
 	envPrograms = "PLUGINHOST_TEST_PROGRAMS"
 )
 
@@ -51,6 +52,9 @@ func TestMain(m *testing.M) {
 	}
 	if len(os.Args) == 4 && os.Args[1] == asHost {
 		host(os.Args[2], os.Args[3])
+	}
+	if len(os.Args) == 3 && os.Args[1] == asCaller {
+		call(os.Args[2])
 	}
 	os.Exit(run(m))
 }
@@ -102,6 +106,25 @@ func host(name, runDir string) {
 	}
 	fmt.Println(p.Pid())
 	select {}
+}
+
+// call connects to a plugin's socket, and tells whether it is served: a server of
+// HTTP/2 is the first to speak.
+func call(socket string) {
+	c, err := net.Dial("unix", socket)
+	if err == nil {
+		_ = c.SetDeadline(time.Now().Add(10 * time.Second))
+		_, err = c.Read(make([]byte, 1))
+	}
+	switch {
+	case err == nil:
+		fmt.Print("served")
+	case errors.Is(err, io.EOF), errors.Is(err, syscall.ECONNRESET):
+		fmt.Print("refused")
+	default:
+		fmt.Print(err)
+	}
+	os.Exit(0)
 }
 
 // behave is a plugin's main.
@@ -236,8 +259,9 @@ func hang() { time.Sleep(time.Hour) }
 const nasty = "\x1b]0;owned\x07\x1b[2J\nnucleus: forged line"
 
 // child starts a program that outlives its parent.
-func child(name string, args ...string) int {
-	cmd := exec.Command(name, args...)
+func child(ownSession bool) int {
+	cmd := exec.Command("/bin/sleep", "1000")
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: ownSession}
 	cmd.Stdout, cmd.Stderr = os.Stdout, os.Stderr
 	if err := cmd.Start(); err != nil {
 		fmt.Fprintln(os.Stderr, err)
@@ -263,12 +287,18 @@ func describing(do func(*pluginv1.InfoResponse)) func(*fake) {
 	})
 }
 
-func down(text string, wait time.Duration) error {
-	st, err := status.New(codes.Unavailable, text).WithDetails(&errdetails.RetryInfo{RetryDelay: durationpb.New(wait)})
-	if err != nil {
-		return err
-	}
-	return st.Err()
+// down fails as an author would, until an attempt.
+func down(until uint32, wait time.Duration) func(*fake) {
+	return sdk(func(_ context.Context, call secrets.Call, refs []secrets.Ref) ([]secrets.Secret, error) {
+		if call.Attempt < until {
+			return nil, errs.Retry(fmt.Errorf("down at attempt %d", call.Attempt), wait)
+		}
+		out := make([]secrets.Secret, len(refs))
+		for i := range out {
+			out[i].Value = []byte(call.RequestID)
+		}
+		return out, nil
+	})
 }
 
 var behaviours map[string]func(*fake)
@@ -308,13 +338,9 @@ func init() {
 		"hang-configure":  serving(func(f *fake) { f.configure = func() error { hang(); return nil } }),
 		"hang-fetch":      fetching(func(*pluginv1.FetchRequest, *pluginv1.FetchResponse) error { hang(); return nil }),
 
-		"down-once": fetching(func(q *pluginv1.FetchRequest, r *pluginv1.FetchResponse) error {
-			if q.GetCall().GetAttempt() == 1 {
-				return down("not yet", 20*time.Millisecond)
-			}
-			r.Secrets[0].Value = []byte(q.GetCall().GetRequestId())
-			return nil
-		}),
+		"down-once": down(2, 20*time.Millisecond),
+		"down":      down(9, 0),
+		"down-long": down(9, time.Hour),
 		"crash-once": fetching(func(q *pluginv1.FetchRequest, r *pluginv1.FetchResponse) error {
 			if q.GetCall().GetAttempt() == 1 {
 				crash()
@@ -322,13 +348,6 @@ func init() {
 			r.Secrets[0].Value = []byte(q.GetCall().GetRequestId())
 			return nil
 		}),
-		"down": fetching(func(q *pluginv1.FetchRequest, _ *pluginv1.FetchResponse) error {
-			return down(fmt.Sprintf("down at attempt %d", q.GetCall().GetAttempt()), 0)
-		}),
-		"down-long": fetching(func(q *pluginv1.FetchRequest, _ *pluginv1.FetchResponse) error {
-			return down(fmt.Sprintf("down at attempt %d", q.GetCall().GetAttempt()), time.Hour)
-		}),
-
 		"too-few": fetching(func(_ *pluginv1.FetchRequest, r *pluginv1.FetchResponse) error { r.Secrets = r.Secrets[1:]; return nil }),
 		"too-many": fetching(func(_ *pluginv1.FetchRequest, r *pluginv1.FetchResponse) error {
 			r.Secrets = append(r.Secrets, r.Secrets[0])
@@ -467,13 +486,13 @@ func init() {
 		},
 
 		// Children, in the plugin's process group and in a session of their own.
-		"family": telling(func(secrets.Call) string { return fmt.Sprint(child("/bin/sleep", "1000")) }),
+		"family": telling(func(secrets.Call) string { return fmt.Sprint(child(false)) }),
 		"bereft": fetching(func(_ *pluginv1.FetchRequest, _ *pluginv1.FetchResponse) error {
-			fmt.Fprintln(os.Stderr, child("/bin/sleep", "1000"))
+			fmt.Fprintln(os.Stderr, child(false))
 			os.Exit(9)
 			return nil
 		}),
-		"runaway": telling(func(secrets.Call) string { return fmt.Sprint(child("setsid", "/bin/sleep", "1000")) }),
+		"runaway": telling(func(secrets.Call) string { return fmt.Sprint(child(true)) }),
 	}
 }
 
