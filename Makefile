@@ -18,7 +18,7 @@ DOCDIR     ?= $(PREFIX)/share/doc/nucleus
 CGO_COMMANDS := nucleus-seccomp
 COMMANDS     := $(notdir $(patsubst %/,%,$(dir $(wildcard cmd/*/main.go))))
 # Modules of their own: a plugin sees the SDK and nothing else of ours.
-MODULES      := sdk plugins/secrets
+MODULES      := sdk plugins/secrets examples/plugins
 # One program, by the name that it is called by (plugins/secrets/main.go).
 SECRETS      := age env exec file systemd vault
 
