@@ -134,7 +134,7 @@ const (
 	// breakTime is how long a connection may take to be known as broken.
 	breakTime = 100 * time.Millisecond
 	// deathTime is how long a process may take to end after it closed what it had.
-	deathTime = 300 * time.Millisecond
+	deathTime = 500 * time.Millisecond
 )
 
 // Conn is the connection, for the adapters of sdk/plugin/client.

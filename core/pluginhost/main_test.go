@@ -376,6 +376,7 @@ func init() {
 
 		"nasty-error": fetching(func(*pluginv1.FetchRequest, *pluginv1.FetchResponse) error {
 			fmt.Fprint(os.Stderr, nasty)
+			time.Sleep(200 * time.Millisecond) // the host is to have read it
 			return status.Error(codes.Internal, nasty)
 		}),
 		"huge-error": fetching(func(*pluginv1.FetchRequest, *pluginv1.FetchResponse) error {
@@ -441,7 +442,8 @@ func init() {
 			}
 			socket := filepath.Join(os.Getenv(handshake.EnvSocketDir), "squatter")
 			for {
-				if _, err := os.Stat(socket); err == nil {
+				if c, err := net.Dial("unix", socket); err == nil {
+					_ = c.Close()
 					break
 				}
 				time.Sleep(time.Millisecond)

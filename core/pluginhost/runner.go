@@ -222,7 +222,7 @@ const (
 	patience = 5 * time.Second
 	// drainTime is how long the output of an ended plugin is read, if somebody else
 	// holds the pipe.
-	drainTime = 200 * time.Millisecond
+	drainTime = 500 * time.Millisecond
 	// maxHandshake is the longest first line, which is two numbers, a path and a word.
 	maxHandshake = 4 << 10
 )
