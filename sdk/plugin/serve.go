@@ -61,8 +61,8 @@ func main(p Plugin, proc *launch.Process, args []string, stdout, stderr io.Write
 		case slices.Equal(args, []string{"--debug"}):
 			s.debug = true
 		default:
-			fmt.Fprintf(stderr, "this is a Nucleus plugin, which nucleus starts by itself; try: nucleus plugin check %s\n"+
-				"flags: --version, --schema (its configuration, as JSON), --debug (serve, for nucleus run --dev)\n", os.Args[0])
+			fmt.Fprintf(stderr, "this is a Nucleus plugin, which nucleus starts by itself; try: nucleus plugin info %s\n"+
+				"flags: --version, --schema (its configuration, as JSON), --debug (serve, and print where)\n", s.plugin.Name)
 			return 1
 		}
 	}
