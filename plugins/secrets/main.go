@@ -25,9 +25,11 @@ var version = "dev"
 
 // providers are those of this program, by the name that jobs use.
 var providers = map[string]func() plugin.Plugin{
-	"file":    func() plugin.Plugin { return simple("gives the content of files", file.New) },
-	"env":     func() plugin.Plugin { return simple("gives variables that the operator allows", env.New) },
-	"exec":    func() plugin.Plugin { return simple("gives the output of commands that the operator defines", command.New) },
+	"file": func() plugin.Plugin { return simple("gives the content of files", file.New) },
+	"env":  func() plugin.Plugin { return simple("gives variables that the operator allows", env.New) },
+	"exec": func() plugin.Plugin {
+		return simple("gives the output of commands that the operator defines", command.New)
+	},
 	"systemd": func() plugin.Plugin { return simple("gives credentials of systemd", systemd.New) },
 	"age":     func() plugin.Plugin { return simple("decrypts files of age", age.New) },
 	"vault":   func() plugin.Plugin { return leasing("gives secrets of HashiCorp Vault", vault.New) },

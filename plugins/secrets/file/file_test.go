@@ -41,7 +41,10 @@ func TestFetchReadsFiles(t *testing.T) {
 		"none":    {Path: "/nonexistent/secret"},
 	})
 	got, err := p.Fetch(t.Context(), secrets.Call{}, []secrets.Ref{
-		{Name: "a", InstanceID: "plain"}, {Name: "b", InstanceID: "trimmed"}, {Name: "c", InstanceID: "dos"}, {Name: "d", InstanceID: "bare"},
+		{Name: "a", InstanceID: "plain"},
+		{Name: "b", InstanceID: "trimmed"},
+		{Name: "c", InstanceID: "dos"},
+		{Name: "d", InstanceID: "bare"},
 		{Name: "e", InstanceID: "none", Optional: true},
 	})
 	if err != nil {

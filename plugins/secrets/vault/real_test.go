@@ -30,7 +30,7 @@ func realServer(t *testing.T) server {
 	if program == "" {
 		found, err := exec.LookPath("vault")
 		if err != nil {
-			t.Skip("no vault on PATH, and NUCLEUS_VAULT names none: README.md says how to build one")
+			t.Skip("no vault on PATH, and NUCLEUS_VAULT names none: README.md says how to build one") //nolint:forbidigo // testutil is of another module
 		}
 		program = found
 	}

@@ -70,7 +70,7 @@ func TestReadRefusesWhatOthersCouldReadOrChange(t *testing.T) {
 
 func TestReadRefusesTheFileOfAnotherUser(t *testing.T) {
 	if os.Geteuid() != 0 {
-		t.Skip("only root can give a file away")
+		t.Skip("only root can give a file away") //nolint:forbidigo // testutil is of another module
 	}
 	path := write(t, "key", "s3cret", 0o600)
 	if err := os.Chown(path, 4711, 0); err != nil {
