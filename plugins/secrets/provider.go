@@ -108,6 +108,18 @@ func leasing[C, I any, P lessor[I]](what string, make func(C) (P, error)) plugin
 	return p
 }
 
+// place leads to the part of the configuration that an error is about.
+func place(f *fault.Error) errs.Steps {
+	var steps []any
+	for _, s := range f.Path() {
+		if k, ok := s.(fault.Key); ok {
+			s = errs.MapKey(string(k))
+		}
+		steps = append(steps, s)
+	}
+	return errs.Path(steps...)
+}
+
 var codes = map[fault.Code]errs.Code{
 	fault.InvalidArgument: errs.Config, fault.NotFound: errs.NotFound, fault.PermissionDenied: errs.Denied,
 	fault.FailedPrecondition: errs.Precondition, fault.ResourceExhausted: errs.Exhausted, fault.Unavailable: errs.Unavailable,
@@ -126,7 +138,7 @@ func wire(err error) error {
 	if f.Code == fault.InvalidArgument && f.Attr != "" {
 		plain := *f
 		plain.Attr, plain.Secret = "", ""
-		return errs.ConfigErrorf(errs.Path(f.Attr), "%s", plain.Error())
+		return errs.ConfigErrorf(place(f), "%s", plain.Error())
 	}
 	return &errs.Error{Code: codes[f.Code], Err: err, RetryAfter: f.RetryAfter}
 }

@@ -123,6 +123,7 @@ func (b bound) run(ctx context.Context) ([]byte, error) {
 	ctx, cancel := context.WithTimeoutCause(ctx, b.timeout, errTimeout)
 	defer cancel()
 	out, said := output{end: cancel}, tail{}
+	//nolint:forbidigo // it is what this provider is for; environment, descriptors and death are thought of below
 	cmd := exec.CommandContext(ctx, program)
 	cmd.Args, cmd.Env, cmd.Dir, cmd.Stdout, cmd.Stderr = b.argv(), b.environment(), "/", &out, &said
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true, Pdeathsig: syscall.SIGKILL}
