@@ -45,12 +45,8 @@ func newRig(t *testing.T, blocks map[string]string) *rig {
 	}
 	r.Host = New(Options{Finder: finder(t, "", programs, r.dir), RunDirs: []string{r.run}, Version: "1", StartTime: testutil.Patient(5 * time.Second)})
 	r.o.Finder.Digests = &DigestCache{Dir: filepath.Join(programs, "digests")}
-	names := map[string]bool{}
-	for n := range behaviours {
-		names[n] = true
-	}
 	var conf strings.Builder
-	for n := range names {
+	for n := range behaviours {
 		fmt.Fprintf(&conf, "plugin %q {\n env = { PLUGINHOST_TEST = %q }\n %s\n}\n", n, base, blocks[n])
 	}
 	c, diags := hostconfig.Parse("nucleus.hcl", []byte(conf.String()))
@@ -173,7 +169,7 @@ func hintOf(err error) string {
 	return ""
 }
 
-// within fails if something takes too long: no plugin holds its host.
+// inTime fails if something takes too long: no plugin holds its host.
 func inTime(t *testing.T, limit time.Duration, f func()) {
 	t.Helper()
 	begun := time.Now()

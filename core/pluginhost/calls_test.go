@@ -34,7 +34,7 @@ func TestFetchRefuses(t *testing.T) {
 		"giant":           {"larger than max", ""},
 		"nasty-error":     {"fetching:  ]0;owned  [2J nucleus: forged line", "it said: ]0;owned  [2J"},
 		"huge-error":      {"eeee… (", ""},
-		"giant-error":     {"fetching: ", ""},
+		"giant-error":     {"fetching: ", ""}, // see below
 		"nasty-configure": {"; and 80 more", ""},
 		"other-name":      {"it says that it is plugin ", ""},
 		"no-secrets":      {"it gives no secrets", ""},
@@ -61,6 +61,9 @@ func TestFetchRefuses(t *testing.T) {
 				}
 				if s := err.Error(); !strings.Contains(s, c.want) || !strings.Contains(s, name) && name != "oversized" {
 					t.Errorf("error %.2000q, want %q", s, c.want)
+				}
+				if name == "giant-error" && strings.Contains(err.Error(), "eeee") {
+					t.Error("an error of megabytes was taken")
 				}
 				if hint := hintOf(err); c.hint != "" && hint != c.hint {
 					t.Errorf("hint %q, want %q", hint, c.hint)

@@ -134,6 +134,12 @@ func TestNewSchemaRefuses(t *testing.T) {
 		"nesting":        {Blocks: []config.Nested{{Type: "a"}}},
 		"default's type": {Attrs: []config.Attr{{Name: "a", Type: cty.Number, Default: []byte(`"many"`)}}},
 		"too deep":       &deep,
+		"too wide":       {Attrs: make([]config.Attr, maxNames+1)},
+		"no name":        {Attrs: []config.Attr{{Name: "a b", Type: cty.String}}},
+		"long name":      {Blocks: []config.Nested{{Type: strings.Repeat("b", maxName+1), Nesting: config.List}}},
+		"no type":        {Attrs: []config.Attr{{Name: "a"}}},
+		"any type":       {Attrs: []config.Attr{{Name: "a", Type: cty.DynamicPseudoType}}},
+		"no pattern":     {Attrs: []config.Attr{{Name: "a", Type: cty.String, Constraint: config.Constraint{Pattern: "(("}}}},
 	} {
 		if _, err := NewSchema(b); err == nil {
 			t.Errorf("%s: no error", name)

@@ -217,5 +217,7 @@ func TestClose(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	(&Plugin{Program: program, proc: &process{done: make(chan struct{})}}).Close()
+	inTime(t, time.Second, func() {
+		(&Plugin{Program: program, proc: &process{done: make(chan struct{})}}).Close()
+	})
 }
