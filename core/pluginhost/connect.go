@@ -64,7 +64,7 @@ func (p *Plugin) handshake() *goplugin.Client {
 		AllowedProtocols: []goplugin.Protocol{goplugin.ProtocolGRPC}, SkipHostEnv: true,
 		// connect has a limit of its own, which says what it was.
 		StartTimeout:     24 * time.Hour,
-		UnixSocketConfig: &goplugin.UnixSocketConfig{TempDir: p.dir}, Logger: hclog.NewNullLogger(), Stderr: p.said,
+		UnixSocketConfig: &goplugin.UnixSocketConfig{TempDir: p.dir.Path}, Logger: hclog.NewNullLogger(), Stderr: p.said,
 		RunnerFunc: func(_ hclog.Logger, cmd *exec.Cmd, dir string) (runner.Runner, error) {
 			p.proc.socketDir = dir
 			p.proc.launch.env = environment(append(cmd.Env, fmt.Sprintf("%s=%d", handshake.EnvPeerUID, os.Geteuid())), p.Program.Host.Env)

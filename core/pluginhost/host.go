@@ -12,6 +12,7 @@ import (
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/connectivity"
 
+	"github.com/nucleus-runtime/nucleus/core/pluginhost/rundir"
 	"github.com/nucleus-runtime/nucleus/internal/tail"
 	"github.com/nucleus-runtime/nucleus/sdk/errs"
 )
@@ -47,13 +48,16 @@ type Plugin struct {
 	client *goplugin.Client
 	proc   *process
 	conn   *grpc.ClientConn
-	dir    string
-	lock   *os.File // on dir
+	dir    *rundir.Dir
 	said   *tail.Tail
 
 	closing sync.Once
 	threads sync.WaitGroup
 }
+
+// maxSocketDir leaves room for what go-plugin appends, within the 108 bytes of a
+// socket's address (unix(7)).
+const maxSocketDir = 108 - len("/plugin-dir1234567890/plugin1234567890") - 1
 
 // Start finds, verifies and starts a plugin, and shakes hands. The caller closes it.
 func (h *Host) Start(ctx context.Context, name string) (*Plugin, error) {
@@ -73,7 +77,7 @@ func (h *Host) start(ctx context.Context, program *Program) (_ *Plugin, err erro
 			p.Close()
 		}
 	}()
-	if p.dir, p.lock, err = h.socketDir(); err != nil {
+	if p.dir, err = rundir.Make(h.o.RunDirs, maxSocketDir); err != nil {
 		return nil, &Error{Plugin: name, Err: err}
 	}
 	uid, gid, switchTo, err := account(program)
@@ -82,7 +86,7 @@ func (h *Host) start(ctx context.Context, program *Program) (_ *Plugin, err erro
 	}
 	if switchTo {
 		// It makes its socket in here, and so must be able to pass.
-		if err := os.Chmod(p.dir, 0o711); err != nil {
+		if err := os.Chmod(p.dir.Path, 0o711); err != nil {
 			return nil, &Error{Plugin: name, Err: err}
 		}
 	}
@@ -156,11 +160,8 @@ func (p *Plugin) Close() {
 		if p.proc != nil {
 			p.proc.end()
 		}
-		if p.dir != "" {
-			_ = os.RemoveAll(p.dir)
-		}
-		if p.lock != nil {
-			_ = p.lock.Close()
+		if p.dir != nil {
+			_ = p.dir.Remove() // the next start sweeps what is left
 		}
 		_ = p.Program.Close()
 	})

@@ -125,7 +125,7 @@ func TestOthersAreRefused(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer p.Close()
-	sockets, err := filepath.Glob(filepath.Join(p.dir, "*", "plugin*"))
+	sockets, err := filepath.Glob(filepath.Join(p.dir.Path, "*", "plugin*"))
 	if err != nil || len(sockets) != 1 {
 		t.Fatalf("sockets %q, %v", sockets, err)
 	}
@@ -150,7 +150,7 @@ func TestOthersAreRefused(t *testing.T) {
 		t.Errorf("another user: %s", got)
 	}
 	// The way is free: it is the plugin that refuses.
-	for _, path := range []string{p.dir, filepath.Dir(sockets[0]), sockets[0]} {
+	for _, path := range []string{p.dir.Path, filepath.Dir(sockets[0]), sockets[0]} {
 		if err := os.Chmod(path, 0o777); err != nil {
 			t.Fatal(err)
 		}

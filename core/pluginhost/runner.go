@@ -7,7 +7,9 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"path/filepath"
 	"strconv"
+	"strings"
 	"sync"
 	"time"
 
@@ -210,6 +212,13 @@ func (p *process) PluginToHost(network, address string) (string, string, error) 
 		return "", "", err
 	}
 	return network, address, nil
+}
+
+func within(dir, path string) error {
+	if rel, err := filepath.Rel(dir, path); err != nil || rel == ".." || strings.HasPrefix(rel, "../") || filepath.Clean(path) != path {
+		return fmt.Errorf("it listens at %q, outside of the directory that was made for it", path)
+	}
+	return nil
 }
 
 // HostToPlugin changes nothing: both see the same file system.

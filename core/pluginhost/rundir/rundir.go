@@ -141,7 +141,14 @@ func own(path string) error {
 	if err := os.MkdirAll(path, 0o711); err != nil {
 		return err
 	}
-	return check(path)
+	if err := check(path); err != nil {
+		return err
+	}
+	if os.Geteuid() != 0 {
+		return nil
+	}
+	// Plugins of other users pass through, whatever the umask was.
+	return os.Chmod(path, 0o711)
 }
 
 func check(path string) error {

@@ -7,6 +7,8 @@ import (
 	"strings"
 	"sync"
 	"testing"
+
+	"golang.org/x/sys/unix"
 )
 
 func TestMain(m *testing.M) {
@@ -126,5 +128,20 @@ func TestMakeChoosesAndRefuses(t *testing.T) {
 	}
 	if _, err := Make([]string{link}, 200); err == nil {
 		t.Error("a link was followed")
+	}
+}
+
+// A plugin of another user has to pass, whatever the umask of who starts it.
+func TestMakeIgnoresTheUmask(t *testing.T) {
+	parent := filepath.Join(t.TempDir(), "run")
+	old := unix.Umask(0o077)
+	d, err := Make([]string{parent}, 200)
+	unix.Umask(old)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer d.Remove()
+	if st, err := os.Stat(parent); err != nil || os.Geteuid() == 0 && st.Mode().Perm() != 0o711 {
+		t.Errorf("%v, %v", st, err)
 	}
 }
