@@ -128,7 +128,12 @@ func await(status <-chan syscall.WaitStatus, h initproto.Hook, kill func()) erro
 		return nil
 	case <-timer.C:
 		kill()
-		<-status
+		// A process that another one traces is not reported before its tracer has
+		// seen its end (ptrace(2)). This process ends now, and with it all of them.
+		select {
+		case <-status:
+		case <-time.After(time.Second):
+		}
 		return fmt.Errorf("not done within its timeout of %s", limit)
 	}
 }

@@ -4,7 +4,9 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"slices"
 	"strconv"
+	"strings"
 	"syscall"
 
 	"golang.org/x/sys/unix"
@@ -39,24 +41,43 @@ func (a *app) pluginHostFor(j *job.Job, pinnedOnly func()) error {
 	return nil
 }
 
+// seals make a memfd one that nobody changes any more.
+const seals = unix.F_SEAL_SEAL | unix.F_SEAL_SHRINK | unix.F_SEAL_GROW | unix.F_SEAL_WRITE
+
 // becomeFull does not return unless it fails.
 func (a *app) becomeFull() error {
 	path, err := core.Program("nucleus-full")
 	if err != nil {
 		return err
 	}
-	env := os.Environ()
+	// A caller's own variable of that name is not for the other build.
+	env := slices.DeleteFunc(os.Environ(), func(kv string) bool { return strings.HasPrefix(kv, jobFD+"=") })
 	if a.piped != nil {
-		fd, err := unix.MemfdCreate("nucleus-job", 0)
+		fd, err := pipedJob(a.piped)
 		if err != nil {
-			return os.NewSyscallError("memfd_create", err)
-		}
-		if _, err := unix.Pwrite(fd, a.piped, 0); err != nil {
-			return os.NewSyscallError("pwrite", err)
+			return err
 		}
 		env = append(env, jobFD+"="+strconv.Itoa(fd))
 	}
+	for _, f := range a.inherited {
+		if _, err := unix.FcntlInt(f.Fd(), unix.F_SETFD, 0); err != nil {
+			return os.NewSyscallError("fcntl F_SETFD", err)
+		}
+	}
 	return &hintedError{err: fmt.Errorf("%s: %w", path, syscall.Exec(path, os.Args, env)), hint: "install nucleus-full beside nucleus-init (make install)"}
+}
+
+// pipedJob gives a job to the other build, sealed.
+func pipedJob(src []byte) (int, error) {
+	fd, err := unix.MemfdCreate("nucleus-job", unix.MFD_ALLOW_SEALING)
+	if err != nil {
+		return -1, os.NewSyscallError("memfd_create", err)
+	}
+	if _, err := unix.Pwrite(fd, src, 0); err != nil {
+		return -1, os.NewSyscallError("pwrite", err)
+	}
+	_, err = unix.FcntlInt(uintptr(fd), unix.F_ADD_SEALS, seals)
+	return fd, os.NewSyscallError("fcntl F_ADD_SEALS", err)
 }
 
 // readPiped reads a job from standard input, once for both builds.
@@ -67,11 +88,11 @@ func (a *app) readPiped() ([]byte, error) {
 		if err != nil {
 			return nil, fmt.Errorf("%s: %w", jobFD, err)
 		}
+		if got, err := unix.FcntlInt(uintptr(fd), unix.F_GET_SEALS, 0); err != nil || got != seals {
+			return nil, fmt.Errorf("%s: descriptor %d does not come from nucleus", jobFD, fd)
+		}
 		in = os.NewFile(uintptr(fd), "job")
 		defer in.Close()
-		if err := os.Unsetenv(jobFD); err != nil {
-			return nil, err
-		}
 	}
 	b, err := io.ReadAll(io.LimitReader(in, maxJobFile))
 	a.piped = b

@@ -15,6 +15,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/nucleus-runtime/nucleus/core"
+	"github.com/nucleus-runtime/nucleus/core/audit"
 	"github.com/nucleus-runtime/nucleus/core/pluginhost"
 	"github.com/nucleus-runtime/nucleus/core/pluginhost/rundir"
 	"github.com/nucleus-runtime/nucleus/sdk/config"
@@ -83,7 +84,7 @@ func (a *app) pluginList() *cobra.Command {
 			for _, n := range names {
 				p, err := finder.Find(n)
 				if err != nil {
-					fmt.Fprintf(t, "%s\t-\t%s\n", n, err)
+					fmt.Fprintf(t, "%s\t-\t%s\n", audit.Clean(n), audit.Clean(err.Error()))
 					continue
 				}
 				pinned := "not pinned"
@@ -150,9 +151,9 @@ func (a *app) pluginSchema() *cobra.Command {
 			}
 			fmt.Fprintf(a.out, "in the host configuration: plugin %q { config { … } }\n", args[0])
 			a.printBlock(d.Schema.Plugin, "  ")
-			for service, b := range d.Schema.Instance {
-				fmt.Fprintf(a.out, "in a job's block of %s: config { … }\n", service)
-				a.printBlock(b, "  ")
+			for _, v := range d.Info.Services {
+				fmt.Fprintf(a.out, "in a job's block of %s: config { … }\n", v.Service)
+				a.printBlock(d.Schema.Instance[string(v.Service)], "  ")
 			}
 			return nil
 		},
@@ -174,14 +175,14 @@ func (a *app) printBlock(b *config.Block, indent string) {
 		if len(x.Default) > 0 && !x.Sensitive {
 			what = append(what, "default "+string(x.Default))
 		}
-		fmt.Fprintf(a.out, "%s%s (%s): %s\n", indent, x.Name, strings.Join(what, ", "), x.Description)
+		fmt.Fprintln(a.out, indent+audit.Clean(fmt.Sprintf("%s (%s): %s", x.Name, strings.Join(what, ", "), x.Description)))
 	}
 	for _, n := range b.Blocks {
 		label := ""
 		if n.Nesting == config.Map {
 			label = ` "NAME"`
 		}
-		fmt.Fprintf(a.out, "%s%s%s {\n", indent, n.Type, label)
+		fmt.Fprintln(a.out, indent+audit.Clean(n.Type+label)+" {")
 		a.printBlock(&n.Block, indent+"  ")
 		fmt.Fprintln(a.out, indent+"}")
 	}

@@ -7,6 +7,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"strings"
 
 	"golang.org/x/sys/unix"
 
@@ -121,6 +122,9 @@ func (a *app) sinks(where string) (to []io.Writer, closeAll func(), err error) {
 			return nil, func() {}, &hintedError{err: err, hint: x.hint}
 		}
 		open = append(open, f)
+		if strings.HasPrefix(x.name, "fd:") {
+			a.inherited = append(a.inherited, f)
+		}
 		to = append(to, f)
 	}
 	return to, closeAll, nil

@@ -9,6 +9,7 @@ package main
 
 import (
 	"context"
+	"fmt"
 	"io"
 	"os"
 
@@ -29,7 +30,8 @@ type app struct {
 	hostConfigPath string
 	host           hostConfig
 	code           int
-	piped          []byte // the job that came on standard input
+	piped          []byte     // the job that came on standard input
+	inherited      []*os.File // descriptors that the caller named: fd:N
 }
 
 func main() {
@@ -38,6 +40,12 @@ func main() {
 }
 
 func run(args []string) int {
+	if full {
+		if err := ownDescriptors(); err != nil {
+			fmt.Fprintln(os.Stderr, "nucleus: error:", err)
+			return 125
+		}
+	}
 	a := &app{stdin: os.Stdin, stdout: os.Stdout, stderr: os.Stderr, out: os.Stdout}
 	root := a.root()
 	root.SetArgs(longFlags(root, args))

@@ -100,6 +100,9 @@ func (a *app) run(ctx context.Context, f *runFlags, argv []string) error {
 	if err := a.pluginHostFor(j, pinnedOnly); err != nil {
 		return err
 	}
+	if err := ownDescriptors(); err != nil {
+		return err
+	}
 	p, err := rt.Plan(j)
 	if err != nil {
 		return err

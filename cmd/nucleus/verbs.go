@@ -148,6 +148,9 @@ func (a *app) gc(ctx context.Context, asJSON bool) error {
 	if err != nil {
 		return err
 	}
+	if err := ownDescriptors(); err != nil { // poststop hooks may run
+		return err
+	}
 	ids, err := rt.Collect(ctx)
 	err = errors.Join(err, rundir.Sweep(rundir.Default()))
 	if asJSON {

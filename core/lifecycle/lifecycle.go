@@ -144,7 +144,7 @@ func Create(ctx context.Context, cfg Config, p *plan.Plan) (_ *Sandbox, err erro
 		cfg.StartTimeout = time.Minute
 	}
 	for _, h := range p.Hooks {
-		cfg.StartTimeout += h.Timeout // theirs is their own
+		cfg.StartTimeout += min(h.Timeout, 24*time.Hour) // theirs is their own
 	}
 	s := &Sandbox{cfg: cfg, plan: p, log: cfg.Log, workFD: -1, requests: make(chan request, 16), done: make(chan struct{}), release: make(chan struct{})}
 	if err := s.openState(); err != nil {

@@ -194,7 +194,11 @@ func (s *Sandbox) supervise(ctx context.Context) {
 	cancelled := ctx.Done()
 	var last *message // once it is there, only poststart hooks are waited for
 	stop := func(cause exec.Cause) {
-		if end.cause != "" || last != nil {
+		if last != nil {
+			hooks.cancel()
+			return
+		}
+		if end.cause != "" {
 			return
 		}
 		end.cause = cause

@@ -118,7 +118,7 @@ func (p *Plugin) discard() {
 	if err != nil || stream.SendMsg(&nothing) != nil || stream.CloseSend() != nil {
 		return
 	}
-	for stream.RecvMsg(&nothing) == nil { //nolint:revive // nobody wants it
+	for stream.RecvMsg(&nothing) == nil {
 	}
 }
 

@@ -17,10 +17,7 @@ import (
 
 // Limits of a plugin process. One that needs more is broken, or hostile.
 const (
-	maxFiles     = 1024
-	maxProcesses = 256
-	maxMemory    = 256 << 20 // of its control group
-	umask        = 0o077
+	maxFiles = 1024
 )
 
 // launch is how a plugin process is started.
@@ -72,7 +69,10 @@ func (l *launch) onThisThread() (*os.Process, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := bound(keep); err != nil {
+	if err := bound(keep, l.uid == 0); err != nil {
+		return nil, err
+	}
+	if err := inheritNone(); err != nil {
 		return nil, err
 	}
 	null, err := os.OpenFile(os.DevNull, os.O_RDWR, 0)
@@ -121,7 +121,11 @@ func numbers(names []string) (map[capability.Cap]bool, error) {
 
 // bound drops what is not kept from this thread's bounding set: execve can give
 // no more than that, to root either.
-func bound(keep map[capability.Cap]bool) error {
+//
+// Without CAP_SETPCAP nothing can be dropped. Then only a plugin that is not root
+// can be started: the kernel gives such a process nothing at execve, for it
+// inherits nothing and no_new_privs is set (capabilities(7)).
+func bound(keep map[capability.Cap]bool, root bool) error {
 	for c, kept := range keep {
 		if kept {
 			continue
@@ -129,13 +133,30 @@ func bound(keep map[capability.Cap]bool) error {
 		err := unix.Prctl(unix.PR_CAPBSET_DROP, uintptr(c), 0, 0, 0)
 		switch {
 		case errors.Is(err, unix.EINVAL): // newer than this kernel
-		case errors.Is(err, unix.EPERM):
-			return nil // without CAP_SETPCAP there is nothing to give away either
+		case errors.Is(err, unix.EPERM) && !root:
+			return nil
 		case err != nil:
 			return os.NewSyscallError("prctl PR_CAPBSET_DROP", err)
 		}
 	}
 	return nil
+}
+
+// inheritNone empties this thread's ambient and inheritable sets, which are the
+// caller's and outlast an execve.
+func inheritNone() error {
+	if err := unix.Prctl(unix.PR_CAP_AMBIENT, unix.PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0); err != nil {
+		return os.NewSyscallError("prctl PR_CAP_AMBIENT_CLEAR_ALL", err)
+	}
+	hdr := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
+	var sets [2]unix.CapUserData
+	if err := unix.Capget(&hdr, &sets[0]); err != nil {
+		return os.NewSyscallError("capget", err)
+	}
+	for i := range sets {
+		sets[i].Inheritable = 0
+	}
+	return os.NewSyscallError("capset", unix.Capset(&hdr, &sets[0]))
 }
 
 func ambient(keep map[capability.Cap]bool) []uintptr {
@@ -159,11 +180,12 @@ func limit(pid int) error {
 	return nil
 }
 
-// Uids of plugins whose operator names none: each plugin has its own, in the range
-// that systemd keeps for dynamic users (systemd.exec(5), DynamicUser=).
+// Uids of plugins whose operator names none: each plugin has its own, in a range
+// that systemd leaves to nobody (its UIDS-GIDS.md), so that no dynamic user and no
+// container is the same.
 const (
-	firstUID = 61184
-	lastUID  = 65519
+	firstUID = 2_000_000_000
+	lastUID  = 2_099_999_999
 )
 
 // account tells whom a plugin runs as. As an ordinary user that is the caller.
