@@ -69,7 +69,7 @@ func (l *launch) onThisThread() (*os.Process, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := bound(keep, l.uid == 0); err != nil {
+	if err := bound(keep, l.root()); err != nil {
 		return nil, err
 	}
 	if err := inheritNone(); err != nil {
@@ -97,6 +97,14 @@ func (l *launch) onThisThread() (*os.Process, error) {
 		return nil, err
 	}
 	return p, nil
+}
+
+// root tells whether the process is to be uid 0.
+func (l *launch) root() bool {
+	if l.switchU {
+		return l.uid == 0
+	}
+	return os.Geteuid() == 0
 }
 
 // numbers translates canonical names, which the host configuration has checked.
