@@ -30,19 +30,12 @@ func (in *initProcess) holdRoot(b *builder) error {
 	if err := in.conn.Send(initproto.Encode(initproto.KindBuilt, nil)); err != nil {
 		return err
 	}
-	msg, fds, err := in.conn.Recv()
+	msg, fds, err := in.receive(initproto.KindHooks)
 	if err != nil {
 		return err
 	}
 	defer channel.CloseAll(fds)
-	k, err := initproto.KindOf(msg)
-	if err != nil {
-		return err
-	}
 	var hs initproto.Hooks
-	if k != initproto.KindHooks {
-		return fmt.Errorf("%w: kind %d before the root", initproto.ErrMessage, k)
-	}
 	if err := initproto.Decode(msg, &hs); err != nil {
 		return err
 	}

@@ -136,17 +136,27 @@ func (in *initProcess) run() error {
 	return in.serve()
 }
 
-func (in *initProcess) receiveSetup() (*initproto.Setup, []int, error) {
+// receive waits for one message of the start. Its descriptors are the caller's.
+func (in *initProcess) receive(want initproto.Kind) ([]byte, []int, error) {
 	msg, fds, err := in.conn.Recv()
 	if err != nil {
 		return nil, nil, err
 	}
 	k, err := initproto.KindOf(msg)
+	if err == nil && k != want {
+		err = fmt.Errorf("%w: kind %d, want %d", initproto.ErrMessage, k, want)
+	}
 	if err != nil {
+		channel.CloseAll(fds)
 		return nil, nil, err
 	}
-	if k != initproto.KindSetup {
-		return nil, nil, fmt.Errorf("%w: kind %d before setup", initproto.ErrMessage, k)
+	return msg, fds, nil
+}
+
+func (in *initProcess) receiveSetup() (*initproto.Setup, []int, error) {
+	msg, fds, err := in.receive(initproto.KindSetup)
+	if err != nil {
+		return nil, nil, err
 	}
 	var s initproto.Setup
 	if err := initproto.Decode(msg, &s); err != nil {
@@ -157,19 +167,9 @@ func (in *initProcess) receiveSetup() (*initproto.Setup, []int, error) {
 
 // expect waits for one gate message.
 func (in *initProcess) expect(want initproto.Kind) error {
-	msg, fds, err := in.conn.Recv()
-	if err != nil {
-		return err
-	}
+	_, fds, err := in.receive(want)
 	channel.CloseAll(fds)
-	k, err := initproto.KindOf(msg)
-	if err != nil {
-		return err
-	}
-	if k != want {
-		return fmt.Errorf("%w: kind %d, want %d", initproto.ErrMessage, k, want)
-	}
-	return nil
+	return err
 }
 
 // becomeRoot completes a start whose id maps were written from outside: until

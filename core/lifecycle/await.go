@@ -267,13 +267,18 @@ func pidOf(fd int) (int, error) {
 	if err != nil {
 		return 0, err
 	}
-	_, rest, ok := strings.Cut(string(b), "\nPid:")
-	line, _, _ := strings.Cut(rest, "\n")
-	pid, err := strconv.Atoi(strings.TrimSpace(line))
-	if !ok || err != nil || pid <= 0 {
+	pid, err := strconv.Atoi(field(b, "Pid"))
+	if err != nil || pid <= 0 {
 		return 0, fmt.Errorf("pidfd of stage 2: %w", unix.ESRCH)
 	}
 	return pid, nil
+}
+
+// field gives a value of a file of proc that has a line "NAME: value" for each.
+func field(b []byte, name string) string {
+	_, rest, _ := strings.Cut(string(b), "\n"+name+":")
+	line, _, _ := strings.Cut(rest, "\n")
+	return strings.TrimSpace(line)
 }
 
 // audit reads the sandbox's mounts back from the kernel.

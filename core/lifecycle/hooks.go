@@ -293,9 +293,7 @@ func innerPid(pid int) (int, error) {
 	if err != nil {
 		return 0, err
 	}
-	_, rest, _ := strings.Cut(string(b), "\nNSpid:")
-	line, _, _ := strings.Cut(rest, "\n")
-	ids := strings.Fields(line)
+	ids := strings.Fields(field(b, "NSpid"))
 	if len(ids) == 0 {
 		return 0, fmt.Errorf("/proc/%d/status: no NSpid", pid)
 	}

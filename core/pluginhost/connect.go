@@ -16,6 +16,7 @@ import (
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/connectivity"
 
+	"github.com/nucleus-runtime/nucleus/sdk/plugin/client"
 	"github.com/nucleus-runtime/nucleus/sdk/plugin/handshake"
 	pluginv1 "github.com/nucleus-runtime/nucleus/sdk/proto/nucleus/plugin/v1"
 )
@@ -60,7 +61,7 @@ func (p *Plugin) connect(ctx context.Context, limit time.Duration) error {
 // limits, and threads that outlive a plugin that ends at the wrong moment.
 func (p *Plugin) handshake() *goplugin.Client {
 	return goplugin.NewClient(&goplugin.ClientConfig{
-		HandshakeConfig: handshake.Config(), Plugins: goplugin.PluginSet{handshake.PluginName: wire{}},
+		HandshakeConfig: handshake.Config(), Plugins: client.PluginSet(),
 		AllowedProtocols: []goplugin.Protocol{goplugin.ProtocolGRPC}, SkipHostEnv: true,
 		// connect has a limit of its own, which says what it was.
 		StartTimeout:     24 * time.Hour,

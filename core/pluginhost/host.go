@@ -2,7 +2,6 @@ package pluginhost
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"os"
 	"sync"
@@ -165,17 +164,4 @@ func (p *Plugin) Close() {
 		}
 		_ = p.Program.Close()
 	})
-}
-
-// wire is go-plugin's idea of a plugin: one connection, for all services.
-type wire struct {
-	goplugin.NetRPCUnsupportedPlugin
-}
-
-func (wire) GRPCServer(*goplugin.GRPCBroker, *grpc.Server) error {
-	return errors.New("a host serves nothing")
-}
-
-func (wire) GRPCClient(_ context.Context, _ *goplugin.GRPCBroker, c *grpc.ClientConn) (any, error) {
-	return c, nil
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -177,12 +178,7 @@ type Description struct {
 
 // Serves tells whether it offers a service.
 func (d *Description) Serves(s manifest.Service) bool {
-	for _, v := range d.Info.Services {
-		if v.Service == s {
-			return true
-		}
-	}
-	return false
+	return slices.ContainsFunc(d.Info.Services, func(v manifest.Version) bool { return v.Service == s })
 }
 
 // Describe asks a running plugin what it is, and checks that it is what its name
@@ -225,24 +221,16 @@ func clean(in manifest.Info) manifest.Info {
 func (h *Host) allowed(p *Plugin, info manifest.Info) error {
 	host := p.Program.Host
 	for _, v := range info.Services {
-		if host.Allow == nil {
-			break
-		}
-		ok := false
-		for _, a := range host.Allow {
+		ok := slices.ContainsFunc(host.Allow, func(a string) bool {
 			service, _, _ := strings.Cut(a, ":")
-			ok = ok || service == string(v.Service)
-		}
-		if !ok {
+			return service == string(v.Service)
+		})
+		if host.Allow != nil && !ok {
 			return &Error{p.Name, fmt.Errorf("it serves %s, which its operator does not allow", v.Service), fmt.Sprintf("allow = [%q] in its block of the host configuration", v.Service)}
 		}
 	}
 	for _, need := range info.Needs.Capabilities {
-		found := false
-		for _, c := range host.Caps {
-			found = found || strings.EqualFold(c, need)
-		}
-		if !found {
+		if !slices.ContainsFunc(host.Caps, func(c string) bool { return strings.EqualFold(c, need) }) {
 			return &Error{p.Name, fmt.Errorf("it needs %s, which its operator does not give", need), shown(fmt.Sprintf("caps = [%q] in its block of the host configuration", need))}
 		}
 	}
