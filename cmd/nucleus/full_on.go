@@ -107,7 +107,7 @@ func (a *app) described(ctx context.Context, name string) (*pluginhost.Descripti
 	}
 	ctx, cancel := context.WithTimeout(ctx, 20*time.Second)
 	defer cancel()
-	p, err := h.Start(ctx, name)
+	p, err := h.Start(ctx, name, "")
 	if err != nil {
 		return nil, "", hinted(err)
 	}

@@ -18,6 +18,7 @@ import (
 	"github.com/nucleus-runtime/nucleus/core/job/hostconfig"
 	"github.com/nucleus-runtime/nucleus/core/secret"
 	"github.com/nucleus-runtime/nucleus/internal/testutil"
+	"github.com/nucleus-runtime/nucleus/sdk/manifest"
 )
 
 // rig is a host for one test. When the test ends, it makes sure that nothing is left
@@ -142,6 +143,11 @@ func pidOf(t *testing.T, s string) int {
 		t.Fatal(err)
 	}
 	return n
+}
+
+// Start starts a provider of secrets.
+func (r *rig) Start(ctx context.Context, name string) (*Plugin, error) {
+	return r.Host.Start(ctx, name, manifest.Secrets)
 }
 
 // fetch asks a provider for secrets a and b, as the core does.

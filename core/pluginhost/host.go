@@ -14,6 +14,7 @@ import (
 	"github.com/nucleus-runtime/nucleus/core/pluginhost/rundir"
 	"github.com/nucleus-runtime/nucleus/internal/tail"
 	"github.com/nucleus-runtime/nucleus/sdk/errs"
+	"github.com/nucleus-runtime/nucleus/sdk/manifest"
 )
 
 // Options of New.
@@ -43,6 +44,7 @@ func New(o Options) *Host {
 type Plugin struct {
 	Name    string
 	Program *Program
+	Service manifest.Service // that it was started for
 
 	client *goplugin.Client
 	proc   *process
@@ -59,18 +61,20 @@ type Plugin struct {
 const maxSocketDir = 108 - len("/plugin-dir1234567890/plugin1234567890") - 1
 
 // Start finds, verifies and starts a plugin, and shakes hands. The caller closes it.
-func (h *Host) Start(ctx context.Context, name string) (*Plugin, error) {
+// as is the service that it is started for, whatever else it may serve: its box
+// follows from it. "" is for one that is only asked what it is.
+func (h *Host) Start(ctx context.Context, name string, as manifest.Service) (*Plugin, error) {
 	program, err := h.o.Finder.Find(name)
 	if err != nil {
 		return nil, err
 	}
-	return h.start(ctx, program)
+	return h.start(ctx, program, as)
 }
 
 // start takes the program over.
-func (h *Host) start(ctx context.Context, program *Program) (_ *Plugin, err error) {
+func (h *Host) start(ctx context.Context, program *Program, as manifest.Service) (_ *Plugin, err error) {
 	name := program.Name
-	p := &Plugin{Name: name, Program: program, said: &tail.Tail{}}
+	p := &Plugin{Name: name, Program: program, Service: as, said: &tail.Tail{}}
 	defer func() {
 		if err != nil {
 			p.Close()

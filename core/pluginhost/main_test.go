@@ -22,6 +22,7 @@ import (
 	"github.com/nucleus-runtime/nucleus/core/job/hostconfig"
 	"github.com/nucleus-runtime/nucleus/core/secret"
 	"github.com/nucleus-runtime/nucleus/sdk/errs"
+	"github.com/nucleus-runtime/nucleus/sdk/manifest"
 	"github.com/nucleus-runtime/nucleus/sdk/plugin"
 	"github.com/nucleus-runtime/nucleus/sdk/plugin/handshake"
 	pluginv1 "github.com/nucleus-runtime/nucleus/sdk/proto/nucleus/plugin/v1"
@@ -99,7 +100,7 @@ func copies() (string, error) {
 // host starts a plugin, tells its pid, and waits to be killed.
 func host(name, runDir string) {
 	h := New(Options{Finder: &Finder{Dirs: []string{os.Getenv(envPrograms)}, Host: &hostconfig.Config{}}, RunDirs: []string{runDir}})
-	p, err := h.Start(context.Background(), name)
+	p, err := h.Start(context.Background(), name, manifest.Secrets)
 	if err != nil {
 		fmt.Println(err)
 		os.Exit(1)

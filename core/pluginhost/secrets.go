@@ -88,7 +88,7 @@ func retry(err error) (time.Duration, bool) {
 }
 
 func (s *Secrets) attempt(ctx context.Context, call secrets.Call, g secret.Group) (map[string]*secret.Value, error) {
-	p, err := s.Host.Start(ctx, g.Provider)
+	p, err := s.Host.Start(ctx, g.Provider, manifest.Secrets)
 	if err != nil {
 		return nil, providerError(g.Provider, err)
 	}

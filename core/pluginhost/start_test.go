@@ -9,6 +9,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/nucleus-runtime/nucleus/sdk/manifest"
 )
 
 // What is no plugin, or no honest one, is refused at its start, in bounded time, with
@@ -179,7 +181,7 @@ func TestStartRunsWhatWasHashed(t *testing.T) {
 	if err := os.Rename(filepath.Join(r.dir, Prefix+"other"), path); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := r.start(t.Context(), p); hintOf(err) != "it said: checked" {
+	if _, err := r.start(t.Context(), p, manifest.Secrets); hintOf(err) != "it said: checked" {
 		t.Errorf("%v, %s", err, hintOf(err))
 	}
 	if _, err := r.Start(t.Context(), "swapped-file"); hintOf(err) != "it said: swapped" {
