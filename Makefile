@@ -19,8 +19,9 @@ CGO_COMMANDS := nucleus-seccomp
 COMMANDS     := $(notdir $(patsubst %/,%,$(dir $(wildcard cmd/*/main.go))))
 # Modules of their own: a plugin sees the SDK and nothing else of ours.
 MODULES      := sdk plugins/secrets examples/plugins
-# One program, by the name that it is called by (plugins/secrets/main.go).
-SECRETS      := age env exec file systemd vault
+# What a secrets provider needs, all jobs that use it wait for. So there are several
+# programs; the names of the one that is several providers are in a file of its own.
+LOCAL        := $(file <plugins/secrets/cmd/local/names)
 
 TESTFLAGS ?= -count=1
 FUZZTIME  ?= 200000x
@@ -56,8 +57,8 @@ build:
 	done
 	@CGO_ENABLED=0 $(GOBUILD) -tags plugins,grpcnotrace -o bin/nucleus-full ./cmd/nucleus
 	@mkdir -p bin/plugins
-	@CGO_ENABLED=0 go -C plugins/secrets build -trimpath -ldflags '$(LDFLAGS)' -tags grpcnotrace -o $(CURDIR)/bin/plugins/nucleus-plugin-$(firstword $(SECRETS)) .
-	@cd bin/plugins; for n in $(filter-out $(firstword $(SECRETS)),$(SECRETS)); do ln -f nucleus-plugin-$(firstword $(SECRETS)) nucleus-plugin-$$n; done
+	@CGO_ENABLED=0 go -C plugins/secrets build -trimpath -ldflags '$(LDFLAGS)' -tags grpcnotrace -o $(CURDIR)/bin/plugins/ ./cmd/...
+	@cd bin/plugins; for n in $(LOCAL); do ln -f local nucleus-plugin-$$n; done; rm local
 
 ## run: build and run the smallest example
 .PHONY: run
@@ -160,8 +161,9 @@ install: build
 	install -m 0755 bin/nucleus $(DESTDIR)$(BINDIR)/nucleus
 	for c in $(filter-out nucleus,$(COMMANDS)); do install -m 0755 bin/$$c $(DESTDIR)$(LIBEXECDIR)/$$c; done
 	install -m 0755 bin/nucleus-full $(DESTDIR)$(LIBEXECDIR)/nucleus-full
-	install -D -m 0755 bin/plugins/nucleus-plugin-$(firstword $(SECRETS)) $(DESTDIR)$(LIBEXECDIR)/plugins/nucleus-plugin-$(firstword $(SECRETS))
-	cd $(DESTDIR)$(LIBEXECDIR)/plugins; for n in $(filter-out $(firstword $(SECRETS)),$(SECRETS)); do ln -f nucleus-plugin-$(firstword $(SECRETS)) nucleus-plugin-$$n; done
+	install -d $(DESTDIR)$(LIBEXECDIR)/plugins
+	cp -df --preserve=links bin/plugins/nucleus-plugin-* $(DESTDIR)$(LIBEXECDIR)/plugins/
+	chmod 0755 $(DESTDIR)$(LIBEXECDIR)/plugins/*
 	install -m 0644 LICENSE $(wildcard *.md) $(DESTDIR)$(DOCDIR)
 	for f in $(wildcard docs/*.md docs/adr/*.md examples/*.* examples/*/*.* examples/*/*/*.*); do install -D -m 0644 $$f $(DESTDIR)$(DOCDIR)/$$f; done
 

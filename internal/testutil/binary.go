@@ -4,9 +4,11 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strings"
 	"sync"
 	"syscall"
 	"testing"
@@ -82,32 +84,48 @@ func buildBinaries() (string, error) {
 	return dir, buildPlugins(root, filepath.Join(dir, "plugins"))
 }
 
-// buildPlugins makes the plugins of plugins/secrets, which are one program.
+// buildPlugins makes the plugins of plugins/secrets, as the Makefile does.
 func buildPlugins(root, dir string) error {
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return err
 	}
-	first := ""
-	for _, name := range secretsPlugins {
-		path := filepath.Join(dir, "nucleus-plugin-"+name)
-		if first == "" {
-			first = path
-			if err := buildCommand(filepath.Join(root, "plugins", "secrets"), path, ".", false); err != nil {
-				return err
-			}
-			continue
-		}
-		fresh := path + ".new"
-		if err := errors.Join(os.RemoveAll(fresh), os.Link(first, fresh), os.Rename(fresh, path)); err != nil {
+	module := filepath.Join(root, "plugins", "secrets")
+	mains, err := filepath.Glob(filepath.Join(module, "cmd", "*", "main.go"))
+	if err != nil {
+		return err
+	}
+	for _, main := range mains {
+		of := filepath.Dir(main)
+		program := filepath.Base(of)
+		if err := buildCommand(module, filepath.Join(dir, program), "./cmd/"+program, false, "-tags", "grpcnotrace"); err != nil {
 			return err
 		}
-		_ = os.Remove(fresh) // rename(2) leaves it if both were the same file already
+		// A program that is several plugins says which.
+		names, err := os.ReadFile(filepath.Join(of, "names"))
+		if errors.Is(err, fs.ErrNotExist) {
+			continue
+		}
+		if err != nil {
+			return err
+		}
+		for _, name := range strings.Fields(string(names)) {
+			if err := link(filepath.Join(dir, program), filepath.Join(dir, "nucleus-plugin-"+name)); err != nil {
+				return err
+			}
+		}
 	}
 	return nil
 }
 
-// secretsPlugins are the names that the Makefile gives the program.
-var secretsPlugins = []string{"age", "env", "exec", "file", "systemd", "vault"}
+// link replaces what is there.
+func link(from, to string) error {
+	fresh := to + ".new"
+	if err := errors.Join(os.RemoveAll(fresh), os.Link(from, fresh), os.Rename(fresh, to)); err != nil {
+		return err
+	}
+	_ = os.Remove(fresh) // rename(2) leaves it if both were the same file already
+	return nil
+}
 
 // buildCommand replaces the executable by rename and only when it changed:
 // another test process may be running it.

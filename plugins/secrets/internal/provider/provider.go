@@ -1,4 +1,6 @@
-package main
+// Package provider makes plugins of the providers of this module: it gives their
+// configuration a schema, and their errors the form in which they travel.
+package provider
 
 import (
 	"context"
@@ -68,10 +70,11 @@ func (c *configured[C, I, P]) Fetch(ctx context.Context, call secrets.Call, refs
 	return got, wire(err)
 }
 
-func simple[C, I any, P provider[I]](what string, make func(C) (P, error)) plugin.Plugin {
+// Of is the plugin of a provider.
+func Of[C, I any, P provider[I]](name, version, what string, make func(C) (P, error)) plugin.Plugin {
 	c := &configured[C, I, P]{make: make}
 	all, one := c.sections()
-	return plugin.Plugin{Description: what, DocsURL: "https://github.com/nucleus-runtime/nucleus/tree/main/plugins/secrets", Secrets: c, Config: all, SecretsConfig: one}
+	return plugin.Plugin{Name: name, Version: version, Description: what, DocsURL: "https://github.com/nucleus-runtime/nucleus/tree/main/plugins/secrets", Secrets: c, Config: all, SecretsConfig: one}
 }
 
 // lessor is a provider whose values are lent.
@@ -102,8 +105,9 @@ func (l leased[C, I, P]) Revoke(ctx context.Context, call secrets.Call, id strin
 	return wire(p.Revoke(ctx, call, id))
 }
 
-func leasing[C, I any, P lessor[I]](what string, make func(C) (P, error)) plugin.Plugin {
-	p := simple(what, make)
+// Leasing is the plugin of a provider whose values are lent.
+func Leasing[C, I any, P lessor[I]](name, version, what string, make func(C) (P, error)) plugin.Plugin {
+	p := Of(name, version, what, make)
 	p.Secrets = leased[C, I, P]{p.Secrets.(*configured[C, I, P])}
 	return p
 }

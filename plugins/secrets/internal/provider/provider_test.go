@@ -1,4 +1,4 @@
-package main
+package provider
 
 import (
 	"errors"
@@ -6,29 +6,8 @@ import (
 	"time"
 
 	"github.com/nucleus-runtime/nucleus/plugins/secrets/fault"
-	"github.com/nucleus-runtime/nucleus/sdk/config"
 	"github.com/nucleus-runtime/nucleus/sdk/errs"
-	"github.com/nucleus-runtime/nucleus/sdk/secrets"
 )
-
-// Every provider has a schema: its tags are right, and each attribute says what it is.
-func TestProvidersCanBeConfigured(t *testing.T) {
-	for name, of := range providers {
-		p := of()
-		for _, s := range []config.Section{p.Config, p.SecretsConfig} {
-			b, err := s.Schema()
-			if err != nil {
-				t.Errorf("%s: %v", name, err)
-				continue
-			}
-			for _, a := range b.Attrs {
-				if a.Description == "" {
-					t.Errorf("%s: attribute %q has no description", name, a.Name)
-				}
-			}
-		}
-	}
-}
 
 func TestWireKeepsWhatTheCoreActsOn(t *testing.T) {
 	got := errs.Of(wire(&fault.Error{Code: fault.Unavailable, Secret: "db", Err: errors.New("down"), RetryAfter: time.Second}))
@@ -46,13 +25,5 @@ func TestWireKeepsWhatTheCoreActsOn(t *testing.T) {
 		if c := errs.Of(wire(&fault.Error{Code: code, Err: errors.New("x")})).Code; c != want {
 			t.Errorf("%s: %s, want %s", code, c, want)
 		}
-	}
-}
-
-func TestFetchWantsAConfiguration(t *testing.T) {
-	p := providers["file"]()
-	_, err := p.Secrets.Fetch(t.Context(), secrets.Call{}, nil)
-	if errs.Of(err).Code != errs.Precondition {
-		t.Errorf("error %v", err)
 	}
 }
