@@ -118,6 +118,21 @@ func fake(role string) {
 				time.Sleep(time.Millisecond)
 			}
 		}()
+	case "closing":
+		p.Close = func(context.Context) error {
+			effect("close")
+			return fmt.Errorf("the server keeps %s", longSecret)
+		}
+	case "closing for ever":
+		p.Close = func(context.Context) error {
+			effect("close")
+			select {}
+		}
+	case "panicking at the close":
+		p.Close = func(context.Context) error {
+			effect("close")
+			panic("close went wrong")
+		}
 	case "broken":
 		p.Secrets, p.Hooks, p.SecretsConfig = nil, nil, nil
 	}

@@ -52,6 +52,11 @@ type Plugin struct {
 
 	// Health is asked now and then. Nil is always well.
 	Health func(ctx context.Context) manifest.Health
+	// Close undoes what the process has taken for itself, such as a login. It is called
+	// once, after the last call, when the host ends the plugin (Shutdown, SIGTERM), and
+	// may take five seconds. It is not called in a process that never served, that is
+	// killed, or whose host is gone: what it would undo has to end by itself, too.
+	Close func(ctx context.Context) error
 	// Logger is for the plugin's host, which reads standard error. Nil is made by
 	// NewLogger.
 	Logger hclog.Logger

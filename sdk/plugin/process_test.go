@@ -11,6 +11,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -181,6 +182,45 @@ func TestEndsWhenAsked(t *testing.T) {
 				t.Errorf("the socket is still there: %v", err)
 			}
 		})
+	}
+}
+
+func TestClosesOnceAfterTheLastCall(t *testing.T) {
+	for _, role := range []string{"closing", "closing for ever", "panicking at the close"} {
+		t.Run(role, func(t *testing.T) {
+			t.Parallel()
+			h := start(t, role)
+			done := make(chan error, 2)
+			for _, name := range []string{"long", "busy"} {
+				go func() {
+					_, err := h.secrets().Fetch(soon(t), secrets.Call{RequestID: name}, []secrets.Ref{{Name: name}})
+					done <- err
+				}()
+			}
+			eventually(t, "the call at work", func() bool { return len(h.count(t)) == 1 })
+			for range 2 {
+				_ = h.Shutdown(soon(t)) // the second may find nobody
+			}
+			if err := errors.Join(<-done, <-done); err != nil {
+				t.Errorf("the calls at work: %v", err)
+			}
+			eventually(t, "the end of the plugin", h.proc.Exited)
+			if got := h.count(t); !slices.Equal(got, []string{"busy", "close"}) {
+				t.Errorf("effects: %q", got)
+			}
+			if s := h.stderr.String(); !strings.Contains(s, "closing") || strings.Contains(s, strings.TrimSpace(longSecret)) {
+				t.Errorf("the log: %s", s)
+			}
+		})
+	}
+}
+
+func TestDoesNotCloseWhenItsHostIsGone(t *testing.T) {
+	h := start(t, "closing")
+	h.lifeline.Close()
+	eventually(t, "the end of the plugin", h.proc.Exited)
+	if got := h.count(t); len(got) > 0 {
+		t.Errorf("effects: %q", got)
 	}
 }
 

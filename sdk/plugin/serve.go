@@ -24,6 +24,7 @@ import (
 
 const (
 	drainFor = 5 * time.Second
+	closeFor = 5 * time.Second
 	// flushFor is time for the last answer to leave: gRPC writes behind the
 	// handler's back, and go-plugin's own streams never end by themselves.
 	flushFor = 50 * time.Millisecond
@@ -156,6 +157,7 @@ func (s *server) serve() error {
 		return fmt.Errorf("the server did not start: see the log before this line")
 	}
 	<-closed
+	s.close()
 	return nil
 }
 
@@ -300,4 +302,32 @@ func (s *server) end() {
 			s.stop()
 		}()
 	})
+}
+
+// close runs the author's Close. Whoever ended the plugin waits for the process, so
+// this takes no longer than it may, whatever that does.
+func (s *server) close() {
+	if s.plugin.Close == nil {
+		return
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), closeFor)
+	defer cancel()
+	done := make(chan error, 1)
+	go func() {
+		defer func() {
+			if p := recover(); p != nil {
+				done <- fmt.Errorf("panic: %v", p)
+			}
+		}()
+		done <- s.plugin.Close(ctx)
+	}()
+	var err error
+	select {
+	case err = <-done:
+	case <-ctx.Done():
+		err = ctx.Err()
+	}
+	if err != nil {
+		s.log.Warn("closing", "error", s.scrub.Error(err))
+	}
 }
