@@ -146,6 +146,54 @@ func TestLeasesAreRenewedAndRevoked(t *testing.T) {
 	})
 }
 
+// What a supervisor leaves that was killed, another process takes back: it knows the
+// id of the lease, and has no secret of that job.
+func TestAFreshProcessTakesALeaseBackAndLogsOut(t *testing.T) {
+	onBoth(t, func(t *testing.T, s server) {
+		before := s.leases(t)
+		got, err := fetch(t, provider(t, s.config()), Instance{Engine: dynamic, Mount: "leased", Path: "app/db", Field: "user"})
+		if err != nil {
+			t.Fatal(err)
+		}
+		fresh := provider(t, s.config())
+		if s.renews {
+			if _, err := fresh.Renew(t.Context(), secrets.Call{}, got[0].Lease.ID, time.Minute); err != nil {
+				t.Error(err)
+			}
+		}
+		for range 2 {
+			if err := fresh.Revoke(t.Context(), secrets.Call{}, got[0].Lease.ID); err != nil {
+				t.Error(err)
+			}
+		}
+		token := fresh.s.auth.ClientToken
+		if err := fresh.Close(t.Context()); err != nil {
+			t.Error(err)
+		}
+		eventually(t, "the lease and the second token end", func() bool { return s.leases(t) == before && !s.alive(t, token) })
+	})
+}
+
+func TestALeaseThatHasEndedKeepsNoToken(t *testing.T) {
+	var l lent
+	for name, ends := range map[string]time.Time{"": {}, "past": time.Now().Add(-time.Second)} {
+		l.put(name, ends)
+	}
+	l.prolong("another's", time.Now().Add(time.Hour))
+	if l.any() {
+		t.Error("there is one")
+	}
+	l.prolong("past", time.Now().Add(time.Hour))
+	if !l.any() {
+		t.Error("it was prolonged")
+	}
+	l.drop("past")
+	l.put("of its token's time", time.Time{})
+	if !l.any() {
+		t.Error("it has no end of its own")
+	}
+}
+
 func TestATokenPastItsHalfIsRenewed(t *testing.T) {
 	onBoth(t, func(t *testing.T, s server) {
 		p := provider(t, s.config())
@@ -226,12 +274,16 @@ func TestCloseRevokesATokenOfOurOwn(t *testing.T) {
 		if err := p.Close(t.Context()); err != nil {
 			t.Errorf("closed before it logged in: %v", err)
 		}
-		if _, err := fetch(t, p, Instance{Engine: dynamic, Mount: "leased", Path: "app/db", Field: "user"}); err != nil {
+		lent, err := fetch(t, p, Instance{Engine: dynamic, Mount: "leased", Path: "app/db", Field: "user"})
+		if err != nil {
 			t.Fatal(err)
 		}
 		token := p.s.auth.ClientToken
-		if !s.alive(t, token) {
-			t.Error("the token is dead")
+		if err := p.Close(t.Context()); err != nil || !s.alive(t, token) || s.leases(t) != before+1 {
+			t.Errorf("closed under a job that uses a lease: %v, token alive: %t, leases %d", err, s.alive(t, token), s.leases(t)-before)
+		}
+		if err := p.Revoke(t.Context(), secrets.Call{}, lent[0].Lease.ID); err != nil {
+			t.Error(err)
 		}
 		for range 2 {
 			if err := p.Close(t.Context()); err != nil {

@@ -16,6 +16,7 @@ type Provider struct {
 	s         *session
 	idle      func()
 	instances batch.Instances[target]
+	lent      lent
 }
 
 var (
@@ -72,8 +73,12 @@ func (p *Provider) Fetch(ctx context.Context, _ secrets.Call, refs []secrets.Ref
 	})
 	if err != nil {
 		p.giveBack(ctx, got)
+		return nil, err
 	}
-	return ss, err
+	for _, a := range got {
+		p.lent.put(a.lease.ID, a.ends)
+	}
+	return ss, nil
 }
 
 func (p *Provider) giveBack(ctx context.Context, got map[location]*answer) {
@@ -139,7 +144,9 @@ func (p *Provider) Renew(ctx context.Context, _ secrets.Call, leaseID string, in
 	if got == nil {
 		return secrets.Lease{}, fault.New(fault.Unavailable, "see the server's log", "renew a lease: there is none in the answer")
 	}
-	return secrets.Lease{ID: leaseID, Duration: time.Duration(got.LeaseDuration) * time.Second, Renewable: got.Renewable}, nil
+	l := secrets.Lease{ID: leaseID, Duration: time.Duration(got.LeaseDuration) * time.Second, Renewable: got.Renewable}
+	p.lent.prolong(leaseID, time.Now().Add(l.Duration))
+	return l, nil
 }
 
 // Revoke ends a lease.
@@ -151,18 +158,23 @@ func (p *Provider) Revoke(ctx context.Context, _ secrets.Call, leaseID string) e
 	}
 	err = client.Sys().RevokeWithContext(ctx, id)
 	if err == nil {
+		p.lent.drop(leaseID)
 		return nil
 	}
 	if err = failed(ctx, "revoke a lease", `"update" on sys/leases/revoke`, err); fault.Of(err) == fault.NotFound {
+		p.lent.drop(leaseID)
 		return nil
 	}
 	return err
 }
 
-// Close logs out. A token of our own is revoked, and with it every lease that was
-// taken with it and not revoked yet.
+// Close logs out: a token of our own is revoked, unless a lease that was taken with
+// it is still lent. Vault would end that too, under the job that uses it.
 func (p *Provider) Close(ctx context.Context) error {
 	defer p.idle()
+	if p.lent.any() {
+		return nil
+	}
 	return p.s.end(ctx)
 }
 

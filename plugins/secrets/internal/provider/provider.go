@@ -82,6 +82,7 @@ type lessor[I any] interface {
 	provider[I]
 	secrets.Renewer
 	secrets.Revoker
+	Close(ctx context.Context) error
 }
 
 type leased[C, I any, P lessor[I]] struct{ *configured[C, I, P] }
@@ -105,10 +106,20 @@ func (l leased[C, I, P]) Revoke(ctx context.Context, call secrets.Call, id strin
 	return wire(p.Revoke(ctx, call, id))
 }
 
+// close is for a provider that was configured: another has taken nothing.
+func (l leased[C, I, P]) close(ctx context.Context) error {
+	p, err := l.get()
+	if err != nil {
+		return nil
+	}
+	return wire(p.Close(ctx))
+}
+
 // Leasing is the plugin of a provider whose values are lent.
 func Leasing[C, I any, P lessor[I]](name, version, what string, make func(C) (P, error)) plugin.Plugin {
 	p := Of(name, version, what, make)
-	p.Secrets = leased[C, I, P]{p.Secrets.(*configured[C, I, P])}
+	l := leased[C, I, P]{p.Secrets.(*configured[C, I, P])}
+	p.Secrets, p.Close = l, l.close
 	return p
 }
 

@@ -1,12 +1,15 @@
 package provider
 
 import (
+	"context"
 	"errors"
 	"testing"
 	"time"
 
 	"github.com/nucleus-runtime/nucleus/plugins/secrets/fault"
+	"github.com/nucleus-runtime/nucleus/sdk/config"
 	"github.com/nucleus-runtime/nucleus/sdk/errs"
+	"github.com/nucleus-runtime/nucleus/sdk/secrets"
 )
 
 func TestWireKeepsWhatTheCoreActsOn(t *testing.T) {
@@ -25,5 +28,33 @@ func TestWireKeepsWhatTheCoreActsOn(t *testing.T) {
 		if c := errs.Of(wire(&fault.Error{Code: code, Err: errors.New("x")})).Code; c != want {
 			t.Errorf("%s: %s, want %s", code, c, want)
 		}
+	}
+}
+
+type lender struct{ closed int }
+
+func (*lender) Configure(string, struct{}) error { return nil }
+
+func (*lender) Fetch(context.Context, secrets.Call, []secrets.Ref) ([]secrets.Secret, error) {
+	return nil, nil
+}
+
+func (*lender) Renew(context.Context, secrets.Call, string, time.Duration) (secrets.Lease, error) {
+	return secrets.Lease{}, nil
+}
+
+func (*lender) Revoke(context.Context, secrets.Call, string) error { return nil }
+
+func (l *lender) Close(context.Context) error { l.closed++; return nil }
+
+func TestTheEndOfAProcessClosesItsProvider(t *testing.T) {
+	var l lender
+	p := Leasing("lender", "1", "lends", func(struct{}) (*lender, error) { return &l, nil })
+	if err := p.Close(t.Context()); err != nil || l.closed != 0 {
+		t.Errorf("before it was configured: %v, closed %d times", err, l.closed)
+	}
+	empty := []byte{0x80} // an object of msgpack
+	if err := errors.Join(p.Config.Configure(t.Context(), config.Instance{}, empty), p.Close(t.Context())); err != nil || l.closed != 1 {
+		t.Errorf("%v, closed %d times", err, l.closed)
 	}
 }
