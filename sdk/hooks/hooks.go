@@ -3,7 +3,11 @@
 // business of sdk/plugin.
 package hooks
 
-import "context"
+import (
+	"context"
+
+	"github.com/nucleus-runtime/nucleus/sdk/contract"
+)
 
 // Version of the contract between core and plugin.
 const Version = "1.0"
@@ -55,14 +59,8 @@ func At(bs ...Boundary) Mask {
 // Has tells whether a boundary is in the set.
 func (m Mask) Has(b Boundary) bool { return m&(1<<b) != 0 }
 
-// Call identifies a request: the same RequestID wants the same answer, and no
-// second effect.
-type Call struct {
-	RequestID  string
-	SandboxID  string
-	InstanceID string
-	Attempt    uint32
-}
+// Call identifies a request.
+type Call = contract.Call
 
 // Subscription is what a plugin wants to hear of.
 type Subscription struct {

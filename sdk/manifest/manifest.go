@@ -7,6 +7,8 @@ type Service string
 
 // The services.
 const (
+	Network Service = "network"
+	Runtime Service = "runtime"
 	Secrets Service = "secrets"
 	Hooks   Service = "hooks"
 )
@@ -56,6 +58,8 @@ type Info struct {
 	Features    []string  `json:"features,omitempty"` // "secrets.renew"
 	Needs       Needs     `json:"needs"`
 	Lifetime    Lifetime  `json:"lifetime"`
+	// HandleVersions are those of handles that it understands.
+	HandleVersions []uint32 `json:"handle_versions,omitempty"`
 }
 
 // State is a plugin's health.

@@ -137,7 +137,7 @@ type secretsServer struct {
 
 func (s *secretsServer) Fetch(ctx context.Context, r *pluginv1.FetchRequest) (*pluginv1.FetchResponse, error) {
 	refs := wire.FromRefs(r.GetRefs())
-	got, err := s.provider.Fetch(ctx, wire.FromSecretsCall(r.GetCall()), refs)
+	got, err := s.provider.Fetch(ctx, wire.FromCall(r.GetCall()), refs)
 	// Before the error is looked at: it may speak of values that came with it.
 	for _, g := range got {
 		s.scrub.Add(g.Value)
@@ -169,7 +169,7 @@ func (s *secretsServer) Renew(ctx context.Context, r *pluginv1.RenewRequest) (*p
 	if !ok {
 		return nil, &errs.Error{Code: errs.Unimplemented, Text: "this provider renews no leases"}
 	}
-	l, err := p.Renew(ctx, wire.FromSecretsCall(r.GetCall()), r.GetLeaseId(), r.GetIncrement().AsDuration())
+	l, err := p.Renew(ctx, wire.FromCall(r.GetCall()), r.GetLeaseId(), r.GetIncrement().AsDuration())
 	if err != nil {
 		return nil, err
 	}
@@ -181,7 +181,7 @@ func (s *secretsServer) Revoke(ctx context.Context, r *pluginv1.RevokeRequest) (
 	if !ok {
 		return nil, &errs.Error{Code: errs.Unimplemented, Text: "this provider revokes no leases"}
 	}
-	if err := p.Revoke(ctx, wire.FromSecretsCall(r.GetCall()), r.GetLeaseId()); err != nil {
+	if err := p.Revoke(ctx, wire.FromCall(r.GetCall()), r.GetLeaseId()); err != nil {
 		return nil, err
 	}
 	return &pluginv1.RevokeResponse{}, nil
@@ -201,7 +201,7 @@ func (h *hooksServer) Describe(ctx context.Context, r *pluginv1.DescribeRequest)
 }
 
 func (h *hooksServer) OnPhase(ctx context.Context, r *pluginv1.OnPhaseRequest) (*pluginv1.OnPhaseResponse, error) {
-	a, err := h.handler.OnPhase(ctx, wire.FromHooksCall(r.GetCall()), wire.FromEvent(r))
+	a, err := h.handler.OnPhase(ctx, wire.FromCall(r.GetCall()), wire.FromEvent(r))
 	if err != nil {
 		return nil, err
 	}

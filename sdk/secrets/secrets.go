@@ -5,6 +5,8 @@ package secrets
 import (
 	"context"
 	"time"
+
+	"github.com/nucleus-runtime/nucleus/sdk/contract"
 )
 
 // Version of the contract between core and provider.
@@ -40,14 +42,9 @@ type Lease struct {
 	Renewable bool
 }
 
-// Call identifies a request: the same RequestID wants the same answer, and no
-// second effect.
-type Call struct {
-	RequestID  string
-	SandboxID  string
-	InstanceID string // of Renew and Revoke: whose lease it is; Fetch has it in each Ref
-	Attempt    uint32
-}
+// Call identifies a request. Its InstanceID is that of Renew and Revoke: whose lease
+// it is; Fetch has it in each Ref.
+type Call = contract.Call
 
 // Provider gives secrets.
 type Provider interface {

@@ -6,6 +6,8 @@ import (
 )
 
 var services = map[manifest.Service]pluginv1.Service{
+	manifest.Network: pluginv1.Service_SERVICE_NETWORK,
+	manifest.Runtime: pluginv1.Service_SERVICE_RUNTIME,
 	manifest.Secrets: pluginv1.Service_SERVICE_SECRETS,
 	manifest.Hooks:   pluginv1.Service_SERVICE_HOOKS,
 }
@@ -54,6 +56,7 @@ func Info(in manifest.Info) *pluginv1.InfoResponse {
 	return &pluginv1.InfoResponse{
 		Name: in.Name, Version: in.Version, SdkVersion: in.SDKVersion, Description: in.Description, DocsUrl: in.DocsURL,
 		Services: Versions(in.Services), Features: in.Features, Lifetime: lifetimes[in.Lifetime],
+		HandleVersions: in.HandleVersions,
 		Needs: &pluginv1.Privileges{
 			Capabilities: in.Needs.Capabilities, HostNetwork: in.Needs.HostNetwork,
 			WritablePaths: in.Needs.WritablePaths, Root: in.Needs.Root,
@@ -66,6 +69,7 @@ func FromInfo(in *pluginv1.InfoResponse) manifest.Info {
 	out := manifest.Info{
 		Name: in.GetName(), Version: in.GetVersion(), SDKVersion: in.GetSdkVersion(), Description: in.GetDescription(),
 		DocsURL: in.GetDocsUrl(), Services: FromVersions(in.GetServices()), Features: in.GetFeatures(),
+		HandleVersions: in.GetHandleVersions(),
 		Needs: manifest.Needs{
 			Capabilities: in.GetNeeds().GetCapabilities(), HostNetwork: in.GetNeeds().GetHostNetwork(),
 			WritablePaths: in.GetNeeds().GetWritablePaths(), Root: in.GetNeeds().GetRoot(),

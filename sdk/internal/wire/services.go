@@ -1,25 +1,12 @@
 package wire
 
 import (
-	"time"
-
-	"google.golang.org/protobuf/types/known/durationpb"
 	"google.golang.org/protobuf/types/known/timestamppb"
 
 	"github.com/nucleus-runtime/nucleus/sdk/hooks"
 	pluginv1 "github.com/nucleus-runtime/nucleus/sdk/proto/nucleus/plugin/v1"
 	"github.com/nucleus-runtime/nucleus/sdk/secrets"
 )
-
-// SecretsCall as it travels.
-func SecretsCall(c secrets.Call) *pluginv1.Call {
-	return &pluginv1.Call{RequestId: c.RequestID, SandboxId: c.SandboxID, InstanceId: c.InstanceID, Attempt: c.Attempt}
-}
-
-// FromSecretsCall is the inverse of SecretsCall.
-func FromSecretsCall(in *pluginv1.Call) secrets.Call {
-	return secrets.Call{RequestID: in.GetRequestId(), SandboxID: in.GetSandboxId(), InstanceID: in.GetInstanceId(), Attempt: in.GetAttempt()}
-}
 
 // Refs as they travel.
 func Refs(in []secrets.Ref) []*pluginv1.SecretRef {
@@ -63,27 +50,10 @@ func FromSecret(in *pluginv1.Secret) secrets.Secret {
 	return out
 }
 
-func duration(d time.Duration) *durationpb.Duration {
-	if d == 0 {
-		return nil
-	}
-	return durationpb.New(d)
-}
-
-// HooksCall as it travels.
-func HooksCall(c hooks.Call) *pluginv1.Call {
-	return &pluginv1.Call{RequestId: c.RequestID, SandboxId: c.SandboxID, InstanceId: c.InstanceID, Attempt: c.Attempt}
-}
-
-// FromHooksCall is the inverse of HooksCall.
-func FromHooksCall(in *pluginv1.Call) hooks.Call {
-	return hooks.Call{RequestID: in.GetRequestId(), SandboxID: in.GetSandboxId(), InstanceID: in.GetInstanceId(), Attempt: in.GetAttempt()}
-}
-
 // Event as it travels.
 func Event(c hooks.Call, e hooks.Event) *pluginv1.OnPhaseRequest {
 	return &pluginv1.OnPhaseRequest{
-		Call: HooksCall(c), Boundary: pluginv1.Boundary(e.Boundary), SandboxName: valid(e.SandboxName), Pid: uint32(max(e.Pid, 0)),
+		Call: Call(c), Boundary: pluginv1.Boundary(e.Boundary), SandboxName: valid(e.SandboxName), Pid: uint32(max(e.Pid, 0)),
 		PlanJson: e.Plan, Cause: valid(e.Cause), ExitCode: int32(e.ExitCode),
 	}
 }
@@ -110,12 +80,4 @@ func FromAnswer(in *pluginv1.OnPhaseResponse) hooks.Answer {
 	return hooks.Answer{Veto: in.GetVeto(), Mutation: hooks.Mutation{
 		AddEnv: m.GetAddEnv(), DropCapabilities: m.GetDropCapabilities(), LowerRlimits: m.GetLowerRlimits(), Annotations: m.GetAnnotations(),
 	}}
-}
-
-func validMap(in map[string]string) map[string]string {
-	out := make(map[string]string, len(in))
-	for k, v := range in {
-		out[valid(k)] = valid(v)
-	}
-	return out
 }

@@ -147,7 +147,7 @@ func (c *Client) Secrets(features []string) secrets.Provider {
 type provider struct{ rpc pluginv1.SecretsClient }
 
 func (p *provider) Fetch(ctx context.Context, call secrets.Call, refs []secrets.Ref) ([]secrets.Secret, error) {
-	r, err := p.rpc.Fetch(ctx, &pluginv1.FetchRequest{Call: wire.SecretsCall(call), Refs: wire.Refs(refs)})
+	r, err := p.rpc.Fetch(ctx, &pluginv1.FetchRequest{Call: wire.Call(call), Refs: wire.Refs(refs)})
 	if err != nil {
 		return nil, wire.Error(err)
 	}
@@ -169,7 +169,7 @@ func (p *provider) Fetch(ctx context.Context, call secrets.Call, refs []secrets.
 type renewer struct{ p *provider }
 
 func (r renewer) Renew(ctx context.Context, call secrets.Call, leaseID string, increment time.Duration) (secrets.Lease, error) {
-	resp, err := r.p.rpc.Renew(ctx, &pluginv1.RenewRequest{Call: wire.SecretsCall(call), LeaseId: leaseID, Increment: durationpb.New(increment)})
+	resp, err := r.p.rpc.Renew(ctx, &pluginv1.RenewRequest{Call: wire.Call(call), LeaseId: leaseID, Increment: durationpb.New(increment)})
 	if err != nil {
 		return secrets.Lease{}, wire.Error(err)
 	}
@@ -179,7 +179,7 @@ func (r renewer) Renew(ctx context.Context, call secrets.Call, leaseID string, i
 type revoker struct{ p *provider }
 
 func (r revoker) Revoke(ctx context.Context, call secrets.Call, leaseID string) error {
-	_, err := r.p.rpc.Revoke(ctx, &pluginv1.RevokeRequest{Call: wire.SecretsCall(call), LeaseId: leaseID})
+	_, err := r.p.rpc.Revoke(ctx, &pluginv1.RevokeRequest{Call: wire.Call(call), LeaseId: leaseID})
 	return wire.Error(err)
 }
 

@@ -341,7 +341,7 @@ func (x Diagnostic_Severity) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use Diagnostic_Severity.Descriptor instead.
 func (Diagnostic_Severity) EnumDescriptor() ([]byte, []int) {
-	return file_nucleus_plugin_v1_base_proto_rawDescGZIP(), []int{18, 0}
+	return file_nucleus_plugin_v1_base_proto_rawDescGZIP(), []int{20, 0}
 }
 
 // ServiceVersion is a service with the version of its contract, "1.0". A higher
@@ -1437,12 +1437,13 @@ func (x *Call) GetTraceParent() string {
 }
 
 // Handle is what a plugin wants to be told again; the core stores it and does not
-// look into it. No secret belongs in it.
+// look into it. No secret belongs in it. One of a version that the plugin does not
+// know is refused with FAILED_PRECONDITION; without any content it is none at all.
 type Handle struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
-	Version       uint32                 `protobuf:"varint,1,opt,name=version,proto3" json:"version,omitempty"`
-	Opaque        []byte                 `protobuf:"bytes,2,opt,name=opaque,proto3" json:"opaque,omitempty"` // at most 64 KiB
-	Info          map[string]string      `protobuf:"bytes,3,rep,name=info,proto3" json:"info,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
+	Version       uint32                 `protobuf:"varint,1,opt,name=version,proto3" json:"version,omitempty"`                                                                    // from 1
+	Opaque        []byte                 `protobuf:"bytes,2,opt,name=opaque,proto3" json:"opaque,omitempty"`                                                                       // with info at most 64 KiB
+	Info          map[string]string      `protobuf:"bytes,3,rep,name=info,proto3" json:"info,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"` // for people
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1498,6 +1499,129 @@ func (x *Handle) GetInfo() map[string]string {
 	return nil
 }
 
+// Namespace is a namespace of the kernel by the path of its file. Device and inode
+// tell whoever opens it whether it is the one that was meant.
+type Namespace struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Path          string                 `protobuf:"bytes,1,opt,name=path,proto3" json:"path,omitempty"`
+	Dev           uint64                 `protobuf:"varint,2,opt,name=dev,proto3" json:"dev,omitempty"`
+	Ino           uint64                 `protobuf:"varint,3,opt,name=ino,proto3" json:"ino,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Namespace) Reset() {
+	*x = Namespace{}
+	mi := &file_nucleus_plugin_v1_base_proto_msgTypes[18]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Namespace) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Namespace) ProtoMessage() {}
+
+func (x *Namespace) ProtoReflect() protoreflect.Message {
+	mi := &file_nucleus_plugin_v1_base_proto_msgTypes[18]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Namespace.ProtoReflect.Descriptor instead.
+func (*Namespace) Descriptor() ([]byte, []int) {
+	return file_nucleus_plugin_v1_base_proto_rawDescGZIP(), []int{18}
+}
+
+func (x *Namespace) GetPath() string {
+	if x != nil {
+		return x.Path
+	}
+	return ""
+}
+
+func (x *Namespace) GetDev() uint64 {
+	if x != nil {
+		return x.Dev
+	}
+	return 0
+}
+
+func (x *Namespace) GetIno() uint64 {
+	if x != nil {
+		return x.Ino
+	}
+	return 0
+}
+
+// IDMap maps a range of ids of a user namespace.
+type IDMap struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Inside        uint32                 `protobuf:"varint,1,opt,name=inside,proto3" json:"inside,omitempty"`
+	Outside       uint32                 `protobuf:"varint,2,opt,name=outside,proto3" json:"outside,omitempty"`
+	Count         uint32                 `protobuf:"varint,3,opt,name=count,proto3" json:"count,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *IDMap) Reset() {
+	*x = IDMap{}
+	mi := &file_nucleus_plugin_v1_base_proto_msgTypes[19]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *IDMap) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*IDMap) ProtoMessage() {}
+
+func (x *IDMap) ProtoReflect() protoreflect.Message {
+	mi := &file_nucleus_plugin_v1_base_proto_msgTypes[19]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use IDMap.ProtoReflect.Descriptor instead.
+func (*IDMap) Descriptor() ([]byte, []int) {
+	return file_nucleus_plugin_v1_base_proto_rawDescGZIP(), []int{19}
+}
+
+func (x *IDMap) GetInside() uint32 {
+	if x != nil {
+		return x.Inside
+	}
+	return 0
+}
+
+func (x *IDMap) GetOutside() uint32 {
+	if x != nil {
+		return x.Outside
+	}
+	return 0
+}
+
+func (x *IDMap) GetCount() uint32 {
+	if x != nil {
+		return x.Count
+	}
+	return 0
+}
+
 // Diagnostic is one thing that is wrong with the configuration.
 type Diagnostic struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -1511,7 +1635,7 @@ type Diagnostic struct {
 
 func (x *Diagnostic) Reset() {
 	*x = Diagnostic{}
-	mi := &file_nucleus_plugin_v1_base_proto_msgTypes[18]
+	mi := &file_nucleus_plugin_v1_base_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1523,7 +1647,7 @@ func (x *Diagnostic) String() string {
 func (*Diagnostic) ProtoMessage() {}
 
 func (x *Diagnostic) ProtoReflect() protoreflect.Message {
-	mi := &file_nucleus_plugin_v1_base_proto_msgTypes[18]
+	mi := &file_nucleus_plugin_v1_base_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1536,7 +1660,7 @@ func (x *Diagnostic) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Diagnostic.ProtoReflect.Descriptor instead.
 func (*Diagnostic) Descriptor() ([]byte, []int) {
-	return file_nucleus_plugin_v1_base_proto_rawDescGZIP(), []int{18}
+	return file_nucleus_plugin_v1_base_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *Diagnostic) GetSeverity() Diagnostic_Severity {
@@ -1583,7 +1707,7 @@ type PathStep struct {
 
 func (x *PathStep) Reset() {
 	*x = PathStep{}
-	mi := &file_nucleus_plugin_v1_base_proto_msgTypes[19]
+	mi := &file_nucleus_plugin_v1_base_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1595,7 +1719,7 @@ func (x *PathStep) String() string {
 func (*PathStep) ProtoMessage() {}
 
 func (x *PathStep) ProtoReflect() protoreflect.Message {
-	mi := &file_nucleus_plugin_v1_base_proto_msgTypes[19]
+	mi := &file_nucleus_plugin_v1_base_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1608,7 +1732,7 @@ func (x *PathStep) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PathStep.ProtoReflect.Descriptor instead.
 func (*PathStep) Descriptor() ([]byte, []int) {
-	return file_nucleus_plugin_v1_base_proto_rawDescGZIP(), []int{19}
+	return file_nucleus_plugin_v1_base_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *PathStep) GetStep() isPathStep_Step {
@@ -1692,7 +1816,7 @@ type ConfigError struct {
 
 func (x *ConfigError) Reset() {
 	*x = ConfigError{}
-	mi := &file_nucleus_plugin_v1_base_proto_msgTypes[20]
+	mi := &file_nucleus_plugin_v1_base_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1704,7 +1828,7 @@ func (x *ConfigError) String() string {
 func (*ConfigError) ProtoMessage() {}
 
 func (x *ConfigError) ProtoReflect() protoreflect.Message {
-	mi := &file_nucleus_plugin_v1_base_proto_msgTypes[20]
+	mi := &file_nucleus_plugin_v1_base_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1717,7 +1841,7 @@ func (x *ConfigError) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ConfigError.ProtoReflect.Descriptor instead.
 func (*ConfigError) Descriptor() ([]byte, []int) {
-	return file_nucleus_plugin_v1_base_proto_rawDescGZIP(), []int{20}
+	return file_nucleus_plugin_v1_base_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *ConfigError) GetDiagnostics() []*Diagnostic {
@@ -1737,7 +1861,7 @@ type Residue struct {
 
 func (x *Residue) Reset() {
 	*x = Residue{}
-	mi := &file_nucleus_plugin_v1_base_proto_msgTypes[21]
+	mi := &file_nucleus_plugin_v1_base_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1749,7 +1873,7 @@ func (x *Residue) String() string {
 func (*Residue) ProtoMessage() {}
 
 func (x *Residue) ProtoReflect() protoreflect.Message {
-	mi := &file_nucleus_plugin_v1_base_proto_msgTypes[21]
+	mi := &file_nucleus_plugin_v1_base_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1762,7 +1886,7 @@ func (x *Residue) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Residue.ProtoReflect.Descriptor instead.
 func (*Residue) Descriptor() ([]byte, []int) {
-	return file_nucleus_plugin_v1_base_proto_rawDescGZIP(), []int{21}
+	return file_nucleus_plugin_v1_base_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *Residue) GetLeaked() []string {
@@ -1783,7 +1907,7 @@ type PluginPanic struct {
 
 func (x *PluginPanic) Reset() {
 	*x = PluginPanic{}
-	mi := &file_nucleus_plugin_v1_base_proto_msgTypes[22]
+	mi := &file_nucleus_plugin_v1_base_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1795,7 +1919,7 @@ func (x *PluginPanic) String() string {
 func (*PluginPanic) ProtoMessage() {}
 
 func (x *PluginPanic) ProtoReflect() protoreflect.Message {
-	mi := &file_nucleus_plugin_v1_base_proto_msgTypes[22]
+	mi := &file_nucleus_plugin_v1_base_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1808,7 +1932,7 @@ func (x *PluginPanic) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PluginPanic.ProtoReflect.Descriptor instead.
 func (*PluginPanic) Descriptor() ([]byte, []int) {
-	return file_nucleus_plugin_v1_base_proto_rawDescGZIP(), []int{22}
+	return file_nucleus_plugin_v1_base_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *PluginPanic) GetMessage() string {
@@ -1946,7 +2070,15 @@ const file_nucleus_plugin_v1_base_proto_rawDesc = "" +
 	"\x04info\x18\x03 \x03(\v2#.nucleus.plugin.v1.Handle.InfoEntryR\x04info\x1a7\n" +
 	"\tInfoEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\x83\x02\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"C\n" +
+	"\tNamespace\x12\x12\n" +
+	"\x04path\x18\x01 \x01(\tR\x04path\x12\x10\n" +
+	"\x03dev\x18\x02 \x01(\x04R\x03dev\x12\x10\n" +
+	"\x03ino\x18\x03 \x01(\x04R\x03ino\"O\n" +
+	"\x05IDMap\x12\x16\n" +
+	"\x06inside\x18\x01 \x01(\rR\x06inside\x12\x18\n" +
+	"\aoutside\x18\x02 \x01(\rR\aoutside\x12\x14\n" +
+	"\x05count\x18\x03 \x01(\rR\x05count\"\x83\x02\n" +
 	"\n" +
 	"Diagnostic\x12B\n" +
 	"\bseverity\x18\x01 \x01(\x0e2&.nucleus.plugin.v1.Diagnostic.SeverityR\bseverity\x12\x18\n" +
@@ -2001,7 +2133,7 @@ func file_nucleus_plugin_v1_base_proto_rawDescGZIP() []byte {
 }
 
 var file_nucleus_plugin_v1_base_proto_enumTypes = make([]protoimpl.EnumInfo, 6)
-var file_nucleus_plugin_v1_base_proto_msgTypes = make([]protoimpl.MessageInfo, 25)
+var file_nucleus_plugin_v1_base_proto_msgTypes = make([]protoimpl.MessageInfo, 27)
 var file_nucleus_plugin_v1_base_proto_goTypes = []any{
 	(Service)(0),                 // 0: nucleus.plugin.v1.Service
 	(Lifetime)(0),                // 1: nucleus.plugin.v1.Lifetime
@@ -2027,14 +2159,16 @@ var file_nucleus_plugin_v1_base_proto_goTypes = []any{
 	(*ShutdownResponse)(nil),     // 21: nucleus.plugin.v1.ShutdownResponse
 	(*Call)(nil),                 // 22: nucleus.plugin.v1.Call
 	(*Handle)(nil),               // 23: nucleus.plugin.v1.Handle
-	(*Diagnostic)(nil),           // 24: nucleus.plugin.v1.Diagnostic
-	(*PathStep)(nil),             // 25: nucleus.plugin.v1.PathStep
-	(*ConfigError)(nil),          // 26: nucleus.plugin.v1.ConfigError
-	(*Residue)(nil),              // 27: nucleus.plugin.v1.Residue
-	(*PluginPanic)(nil),          // 28: nucleus.plugin.v1.PluginPanic
-	nil,                          // 29: nucleus.plugin.v1.ConfigSchemaResponse.InstanceConfigEntry
-	nil,                          // 30: nucleus.plugin.v1.Handle.InfoEntry
-	(*durationpb.Duration)(nil),  // 31: google.protobuf.Duration
+	(*Namespace)(nil),            // 24: nucleus.plugin.v1.Namespace
+	(*IDMap)(nil),                // 25: nucleus.plugin.v1.IDMap
+	(*Diagnostic)(nil),           // 26: nucleus.plugin.v1.Diagnostic
+	(*PathStep)(nil),             // 27: nucleus.plugin.v1.PathStep
+	(*ConfigError)(nil),          // 28: nucleus.plugin.v1.ConfigError
+	(*Residue)(nil),              // 29: nucleus.plugin.v1.Residue
+	(*PluginPanic)(nil),          // 30: nucleus.plugin.v1.PluginPanic
+	nil,                          // 31: nucleus.plugin.v1.ConfigSchemaResponse.InstanceConfigEntry
+	nil,                          // 32: nucleus.plugin.v1.Handle.InfoEntry
+	(*durationpb.Duration)(nil),  // 33: google.protobuf.Duration
 }
 var file_nucleus_plugin_v1_base_proto_depIdxs = []int32{
 	0,  // 0: nucleus.plugin.v1.ServiceVersion.service:type_name -> nucleus.plugin.v1.Service
@@ -2043,7 +2177,7 @@ var file_nucleus_plugin_v1_base_proto_depIdxs = []int32{
 	7,  // 3: nucleus.plugin.v1.InfoResponse.needs:type_name -> nucleus.plugin.v1.Privileges
 	1,  // 4: nucleus.plugin.v1.InfoResponse.lifetime:type_name -> nucleus.plugin.v1.Lifetime
 	12, // 5: nucleus.plugin.v1.ConfigSchemaResponse.plugin_config:type_name -> nucleus.plugin.v1.Block
-	29, // 6: nucleus.plugin.v1.ConfigSchemaResponse.instance_config:type_name -> nucleus.plugin.v1.ConfigSchemaResponse.InstanceConfigEntry
+	31, // 6: nucleus.plugin.v1.ConfigSchemaResponse.instance_config:type_name -> nucleus.plugin.v1.ConfigSchemaResponse.InstanceConfigEntry
 	14, // 7: nucleus.plugin.v1.Block.attrs:type_name -> nucleus.plugin.v1.Attr
 	13, // 8: nucleus.plugin.v1.Block.blocks:type_name -> nucleus.plugin.v1.NestedBlock
 	2,  // 9: nucleus.plugin.v1.NestedBlock.nesting:type_name -> nucleus.plugin.v1.NestedBlock.Nesting
@@ -2052,13 +2186,13 @@ var file_nucleus_plugin_v1_base_proto_depIdxs = []int32{
 	3,  // 12: nucleus.plugin.v1.Constraint.format:type_name -> nucleus.plugin.v1.Constraint.Format
 	0,  // 13: nucleus.plugin.v1.ConfigureRequest.service:type_name -> nucleus.plugin.v1.Service
 	6,  // 14: nucleus.plugin.v1.ConfigureRequest.selected:type_name -> nucleus.plugin.v1.ServiceVersion
-	31, // 15: nucleus.plugin.v1.ConfigureRequest.call_timeout:type_name -> google.protobuf.Duration
-	24, // 16: nucleus.plugin.v1.ConfigureResponse.diagnostics:type_name -> nucleus.plugin.v1.Diagnostic
+	33, // 15: nucleus.plugin.v1.ConfigureRequest.call_timeout:type_name -> google.protobuf.Duration
+	26, // 16: nucleus.plugin.v1.ConfigureResponse.diagnostics:type_name -> nucleus.plugin.v1.Diagnostic
 	4,  // 17: nucleus.plugin.v1.HealthResponse.state:type_name -> nucleus.plugin.v1.HealthResponse.State
-	30, // 18: nucleus.plugin.v1.Handle.info:type_name -> nucleus.plugin.v1.Handle.InfoEntry
+	32, // 18: nucleus.plugin.v1.Handle.info:type_name -> nucleus.plugin.v1.Handle.InfoEntry
 	5,  // 19: nucleus.plugin.v1.Diagnostic.severity:type_name -> nucleus.plugin.v1.Diagnostic.Severity
-	25, // 20: nucleus.plugin.v1.Diagnostic.path:type_name -> nucleus.plugin.v1.PathStep
-	24, // 21: nucleus.plugin.v1.ConfigError.diagnostics:type_name -> nucleus.plugin.v1.Diagnostic
+	27, // 20: nucleus.plugin.v1.Diagnostic.path:type_name -> nucleus.plugin.v1.PathStep
+	26, // 21: nucleus.plugin.v1.ConfigError.diagnostics:type_name -> nucleus.plugin.v1.Diagnostic
 	12, // 22: nucleus.plugin.v1.ConfigSchemaResponse.InstanceConfigEntry.value:type_name -> nucleus.plugin.v1.Block
 	8,  // 23: nucleus.plugin.v1.Base.Info:input_type -> nucleus.plugin.v1.InfoRequest
 	10, // 24: nucleus.plugin.v1.Base.ConfigSchema:input_type -> nucleus.plugin.v1.ConfigSchemaRequest
@@ -2083,7 +2217,7 @@ func file_nucleus_plugin_v1_base_proto_init() {
 		return
 	}
 	file_nucleus_plugin_v1_base_proto_msgTypes[9].OneofWrappers = []any{}
-	file_nucleus_plugin_v1_base_proto_msgTypes[19].OneofWrappers = []any{
+	file_nucleus_plugin_v1_base_proto_msgTypes[21].OneofWrappers = []any{
 		(*PathStep_Attr)(nil),
 		(*PathStep_Block)(nil),
 		(*PathStep_Index)(nil),
@@ -2095,7 +2229,7 @@ func file_nucleus_plugin_v1_base_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_nucleus_plugin_v1_base_proto_rawDesc), len(file_nucleus_plugin_v1_base_proto_rawDesc)),
 			NumEnums:      6,
-			NumMessages:   25,
+			NumMessages:   27,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

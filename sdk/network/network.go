@@ -1,0 +1,59 @@
+// Package network is what a network plugin implements: it connects sandboxes. It
+// is plain Go: how it travels to the core is the business of sdk/plugin.
+package network
+
+import (
+	"context"
+
+	"github.com/nucleus-runtime/nucleus/sdk/contract"
+)
+
+// Version of the contract between core and plugin.
+const Version = "1.0"
+
+// Features of a plugin, by the optional interfaces that it implements.
+const (
+	FeaturePrepare = "network.prepare"
+	FeatureStatus  = "network.status"
+	FeatureGC      = "network.gc"
+)
+
+// What the services have in common.
+type (
+	// Call identifies a request.
+	Call = contract.Call
+	// Handle is what the plugin wants to be told again.
+	Handle = contract.Handle
+	// Namespace is the sandbox's; its Open makes sure of that.
+	Namespace = contract.Namespace
+)
+
+// Network connects sandboxes. Nothing may be kept in memory alone: the next call
+// may reach another process.
+type Network interface {
+	// Attach connects one sandbox. What r.Egress says is enforced before it returns,
+	// or the call fails with errs.Preconditionf: nothing runs before its policy.
+	Attach(ctx context.Context, r *AttachRequest) (*AttachResponse, error)
+	// Detach undoes what Prepare and Attach have made for one sandbox, and says what
+	// was removed. It is called also where they failed, never came, or are undone
+	// already, and then removes what it finds. An error made with errs.NotFoundf
+	// counts as success; one made with errs.Residue tells what is left.
+	Detach(ctx context.Context, r *DetachRequest) (removed []string, err error)
+}
+
+// Preparer is a Network with something to do before there is a namespace: what all
+// sandboxes share, and saying what it wants opened inside this one.
+type Preparer interface {
+	Prepare(ctx context.Context, r *PrepareRequest) (*PrepareResponse, error)
+}
+
+// Checker is a Network that can compare what is with what Attach has made.
+type Checker interface {
+	Status(ctx context.Context, r *StatusRequest) (*Status, error)
+}
+
+// Collector is a Network that can remove what belongs to no sandbox any more. The
+// SDK runs GC alone: no Prepare, Attach or Detach is at work beside it.
+type Collector interface {
+	GC(ctx context.Context, r *GCRequest) (*GCResponse, error)
+}

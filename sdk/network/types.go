@@ -1,0 +1,221 @@
+package network
+
+import (
+	"net/netip"
+	"os"
+
+	"github.com/nucleus-runtime/nucleus/sdk/contract"
+)
+
+// PortMap makes a port of the sandbox reachable from the host.
+type PortMap struct {
+	HostIP        netip.Addr
+	HostPort      uint16 // 0 for any
+	ContainerPort uint16
+	Protocol      string // "tcp", "udp"
+}
+
+// DNS is what a resolver is told.
+type DNS struct {
+	Servers []netip.Addr
+	Search  []string
+	Options []string
+}
+
+// UserNS is the user namespace that owns a network namespace.
+type UserNS struct {
+	Namespace Namespace
+	UIDs      []contract.IDMap
+	GIDs      []contract.IDMap
+}
+
+// Verdict is what happens to a flow.
+type Verdict uint8
+
+// The verdicts. The zero value is the safe one.
+const (
+	Deny   Verdict = iota
+	Public         // only to public addresses: none private, link-local, multicast, or of a cloud's metadata
+	Allow
+)
+
+// Egress says what a sandbox may reach: what a rule allows, and else what Default
+// says. The zero Egress denies all.
+type Egress struct {
+	Default Verdict
+	Allow   []Rule
+}
+
+// Rule allows names and blocks of addresses, on every port and protocol if none is
+// given. "*.example.com" stands for all names below example.com, not for itself.
+type Rule struct {
+	Names     []string // canonical: lower case, no trailing dot
+	CIDRs     []netip.Prefix
+	Ports     []Ports
+	Protocols []string // beside the ports: "icmp"
+}
+
+// Ports is a range of them.
+type Ports struct {
+	Protocol    string // "tcp", "udp"
+	First, Last uint16
+}
+
+// OpeningKind is what an Opening is.
+type OpeningKind uint8
+
+// The kinds. The zero value is one of a newer contract.
+const (
+	_           OpeningKind = iota
+	Tap                     // a tap device
+	RouteSocket             // a NETLINK_ROUTE socket
+	NetfilterSocket
+	ListenTCP // a socket that listens at an address
+	ListenUDP // a socket that is bound to an address
+	TCPSocket // a socket to connect
+	UDPSocket
+)
+
+// Opening is something that is to be opened inside the sandbox's network namespace,
+// which a plugin without privileges cannot enter. It comes in AttachRequest.Files.
+type Opening struct {
+	Name    string // of the file that comes
+	Kind    OpeningKind
+	Address netip.AddrPort // of listeners
+	IfName  string         // of a tap device
+	Count   uint32         // 0 for one
+}
+
+// PrepareRequest is what is known of a sandbox before it is there.
+type PrepareRequest struct {
+	Call   Call
+	Ports  []PortMap
+	DNS    *DNS
+	Egress Egress
+}
+
+// PrepareResponse is what Prepare has made.
+type PrepareResponse struct {
+	Handle   Handle // comes again as Prepared
+	Openings []Opening
+}
+
+// AttachRequest is a sandbox that is to be connected.
+type AttachRequest struct {
+	Call     Call
+	NetNS    Namespace
+	IfName   string
+	Ports    []PortMap
+	DNS      *DNS // asked for; nil for the network's own
+	Hostname string
+	MACHint  string
+	IPHints  []netip.Addr
+	Prepared Handle
+	UserNS   *UserNS // nil for the host's
+	MTU      uint32  // 0 for the network's own
+	Egress   Egress
+
+	// Files are the descriptors of the openings, each with its opening's name. They
+	// are the plugin's if Attach succeeds; else the SDK closes them. In a host they
+	// are sent, and stay the host's.
+	Files []*os.File
+}
+
+// Interface is a network interface.
+type Interface struct {
+	Name     string // inside
+	MAC      string
+	MTU      uint32
+	HostName string // of its other end, if it has one
+}
+
+// IPConfig is an address of an interface.
+type IPConfig struct {
+	Address netip.Prefix // with the length of its network
+	Gateway netip.Addr
+	IfName  string
+}
+
+// Route is one inside.
+type Route struct {
+	Dst    netip.Prefix
+	Via    netip.Addr
+	IfName string
+	Metric uint32
+}
+
+// Mount is a file or directory of the host that is to be seen inside.
+type Mount struct {
+	Source   string
+	Target   string
+	ReadOnly bool
+}
+
+// AttachResponse is what Attach has made.
+type AttachResponse struct {
+	Handle      Handle
+	Interfaces  []Interface
+	IPs         []IPConfig
+	Routes      []Route
+	DNS         *DNS
+	Ports       []PortMap // as they are: host ports that were 0 are known now
+	ExtraMounts []Mount
+	Env         map[string]string
+}
+
+// DetachRequest is a sandbox that is to be disconnected.
+type DetachRequest struct {
+	Call     Call
+	Handle   Handle     // zero if Attach gave none, or its answer was lost
+	Prepared Handle     // likewise
+	NetNS    *Namespace // nil if it is gone
+	IfName   string
+	Force    bool // go on after an error, and leave nothing that can be removed
+}
+
+// StatusRequest is an attachment to look at.
+type StatusRequest struct {
+	SandboxID  string
+	InstanceID string
+	Handle     Handle
+	NetNS      *Namespace
+	IfName     string
+}
+
+// Status is how an attachment fares.
+type Status struct {
+	OK    bool
+	Drift []string // what is not as Attach has left it
+	Stats []IfStats
+}
+
+// IfStats counts as the sandbox sees it: received is what came in.
+type IfStats struct {
+	IfName    string
+	RxBytes   uint64
+	TxBytes   uint64
+	RxPackets uint64
+	TxPackets uint64
+	Dropped   uint64
+}
+
+// Attachment is one that the core knows of.
+type Attachment struct {
+	SandboxID  string
+	InstanceID string
+	IfName     string
+	Handle     Handle
+}
+
+// GCRequest says what is to stay.
+type GCRequest struct {
+	Call   Call
+	Valid  []Attachment
+	DryRun bool // only say what would be removed
+}
+
+// GCResponse is what GC has done.
+type GCResponse struct {
+	Removed []string
+	Failed  []string // what could not be removed, and why
+}
