@@ -19,6 +19,7 @@ import (
 	"time"
 
 	"github.com/nucleus-runtime/nucleus/core/audit"
+	"github.com/nucleus-runtime/nucleus/core/boundary"
 	"github.com/nucleus-runtime/nucleus/core/cgroups"
 	"github.com/nucleus-runtime/nucleus/core/exec"
 	"github.com/nucleus-runtime/nucleus/core/host"
@@ -30,6 +31,10 @@ import (
 	"github.com/nucleus-runtime/nucleus/core/security/seccomp"
 	"github.com/nucleus-runtime/nucleus/core/state"
 )
+
+// ErrNoPlugins is the reason why a clean-up is left to a program that can start
+// plugins.
+var ErrNoPlugins = lifecycle.ErrNoPlugins
 
 // Options of a Runtime. The zero value is what the nucleus command uses.
 type Options struct {
@@ -47,6 +52,8 @@ type Options struct {
 	// Secrets gives the values of the jobs' secrets; without it a job that has any
 	// cannot be planned.
 	Secrets secret.Source
+	// Hooks calls hooks plugins; without it a job that names one cannot be planned.
+	Hooks boundary.Source
 	// Lap is called at the end of each step of a start, for tracing.
 	Lap func(step string)
 }
@@ -143,7 +150,7 @@ func (r *Runtime) Plan(j *job.Job) (*plan.Plan, error) {
 	if j.Rootfs == nil {
 		h.Toolchain = host.Toolchain(host.Options{})
 	}
-	in := plan.Inputs{Host: h, Term: os.Getenv("TERM"), CgroupParent: r.o.CgroupParent, Devices: blockDevices(j), Missing: missingMountPoints(j, h), Secrets: r.o.Secrets != nil}
+	in := plan.Inputs{Host: h, Term: os.Getenv("TERM"), CgroupParent: r.o.CgroupParent, Devices: blockDevices(j), Missing: missingMountPoints(j, h), Secrets: r.o.Secrets != nil, HooksPlugins: r.o.Hooks != nil}
 	in.Passwd, in.Group = accounts(j)
 	if j.Network.Backend == "host" {
 		in.HostResolv = readSmall("/etc/resolv.conf")
@@ -233,7 +240,7 @@ func (r *Runtime) create(ctx context.Context, p *plan.Plan, o RunOptions) (*Sand
 		State: r.state, Name: o.Name, ExactName: o.Name != "", InitPath: path, Init: program, Refused: []string{r.init.dir},
 		Seccomp: seccomp.Compiler{Helper: filepath.Join(r.init.dir, "nucleus-seccomp"), CacheDir: r.cacheDir()},
 		Cgroups: r.cgroups, Privileged: r.host.Privileged, Streams: o.Streams, Log: audit.NewLog("", p.Name, r.o.Events...), Lap: r.o.Lap,
-		Secrets: r.o.Secrets,
+		Secrets: r.o.Secrets, Hooks: r.o.Hooks,
 	}, p)
 	if err != nil {
 		return nil, locate(err, p)
@@ -273,12 +280,13 @@ func Failed(err error) Result {
 func (r *Runtime) Locate(err error, p *plan.Plan) error { return locate(err, p) }
 
 // Collect removes what sandboxes left whose supervisor was killed, and gives
-// their ids. It is safe beside live sandboxes.
+// their ids. It is safe beside live sandboxes. Without Options.Hooks it leaves what
+// a plugin has to be called for, with an error that is ErrNoPlugins.
 func (r *Runtime) Collect(ctx context.Context) ([]string, error) {
 	if _, err := r.open(); err != nil {
 		return nil, err
 	}
-	return lifecycle.Collect(ctx, r.state, r.o.Events...)
+	return lifecycle.Collect(ctx, r.state, r.o.Hooks, r.o.Events...)
 }
 
 // Open finds what sandboxes need on disk, makes the state root if it is
@@ -295,7 +303,7 @@ func (r *Runtime) Open(ctx context.Context) error {
 	}
 	ctx, cancel := context.WithTimeout(ctx, collectBudget)
 	defer cancel()
-	_, _ = lifecycle.Collect(ctx, r.state, r.o.Events...) // what fails here stays for `nucleus gc`, and hinders nobody
+	_, _ = lifecycle.Collect(ctx, r.state, nil, r.o.Events...) // what fails here stays for `nucleus gc`, and hinders nobody
 	r.o.Lap("state root")
 	return nil
 }

@@ -102,7 +102,7 @@ func (in *initProcess) run() error {
 			return os.NewSyscallError("unshare CLONE_NEWCGROUP", err)
 		}
 	}
-	if err := in.expect(initproto.KindGo); err != nil {
+	if err := in.awaitGo(); err != nil {
 		return err
 	}
 	// Not dumpable: /proc/1 of the sandbox is closed to the workload, and so is
@@ -170,6 +170,30 @@ func (in *initProcess) expect(want initproto.Kind) error {
 	_, fds, err := in.receive(want)
 	channel.CloseAll(fds)
 	return err
+}
+
+// awaitGo waits for the last gate of init's own. What hooks plugins have changed
+// comes before it.
+func (in *initProcess) awaitGo() error {
+	msg, fds, err := in.conn.Recv()
+	channel.CloseAll(fds)
+	if err != nil {
+		return err
+	}
+	k, err := initproto.KindOf(msg)
+	if err != nil || k == initproto.KindGo {
+		return err
+	}
+	var n initproto.Narrow
+	if k != initproto.KindNarrow {
+		return fmt.Errorf("%w: kind %d, want %d", initproto.ErrMessage, k, initproto.KindGo)
+	}
+	if err := initproto.Decode(msg, &n); err != nil {
+		return err
+	}
+	p := &in.setup.Process
+	p.Env, p.Caps, p.Rlimits, in.setup.InitCaps = n.Env, n.Caps, n.Rlimits, n.InitCaps
+	return in.expect(initproto.KindGo)
 }
 
 // becomeRoot completes a start whose id maps were written from outside: until

@@ -25,7 +25,7 @@ import (
 const jobFD = "NUCLEUS_JOB_FD"
 
 // namesPlugin tells whether a job needs the plugin host.
-func namesPlugin(j *job.Job) bool { return len(j.Secrets) > 0 }
+func namesPlugin(j *job.Job) bool { return len(j.Secrets)+len(j.PluginHooks) > 0 }
 
 // pluginHostFor becomes the full build if this one cannot run the job.
 func (a *app) pluginHostFor(j *job.Job, pinnedOnly func()) error {

@@ -31,7 +31,7 @@ func (a *app) usePlugins(o *core.Options) (pinnedOnly func(), err error) {
 	if err != nil {
 		return nil, err
 	}
-	o.Secrets = &pluginhost.Secrets{Host: h}
+	o.Secrets, o.Hooks = &pluginhost.Secrets{Host: h}, &pluginhost.Hooks{Host: h}
 	return func() { finder.PinnedOnly = true }, nil
 }
 

@@ -139,12 +139,24 @@ func (a *app) gcCommand() *cobra.Command {
 }
 
 func (a *app) gc(ctx context.Context, asJSON bool) error {
+	if !full {
+		// A dead sandbox may owe a plugin a call. Without that build it stays owed.
+		if path, err := core.Program("nucleus-full"); err == nil {
+			if _, err := os.Stat(path); err == nil {
+				return a.becomeFull()
+			}
+		}
+	}
 	events, closeEvents, err := a.sinks("")
 	if err != nil {
 		return err
 	}
 	defer closeEvents()
-	rt, err := a.runtime(core.Options{Events: events})
+	o := core.Options{Events: events}
+	if _, err := a.usePlugins(&o); err != nil {
+		return err
+	}
+	rt, err := a.runtime(o)
 	if err != nil {
 		return err
 	}
@@ -152,6 +164,9 @@ func (a *app) gc(ctx context.Context, asJSON bool) error {
 		return err
 	}
 	ids, err := rt.Collect(ctx)
+	if errors.Is(err, core.ErrNoPlugins) {
+		err = &hintedError{err: err, hint: "install nucleus-full beside nucleus-init (make install), then run nucleus gc again"}
+	}
 	err = errors.Join(err, rundir.Sweep(rundir.Default()))
 	if asJSON {
 		if ids == nil {

@@ -47,6 +47,7 @@ const (
 	Exited          Type = "workload.exited"   // with its truth
 	HookRan         Type = "hook.ran"          // a hook of the job, without a fault
 	HookFailed      Type = "hook.failed"       // or with one
+	HookChanged     Type = "hook.changed"      // hooks plugins narrowed the plan
 	Undone          Type = "undo.done"         // one effect is gone again
 	UndoFailed      Type = "undo.failed"       // and is owed to gc
 	Removed         Type = "sandbox.removed"   // nothing is left

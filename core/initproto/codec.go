@@ -161,16 +161,8 @@ func (p *Process) code(c *coder) {
 	list(c, &p.Groups, 4, func(c *coder, g *uint32) { c.u32(g) })
 	c.flag(&p.SetGroups)
 	c.u32(&p.Umask)
-	c.u64(&p.Caps.Bounding)
-	c.u64(&p.Caps.Effective)
-	c.u64(&p.Caps.Permitted)
-	c.u64(&p.Caps.Inheritable)
-	c.u64(&p.Caps.Ambient)
-	list(c, &p.Rlimits, 20, func(c *coder, r *Rlimit) {
-		c.u32(&r.Resource)
-		c.u64(&r.Soft)
-		c.u64(&r.Hard)
-	})
+	p.Caps.code(c)
+	list(c, &p.Rlimits, 20, func(c *coder, r *Rlimit) { r.code(c) })
 	c.flag(&p.TTY)
 	c.flag(&p.NewKeyring)
 	c.bytes(&p.Filter)
@@ -181,6 +173,27 @@ func (p *Process) code(c *coder) {
 		c.str(&v.Name)
 		c.i32(&v.FD)
 	})
+}
+
+func (s *Caps) code(c *coder) {
+	c.u64(&s.Bounding)
+	c.u64(&s.Effective)
+	c.u64(&s.Permitted)
+	c.u64(&s.Inheritable)
+	c.u64(&s.Ambient)
+}
+
+func (r *Rlimit) code(c *coder) {
+	c.u32(&r.Resource)
+	c.u64(&r.Soft)
+	c.u64(&r.Hard)
+}
+
+func (n *Narrow) code(c *coder) {
+	c.strs(&n.Env)
+	n.Caps.code(c)
+	list(c, &n.Rlimits, 20, func(c *coder, r *Rlimit) { r.code(c) })
+	c.u64(&n.InitCaps)
 }
 
 func (s *Setup) code(c *coder) {

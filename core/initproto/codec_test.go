@@ -14,7 +14,7 @@ import (
 // bodies are all the payloads that there are, each fresh.
 func bodies() map[Kind]Body {
 	return map[Kind]Body{
-		KindSetup: &Setup{}, KindSignal: &Signal{}, KindFSDone: &FSDone{}, KindExited: &Exited{}, KindFailed: &Failed{}, KindHooks: &Hooks{},
+		KindSetup: &Setup{}, KindSignal: &Signal{}, KindFSDone: &FSDone{}, KindExited: &Exited{}, KindFailed: &Failed{}, KindHooks: &Hooks{}, KindNarrow: &Narrow{},
 	}
 }
 
@@ -27,6 +27,7 @@ func TestRoundTrip(t *testing.T) {
 	roundTrip(t, KindExited, rapid.Make[Exited](), func() *Exited { return &Exited{} })
 	roundTrip(t, KindFailed, rapid.Make[Failed](), func() *Failed { return &Failed{} })
 	roundTrip(t, KindHooks, rapid.Make[Hooks](), func() *Hooks { return &Hooks{} })
+	roundTrip(t, KindNarrow, rapid.Make[Narrow](), func() *Narrow { return &Narrow{} })
 }
 
 func roundTrip[T any, P interface {

@@ -28,6 +28,8 @@ const (
 	// KindBuilt, with the descriptor of their output and one of a program for each;
 	// those of startContainer after KindStage2, with that of their output.
 	KindHooks
+	// KindNarrow carries a Narrow, at most once, before KindGo.
+	KindNarrow
 )
 
 // Messages from init.
@@ -176,6 +178,14 @@ type Process struct {
 	Gate int32
 	// SecretEnv are further variables, whose values are in no message.
 	SecretEnv []SecretVar
+}
+
+// Narrow replaces what a Setup says of the process and of init.
+type Narrow struct {
+	Env      []string
+	Caps     Caps
+	Rlimits  []Rlimit
+	InitCaps uint64
 }
 
 // SecretVar is a variable whose value is all of descriptor FD.

@@ -106,9 +106,10 @@ func (d *decoder) program(v hclread.Value) []string {
 }
 
 func (d *decoder) pluginHook(b hclread.Block) {
-	h := PluginHook{Plugin: b.Label}
+	h := PluginHook{Plugin: b.Label, Timeout: 2 * time.Second}
 	d.checkName(b.Label, b.LabelRange)
 	d.r.Read(b, hclread.Schema{
+		Attrs:  []hclread.Attr{{Name: "timeout", Read: duration(&h.Timeout, time.Millisecond)}},
 		Blocks: []hclread.Nested{{Name: "config", Read: func(b hclread.Block) { h.Config = d.r.Config(b) }}},
 	})
 	d.j.PluginHooks = append(d.j.PluginHooks, h)

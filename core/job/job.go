@@ -284,6 +284,7 @@ type Hook struct {
 
 // PluginHook names a hooks plugin.
 type PluginHook struct {
-	Plugin string
-	Config hcl.Body
+	Plugin  string
+	Config  hcl.Body
+	Timeout time.Duration // of each call
 }

@@ -18,6 +18,7 @@ import (
 	"github.com/nucleus-runtime/nucleus/core/initproto/channel"
 	"github.com/nucleus-runtime/nucleus/core/plan"
 	"github.com/nucleus-runtime/nucleus/core/security"
+	"github.com/nucleus-runtime/nucleus/sdk/hooks"
 )
 
 // receive waits for one message of init during the start. Anything but the one
@@ -334,5 +335,6 @@ func (s *Sandbox) verifyPosture(context.Context) error {
 	}
 	s.log.Emit(audit.Security, nil, map[string]any{"landlock_abi": s.plan.Landlock.ABI, "seccomp": s.plan.Seccomp.Source, "capabilities": s.plan.Process.Capabilities.Bounding})
 	s.log.Emit(audit.Posture, nil, map[string]any{"pid": s.workPid})
+	s.tell(hooks.PostSecurity, nil)
 	return nil
 }

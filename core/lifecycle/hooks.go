@@ -264,7 +264,7 @@ func (e *stopHookError) Error() string { return e.err.Error() }
 func (e *stopHookError) Unwrap() error { return e.err }
 
 // runStopHooks runs all of them, whatever fails. Each has its own time.
-func runStopHooks(ctx context.Context, data json.RawMessage, log *audit.Log) error {
+func (u *undoing) runStopHooks(ctx context.Context, data json.RawMessage) error {
 	var r stopHooks
 	if err := json.Unmarshal(data, &r); err != nil {
 		return err
@@ -274,7 +274,7 @@ func runStopHooks(ctx context.Context, data json.RawMessage, log *audit.Log) err
 	for _, h := range r.Hooks {
 		f, err := hook.Open(h)
 		if err == nil {
-			err = runHook(ctx, log, h, f, r.State)
+			err = runHook(ctx, u.log, h, f, r.State)
 			_ = f.Close()
 		}
 		if err != nil {

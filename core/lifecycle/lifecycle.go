@@ -16,6 +16,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/nucleus-runtime/nucleus/core/audit"
+	"github.com/nucleus-runtime/nucleus/core/boundary"
 	"github.com/nucleus-runtime/nucleus/core/cgroups"
 	"github.com/nucleus-runtime/nucleus/core/exec"
 	"github.com/nucleus-runtime/nucleus/core/fs"
@@ -29,6 +30,7 @@ import (
 	"github.com/nucleus-runtime/nucleus/core/state"
 	"github.com/nucleus-runtime/nucleus/core/tree"
 	"github.com/nucleus-runtime/nucleus/internal/failpoint"
+	"github.com/nucleus-runtime/nucleus/sdk/hooks"
 )
 
 // Config is what a sandbox needs beside its plan.
@@ -44,7 +46,8 @@ type Config struct {
 	Privileged bool
 	Streams    exec.Streams
 	Log        *audit.Log
-	Secrets    secret.Source // nil: a plan with secrets fails
+	Secrets    secret.Source   // nil: a plan with secrets fails
+	Hooks      boundary.Source // nil: a plan with hooks plugins fails
 	// Lap is called at the end of each step, for -trace.
 	Lap func(step string)
 	// StartTimeout bounds the start; 0 is a minute.
@@ -97,6 +100,9 @@ type Sandbox struct {
 	values     secretValues
 	inside     *insideHooks  // hooks that init runs at the moment
 	early      []unix.Signal // came while the start hooks ran
+	bounds     boundaries
+	// changed: hooks plugins changed the process after init was told of it.
+	changed bool
 	// hookWarning is what the poststop hooks could not do.
 	hookWarning error
 
@@ -146,6 +152,9 @@ func Create(ctx context.Context, cfg Config, p *plan.Plan) (_ *Sandbox, err erro
 	for _, h := range p.Hooks {
 		cfg.StartTimeout += min(h.Timeout, 24*time.Hour) // theirs is their own
 	}
+	for _, h := range p.PluginHooks {
+		cfg.StartTimeout += pluginTime + time.Duration(hooks.PreExec)*min(h.Timeout, 24*time.Hour)
+	}
 	s := &Sandbox{cfg: cfg, plan: p, log: cfg.Log, workFD: -1, requests: make(chan request, 16), done: make(chan struct{}), release: make(chan struct{})}
 	if err := s.openState(); err != nil {
 		return nil, err
@@ -163,6 +172,7 @@ func Create(ctx context.Context, cfg Config, p *plan.Plan) (_ *Sandbox, err erro
 		name string
 		run  func(context.Context) error
 	}{
+		{"hooks plugins", s.openPlugins},
 		{"cgroup made", s.makeGroup},
 		{"streams", s.openStreams},
 		{"init cloned", s.cloneInit},
@@ -170,6 +180,7 @@ func Create(ctx context.Context, cfg Config, p *plan.Plan) (_ *Sandbox, err erro
 		{"gates open", s.openGates},
 		{"fs done", s.awaitFS},
 		{"mounts audited", s.audit},
+		{"fs boundary", s.beforeSecurity},
 		{"stage 2 forked", s.awaitStage2},
 		{"posture verified", s.verifyPosture},
 	} {
@@ -318,7 +329,11 @@ func (s *Sandbox) cloneInit(ctx context.Context) error {
 	if err != nil {
 		return phase("namespaces", err)
 	}
-	return perr
+	if perr != nil {
+		return perr
+	}
+	s.tell(hooks.PostNamespaces, nil)
+	return s.reach(ctx, hooks.PreFS)
 }
 
 // prepare is what happens beside the clone. Where secrets come from may be far
@@ -482,6 +497,7 @@ func (s *Sandbox) openGates(context.Context) error {
 		}
 		s.log.Emit(audit.Cgroup, nil, map[string]any{"group": s.group.Record().Paths})
 	}
+	s.tell(hooks.PostCgroups, nil)
 	if s.holds() {
 		return nil // hooks come first
 	}
@@ -490,10 +506,15 @@ func (s *Sandbox) openGates(context.Context) error {
 
 // letGo sends the gates ahead: init answers each in its turn.
 func (s *Sandbox) letGo() error {
-	for _, k := range []initproto.Kind{initproto.KindAttached, initproto.KindGo} {
-		if err := s.conn.Send(initproto.Encode(k, nil)); err != nil {
-			return s.broken("namespaces", err)
-		}
+	if err := s.send(initproto.KindAttached); err != nil || s.narrows() {
+		return err
+	}
+	return s.send(initproto.KindGo)
+}
+
+func (s *Sandbox) send(k initproto.Kind) error {
+	if err := s.conn.Send(initproto.Encode(k, nil)); err != nil {
+		return s.broken("namespaces", err)
 	}
 	return nil
 }

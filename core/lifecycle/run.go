@@ -18,6 +18,7 @@ import (
 	"github.com/nucleus-runtime/nucleus/core/plan"
 	"github.com/nucleus-runtime/nucleus/core/security/seccomp"
 	"github.com/nucleus-runtime/nucleus/internal/failpoint"
+	"github.com/nucleus-runtime/nucleus/sdk/hooks"
 )
 
 // filters gets the workload's compiled seccomp filter, and init's own, which
@@ -91,7 +92,7 @@ func (s *Sandbox) ask(r request) {
 
 // Start opens the start gate and runs the sandbox to its end in the background.
 func (s *Sandbox) Start(ctx context.Context) error {
-	if err := s.beforeWorkload(); err != nil {
+	if err := s.beforeWorkload(ctx); err != nil {
 		s.log.Emit(audit.Failed, err, nil)
 		return errors.Join(err, s.Destroy(ctx))
 	}
@@ -104,12 +105,16 @@ func (s *Sandbox) Start(ctx context.Context) error {
 	return nil
 }
 
-// beforeWorkload runs the startContainer hooks. A stop ends them, and the start;
+// beforeWorkload calls the hooks plugins for the last time before it, and runs the
+// startContainer hooks. A stop ends them, and the start;
 // a signal waits for the workload.
-func (s *Sandbox) beforeWorkload() error {
-	if len(s.plan.HooksOf(plan.HookStartContainer)) == 0 {
+func (s *Sandbox) beforeWorkload(ctx context.Context) error {
+	asked := s.bounds.subs.Want(hooks.PreExec)
+	if len(s.plan.HooksOf(plan.HookStartContainer)) == 0 && !asked {
 		return nil
 	}
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
 	done, over := make(chan struct{}), make(chan bool)
 	go func() {
 		stopped := false
@@ -124,11 +129,15 @@ func (s *Sandbox) beforeWorkload() error {
 					continue
 				}
 				stopped = true
+				cancel()
 				s.abort()
 			}
 		}
 	}()
-	err := s.startHooks()
+	err := s.reach(ctx, hooks.PreExec)
+	if err == nil {
+		err = s.startHooks()
+	}
 	close(done)
 	if <-over {
 		return phase("hooks", errors.New("stopped before the workload ran"))
@@ -170,8 +179,8 @@ func (s *Sandbox) supervise(ctx context.Context) {
 	}
 	opened := make(chan bool, 1)
 	go func() { opened <- s.awaitExec() }()
-	hooks := newPoststart(s)
-	defer hooks.cancel()
+	after := newPoststart(s)
+	defer after.cancel()
 	var timeout, grace <-chan time.Time
 	if s.plan.Timeout > 0 {
 		t := time.NewTimer(s.plan.Timeout)
@@ -195,7 +204,7 @@ func (s *Sandbox) supervise(ctx context.Context) {
 	var last *message // once it is there, only poststart hooks are waited for
 	stop := func(cause exec.Cause) {
 		if last != nil {
-			hooks.cancel()
+			after.cancel()
 			return
 		}
 		if end.cause != "" {
@@ -203,11 +212,12 @@ func (s *Sandbox) supervise(ctx context.Context) {
 		}
 		end.cause = cause
 		signal(stopSignal(s.plan.Stop.Signal))
+		s.tell(hooks.Stopping, &exec.Result{Cause: cause})
 		s.log.Emit(audit.Stopping, nil, map[string]any{"signal": s.plan.Stop.Signal, "grace": s.plan.Stop.Grace.String(), "cause": cause})
 		grace = time.After(s.plan.Stop.Grace)
 	}
 	kill := func() {
-		hooks.cancel()
+		after.cancel()
 		if last != nil {
 			return
 		}
@@ -217,7 +227,7 @@ func (s *Sandbox) supervise(ctx context.Context) {
 		end.killed = true
 		s.killAll()
 	}
-	for last == nil || hooks.done != nil {
+	for last == nil || after.done != nil {
 		select {
 		case m := <-msgs:
 			last, msgs = &m, nil
@@ -225,18 +235,18 @@ func (s *Sandbox) supervise(ctx context.Context) {
 			running = nil
 			// It may have been too quick to be seen running.
 			if runs || m.err == nil && s.stageFailure(m.exited) == nil {
-				hooks.run()
+				after.run()
 			}
-		case err := <-hooks.done:
-			hooks.done = nil
-			if err != nil && hooks.ctx.Err() == nil {
+		case err := <-after.done:
+			after.done = nil
+			if err != nil && after.ctx.Err() == nil {
 				end.err = err
 				kill()
 			}
 		case runs := <-running:
 			running = nil
 			if runs {
-				hooks.run()
+				after.run()
 			}
 			for _, n := range held {
 				s.signal(n)
@@ -340,6 +350,7 @@ func (s *Sandbox) running() {
 		s.result.Started = s.started
 		s.lap("workload running")
 		s.log.Emit(audit.Started, nil, map[string]any{"pid": s.workPid})
+		s.tell(hooks.PostExec, nil)
 	}
 }
 
@@ -416,6 +427,7 @@ func (s *Sandbox) finish(ctx context.Context, m message, end ending) {
 	} else {
 		s.log.Emit(audit.Exited, nil, map[string]any{"cause": r.Cause, "exit_code": r.ExitCode, "signal": r.Signal, "peaks": r.Peaks, "duration_ms": r.Duration.Milliseconds()})
 	}
+	s.tell(hooks.Stopped, r)
 	s.err = errors.Join(err, s.teardown(ctx, end.cause != ""))
 	if err := s.stdio.Lost(); err != nil {
 		r.OutputError = err.Error()
@@ -494,7 +506,13 @@ func (s *Sandbox) teardown(ctx context.Context, asked bool) error {
 	s.lap("init gone")
 	s.programs.close()
 	s.values.close()
-	warning, err := unwind(ctx, s.dir, s.log)
+	defer s.bounds.subs.Close()
+	s.bounds.wait()
+	u := &undoing{log: s.log, sandbox: s.dir.ID, name: s.dir.Name, live: &s.bounds}
+	if s.result.Cause != "" {
+		u.end = &s.result
+	}
+	warning, err := unwind(ctx, s.dir, u)
 	s.hookWarning = warning
 	if err != nil {
 		return errors.Join(&PhaseError{Phase: "teardown", Err: err, Hint: "nucleus gc"}, s.dir.Release())

@@ -13,7 +13,9 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/nucleus-runtime/nucleus/core/audit"
+	"github.com/nucleus-runtime/nucleus/core/boundary"
 	"github.com/nucleus-runtime/nucleus/core/cgroups"
+	"github.com/nucleus-runtime/nucleus/core/exec"
 	"github.com/nucleus-runtime/nucleus/core/state"
 )
 
@@ -22,35 +24,49 @@ const (
 	stepCgroup = "cgroup"
 	stepInit   = "init"
 	stepHooks  = "hooks"
+	// stepPlugins are the hooks plugins that hear of the clean-up.
+	stepPlugins = "plugin_hooks"
 )
 
 // undoBudget bounds a teardown; what is not undone then is owed to gc.
 const undoBudget = 30 * time.Second
 
+// undoing is what an undo may use.
+type undoing struct {
+	log           *audit.Log
+	sandbox, name string
+	hooks         boundary.Source // nil: plugins cannot be called
+	// live are the plugins that the sandbox has started, if this is its own
+	// supervisor, and end is how it ended, if it ever ran.
+	live *boundaries
+	end  *exec.Result
+}
+
 // undo is one effect's inverse. It works from the intent's data alone, in any
 // process, and is a no-op for an effect that never happened.
-var undo = map[string]func(context.Context, json.RawMessage, *audit.Log) error{
-	stepCgroup: func(ctx context.Context, data json.RawMessage, _ *audit.Log) error {
+var undo = map[string]func(*undoing, context.Context, json.RawMessage) error{
+	stepCgroup: func(_ *undoing, ctx context.Context, data json.RawMessage) error {
 		var r cgroups.Record
 		if err := json.Unmarshal(data, &r); err != nil {
 			return err
 		}
 		return cgroups.Remove(ctx, r)
 	},
-	stepInit: func(ctx context.Context, data json.RawMessage, _ *audit.Log) error {
+	stepInit: func(_ *undoing, ctx context.Context, data json.RawMessage) error {
 		var id process
 		if err := json.Unmarshal(data, &id); err != nil {
 			return err
 		}
 		return id.end(ctx)
 	},
-	stepHooks: runStopHooks,
+	stepHooks:   (*undoing).runStopHooks,
+	stepPlugins: (*undoing).recall,
 }
 
 // unwind undoes all that a sandbox's journal names, last effect first, and goes
 // on after a failure. Teardown and gc are both this function. What poststop hooks
 // could not do comes apart: it is no reason to try again.
-func unwind(ctx context.Context, d *state.Dir, log *audit.Log) (warning, err error) {
+func unwind(ctx context.Context, d *state.Dir, u *undoing) (warning, err error) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), undoBudget)
 	defer cancel()
 	records, err := d.Pending()
@@ -65,20 +81,22 @@ func unwind(ctx context.Context, d *state.Dir, log *audit.Log) (warning, err err
 			errs = append(errs, fmt.Errorf("undoing %q: written by another version of Nucleus", r.Step))
 			continue
 		}
-		err := f(ctx, r.Data, log)
+		err := f(u, ctx, r.Data)
 		var se *stopHookError
 		if errors.As(err, &se) {
 			warning, err = se, nil
 		}
 		if err != nil {
 			err = fmt.Errorf("undoing %s: %w", r.Step, err)
-			log.Emit(audit.UndoFailed, err, map[string]any{"step": r.Step})
+			if !errors.Is(err, ErrNoPlugins) { // somebody else will do it
+				u.log.Emit(audit.UndoFailed, err, map[string]any{"step": r.Step})
+			}
 			errs = append(errs, err)
 			continue
 		}
 		// Not written down, on a full disk, it is undone once more: a no-op.
 		_ = d.Journal.Undone(r.Step)
-		log.Emit(audit.Undone, nil, map[string]any{"step": r.Step})
+		u.log.Emit(audit.Undone, nil, map[string]any{"step": r.Step})
 	}
 	return warning, errors.Join(errs...)
 }
@@ -152,13 +170,15 @@ func (p process) end(ctx context.Context) error {
 // Collect cleans up after every sandbox whose supervisor is gone and gives
 // their ids. It may run beside live sandboxes at any time. What it cannot clean
 // up it leaves and tells of in the error, and goes on with the others.
-func Collect(ctx context.Context, root *state.Root, sinks ...io.Writer) ([]string, error) {
+// Without hooks what a plugin has to be called for is left as well, with an error
+// that is ErrNoPlugins.
+func Collect(ctx context.Context, root *state.Root, plugins boundary.Source, sinks ...io.Writer) ([]string, error) {
 	dead, err := root.Dead()
 	errs := []error{err}
 	var done []string
 	for _, d := range dead {
 		log := audit.NewLog(d.ID, d.Name, sinks...)
-		if err := collect(ctx, d, log); err != nil {
+		if err := collect(ctx, d, &undoing{log: log, sandbox: d.ID, name: d.Name, hooks: plugins}); err != nil {
 			errs = append(errs, fmt.Errorf("sandbox %s: %w", d.ID[:12], err), d.Release())
 			continue
 		}
@@ -175,10 +195,10 @@ func Collect(ctx context.Context, root *state.Root, sinks ...io.Writer) ([]strin
 
 // collect gives up before it begins when the caller's time is over: an undo that
 // has begun has a budget of its own.
-func collect(ctx context.Context, d *state.Dir, log *audit.Log) error {
+func collect(ctx context.Context, d *state.Dir, u *undoing) error {
 	if err := ctx.Err(); err != nil {
 		return err
 	}
-	_, err := unwind(ctx, d, log) // a warning has its event
+	_, err := unwind(ctx, d, u) // a warning has its event
 	return err
 }

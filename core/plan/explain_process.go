@@ -131,6 +131,9 @@ func (e *explainer) exec() {
 	for _, h := range p.Hooks {
 		e.add("hook "+h.Phase, fmt.Sprintf("%q", h.Command), hookRuns[h.Phase]+", at most "+h.Timeout.String(), h.Origin)
 	}
+	for _, h := range p.PluginHooks {
+		e.add("plugin_hook "+h.Plugin, "called at the boundaries that it wants to hear of", "a process of its own, gRPC; each call at most "+h.Timeout.String(), h.Origin)
+	}
 	e.add("stop", p.Stop.Signal+", grace "+p.Stop.Grace.String(), "init, then SIGKILL of PID 1", "stop.signal", "stop.grace")
 }
 

@@ -130,6 +130,9 @@ func (m *maker) unsupported() {
 		later(fmt.Sprintf("secret[%q]", s.Name), fmt.Sprintf("secret %q: secrets providers are", s.Name))
 	}
 	for _, h := range j.PluginHooks {
+		if m.in.HooksPlugins {
+			break
+		}
 		later(fmt.Sprintf("plugin_hook[%q]", h.Plugin), fmt.Sprintf("plugin_hook %q: hooks plugins are", h.Plugin))
 	}
 	if j.Readiness != nil {
@@ -320,6 +323,11 @@ func (m *maker) hooks() {
 			env = append(env, k+"="+h.Env[k])
 		}
 		m.p.Hooks = append(m.p.Hooks, Hook{Phase: h.Phase, Command: h.Command, Env: env, Timeout: h.Timeout, Origin: at})
+	}
+	for _, h := range m.j.PluginHooks {
+		m.p.PluginHooks = append(m.p.PluginHooks, PluginHook{
+			Plugin: h.Plugin, Config: h.Config, Eval: m.j.EvalContext(), Timeout: h.Timeout, Origin: fmt.Sprintf("plugin_hook[%q]", h.Plugin),
+		})
 	}
 }
 

@@ -14,7 +14,7 @@ func (p *Plan) OCI() *specs.Spec {
 		Version:  specs.Version,
 		Process:  &p.Process,
 		Root:     &specs.Root{Path: p.Root.Path, Readonly: p.Root.Kind != RootOverlay},
-		Hostname: p.Hostname,
+		Hostname: p.Hostname, Annotations: p.Annotations,
 		Linux: &specs.Linux{
 			UIDMappings: p.IDs.UIDs, GIDMappings: p.IDs.GIDs, Resources: p.Resources, Namespaces: p.Namespaces,
 			MaskedPaths: p.MaskedPaths, ReadonlyPaths: p.ReadonlyPaths, RootfsPropagation: "rprivate",

@@ -58,6 +58,10 @@ type Plan struct {
 	Lockdown string   `json:"lockdown,omitempty"`
 	Network  Network  `json:"network"`
 	Hooks    []Hook   `json:"hooks,omitempty"`
+	// PluginHooks are called at the boundaries of the phases.
+	PluginHooks []PluginHook `json:"pluginHooks,omitempty"`
+	// Annotations are what hooks plugins have written down.
+	Annotations map[string]string `json:"annotations,omitempty"`
 
 	// Degraded lists the default protections that this host cannot give.
 	Degraded []Degraded `json:"degraded,omitempty"`
@@ -218,6 +222,17 @@ type Hook struct {
 	Origin  string        `json:"origin,omitempty"` // the job's path
 }
 
+// PluginHook is a hooks plugin.
+type PluginHook struct {
+	Plugin string `json:"plugin"`
+	// Config is for the plugin alone, and may itself be confidential.
+	Config hcl.Body `json:"-"`
+	// Eval holds what Config may refer to.
+	Eval    *hcl.EvalContext `json:"-"`
+	Timeout time.Duration    `json:"timeout"` // of each call
+	Origin  string           `json:"origin,omitempty"`
+}
+
 // HooksOf gives the hooks of one phase in their order.
 func (p *Plan) HooksOf(phase string) []Hook {
 	var out []Hook
@@ -256,6 +271,8 @@ type Inputs struct {
 	Devices map[string]string
 	// Secrets: there is somebody who can give values.
 	Secrets bool
+	// HooksPlugins: there is somebody who can call them.
+	HooksPlugins bool
 	// Missing holds the mount points of NestedMounts that do not exist.
 	Missing map[string]bool
 }

@@ -28,6 +28,9 @@ type Error struct {
 func (e *Error) Error() string { return fmt.Sprintf("plugin %q: %s", e.Plugin, shown(e.Err.Error())) }
 func (e *Error) Unwrap() error { return e.Err }
 
+// Remedy is what to do about it, "" if that is not known.
+func (e *Error) Remedy() string { return e.Hint }
+
 // Program is a plugin's file, open and verified: what is executed is this
 // descriptor, whatever becomes of the path.
 type Program struct {

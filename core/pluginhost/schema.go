@@ -139,6 +139,52 @@ func (s *Schema) Decode(body hcl.Body, ctx *hcl.EvalContext) ([]byte, hcl.Diagno
 	return b, diags
 }
 
+// Public gives a value as Decode made it without what is sensitive: null stands in
+// its place.
+func (s *Schema) Public(value []byte) ([]byte, error) {
+	v, err := msgpack.Unmarshal(value, s.block.Type())
+	if err != nil {
+		return nil, err
+	}
+	return msgpack.Marshal(public(s.block, v), s.block.Type())
+}
+
+func public(b *config.Block, v cty.Value) cty.Value {
+	if v.IsNull() {
+		return v
+	}
+	m := v.AsValueMap()
+	for _, a := range b.Attrs {
+		if a.Sensitive {
+			m[a.Name] = cty.NullVal(a.Type)
+		}
+	}
+	for _, n := range b.Blocks {
+		inner := m[n.Type]
+		switch {
+		case n.Nesting == config.Single:
+			m[n.Type] = public(&n.Block, inner)
+		case inner.IsNull() || inner.LengthInt() == 0:
+		case n.Nesting == config.List:
+			vs := inner.AsValueSlice()
+			for i := range vs {
+				vs[i] = public(&n.Block, vs[i])
+			}
+			m[n.Type] = cty.ListVal(vs)
+		default:
+			vs := inner.AsValueMap()
+			for k := range vs {
+				vs[k] = public(&n.Block, vs[k])
+			}
+			m[n.Type] = cty.MapVal(vs)
+		}
+	}
+	if len(m) == 0 {
+		return v
+	}
+	return cty.ObjectVal(m)
+}
+
 // Diagnose gives what a plugin, or its schema, says of a body its place there.
 func (s *Schema) Diagnose(body hcl.Body, ds []errs.Diagnostic) hcl.Diagnostics {
 	var out hcl.Diagnostics

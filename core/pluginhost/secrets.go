@@ -14,6 +14,7 @@ import (
 	"github.com/nucleus-runtime/nucleus/core/secret"
 	"github.com/nucleus-runtime/nucleus/sdk/config"
 	"github.com/nucleus-runtime/nucleus/sdk/errs"
+	"github.com/nucleus-runtime/nucleus/sdk/hooks"
 	"github.com/nucleus-runtime/nucleus/sdk/manifest"
 	"github.com/nucleus-runtime/nucleus/sdk/plugin/client"
 	"github.com/nucleus-runtime/nucleus/sdk/secrets"
@@ -124,7 +125,7 @@ func (s *Secrets) configure(ctx context.Context, p *Plugin, g secret.Group) ([]s
 	}
 	refs := make([]secrets.Ref, len(g.Refs))
 	for i, ref := range g.Refs {
-		if err := s.Host.configure(ctx, p, schema, ref.Config, ref.Eval, manifest.Secrets, ref.Name); err != nil {
+		if _, err := s.Host.configure(ctx, p, schema, ref.Config, ref.Eval, manifest.Secrets, ref.Name); err != nil {
 			return nil, &secret.Error{Name: ref.Name, Err: err}
 		}
 		refs[i] = secrets.Ref{Name: ref.Name, InstanceID: ref.Name}
@@ -181,13 +182,16 @@ func (d *Description) Serves(s manifest.Service) bool {
 	return slices.ContainsFunc(d.Info.Services, func(v manifest.Version) bool { return v.Service == s })
 }
 
+// ours are the services that this core uses, in the versions that it knows.
+var ours = []manifest.Version{{Service: manifest.Secrets, Version: secrets.Version}, {Service: manifest.Hooks, Version: hooks.Version}}
+
 // Describe asks a running plugin what it is, and checks that it is what its name
 // and its operator say.
 func (h *Host) Describe(ctx context.Context, p *Plugin) (*Description, error) {
 	ctx, cancel := context.WithTimeout(ctx, infoTime)
 	defer cancel()
 	c := client.New(p.Conn())
-	info, err := c.Info(ctx, h.o.Version, []manifest.Version{{Service: manifest.Secrets, Version: secrets.Version}})
+	info, err := c.Info(ctx, h.o.Version, ours)
 	if err != nil {
 		return nil, p.failed("asking what it is", err)
 	}
@@ -247,16 +251,23 @@ func (h *Host) configureSelf(ctx context.Context, p *Plugin, d *Description) err
 	if err != nil {
 		return &Error{Plugin: p.Name, Err: err}
 	}
-	return h.configure(ctx, p, schema, p.Program.Host.Config, h.o.Finder.Host.EvalContext(), "", "")
+	_, err = h.configure(ctx, p, schema, p.Program.Host.Config, h.o.Finder.Host.EvalContext(), "", "")
+	return err
 }
 
 // configure decodes a body here, sends it, and gives what the plugin says of it its
-// place in the file.
-func (h *Host) configure(ctx context.Context, p *Plugin, schema *Schema, body hcl.Body, eval *hcl.EvalContext, service manifest.Service, id string) error {
+// place in the file. It gives the value that was sent.
+func (h *Host) configure(ctx context.Context, p *Plugin, schema *Schema, body hcl.Body, eval *hcl.EvalContext, service manifest.Service, id string) ([]byte, error) {
 	value, diags := schema.Decode(body, eval)
 	if diags.HasErrors() {
-		return &ConfigError{p.Name, diags}
+		return nil, &ConfigError{p.Name, diags}
 	}
+	return value, h.send(ctx, p, schema, body, value, service, id)
+}
+
+// send configures a plugin, or one instance, with a value. The body is where it came
+// from, nil for none.
+func (h *Host) send(ctx context.Context, p *Plugin, schema *Schema, body hcl.Body, value []byte, service manifest.Service, id string) error {
 	ctx, cancel := context.WithTimeout(ctx, configureTime)
 	defer cancel()
 	ds, err := client.New(p.Conn()).Configure(ctx, client.Configuration{Instance: config.Instance{ID: id}, Service: service, Value: value})

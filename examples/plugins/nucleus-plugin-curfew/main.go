@@ -40,11 +40,11 @@ func (c *curfew) Configure(_ context.Context, _ config.Instance, o operator) err
 
 // Describe says which boundaries of a sandbox's phases this plugin is called at.
 func (c *curfew) Describe(context.Context, string) (hooks.Subscription, error) {
-	return hooks.Subscription{At: hooks.At(hooks.PreNamespaces, hooks.PreExec)}, nil
+	return hooks.Subscription{At: hooks.At(hooks.PreNamespaces, hooks.PreSecurity)}, nil
 }
 
 // OnPhase answers with a veto before there is anything to undo, and with a variable
-// for the workload right before it starts.
+// for the workload.
 func (c *curfew) OnPhase(_ context.Context, _ hooks.Call, e hooks.Event) (hooks.Answer, error) {
 	var a hooks.Answer
 	switch e.Boundary {
@@ -52,7 +52,7 @@ func (c *curfew) OnPhase(_ context.Context, _ hooks.Call, e hooks.Event) (hooks.
 		if c.holds(c.now().Hour()) {
 			a.Veto = fmt.Sprintf("there is a curfew until %02d:00", c.hours.Until)
 		}
-	case hooks.PreExec:
+	case hooks.PreSecurity:
 		a.Mutation.AddEnv = map[string]string{"CURFEW": fmt.Sprintf("%02d:00", c.hours.From)}
 	}
 	return a, nil

@@ -1,0 +1,257 @@
+package lifecycle
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/nucleus-runtime/nucleus/core/audit"
+	"github.com/nucleus-runtime/nucleus/core/boundary"
+	"github.com/nucleus-runtime/nucleus/core/exec"
+	"github.com/nucleus-runtime/nucleus/core/initproto"
+	"github.com/nucleus-runtime/nucleus/core/security"
+	"github.com/nucleus-runtime/nucleus/sdk/hooks"
+)
+
+// boundaries are the calls to the hooks plugins of one sandbox. Each waits for the
+// one before it: plugins hear of things in their order.
+type boundaries struct {
+	subs *boundary.Subscribers
+
+	mu   sync.Mutex
+	last chan struct{} // closed when the last call that was begun is over; nil for none
+}
+
+// pluginTime is how long the hooks plugins of a job may take to be there.
+const pluginTime = 30 * time.Second
+
+// openPlugins starts the hooks plugins, notes who is to hear of the clean-up
+// before anything has been done, and calls at the first boundaries.
+func (s *Sandbox) openPlugins(ctx context.Context) error {
+	if len(s.plan.PluginHooks) == 0 {
+		return nil
+	}
+	if s.cfg.Hooks == nil {
+		return &PhaseError{Phase: "hooks", Origin: s.plan.PluginHooks[0].Origin, Err: errors.New("there is nobody to call hooks plugins")}
+	}
+	within, cancel := context.WithTimeout(ctx, pluginTime)
+	subs, err := boundary.Open(within, s.cfg.Hooks, s.dir.ID, s.plan)
+	cancel()
+	if err != nil {
+		return s.pluginFailed(err)
+	}
+	s.bounds.subs = subs
+	if rs := subs.Records(); len(rs) > 0 {
+		if err := s.dir.Journal.Intent(stepPlugins, rs); err != nil {
+			return phase("hooks", err)
+		}
+	}
+	if err := s.reach(ctx, hooks.PreNamespaces); err != nil {
+		return err
+	}
+	return s.reach(ctx, hooks.PreCgroups)
+}
+
+// pluginFailed gives the failure of a hooks plugin its place in the job. What a
+// plugin says drives no terminal.
+func (s *Sandbox) pluginFailed(err error) error {
+	e := &PhaseError{Phase: "hooks", Err: &sourceError{err}}
+	var be *boundary.Error
+	if errors.As(err, &be) {
+		e.Origin, e.Hint = be.Origin, audit.Clean(be.Hint)
+	}
+	return e
+}
+
+// event is what is told of a boundary.
+func (s *Sandbox) event(b hooks.Boundary) (hooks.Event, error) {
+	e := hooks.Event{Boundary: b, SandboxName: s.dir.Name, Pid: s.workPid}
+	if e.Pid == 0 && s.init != nil {
+		e.Pid = s.init.Pid
+	}
+	if b < hooks.PreFS {
+		return e, nil
+	}
+	// What variables hold may be confidential: their names are told.
+	p := *s.plan
+	p.Process.Env = slices.Clone(p.Process.Env)
+	for i, kv := range p.Process.Env {
+		p.Process.Env[i], _, _ = strings.Cut(kv, "=")
+	}
+	p.Hooks = slices.Clone(p.Hooks)
+	for i := range p.Hooks {
+		p.Hooks[i].Env = nil
+	}
+	p.Files = slices.Clone(p.Files)
+	for i := range p.Files {
+		p.Files[i].Content = ""
+	}
+	var err error
+	e.Plan, err = json.Marshal(&p)
+	return e, err
+}
+
+// reach calls at the boundary before a phase, and applies what the answers change.
+func (s *Sandbox) reach(ctx context.Context, b hooks.Boundary) error {
+	if !s.bounds.subs.Want(b) {
+		return nil
+	}
+	s.bounds.wait()
+	e, err := s.event(b)
+	if err != nil {
+		return phase("hooks", err)
+	}
+	m, err := s.bounds.subs.Ask(ctx, e, s.called)
+	if err != nil {
+		return s.pluginFailed(err)
+	}
+	narrower, err := boundary.Narrow(s.plan, m, security.HardLimit)
+	if err != nil {
+		return s.pluginFailed(err)
+	}
+	if narrower == s.plan {
+		return nil
+	}
+	s.plan = narrower
+	s.log.Emit(audit.HookChanged, nil, map[string]any{
+		"boundary": b.String(), "env": keys(m.AddEnv), "drop_capabilities": m.DropCapabilities, "rlimits": m.LowerRlimits, "annotations": m.Annotations,
+	})
+	return s.recompile()
+}
+
+// recompile takes over what a changed plan says of the process, if that was
+// compiled already.
+func (s *Sandbox) recompile() error {
+	if s.process.Args == nil && s.process.Paths == nil {
+		return nil
+	}
+	p, err := security.Process(s.plan)
+	if err != nil {
+		return phase("security", err)
+	}
+	was := s.process
+	s.process.Env, s.process.Caps, s.process.Rlimits = p.Env, p.Caps, p.Rlimits
+	if s.setup == nil {
+		return nil
+	}
+	s.setup.Process, s.setup.InitCaps = s.process, security.InitCaps(s.process)
+	s.changed = s.changed || was.Caps != p.Caps || !slices.Equal(was.Env, p.Env) || !slices.Equal(was.Rlimits, p.Rlimits)
+	return nil
+}
+
+func keys(m map[string]string) []string {
+	out := make([]string, 0, len(m))
+	for k := range m {
+		out = append(out, k)
+	}
+	slices.Sort(out)
+	return out
+}
+
+// called makes an event of each call.
+func (s *Sandbox) called(plugin string, b hooks.Boundary, began time.Time, err error) {
+	pluginCalled(s.log, plugin, b, began, err)
+}
+
+func pluginCalled(log *audit.Log, plugin string, b hooks.Boundary, began time.Time, err error) {
+	t := audit.HookRan
+	if err != nil {
+		t = audit.HookFailed
+		err = &sourceError{err}
+	}
+	log.Emit(t, err, map[string]any{"plugin": plugin, "boundary": b.String(), "duration_ms": time.Since(began).Milliseconds()})
+}
+
+// tell calls at a boundary that was passed, beside what goes on.
+func (s *Sandbox) tell(b hooks.Boundary, end *exec.Result) {
+	if !s.bounds.subs.Want(b) {
+		return
+	}
+	e, err := s.event(b)
+	if err != nil {
+		s.called("", b, time.Now(), err)
+		return
+	}
+	if end != nil {
+		e.Cause, e.ExitCode = string(end.Cause), end.ExitCode
+	}
+	s.bounds.next(func() { _ = s.bounds.subs.Tell(context.Background(), e, s.called) }) // each failure has its event
+}
+
+// next begins f once all before it is over.
+func (b *boundaries) next(f func()) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	before, done := b.last, make(chan struct{})
+	b.last = done
+	go func() {
+		defer close(done)
+		if before != nil {
+			<-before
+		}
+		f()
+	}()
+}
+
+func (b *boundaries) wait() {
+	b.mu.Lock()
+	last := b.last
+	b.mu.Unlock()
+	if last != nil {
+		<-last
+	}
+}
+
+// narrowed tells whether init must wait for plugins before it makes stage 2.
+func (s *Sandbox) narrows() bool {
+	return s.bounds.subs.Want(hooks.PostFS) || s.bounds.subs.Want(hooks.PreSecurity)
+}
+
+// beforeSecurity calls at the boundaries between the file system and the
+// restrictions, and lets init go on with what came of it.
+func (s *Sandbox) beforeSecurity(ctx context.Context) error {
+	s.tell(hooks.PostFS, nil)
+	if !s.narrows() {
+		return nil
+	}
+	if err := s.reach(ctx, hooks.PreSecurity); err != nil {
+		return err
+	}
+	if s.changed {
+		m := &initproto.Narrow{Env: s.process.Env, Caps: s.process.Caps, Rlimits: s.process.Rlimits, InitCaps: s.setup.InitCaps}
+		if err := s.conn.Send(initproto.Encode(initproto.KindNarrow, m)); err != nil {
+			return s.broken("security", err)
+		}
+	}
+	return s.send(initproto.KindGo)
+}
+
+// ErrNoPlugins is the reason why a clean-up is left to a build, or a program, that
+// can start plugins.
+var ErrNoPlugins = errors.New("it wants a plugin, which cannot be started here")
+
+// recall makes the last call to the plugins of a sandbox.
+func (u *undoing) recall(ctx context.Context, data json.RawMessage) error {
+	seen := func(plugin string, b hooks.Boundary, began time.Time, err error) {
+		pluginCalled(u.log, plugin, b, began, err)
+	}
+	e := hooks.Event{Boundary: hooks.Cleanup, SandboxName: u.name, Cause: string(exec.CauseRuntime), ExitCode: exec.CodeRuntime}
+	if u.live != nil {
+		if u.end != nil {
+			e.Cause, e.ExitCode = string(u.end.Cause), u.end.ExitCode
+		}
+		return u.live.subs.Tell(ctx, e, seen)
+	}
+	var rs []boundary.Record
+	if err := json.Unmarshal(data, &rs); err != nil {
+		return err
+	}
+	if u.hooks == nil {
+		return ErrNoPlugins
+	}
+	return boundary.Recall(ctx, u.hooks, u.sandbox, rs, e, seen)
+}

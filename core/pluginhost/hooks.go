@@ -1,0 +1,204 @@
+package pluginhost
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/nucleus-runtime/nucleus/core/boundary"
+	"github.com/nucleus-runtime/nucleus/core/job/hostconfig"
+	"github.com/nucleus-runtime/nucleus/sdk/errs"
+	"github.com/nucleus-runtime/nucleus/sdk/hooks"
+	"github.com/nucleus-runtime/nucleus/sdk/manifest"
+	"github.com/nucleus-runtime/nucleus/sdk/plugin/client"
+)
+
+// Hooks calls hooks plugins. It is a boundary.Source.
+type Hooks struct{ Host *Host }
+
+// describeTime is how long a hooks plugin may take to say what it wants to hear of.
+const describeTime = 2 * time.Second
+
+// Open starts a plugin, configures it for one sandbox, and asks what it wants to
+// hear of.
+func (h *Hooks) Open(ctx context.Context, sandbox string, w boundary.Want) (boundary.Caller, error) {
+	c := &hooksCaller{name: w.Plugin, sandbox: sandbox}
+	c.open = func(ctx context.Context) (*Plugin, error) {
+		return h.start(ctx, c, func(p *Plugin, s *Schema) error {
+			value, err := h.Host.configure(ctx, p, s, w.Config, w.Eval, manifest.Hooks, w.Plugin)
+			if err == nil {
+				c.config, err = s.Public(value)
+			}
+			return err
+		})
+	}
+	if err := c.ready(ctx); err != nil {
+		return nil, err
+	}
+	if err := c.describe(ctx); err != nil {
+		c.Close()
+		return nil, err
+	}
+	return c, nil
+}
+
+// Reopen starts a plugin for what its record tells. What it was configured with and
+// must not be written down is missing; a plugin that cannot be configured without
+// is called all the same, for all that it may need is the sandbox's id.
+func (h *Hooks) Reopen(ctx context.Context, sandbox string, r boundary.Record) (boundary.Caller, error) {
+	c := &hooksCaller{name: r.Plugin, sandbox: sandbox}
+	c.open = func(ctx context.Context) (*Plugin, error) {
+		return h.start(ctx, c, func(p *Plugin, s *Schema) error {
+			err := h.Host.send(ctx, p, s, nil, r.Config, manifest.Hooks, r.Plugin)
+			var bad *ConfigError
+			if errors.As(err, &bad) {
+				return nil
+			}
+			return err
+		})
+	}
+	return c, c.ready(ctx)
+}
+
+func (h *Hooks) start(ctx context.Context, c *hooksCaller, configure func(*Plugin, *Schema) error) (_ *Plugin, err error) {
+	p, err := h.Host.Start(ctx, c.name, manifest.Hooks)
+	if err != nil {
+		return nil, err
+	}
+	defer func() {
+		if err != nil {
+			p.Close()
+		}
+	}()
+	d, err := h.Host.Describe(ctx, p)
+	if err != nil {
+		return nil, err
+	}
+	if !d.Serves(manifest.Hooks) {
+		return nil, &Error{c.name, errors.New("it is no hooks plugin"), "name one that is: nucleus plugin info " + c.name + " tells what this one serves"}
+	}
+	if err := h.Host.configureSelf(ctx, p, d); err != nil {
+		return nil, err
+	}
+	schema, err := NewSchema(d.Schema.Instance[string(manifest.Hooks)])
+	if err != nil {
+		return nil, &Error{Plugin: c.name, Err: err}
+	}
+	return p, configure(p, schema)
+}
+
+// hooksCaller calls one plugin for one sandbox. A process that has ended is started
+// once more for the next call.
+type hooksCaller struct {
+	name, sandbox string
+	open          func(context.Context) (*Plugin, error)
+	config        []byte
+	sub           hooks.Subscription
+
+	mu sync.Mutex // one call at a time
+	p  *Plugin
+}
+
+// ready has the caller hold mu, or be the only one who knows of it.
+func (c *hooksCaller) ready(ctx context.Context) error {
+	if c.p != nil {
+		return nil
+	}
+	var err error
+	c.p, err = c.open(ctx)
+	return err
+}
+
+func (c *hooksCaller) describe(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, describeTime)
+	defer cancel()
+	sub, err := client.New(c.p.Conn()).Hooks().Describe(ctx, c.name)
+	if err != nil {
+		return c.p.failed("asking what it wants to hear of", err)
+	}
+	if b := forbidden(c.p.Program.Host, sub.At); b != 0 {
+		phase := phaseOf(b)
+		return &Error{
+			c.name, fmt.Errorf("it wants to be called at %s, which its operator does not allow", b),
+			fmt.Sprintf("allow = [%q] in its block of the host configuration", string(manifest.Hooks)+":"+phase),
+		}
+	}
+	c.sub = sub
+	return nil
+}
+
+// phaseOf is what the host configuration calls the phase of a boundary.
+func phaseOf(b hooks.Boundary) string {
+	name := strings.TrimPrefix(b.String(), "PRE_")
+	return strings.TrimPrefix(name, "POST_")
+}
+
+// forbidden gives the first boundary that an operator does not allow, 0 for none.
+func forbidden(host hostconfig.Plugin, at hooks.Mask) hooks.Boundary {
+	if host.Allow == nil || slices.Contains(host.Allow, string(manifest.Hooks)) {
+		return 0
+	}
+	for b := hooks.PreNamespaces; b <= hooks.Cleanup; b++ {
+		if at.Has(b) && !slices.Contains(host.Allow, string(manifest.Hooks)+":"+phaseOf(b)) {
+			return b
+		}
+	}
+	return 0
+}
+
+// Subscription is what the plugin wants to hear of.
+func (c *hooksCaller) Subscription() hooks.Subscription { return c.sub }
+
+// Config is what the plugin was configured with, but for what is sensitive.
+func (c *hooksCaller) Config() []byte { return c.config }
+
+// Call calls the plugin, and once more, as a new process, if it was down.
+func (c *hooksCaller) Call(ctx context.Context, e hooks.Event) (hooks.Answer, error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	// The same id each time: whatever the first try has done is not done twice.
+	call := hooks.Call{RequestID: c.sandbox + "-" + e.Boundary.String(), SandboxID: c.sandbox, InstanceID: c.name}
+	for call.Attempt = 1; ; call.Attempt++ {
+		a, err := c.attempt(ctx, call, e)
+		wait, worth := retry(err)
+		if !worth || call.Attempt == tries {
+			return a, err
+		}
+		select {
+		case <-time.After(wait):
+		case <-ctx.Done():
+			return a, err
+		}
+	}
+}
+
+func (c *hooksCaller) attempt(ctx context.Context, call hooks.Call, e hooks.Event) (hooks.Answer, error) {
+	if err := c.ready(ctx); err != nil {
+		return hooks.Answer{}, err
+	}
+	a, err := client.New(c.p.Conn()).Hooks().OnPhase(ctx, call, e)
+	if err == nil {
+		a.Veto = shown(a.Veto)
+		return a, nil
+	}
+	err = c.p.failed("calling it", err)
+	if errs.Of(err).Code == errs.Unavailable {
+		c.p.Close()
+		c.p = nil
+	}
+	return hooks.Answer{}, err
+}
+
+// Close ends the plugin.
+func (c *hooksCaller) Close() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.p != nil {
+		c.p.Close()
+		c.p = nil
+	}
+}
