@@ -10,9 +10,9 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// spawn makes init by the syscall package's fork. clone_amd64.go says why that
+// spawn makes init by the syscall package's fork. Package birth says why that
 // is not good enough where there is something better.
-func spawn(b birth) (pid, pidfd int, err error) {
+func spawn(b born) (pid, pidfd int, err error) {
 	pidfd = -1
 	sys := &syscall.SysProcAttr{
 		Cloneflags: b.flags, Pdeathsig: unix.SIGKILL, PidFD: &pidfd, Setsid: true, AmbientCaps: b.ambient,

@@ -67,7 +67,7 @@ func (e *UnsupportedError) Unwrap() error { return e.Err }
 // thread that lives as long as the sandbox: the parent-death signal follows the
 // thread, not the process (golang#27505).
 func Start(p *plan.Plan, o Options) (*Init, error) {
-	b := birth{
+	b := born{
 		path: o.Path, argv: []string{"nucleus-init"}, env: []string{"GOMAXPROCS=1"}, fds: [4]int{o.Stdio[0], o.Stdio[1], o.Stdio[2], o.Control},
 		program: -1, cgroup: -1, uids: p.IDs.UIDs, gids: p.IDs.GIDs, setGroups: p.IDs.SetGroups, mapped: o.Mapped,
 	}
@@ -118,10 +118,10 @@ func Start(p *plan.Plan, o Options) (*Init, error) {
 	return in, nil
 }
 
-// birth is how init is to come into the world, in a session of its own: signals
+// born is how init is to come into the world, in a session of its own: signals
 // of the terminal, and those that are sent to the supervisor's process group,
 // are the supervisor's to pass on.
-type birth struct {
+type born struct {
 	path        string
 	program     int // descriptor to execute instead of path, -1 for none
 	argv, env   []string
@@ -137,7 +137,7 @@ type birth struct {
 }
 
 // writeMaps writes the id maps of a process in a new user namespace.
-func (b birth) writeMaps(pid int) error {
+func (b born) writeMaps(pid int) error {
 	write := func(name, content string) error {
 		f, err := os.OpenFile(fmt.Sprintf("/proc/%d/%s", pid, name), os.O_WRONLY, 0)
 		if err != nil {

@@ -1,0 +1,260 @@
+// Package birth owns the making of processes whose first steps are a list of
+// system calls: what they take from themselves, and the exec. Nothing of a new
+// process's program runs before the list is through.
+//
+// Why not syscall.ForkExec: it has no step for a seccomp filter, a Landlock domain,
+// a umask or a limit; a filter that its caller puts on beforehand refuses the clone3
+// that a control group takes; and with a new user namespace it forks for real, which
+// costs a millisecond or more of a start. Here the child shares its maker's memory
+// (CLONE_VM) where it can, and runs on a stack of its own, so it can wait as long as
+// it likes. docs/adr/0004 has the figures.
+package birth
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"runtime"
+	"sync"
+	"syscall"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
+)
+
+// Check is what a step's result must be.
+type Check uintptr
+
+// The checks.
+const (
+	Ignore Check = iota // anything
+	Must                // no error
+	One                 // 1: a byte was read
+)
+
+// step is one system call of the child. clone_amd64.s knows its layout.
+type step struct {
+	nr    uintptr
+	args  [6]uintptr
+	check Check
+}
+
+// outcome is where the child notes what failed.
+type outcome struct {
+	errno uintptr
+	after uintptr // address past the failed step
+}
+
+// cloneArgs is struct clone_args of the kernel (clone(2), Linux 5.7).
+type cloneArgs struct {
+	flags      uint64
+	pidFD      uint64
+	_, _       uint64 // child_tid, parent_tid
+	exitSignal uint64
+	stack      uint64
+	stackSize  uint64
+	_, _, _    uint64 // tls, set_tid, set_tid_size
+	cgroup     uint64
+}
+
+// Program is the list of a process's first steps, of which the last is an exec. All
+// that the steps point to lives as long as it, on the heap, which does not move:
+// they hold plain numbers for addresses, which would not follow a stack.
+type Program struct {
+	steps  []step
+	names  []string
+	keep   []any
+	action [4]uint64 // struct sigaction with SIG_DFL
+	mask   uint64
+}
+
+// New gives a program without steps.
+func New() *Program {
+	p := &Program{}
+	p.keep = append(p.keep, p)
+	return p
+}
+
+// Call adds a step. name is for the error.
+func (p *Program) Call(check Check, name string, nr uintptr, args ...uintptr) {
+	s := step{nr: nr, check: check}
+	copy(s.args[:], args)
+	p.steps, p.names = append(p.steps, s), append(p.names, name)
+}
+
+// Keep holds on to what an argument points to.
+func (p *Program) Keep(x any) { p.keep = append(p.keep, x) }
+
+// String gives the address of a C string.
+func (p *Program) String(s string) (uintptr, error) {
+	b, err := unix.BytePtrFromString(s)
+	if err != nil {
+		return 0, err
+	}
+	p.Keep(b)
+	return uintptr(unsafe.Pointer(b)), nil
+}
+
+// Strings gives the address of a NULL-terminated array of C strings.
+func (p *Program) Strings(ss ...string) (uintptr, error) {
+	list := make([]uintptr, len(ss)+1)
+	for i, s := range ss {
+		var err error
+		if list[i], err = p.String(s); err != nil {
+			return 0, err
+		}
+	}
+	p.Keep(list)
+	return uintptr(unsafe.Pointer(&list[0])), nil
+}
+
+// DefaultSignals takes the Go runtime's handlers away, which the child must not run.
+// Until then, and until Unblock, it takes no signal.
+func (p *Program) DefaultSignals() {
+	for n := uintptr(1); n <= 64; n++ {
+		p.Call(Ignore, "rt_sigaction", unix.SYS_RT_SIGACTION, n, uintptr(unsafe.Pointer(&p.action)), 0, 8)
+	}
+}
+
+// Unblock lets signals come.
+func (p *Program) Unblock() {
+	p.Call(Ignore, "rt_sigprocmask", unix.SYS_RT_SIGPROCMASK, unix.SIG_SETMASK, uintptr(unsafe.Pointer(&p.mask)), 0, 8)
+}
+
+// Born is a process that runs its program. It must be awaited.
+type Born struct {
+	Pid   int
+	PidFD int
+
+	program  *Program
+	args     *cloneArgs
+	note     *outcome
+	stack    []byte
+	execed   int // reading end of a pipe that the exec closes
+	dumpable int
+	unlock   func()
+}
+
+// One at a time: the child's change of ids makes the memory that it shares with us
+// not dumpable, which is for the child alone. Meanwhile the files in /proc of any
+// other child before its exec would not be ours to write.
+var cloning sync.Mutex
+
+const childStack = 16 << 10
+
+// Clone makes the process. The calling thread is its parent. cgroup is a descriptor
+// of the v2 control group to be born in, or -1.
+func (p *Program) Clone(flags uintptr, cgroup int) (*Born, error) {
+	return p.clone(flags, cgroup, clone)
+}
+
+type cloner func(args *cloneArgs, stack []byte, program *step, note *outcome) (uintptr, syscall.Errno)
+
+func (p *Program) clone(flags uintptr, cgroup int, clone cloner) (_ *Born, err error) {
+	b := &Born{Pid: -1, PidFD: -1, program: p}
+	var execed [2]int
+	if err := unix.Pipe2(execed[:], unix.O_CLOEXEC); err != nil {
+		return nil, os.NewSyscallError("pipe2", err)
+	}
+	b.execed = execed[0]
+	defer func() {
+		_ = unix.Close(execed[1]) // the child has its own, until it execs
+		if err != nil {
+			b.free()
+		}
+	}()
+	if b.stack, err = unix.Mmap(-1, 0, childStack, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED|unix.MAP_ANONYMOUS); err != nil {
+		return nil, os.NewSyscallError("mmap", err)
+	}
+	// At the end of the stack that the child reaches last: it is shared with a child
+	// that has a copy of the rest of our memory, too.
+	b.note = (*outcome)(unsafe.Pointer(&b.stack[0]))
+	pidfd := new(int32)
+	p.Keep(pidfd)
+	b.args = &cloneArgs{
+		flags: uint64(flags) | unix.CLONE_PIDFD, pidFD: uint64(uintptr(unsafe.Pointer(pidfd))), exitSignal: uint64(syscall.SIGCHLD),
+	}
+	if cgroup >= 0 {
+		b.args.flags |= unix.CLONE_INTO_CGROUP
+		b.args.cgroup = uint64(cgroup)
+	}
+	cloning.Lock()
+	b.unlock = cloning.Unlock
+	if b.dumpable, err = unix.PrctlRetInt(unix.PR_GET_DUMPABLE, 0, 0, 0, 0); err != nil {
+		return nil, os.NewSyscallError("prctl PR_GET_DUMPABLE", err)
+	}
+	r, errno := blocked(func() (uintptr, syscall.Errno) { return clone(b.args, b.stack, &p.steps[0], b.note) })
+	if errno != 0 {
+		return nil, os.NewSyscallError("clone3", errno)
+	}
+	b.Pid, b.PidFD = int(r), int(*pidfd)
+	return b, nil
+}
+
+// blocked clones with all signals blocked: until the child has put its handlers to
+// their defaults, they are the Go runtime's.
+func blocked(clone func() (uintptr, syscall.Errno)) (uintptr, syscall.Errno) {
+	all, old := ^uint64(0), uint64(0)
+	syscall.RawSyscall6(syscall.SYS_RT_SIGPROCMASK, unix.SIG_SETMASK, uintptr(unsafe.Pointer(&all)), uintptr(unsafe.Pointer(&old)), 8, 0, 0)
+	pid, errno := clone()
+	syscall.RawSyscall6(syscall.SYS_RT_SIGPROCMASK, unix.SIG_SETMASK, uintptr(unsafe.Pointer(&old)), 0, 8, 0, 0)
+	return pid, errno
+}
+
+// Await returns when the process has executed its program. If it could not, or
+// failed is an error, it is ended and collected, its pidfd closed.
+func (b *Born) Await(failed error) error {
+	awaitEnd(b.execed)
+	err := failed
+	if derr := unix.Prctl(unix.PR_SET_DUMPABLE, uintptr(b.dumpable&1), 0, 0, 0); err == nil && derr != nil {
+		err = os.NewSyscallError("prctl PR_SET_DUMPABLE", derr)
+	}
+	if err == nil && b.note.errno != 0 {
+		err = b.failure()
+	}
+	runtime.KeepAlive(b.program)
+	runtime.KeepAlive(b.args)
+	b.free()
+	if err == nil {
+		return nil
+	}
+	_ = unix.PidfdSendSignal(b.PidFD, unix.SIGKILL, nil, 0) // it may have ended by itself
+	var ws syscall.WaitStatus
+	for {
+		if _, werr := syscall.Wait4(b.Pid, &ws, 0, nil); !errors.Is(werr, unix.EINTR) {
+			break
+		}
+	}
+	_ = unix.Close(b.PidFD)
+	return err
+}
+
+func (b *Born) free() {
+	_ = unix.Close(b.execed)
+	if b.stack != nil {
+		_ = unix.Munmap(b.stack)
+	}
+	if b.unlock != nil {
+		b.unlock()
+	}
+}
+
+// awaitEnd waits for the end of a pipe whose other side execve closes.
+func awaitEnd(fd int) {
+	var b [1]byte
+	for {
+		if _, err := unix.Read(fd, b[:]); !errors.Is(err, unix.EINTR) {
+			return
+		}
+	}
+}
+
+// failure names the step that failed.
+func (b *Born) failure() error {
+	errno := syscall.Errno(b.note.errno)
+	i := int((b.note.after-uintptr(unsafe.Pointer(&b.program.steps[0])))/unsafe.Sizeof(step{})) - 1
+	if i < 0 || i >= len(b.program.steps) {
+		return fmt.Errorf("a step of a new process: %w", errno)
+	}
+	return os.NewSyscallError(b.program.names[i], errno)
+}
