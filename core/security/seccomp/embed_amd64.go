@@ -9,4 +9,6 @@ var (
 	initBPF string
 	//go:embed filters/setid_amd64.bpf
 	setidBPF string
+	//go:embed filters/local_amd64.bpf
+	localBPF string
 )

@@ -9,4 +9,6 @@ var (
 	initBPF string
 	//go:embed filters/setid_arm64.bpf
 	setidBPF string
+	//go:embed filters/local_arm64.bpf
+	localBPF string
 )
