@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"net"
 	"os"
 	"os/exec"
@@ -497,6 +498,7 @@ func init() {
 		}),
 		"runaway": telling(func(secrets.Call) string { return fmt.Sprint(child(true)) }),
 	}
+	maps.Copy(behaviours, hooksBehaviours())
 }
 
 func schemas(attrs ...*pluginv1.Attr) func(*fake) {
