@@ -54,6 +54,9 @@ type Plugin struct {
 	User     string
 	Caps     []string // upper bound, canonical; nil if not said
 	Env      map[string]string
+	Writable []string // absolute: where a confined plugin may write
+	Network  bool     // for a plugin that would have none
+	Memory   int64    // limit in bytes; 0 for the default
 	Config   hcl.Body
 }
 
@@ -197,6 +200,9 @@ func (d *decoder) plugin(b hclread.Block) {
 			{Name: "user", Read: func(v hclread.Value) { p.User = d.user(v) }},
 			{Name: "caps", Read: func(v hclread.Value) { p.Caps = d.caps(v) }},
 			{Name: "env", Read: func(v hclread.Value) { p.Env = d.env(v) }},
+			{Name: "writable", Read: func(v hclread.Value) { p.Writable = d.writable(v) }},
+			{Name: "network", Read: func(v hclread.Value) { p.Network, _ = v.Bool() }},
+			{Name: "memory", Read: func(v hclread.Value) { p.Memory, _ = v.Size(grammar.MinMemory) }},
 		},
 		Blocks: []hclread.Nested{{Name: "config", Read: func(b hclread.Block) { p.Config = d.r.Config(b) }}},
 		Hints: map[string]string{
@@ -313,6 +319,30 @@ func (d *decoder) caps(v hclread.Value) []string {
 			continue
 		}
 		out = append(out, c)
+	}
+	return out
+}
+
+func (d *decoder) writable(v hclread.Value) []string {
+	es, ok := v.Elements()
+	if !ok {
+		return nil
+	}
+	paths, ok := v.Strings()
+	if !ok {
+		return nil
+	}
+	var out []string
+	for i, s := range paths {
+		clean, ok := cleanAbs(s)
+		switch {
+		case !ok || clean == "/":
+			es[i].Error("Path not absolute", fmt.Sprintf("%s: write an absolute path below \"/\", without \"..\", for instance \"/var/lib/acme\".", hclread.Quote(s)))
+		case slices.Contains(out, clean):
+			es[i].Error("Path given twice", fmt.Sprintf("%s is in the list already: remove one.", hclread.Quote(clean)))
+		default:
+			out = append(out, clean)
+		}
 	}
 	return out
 }

@@ -26,6 +26,9 @@ plugin "acme-vlan" {
   user      = "nucleus-plug"
   caps      = ["net_admin"]
   env       = { HTTPS_PROXY = "http://proxy:3128" }
+  writable  = ["/var/lib/acme/", "/dev/tpmrm0"]
+  network   = true
+  memory    = "512MiB"
   config {
     bridge = upper("nucleus0")
   }
@@ -57,12 +60,13 @@ defaults {
 	want := Plugin{
 		Name: "acme-vlan", Path: "acme-vlan", SHA256: []string{digest, digest}, Allow: []string{"network", "hooks:FS"},
 		KeepWarm: 10 * time.Minute, User: "nucleus-plug", Caps: []string{"CAP_NET_ADMIN"}, Env: map[string]string{"HTTPS_PROXY": "http://proxy:3128"},
+		Writable: []string{"/var/lib/acme", "/dev/tpmrm0"}, Network: true, Memory: 512 << 20,
 	}
 	if !reflect.DeepEqual(p, want) {
 		t.Errorf("plugin %+v\nwant   %+v", p, want)
 	}
 	bridge, _ := c.Plugin("netbridge")
-	if bridge.Path != "nucleus-plugin-netbridge" || len(bridge.SHA256) != 1 || bridge.Caps != nil || bridge.KeepWarm != 0 {
+	if bridge.Path != "nucleus-plugin-netbridge" || len(bridge.SHA256) != 1 || bridge.Caps != nil || bridge.KeepWarm != 0 || bridge.Writable != nil || bridge.Network || bridge.Memory != 0 {
 		t.Errorf("plugin %+v", bridge)
 	}
 	if _, ok := c.Plugin("other"); ok {
@@ -76,7 +80,7 @@ defaults {
 	if diags.HasErrors() || j.Mode != job.ModeStrictAgent || *j.Resources.Memory != 512<<20 || *j.Resources.Pids != 512 {
 		t.Errorf("defaults: %+v, %v", j, diags)
 	}
-	if w := j.Where("resources.memory"); w != "/etc/nucleus/nucleus.hcl:25,3" {
+	if w := j.Where("resources.memory"); w != "/etc/nucleus/nucleus.hcl:28,3" {
 		t.Errorf("default of memory is from %q", w)
 	}
 }
@@ -112,6 +116,12 @@ func TestDiagnostics(t *testing.T) {
 		"plugin \"a\" {\n user = \"a b\"\n}\n":                       "2,9 Not a user",
 		"plugin \"a\" {\n caps = [\"NET_ADMN\"]\n}\n":                `2,10 Unknown capability: Did you mean "CAP_NET_ADMIN"?`,
 		"plugin \"a\" {\n env = { LD_PRELOAD = \"x\" }\n}\n":         "2,10 Loader variable refused",
+		"plugin \"a\" {\n writable = [\"lib\"]\n}\n":                 "2,14 Path not absolute",
+		"plugin \"a\" {\n writable = [\"/\"]\n}\n":                   `2,14 Path not absolute: below "/"`,
+		"plugin \"a\" {\n writable = [\"/a\", \"/a/\"]\n}\n":         "2,20 Path given twice",
+		"plugin \"a\" {\n writable = \"/a\"\n}\n":                    `2,13 Wrong type`,
+		"plugin \"a\" {\n network = \"yes\"\n}\n":                    "2,12 Wrong type",
+		"plugin \"a\" {\n memory = \"1KiB\"\n}\n":                    "2,11 Size too small",
 		"plugin \"a\" {\n capabilities = []\n}\n":                    "2,2 Unknown attribute: caps",
 		"defaults {\n mode = \"prod\"\n}\n":                          `2,9 Unknown value: "production"`,
 		"defaults {\n memory = \"1KiB\"\n}\n":                        "2,11 Size too small",
