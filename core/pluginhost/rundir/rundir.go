@@ -1,18 +1,35 @@
-// Package rundir owns the directories that plugins make their sockets in. Each
-// belongs to one host process, which holds a lock on it for as long as it lives;
-// one that nobody holds was left by a host that was killed.
+// Package rundir owns the directories that plugins make their sockets in, and the
+// record in each of its plugin's control group. Each belongs to one host process,
+// which holds a lock on it for as long as it lives; one that nobody holds was left by
+// a host that was killed.
 package rundir
 
 import (
+	"context"
 	"crypto/rand"
 	"encoding/hex"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io/fs"
 	"os"
 	"path/filepath"
+	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/nucleus-runtime/nucleus/core/cgroups"
+)
+
+const (
+	// lockTime is how long another process may hold a parent: making a directory, and
+	// sweeping before it, takes less than a millisecond.
+	lockTime = 5 * time.Second
+	// groupTime is how long a start waits for the end of what a dead host's plugin
+	// has left in its group.
+	groupTime = time.Second
+	// groupFile has a cgroups.Record.
+	groupFile = "cgroup"
 )
 
 // Default gives where directories may be made, best first. They are not below the
@@ -55,30 +72,44 @@ func Make(parents []string, longest int) (*Dir, error) {
 }
 
 func makeIn(parent, path string) (*Dir, error) {
-	top, err := locked(parent, unix.LOCK_EX)
+	top, err := locked(parent, lockTime)
 	if err != nil {
 		return nil, err
 	}
 	defer top.Close()
-	if err := sweep(parent); err != nil {
-		return nil, err
-	}
+	// What it could not remove is no reason to start nothing: gc tells.
+	_ = sweep(parent, groupTime)
 	if err := os.Mkdir(path, 0o700); err != nil {
 		return nil, err
 	}
-	lock, err := locked(path, unix.LOCK_EX|unix.LOCK_NB)
+	lock, err := locked(path, 0)
 	if err != nil {
 		return nil, errors.Join(err, os.Remove(path))
 	}
 	return &Dir{path, lock}, nil
 }
 
-// Remove removes the directory with all that is in it.
+// Record notes the group of the plugin, before it is made: whoever finds the
+// directory after us removes the group.
+func (d *Dir) Record(r cgroups.Record) error {
+	b, err := json.Marshal(r)
+	if err != nil {
+		return err
+	}
+	return os.WriteFile(filepath.Join(d.Path, groupFile), b, 0o600)
+}
+
+// Remove removes the directory with all that is in it. The group is gone, or was
+// never made.
 func (d *Dir) Remove() error {
 	return errors.Join(os.RemoveAll(d.Path), d.lock.Close())
 }
 
-// Sweep removes what killed hosts left. A parent that is not there, or not the
+// Leave leaves the directory, with the record of a group that could not be removed,
+// for another sweep.
+func (d *Dir) Leave() error { return d.lock.Close() }
+
+// Sweep removes what killed hosts left, and ends it if it still runs. A parent that is not there, or not the
 // caller's, holds nothing of his.
 func Sweep(parents []string) error {
 	var errs []error
@@ -86,9 +117,9 @@ func Sweep(parents []string) error {
 		if check(parent) != nil {
 			continue
 		}
-		top, err := locked(parent, unix.LOCK_EX)
+		top, err := locked(parent, lockTime)
 		if err == nil {
-			err = errors.Join(sweep(parent), top.Close())
+			err = errors.Join(sweep(parent, lockTime-groupTime), top.Close())
 		}
 		errs = append(errs, err)
 	}
@@ -97,7 +128,9 @@ func Sweep(parents []string) error {
 
 // sweep wants the parent's lock, so that no directory is between its making and
 // its lock.
-func sweep(parent string) error {
+func sweep(parent string, limit time.Duration) error {
+	ctx, cancel := context.WithTimeout(context.Background(), limit)
+	defer cancel()
 	entries, err := os.ReadDir(parent)
 	if err != nil {
 		return err
@@ -105,34 +138,66 @@ func sweep(parent string) error {
 	var errs []error
 	for _, e := range entries {
 		path := filepath.Join(parent, e.Name())
-		lock, err := locked(path, unix.LOCK_EX|unix.LOCK_NB)
+		lock, err := locked(path, 0)
 		switch {
-		case errors.Is(err, unix.EWOULDBLOCK), errors.Is(err, fs.ErrNotExist), errors.Is(err, unix.ENOTDIR):
+		case errors.Is(err, errHeld), errors.Is(err, fs.ErrNotExist), errors.Is(err, unix.ENOTDIR):
 			continue // in use; or gone, or nothing of ours
 		case err != nil:
 			errs = append(errs, err)
 			continue
 		}
-		errs = append(errs, os.RemoveAll(path), lock.Close())
+		if err = removeGroup(ctx, path); err == nil {
+			err = os.RemoveAll(path)
+		}
+		errs = append(errs, err, lock.Close())
 	}
 	return errors.Join(errs...)
 }
 
-func locked(path string, how int) (*os.File, error) {
+// removeGroup removes the group that a directory has the record of. A record that was
+// cut off is of a group that was not made yet.
+func removeGroup(ctx context.Context, dir string) error {
+	b, err := os.ReadFile(filepath.Join(dir, groupFile))
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	var r cgroups.Record
+	if json.Unmarshal(b, &r) != nil {
+		return nil
+	}
+	return cgroups.Remove(ctx, r)
+}
+
+var errHeld = errors.New("another process holds its lock")
+
+// locked opens a directory and locks it, and waits so long for it. The kernel's own
+// waiting has no end.
+func locked(path string, wait time.Duration) (*os.File, error) {
 	f, err := os.OpenFile(path, os.O_RDONLY|unix.O_DIRECTORY|unix.O_NOFOLLOW, 0)
 	if err != nil {
 		return nil, err
 	}
-	for {
-		err := unix.Flock(int(f.Fd()), how)
-		if errors.Is(err, unix.EINTR) {
-			continue
-		}
-		if err != nil {
+	end := time.Now().Add(wait)
+	for pause := 100 * time.Microsecond; ; pause = min(2*pause, 10*time.Millisecond) {
+		err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB)
+		switch {
+		case err == nil:
+			return f, nil
+		case errors.Is(err, unix.EINTR):
+		case !errors.Is(err, unix.EWOULDBLOCK):
 			_ = f.Close()
 			return nil, os.NewSyscallError("flock", err)
+		case !time.Now().Before(end):
+			_ = f.Close()
+			if wait == 0 {
+				return nil, errHeld
+			}
+			return nil, fmt.Errorf("%s: %w since %s", path, errHeld, wait)
 		}
-		return f, nil
+		time.Sleep(pause)
 	}
 }
 
@@ -157,7 +222,27 @@ func check(path string) error {
 		return &os.PathError{Op: "lstat", Path: path, Err: err}
 	}
 	if st.Mode&unix.S_IFMT != unix.S_IFDIR || st.Mode&0o022 != 0 || st.Uid != uint32(os.Geteuid()) {
-		return fmt.Errorf("%s is not a directory that only you can write to (mode %04o, owner %d): remove it", path, st.Mode&0o7777, st.Uid)
+		return &TakenError{path, st.Mode & 0o7777, st.Uid}
 	}
 	return nil
+}
+
+// TakenError is a parent that another user could write to, or has made.
+type TakenError struct {
+	Path  string
+	Mode  uint32
+	Owner uint32
+}
+
+func (e *TakenError) Error() string {
+	return fmt.Sprintf("%s is not a directory that only you can write to (mode %04o, owner %d)", e.Path, e.Mode, e.Owner)
+}
+
+// Remedy is what the caller can do about it. What is another's in /tmp he cannot
+// remove.
+func (e *TakenError) Remedy() string {
+	if e.Owner != uint32(os.Geteuid()) && os.Geteuid() != 0 {
+		return "set XDG_RUNTIME_DIR to a directory of your own, such as /run/user/" + fmt.Sprint(os.Geteuid())
+	}
+	return "remove it: rm -r " + e.Path
 }

@@ -1,14 +1,22 @@
 package rundir
 
 import (
+	"errors"
+	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/nucleus-runtime/nucleus/core/cgroups"
+	"github.com/nucleus-runtime/nucleus/internal/testutil"
 )
 
 func TestMain(m *testing.M) {
@@ -19,6 +27,9 @@ func TestMain(m *testing.M) {
 		}
 		if err := os.WriteFile(filepath.Join(d.Path, "socket"), nil, 0o600); err != nil {
 			panic(err)
+		}
+		if name := os.Getenv("RUNDIR_TEST_GROUP"); name != "" {
+			leaveGroup(d, name)
 		}
 		os.Exit(0) // as if it was killed: nothing is removed
 	}
@@ -36,6 +47,133 @@ func entries(t *testing.T, dir string) []string {
 		names = append(names, e.Name())
 	}
 	return names
+}
+
+// leaveGroup makes a group with a process in it that nothing else ends.
+func leaveGroup(d *Dir, name string) {
+	f, err := cgroups.Detect("")
+	if err != nil {
+		panic(err)
+	}
+	g, err := cgroups.New(f, cgroups.Spec{Name: name})
+	if err == nil {
+		err = errors.Join(d.Record(g.Record()), g.Create())
+	}
+	if err != nil {
+		panic(err)
+	}
+	cmd := exec.Command("/bin/sleep", "1000")
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
+	if err := errors.Join(cmd.Start(), g.Attach(cmd.Process.Pid)); err != nil {
+		panic(err)
+	}
+	fmt.Println(cmd.Process.Pid)
+}
+
+// What a plugin of a host that was killed has left in its group ends, and the group
+// goes with it.
+func TestSweepRemovesGroups(t *testing.T) {
+	testutil.Needs(t, testutil.CgroupController("pids"))
+	parent := filepath.Join(t.TempDir(), "p")
+	cmd := exec.Command(os.Args[0])
+	name := fmt.Sprintf("nucleus-plugin-test%d", os.Getpid())
+	cmd.Env = append(os.Environ(), "RUNDIR_TEST_MAKE="+parent, "RUNDIR_TEST_GROUP="+name)
+	out, err := cmd.Output()
+	if err != nil {
+		t.Fatalf("%v\n%s", err, out)
+	}
+	pid, err := strconv.Atoi(strings.TrimSpace(string(out)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	groups := func() []string {
+		f, err := cgroups.Detect("")
+		if err != nil {
+			t.Fatal(err)
+		}
+		var found []string
+		for _, dir := range f.Parents {
+			left, _ := filepath.Glob(filepath.Join(dir, name))
+			found = append(found, left...)
+		}
+		return found
+	}
+	if unix.Kill(pid, 0) != nil || len(groups()) == 0 {
+		t.Fatalf("process %d, groups %q: nothing to sweep", pid, groups())
+	}
+	if err := Sweep([]string{parent}); err != nil {
+		t.Error(err)
+	}
+	if left := groups(); len(left) > 0 {
+		t.Errorf("groups %q are left", left)
+	}
+	if b, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid)); err == nil && !strings.Contains(string(b), ") Z ") {
+		t.Errorf("process %d is left", pid)
+	}
+	if got := entries(t, parent); len(got) != 0 {
+		t.Errorf("%q is left", got)
+	}
+}
+
+// A record that names anything but a group of ours removes nothing.
+func TestSweepTrustsNoRecord(t *testing.T) {
+	parent := filepath.Join(t.TempDir(), "p")
+	victim := filepath.Join(t.TempDir(), "nucleus-plugin-victim")
+	if err := os.Mkdir(victim, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	leave(t, parent)
+	record := fmt.Sprintf(`{"layout":"v2","name":"nucleus-plugin-victim","paths":{"":%q}}`, victim)
+	dir := filepath.Join(parent, entries(t, parent)[0])
+	if err := os.WriteFile(filepath.Join(dir, groupFile), []byte(record), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := Sweep([]string{parent}); err == nil {
+		t.Error("no error")
+	}
+	if _, err := os.Stat(victim); err != nil {
+		t.Error(err)
+	}
+	d, err := Make([]string{parent}, 200)
+	if err != nil {
+		t.Fatalf("nothing starts any more: %v", err)
+	}
+	_ = d.Remove()
+}
+
+// Who holds the lock for ever does not hold us for ever.
+func TestLockIsWaitedForSoLong(t *testing.T) {
+	parent := t.TempDir()
+	held, err := locked(parent, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	begun := time.Now()
+	if _, err := locked(parent, 100*time.Millisecond); !errors.Is(err, errHeld) || time.Since(begun) < 100*time.Millisecond {
+		t.Errorf("after %s: %v", time.Since(begun), err)
+	}
+	time.AfterFunc(50*time.Millisecond, func() { _ = held.Close() })
+	f, err := locked(parent, testutil.Patient(5*time.Second))
+	if err != nil {
+		t.Fatal(err)
+	}
+	_ = f.Close()
+}
+
+// Another user's directory in the place of ours can't be removed.
+func TestTakenByAnother(t *testing.T) {
+	mine := &TakenError{"/tmp/nucleus-plugins-1", 0o777, uint32(os.Geteuid())}
+	if got := mine.Remedy(); got != "remove it: rm -r /tmp/nucleus-plugins-1" {
+		t.Errorf("remedy %q", got)
+	}
+	if os.Geteuid() == 0 {
+		return
+	}
+	if _, err := Make([]string{"/etc"}, 200); err == nil {
+		t.Fatal("/etc was taken")
+	} else if te := (*TakenError)(nil); !errors.As(err, &te) || !strings.Contains(te.Remedy(), "XDG_RUNTIME_DIR") {
+		t.Errorf("error %v", err)
+	}
 }
 
 func leave(t *testing.T, parent string) {
