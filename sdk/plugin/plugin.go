@@ -1,6 +1,7 @@
 // Package plugin makes a program a Nucleus plugin. An author fills in a Plugin and
 // calls Serve from main; what the contract asks of every plugin is done there, and
-// what an author must do is in the interfaces of sdk/secrets and sdk/hooks.
+// what an author must do is in the interfaces of sdk/network, sdk/runtime, sdk/secrets
+// and sdk/hooks.
 package plugin
 
 import (
@@ -8,12 +9,15 @@ import (
 	"errors"
 	"fmt"
 	"regexp"
+	"slices"
 
 	"github.com/hashicorp/go-hclog"
 
 	"github.com/nucleus-runtime/nucleus/sdk/config"
 	"github.com/nucleus-runtime/nucleus/sdk/hooks"
 	"github.com/nucleus-runtime/nucleus/sdk/manifest"
+	"github.com/nucleus-runtime/nucleus/sdk/network"
+	"github.com/nucleus-runtime/nucleus/sdk/runtime"
 	"github.com/nucleus-runtime/nucleus/sdk/secrets"
 )
 
@@ -38,14 +42,22 @@ type Plugin struct {
 	Description string // one line
 	DocsURL     string
 
+	Network network.Network  // may be a Preparer, a Checker and a Collector besides
+	Runtime runtime.Runtime  // may be an Execer, a Statser, a Recoverer and a Lister besides
 	Secrets secrets.Provider // may be a Renewer and a Revoker besides
 	Hooks   hooks.Handler
 
 	// What can be configured: the plugin as a whole, by its operator, and each of
 	// a job's blocks that name it. Nil takes no configuration. Made by config.To.
 	Config        config.Section
+	NetworkConfig config.Section
+	RuntimeConfig config.Section
 	SecretsConfig config.Section
 	HooksConfig   config.Section
+
+	// HandleVersions are those of handles that the plugin understands, its own and
+	// earlier ones. Calls with others are refused before they reach its code.
+	HandleVersions []uint32
 
 	Needs    Needs
 	Lifetime manifest.Lifetime
@@ -72,11 +84,15 @@ func (p *Plugin) check() error {
 	if p.Version == "" {
 		bad = append(bad, errors.New("it has no version"))
 	}
-	if p.Secrets == nil && p.Hooks == nil {
-		bad = append(bad, errors.New("it serves nothing: set Secrets or Hooks"))
+	if p.Network == nil && p.Runtime == nil && p.Secrets == nil && p.Hooks == nil {
+		bad = append(bad, errors.New("it serves nothing: set Network, Runtime, Secrets or Hooks"))
 	}
-	if p.SecretsConfig != nil && p.Secrets == nil || p.HooksConfig != nil && p.Hooks == nil {
+	if p.NetworkConfig != nil && p.Network == nil || p.RuntimeConfig != nil && p.Runtime == nil ||
+		p.SecretsConfig != nil && p.Secrets == nil || p.HooksConfig != nil && p.Hooks == nil {
 		bad = append(bad, errors.New("it has a configuration for a service that it does not serve"))
+	}
+	if slices.Contains(p.HandleVersions, 0) {
+		bad = append(bad, errors.New("0 is no version of a handle: it stands for none"))
 	}
 	if _, err := p.schema(); err != nil {
 		bad = append(bad, err)
@@ -87,16 +103,30 @@ func (p *Plugin) check() error {
 func (p *Plugin) info() manifest.Info {
 	in := manifest.Info{
 		Name: p.Name, Version: p.Version, SDKVersion: SDKVersion, Description: p.Description, DocsURL: p.DocsURL,
-		Needs: p.Needs, Lifetime: p.Lifetime,
+		Needs: p.Needs, Lifetime: p.Lifetime, HandleVersions: p.HandleVersions,
+	}
+	feature := func(has bool, name string) {
+		if has {
+			in.Features = append(in.Features, name)
+		}
+	}
+	if p.Network != nil {
+		in.Services = append(in.Services, manifest.Version{Service: manifest.Network, Version: network.Version})
+		feature(is[network.Preparer](p.Network), network.FeaturePrepare)
+		feature(is[network.Checker](p.Network), network.FeatureStatus)
+		feature(is[network.Collector](p.Network), network.FeatureGC)
+	}
+	if p.Runtime != nil {
+		in.Services = append(in.Services, manifest.Version{Service: manifest.Runtime, Version: runtime.Version})
+		feature(is[runtime.Execer](p.Runtime), runtime.FeatureExec)
+		feature(is[runtime.Statser](p.Runtime), runtime.FeatureStats)
+		feature(is[runtime.Recoverer](p.Runtime), runtime.FeatureRecover)
+		feature(is[runtime.Lister](p.Runtime), runtime.FeatureList)
 	}
 	if p.Secrets != nil {
 		in.Services = append(in.Services, manifest.Version{Service: manifest.Secrets, Version: secrets.Version})
-		if _, ok := p.Secrets.(secrets.Renewer); ok {
-			in.Features = append(in.Features, secrets.FeatureRenew)
-		}
-		if _, ok := p.Secrets.(secrets.Revoker); ok {
-			in.Features = append(in.Features, secrets.FeatureRevoke)
-		}
+		feature(is[secrets.Renewer](p.Secrets), secrets.FeatureRenew)
+		feature(is[secrets.Revoker](p.Secrets), secrets.FeatureRevoke)
 	}
 	if p.Hooks != nil {
 		in.Services = append(in.Services, manifest.Version{Service: manifest.Hooks, Version: hooks.Version})
@@ -104,11 +134,20 @@ func (p *Plugin) info() manifest.Info {
 	return in
 }
 
+func is[T any](v any) bool {
+	_, ok := v.(T)
+	return ok
+}
+
 // section is what an instance of a service is configured by; "" is the plugin.
 func (p *Plugin) section(s manifest.Service) config.Section {
 	switch s {
 	case "":
 		return p.Config
+	case manifest.Network:
+		return p.NetworkConfig
+	case manifest.Runtime:
+		return p.RuntimeConfig
 	case manifest.Secrets:
 		return p.SecretsConfig
 	case manifest.Hooks:
@@ -120,7 +159,7 @@ func (p *Plugin) section(s manifest.Service) config.Section {
 
 func (p *Plugin) schema() (config.Schema, error) {
 	out := config.Schema{Instance: map[string]*config.Block{}}
-	for _, s := range []manifest.Service{"", manifest.Secrets, manifest.Hooks} {
+	for _, s := range []manifest.Service{"", manifest.Network, manifest.Runtime, manifest.Secrets, manifest.Hooks} {
 		sec := p.section(s)
 		if sec == nil {
 			continue

@@ -17,6 +17,7 @@ import (
 	goplugin "github.com/hashicorp/go-plugin"
 	"google.golang.org/grpc"
 
+	"github.com/nucleus-runtime/nucleus/sdk/plugin/descriptors"
 	"github.com/nucleus-runtime/nucleus/sdk/plugin/handshake"
 	"github.com/nucleus-runtime/nucleus/sdk/plugin/internal/guard"
 	"github.com/nucleus-runtime/nucleus/sdk/plugin/internal/launch"
@@ -28,6 +29,8 @@ const (
 	// flushFor is time for the last answer to leave: gRPC writes behind the
 	// handler's back, and go-plugin's own streams never end by themselves.
 	flushFor = 50 * time.Millisecond
+	// maxMessage is room for the handles of a thousand sandboxes, of which GC is told.
+	maxMessage = 64 << 20
 	// sun_path has 108 bytes with its NUL, see unix(7).
 	maxSocketPath = 107
 )
@@ -85,10 +88,11 @@ type server struct {
 	stdout io.Writer
 	debug  bool // started by hand
 
-	drain *guard.Drain
-	scrub *guard.Scrubber
-	stop  context.CancelFunc
-	once  sync.Once
+	drain       *guard.Drain
+	scrub       *guard.Scrubber
+	descriptors *descriptors.Receiver // nil if the host gave no side channel
+	stop        context.CancelFunc
+	once        sync.Once
 
 	mu     sync.Mutex
 	grpc   *grpc.Server
@@ -117,6 +121,15 @@ func (s *server) serve() error {
 		if err := launch.Undumpable(); err != nil {
 			return err
 		}
+	}
+	if s.proc.Descriptors != nil {
+		r, err := descriptors.Receive(s.proc.Descriptors)
+		s.proc.Descriptors.Close()
+		if err != nil {
+			return err
+		}
+		defer r.Close()
+		s.descriptors = r
 	}
 	if err := s.socketDir(); err != nil {
 		return err
@@ -204,17 +217,29 @@ func (s *server) removeFiles() {
 }
 
 func (s *server) newGRPC(opts []grpc.ServerOption) *grpc.Server {
-	var chain []grpc.UnaryServerInterceptor
+	replay, handles := guard.NewReplay(), guard.NewHandles(s.plugin.HandleVersions)
+	var unary []grpc.UnaryServerInterceptor
 	for _, i := range []grpc.UnaryServerInterceptor{
 		s.drain.Intercept,
 		guard.Deadline,
-		guard.NewReplay().Intercept,
+		replay.Intercept,
 		guard.Teardown,
 		guard.Errors(s.plugin.Name, s.scrub),
+		handles.Intercept,
 	} {
-		chain = append(chain, guard.Only(i))
+		unary = append(unary, guard.Only(i))
 	}
-	srv := grpc.NewServer(append(opts, grpc.Creds(handshake.Credentials(s.checkPeer)), grpc.ChainUnaryInterceptor(chain...))...)
+	var stream []grpc.StreamServerInterceptor
+	for _, i := range []grpc.StreamServerInterceptor{
+		s.drain.Stream,
+		replay.Stream,
+		guard.ErrorsStream(s.plugin.Name, s.scrub),
+		handles.Stream,
+	} {
+		stream = append(stream, guard.OnlyStream(i))
+	}
+	srv := grpc.NewServer(append(opts, grpc.Creds(handshake.Credentials(s.checkPeer)), grpc.MaxRecvMsgSize(maxMessage),
+		grpc.ChainUnaryInterceptor(unary...), grpc.ChainStreamInterceptor(stream...))...)
 	s.mu.Lock()
 	s.grpc = srv
 	s.mu.Unlock()

@@ -30,6 +30,12 @@ type services struct {
 func (s *services) GRPCServer(_ *goplugin.GRPCBroker, g *grpc.Server) error {
 	p := &s.server.plugin
 	pluginv1.RegisterBaseServer(g, &base{server: s.server})
+	if p.Network != nil {
+		pluginv1.RegisterNetworkServer(g, newNetworkServer(p.Network, s.server.descriptors))
+	}
+	if p.Runtime != nil {
+		pluginv1.RegisterRuntimeServer(g, &runtimeServer{runtime: p.Runtime, descriptors: s.server.descriptors})
+	}
 	if p.Secrets != nil {
 		pluginv1.RegisterSecretsServer(g, &secretsServer{provider: p.Secrets, scrub: s.server.scrub})
 	}

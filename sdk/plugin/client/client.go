@@ -5,7 +5,9 @@ package client
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"os"
 	"slices"
 	"time"
 
@@ -15,10 +17,12 @@ import (
 	"google.golang.org/protobuf/types/known/durationpb"
 
 	"github.com/nucleus-runtime/nucleus/sdk/config"
+	"github.com/nucleus-runtime/nucleus/sdk/contract"
 	"github.com/nucleus-runtime/nucleus/sdk/errs"
 	"github.com/nucleus-runtime/nucleus/sdk/hooks"
 	"github.com/nucleus-runtime/nucleus/sdk/internal/wire"
 	"github.com/nucleus-runtime/nucleus/sdk/manifest"
+	"github.com/nucleus-runtime/nucleus/sdk/plugin/descriptors"
 	"github.com/nucleus-runtime/nucleus/sdk/plugin/handshake"
 	pluginv1 "github.com/nucleus-runtime/nucleus/sdk/proto/nucleus/plugin/v1"
 	"github.com/nucleus-runtime/nucleus/sdk/secrets"
@@ -27,13 +31,40 @@ import (
 // Client calls one plugin process. Each call needs a context with a deadline, and
 // fails with an *errs.Error.
 type Client struct {
-	conn grpc.ClientConnInterface
-	base pluginv1.BaseClient
+	conn        grpc.ClientConnInterface
+	base        pluginv1.BaseClient
+	descriptors *descriptors.Sender // nil for none
 }
 
 // New makes a Client of a connection.
 func New(conn grpc.ClientConnInterface) *Client {
-	return &Client{conn, pluginv1.NewBaseClient(conn)}
+	c := checked{conn}
+	return &Client{conn: c, base: pluginv1.NewBaseClient(c)}
+}
+
+// WithDescriptors is a Client of the same plugin that sends the Files of requests
+// over a side channel, whose other end the plugin's process has inherited.
+func (c *Client) WithDescriptors(s *descriptors.Sender) *Client {
+	with := *c
+	with.descriptors = s
+	return &with
+}
+
+// send sends the files of a request, before the request.
+func (c *Client) send(ctx context.Context, call contract.Call, files []*os.File) error {
+	switch {
+	case len(files) == 0:
+		return nil
+	case c.descriptors == nil:
+		return errs.Preconditionf("the plugin was started without a side channel for descriptors")
+	}
+	if err := c.descriptors.Send(ctx, call.RequestID, files); err != nil {
+		if errors.Is(err, descriptors.ErrClosed) {
+			return &errs.Error{Code: errs.Unavailable, Err: err}
+		}
+		return errs.Of(err)
+	}
+	return nil
 }
 
 // PluginSet is for go-plugin's client, which then dispenses a *Client under

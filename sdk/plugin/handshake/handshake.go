@@ -26,6 +26,9 @@ const (
 	EnvLifelineFD = launch.LifelineFD // number of a descriptor; the plugin ends when it closes
 	EnvPeerUID    = launch.PeerUID    // the host's user, where the plugin runs as another
 	EnvSocketDir  = goplugin.EnvUnixSocketDir
+	// EnvDescriptorsFD is the number of the plugin's end of a side channel
+	// (sdk/plugin/descriptors). Only plugins that are given descriptors need one.
+	EnvDescriptorsFD = launch.DescriptorsFD
 )
 
 // EnvReattach names plugins that were started by hand with --debug.

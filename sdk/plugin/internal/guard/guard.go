@@ -47,6 +47,9 @@ func Deadline(ctx context.Context, req any, info *grpc.UnaryServerInfo, next grp
 // gone is the answer where what is to be removed is not there: that is success.
 var gone = map[string]func() any{
 	pluginv1.Secrets_Revoke_FullMethodName: func() any { return &pluginv1.RevokeResponse{} },
+	pluginv1.Network_Detach_FullMethodName: func() any { return &pluginv1.DetachResponse{} },
+	pluginv1.Runtime_Stop_FullMethodName:   func() any { return &pluginv1.StopResponse{} },
+	pluginv1.Runtime_Delete_FullMethodName: func() any { return &pluginv1.DeleteResponse{} },
 }
 
 // Teardown makes removing what is not there succeed.
@@ -62,15 +65,27 @@ func Teardown(ctx context.Context, req any, info *grpc.UnaryServerInfo, next grp
 // is the plugin's name.
 func Errors(domain string, s *Scrubber) grpc.UnaryServerInterceptor {
 	return func(ctx context.Context, req any, info *grpc.UnaryServerInfo, next grpc.UnaryHandler) (any, error) {
-		resp, err := recovered(ctx, req, info, next)
-		if err == nil {
-			return resp, nil
+		var resp any
+		err := recovered(info.FullMethod, func() (err error) {
+			resp, err = next(ctx, req)
+			return err
+		})
+		if err != nil {
+			return nil, clean(domain, s, err)
 		}
-		return nil, wire.Status(s.Error(err), domain).Err()
+		return resp, nil
 	}
 }
 
-func recovered(ctx context.Context, req any, info *grpc.UnaryServerInfo, next grpc.UnaryHandler) (resp any, err error) {
+// clean makes a status of every error: an author's may wrap one of another server.
+func clean(domain string, s *Scrubber, err error) error {
+	if err == nil {
+		return nil
+	}
+	return wire.Status(s.Error(err), domain).Err()
+}
+
+func recovered(method string, f func() error) (err error) {
 	defer func() {
 		p := recover()
 		if p == nil {
@@ -78,28 +93,34 @@ func recovered(ctx context.Context, req any, info *grpc.UnaryServerInfo, next gr
 		}
 		stack := debug.Stack()
 		err = &errs.Error{
-			Code: errs.Internal, Text: fmt.Sprintf("the plugin panicked in %s: %v", info.FullMethod, p),
+			Code: errs.Internal, Text: fmt.Sprintf("the plugin panicked in %s: %v", method, p),
 			Panic: &errs.Panic{Message: fmt.Sprint(p), Stack: string(stack[:min(len(stack), maxStack)])},
 		}
 	}()
-	return next(ctx, req)
+	return f()
 }
 
 // Drain counts calls, so that a plugin ends when the last one has its answer.
 type Drain struct {
-	mu     sync.Mutex
-	active int
-	over   bool
-	idle   chan struct{}
+	mu      sync.Mutex
+	active  int
+	over    bool
+	idle    chan struct{}
+	closing context.Context // ends with Close
+	close   context.CancelFunc
 }
 
 // NewDrain makes one for which no call is at work.
-func NewDrain() *Drain { return &Drain{idle: make(chan struct{})} }
+func NewDrain() *Drain {
+	d := &Drain{idle: make(chan struct{})}
+	d.closing, d.close = context.WithCancel(context.Background())
+	return d
+}
 
 // Intercept refuses calls that come after Close.
 func (d *Drain) Intercept(ctx context.Context, req any, _ *grpc.UnaryServerInfo, next grpc.UnaryHandler) (any, error) {
 	if !d.enter() {
-		return nil, status.Error(codes.Unavailable, "the plugin is ending")
+		return nil, status.Error(codes.Unavailable, errEnding.Error())
 	}
 	defer d.leave()
 	return next(ctx, req)
@@ -129,6 +150,7 @@ func (d *Drain) Close() <-chan struct{} {
 	defer d.mu.Unlock()
 	if !d.over {
 		d.over = true
+		d.close()
 		if d.active == 0 {
 			close(d.idle)
 		}

@@ -21,6 +21,8 @@ const (
 	keepFor     = 2 * time.Minute
 )
 
+const errNoID = "the call has no request_id, so a repetition of it could not be known for one"
+
 type called interface {
 	proto.Message
 	GetCall() *pluginv1.Call
@@ -61,7 +63,7 @@ func (r *Replay) Intercept(ctx context.Context, req any, info *grpc.UnaryServerI
 	}
 	k := key{info.FullMethod, c.GetCall().GetRequestId()}
 	if k.requestID == "" {
-		return nil, status.Error(codes.InvalidArgument, "the call has no request_id, so a repetition of it could not be known for one")
+		return nil, status.Error(codes.InvalidArgument, errNoID)
 	}
 	sum, err := fingerprint(c)
 	if err != nil {
@@ -101,10 +103,15 @@ func (r *Replay) enter(k key, sum digest) (e *entry, mine bool) {
 
 func (r *Replay) run(ctx context.Context, k key, e *entry, req any, next grpc.UnaryHandler) (any, error) {
 	resp, err := next(ctx, req)
+	r.leave(k, e, resp, err, lasting(err))
+	return resp, err
+}
+
+// leave ends what enter has begun.
+func (r *Replay) leave(k key, e *entry, resp any, err error, keep bool) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	e.resp, e.err, e.at = resp, err, r.now()
-	e.keep = lasting(err)
+	e.resp, e.err, e.keep, e.at = resp, err, keep, r.now()
 	if e.keep {
 		r.order = append(r.order, k)
 		r.expire()
@@ -112,7 +119,6 @@ func (r *Replay) run(ctx context.Context, k key, e *entry, req any, next grpc.Un
 		delete(r.entries, k)
 	}
 	close(e.done)
-	return resp, err
 }
 
 // expire is called with the lock held. Unfinished entries are not in order, and so

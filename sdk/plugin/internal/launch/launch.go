@@ -24,6 +24,8 @@ const (
 	CookieValue = "3c1d9f6e2b7a4850-nucleus-plugin"
 	LifelineFD  = "NUCLEUS_LIFELINE_FD"
 	PeerUID     = "NUCLEUS_PEER_UID"
+	// DescriptorsFD is optional: the plugin's end of sdk/plugin/descriptors.
+	DescriptorsFD = "NUCLEUS_DESCRIPTORS_FD"
 )
 
 // Process is how this process was started.
@@ -31,7 +33,9 @@ type Process struct {
 	ByHost    bool
 	Handshake *os.File // what standard output was
 	Parent    int      // 0 if it is outside of our pid namespace
-	Err       error
+	// Descriptors is our end of the side channel, nil for none.
+	Descriptors *os.File
+	Err         error
 
 	lifeline *os.File
 	peerUID  int64 // -1 for none
@@ -57,7 +61,10 @@ func take() Process {
 		p.Err = err
 		return p
 	}
-	p.lifeline, p.Err = lifeline(os.Getenv(LifelineFD))
+	var lerr, derr error
+	p.lifeline, lerr = inherited(LifelineFD, "lifeline")
+	p.Descriptors, derr = inherited(DescriptorsFD, "descriptors")
+	p.Err = errors.Join(lerr, derr)
 	closeOnExec()
 	if s := os.Getenv(PeerUID); s != "" {
 		uid, err := strconv.ParseUint(s, 10, 32)
@@ -67,7 +74,7 @@ func take() Process {
 		p.peerUID = int64(uid)
 	}
 	// A child of ours is no plugin of this host.
-	for _, k := range []string{CookieKey, LifelineFD, PeerUID} {
+	for _, k := range []string{CookieKey, LifelineFD, PeerUID, DescriptorsFD} {
 		_ = os.Unsetenv(k) // it fails only for names that are none
 	}
 	return p
@@ -94,17 +101,19 @@ func dupCloexec(fd int) (int, error) {
 	return int(n), nil
 }
 
-func lifeline(s string) (*os.File, error) {
+// inherited is the descriptor whose number a variable has; nil without one.
+func inherited(variable, name string) (*os.File, error) {
+	s := os.Getenv(variable)
 	if s == "" {
 		return nil, nil
 	}
 	fd, err := strconv.Atoi(s)
 	var st syscall.Stat_t
 	if err != nil || fd < 3 || syscall.Fstat(fd, &st) != nil {
-		return nil, fmt.Errorf("%s=%q is no open descriptor", LifelineFD, s)
+		return nil, fmt.Errorf("%s=%q is no open descriptor", variable, s)
 	}
 	syscall.CloseOnExec(fd)
-	return os.NewFile(uintptr(fd), "lifeline"), nil
+	return os.NewFile(uintptr(fd), name), nil
 }
 
 // closeOnExec keeps every inherited descriptor from our children: a child with a
