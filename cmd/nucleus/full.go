@@ -27,6 +27,14 @@ const jobFD = "NUCLEUS_JOB_FD"
 // namesPlugin tells whether a job needs the plugin host.
 func namesPlugin(j *job.Job) bool { return len(j.Secrets)+len(j.PluginHooks) > 0 }
 
+// leavesToFull tells whether a job is the other build's, which is installed.
+func leavesToFull(j *job.Job) bool { return !full && namesPlugin(j) && fullInstalled() }
+
+func fullInstalled() bool {
+	path, err := core.Program("nucleus-full")
+	return err == nil && unix.Access(path, unix.X_OK) == nil
+}
+
 // pluginHostFor becomes the full build if this one cannot run the job.
 func (a *app) pluginHostFor(j *job.Job, pinnedOnly func()) error {
 	if !namesPlugin(j) {

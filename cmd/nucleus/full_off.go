@@ -3,15 +3,21 @@
 package main
 
 import (
+	"context"
+
 	"github.com/spf13/cobra"
 
 	"github.com/nucleus-runtime/nucleus/core"
+	"github.com/nucleus-runtime/nucleus/core/job"
 )
 
 const full = false
 
 // usePlugins does nothing in the build without a plugin host.
 func (a *app) usePlugins(*core.Options) (pinnedOnly func(), err error) { return func() {}, nil }
+
+// checkPlugins knows of no plugins.
+func (a *app) checkPlugins(context.Context, *job.Job) error { return nil }
 
 // pluginCommand hands the whole command over.
 func (a *app) pluginCommand() *cobra.Command {

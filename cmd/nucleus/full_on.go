@@ -12,13 +12,16 @@ import (
 	"text/tabwriter"
 	"time"
 
+	"github.com/hashicorp/hcl/v2"
 	"github.com/spf13/cobra"
 
 	"github.com/nucleus-runtime/nucleus/core"
 	"github.com/nucleus-runtime/nucleus/core/audit"
+	"github.com/nucleus-runtime/nucleus/core/job"
 	"github.com/nucleus-runtime/nucleus/core/pluginhost"
 	"github.com/nucleus-runtime/nucleus/core/pluginhost/rundir"
 	"github.com/nucleus-runtime/nucleus/sdk/config"
+	"github.com/nucleus-runtime/nucleus/sdk/manifest"
 )
 
 const full = true
@@ -48,15 +51,55 @@ func (a *app) pluginHost() (*pluginhost.Host, *pluginhost.Finder, error) {
 		}
 		dirs = []string{dir}
 	}
-	cache := "/var/lib/nucleus/digest"
-	if os.Geteuid() != 0 {
-		cache = ""
-		if dir, err := os.UserCacheDir(); err == nil {
-			cache = filepath.Join(dir, "nucleus", "digest")
+	finder := &pluginhost.Finder{Dirs: dirs, Host: conf, Digests: &pluginhost.DigestCache{Dir: cacheDir("digest")}}
+	schemas := &pluginhost.SchemaCache{Dir: cacheDir("schema")}
+	return pluginhost.New(pluginhost.Options{Finder: finder, Schemas: schemas, RunDirs: rundir.Default(), Version: version}), finder, nil
+}
+
+// cacheDir is "" for a user without a home.
+func cacheDir(of string) string {
+	if os.Geteuid() == 0 {
+		return filepath.Join("/var/lib/nucleus", of)
+	}
+	dir, err := os.UserCacheDir()
+	if err != nil {
+		return ""
+	}
+	return filepath.Join(dir, "nucleus", of)
+}
+
+// checkPlugins looks at what a job and the host configuration say to the plugins that
+// the job names, as far as what these have said of themselves is remembered: nothing
+// is started. A plugin that cannot be used is for the start to tell.
+func (a *app) checkPlugins(ctx context.Context, j *job.Job) error {
+	h, finder, err := a.pluginHost()
+	if err != nil {
+		return nil
+	}
+	var diags hcl.Diagnostics
+	known := map[string]*pluginhost.Description{}
+	look := func(service manifest.Service, name, origin string, body hcl.Body) {
+		d, seen := known[name]
+		if !seen {
+			d = h.Remembered(ctx, name)
+			known[name] = d
+			if d != nil {
+				p, _ := finder.Host.Plugin(name)
+				at := finder.Host.Ranges[fmt.Sprintf("plugin[%q]", name)]
+				diags = append(diags, d.Check(pluginhost.Part{Body: p.Config, Eval: finder.Host.EvalContext(), At: at})...)
+			}
+		}
+		if d != nil {
+			diags = append(diags, d.Check(pluginhost.Part{Service: service, Body: body, Eval: j.EvalContext(), At: j.Ranges[origin]})...)
 		}
 	}
-	finder := &pluginhost.Finder{Dirs: dirs, Host: conf, Digests: &pluginhost.DigestCache{Dir: cache}}
-	return pluginhost.New(pluginhost.Options{Finder: finder, RunDirs: rundir.Default(), Version: version}), finder, nil
+	for _, s := range j.Secrets {
+		look(manifest.Secrets, s.Provider, fmt.Sprintf("secret[%q]", s.Name), s.Config)
+	}
+	for _, p := range j.PluginHooks {
+		look(manifest.Hooks, p.Plugin, fmt.Sprintf("plugin_hook[%q]", p.Plugin), p.Config)
+	}
+	return a.diagnostics(a.sources, diags)
 }
 
 func (a *app) pluginCommand() *cobra.Command {
@@ -112,7 +155,7 @@ func (a *app) described(ctx context.Context, name string) (*pluginhost.Descripti
 		return nil, "", hinted(err)
 	}
 	defer p.Close()
-	d, err := h.Describe(ctx, p)
+	d, err := h.Ask(ctx, p)
 	return d, p.Program.Digest, hinted(err)
 }
 

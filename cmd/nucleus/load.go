@@ -72,7 +72,7 @@ func (a *app) load(f *jobFlags, argv []string) (*job.Job, error) {
 		return nil, err
 	}
 	o.Defaults = host.Defaults
-	sources := map[string][]byte{host.File: a.host.source}
+	a.sources = map[string][]byte{host.File: a.host.source}
 	if f.config == "" {
 		if len(argv) == 0 {
 			what := "name a file with -config, or a command after --"
@@ -85,23 +85,23 @@ func (a *app) load(f *jobFlags, argv []string) (*job.Job, error) {
 			return nil, &usageError{err: errors.New("variables without a job file: nothing would read them"), hint: "nucleus run -config job.hcl -var name=value"}
 		}
 		j, diags := job.FromOptions(o)
-		return a.decoded(j, sources, diags)
+		return a.decoded(j, diags)
 	}
 	name, src, err := a.readJob(f.config)
 	if err != nil {
 		return nil, err
 	}
 	j, diags := job.Parse(name, src, o)
-	sources[name] = src
-	return a.decoded(j, sources, diags)
+	a.sources[name] = src
+	return a.decoded(j, diags)
 }
 
 // decoded prints what there is to say of a job, unless the other build is going to.
-func (a *app) decoded(j *job.Job, sources map[string][]byte, diags hcl.Diagnostics) (*job.Job, error) {
-	if !full && !diags.HasErrors() && namesPlugin(j) {
+func (a *app) decoded(j *job.Job, diags hcl.Diagnostics) (*job.Job, error) {
+	if !diags.HasErrors() && leavesToFull(j) {
 		return j, nil
 	}
-	return j, a.diagnostics(sources, diags)
+	return j, a.diagnostics(a.sources, diags)
 }
 
 func (a *app) readJob(config string) (string, []byte, error) {

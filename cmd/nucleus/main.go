@@ -30,8 +30,9 @@ type app struct {
 	hostConfigPath string
 	host           hostConfig
 	code           int
-	piped          []byte     // the job that came on standard input
-	inherited      []*os.File // descriptors that the caller named: fd:N
+	piped          []byte            // the job that came on standard input
+	sources        map[string][]byte // files that diagnostics may be about
+	inherited      []*os.File        // descriptors that the caller named: fd:N
 }
 
 func main() {

@@ -30,7 +30,7 @@ func (a *app) planCommand() *cobra.Command {
   nucleus plan -config job.hcl -json
   nucleus plan -config job.hcl -oci > config.json`,
 		RunE: func(c *cobra.Command, args []string) error {
-			p, err := a.makePlan(&f, args)
+			p, err := a.makePlan(c.Context(), &f, args)
 			if err != nil {
 				return err
 			}
@@ -51,7 +51,7 @@ func (a *app) planCommand() *cobra.Command {
 	return c
 }
 
-func (a *app) makePlan(f *jobFlags, args []string) (*plan.Plan, error) {
+func (a *app) makePlan(ctx context.Context, f *jobFlags, args []string) (*plan.Plan, error) {
 	j, err := a.load(f, args)
 	if err != nil {
 		return nil, err
@@ -62,6 +62,9 @@ func (a *app) makePlan(f *jobFlags, args []string) (*plan.Plan, error) {
 		return nil, err
 	}
 	if err := a.pluginHostFor(j, pinnedOnly); err != nil {
+		return nil, err
+	}
+	if err := a.checkPlugins(ctx, j); err != nil {
 		return nil, err
 	}
 	rt, err := a.runtime(o)
@@ -84,8 +87,15 @@ func (a *app) validateCommand() *cobra.Command {
 			if err != nil {
 				return err
 			}
+			if leavesToFull(j) {
+				return a.becomeFull()
+			}
+			printed := a.checkPlugins(c.Context(), j)
 			if err := core.Check(j); err != nil {
 				return err
+			}
+			if printed != nil {
+				return printed
 			}
 			_, err = fmt.Fprintf(a.out, "%s: job %q is valid\n", f.config, j.Name)
 			return err
@@ -139,13 +149,9 @@ func (a *app) gcCommand() *cobra.Command {
 }
 
 func (a *app) gc(ctx context.Context, asJSON bool) error {
-	if !full {
+	if !full && fullInstalled() {
 		// A dead sandbox may owe a plugin a call. Without that build it stays owed.
-		if path, err := core.Program("nucleus-full"); err == nil {
-			if _, err := os.Stat(path); err == nil {
-				return a.becomeFull()
-			}
-		}
+		return a.becomeFull()
 	}
 	events, closeEvents, err := a.sinks("")
 	if err != nil {

@@ -24,10 +24,13 @@ func checkAnswer(ctx context.Context, method string, req, reply any, cc *grpc.Cl
 	if err := invoke(ctx, method, req, reply, cc, opts...); err != nil {
 		return err
 	}
-	r, ok := reply.(*pluginv1.ConfigSchemaResponse)
-	if !ok {
-		return nil
+	if r, ok := reply.(*pluginv1.ConfigSchemaResponse); ok {
+		return checkSchema(r)
 	}
+	return nil
+}
+
+func checkSchema(r *pluginv1.ConfigSchemaResponse) error {
 	left := maxNames
 	blocks := []*pluginv1.Block{r.GetPluginConfig()}
 	for _, b := range r.GetInstanceConfig() {

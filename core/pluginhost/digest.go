@@ -67,7 +67,7 @@ func (c *DigestCache) path(key string) string {
 // read gives "" for what is not known. A cache that is not the caller's alone is
 // as good as none.
 func (c *DigestCache) read(key string) string {
-	if c == nil || c.Dir == "" || c.private() != nil {
+	if c == nil || c.Dir == "" || private(c.Dir) != nil {
 		return ""
 	}
 	b, err := os.ReadFile(c.path(key))
@@ -83,29 +83,42 @@ func (c *DigestCache) read(key string) string {
 
 // write is best effort: what cannot be remembered is hashed again.
 func (c *DigestCache) write(key, digest string) {
-	if c == nil || c.Dir == "" || os.MkdirAll(c.Dir, 0o700) != nil || c.private() != nil {
+	if c == nil || c.Dir == "" {
 		return
 	}
-	f, err := os.CreateTemp(c.Dir, ".new")
+	_ = store(c.Dir, filepath.Base(c.path(key)), []byte(digest+" "+key+"\n"))
+}
+
+// store puts a file into a cache so that it is never half there.
+func store(dir, name string, content []byte) error {
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return err
+	}
+	if err := private(dir); err != nil {
+		return err
+	}
+	f, err := os.CreateTemp(dir, ".new")
 	if err != nil {
-		return
+		return err
 	}
-	_, err = fmt.Fprintf(f, "%s %s\n", digest, key)
+	_, err = f.Write(content)
 	if err = errors.Join(err, f.Close()); err == nil {
-		err = os.Rename(f.Name(), c.path(key))
+		err = os.Rename(f.Name(), filepath.Join(dir, name))
 	}
 	if err != nil {
 		_ = os.Remove(f.Name())
 	}
+	return err
 }
 
-func (c *DigestCache) private() error {
+// private tells whether a cache is the caller's alone.
+func private(dir string) error {
 	var st unix.Stat_t
-	if err := unix.Lstat(c.Dir, &st); err != nil {
+	if err := unix.Lstat(dir, &st); err != nil {
 		return err
 	}
 	if st.Mode&unix.S_IFMT != unix.S_IFDIR || st.Mode&0o077 != 0 || st.Uid != uint32(os.Geteuid()) {
-		return fmt.Errorf("%s: not a directory of the caller alone", c.Dir)
+		return fmt.Errorf("%s: not a directory of the caller alone", dir)
 	}
 	return nil
 }

@@ -20,6 +20,8 @@ import (
 // Options of New.
 type Options struct {
 	Finder *Finder
+	// Schemas may be nil.
+	Schemas *SchemaCache
 	// RunDirs are where sockets may be made: in the first whose path is short enough
 	// for one. They are the caller's, and made if they are missing.
 	RunDirs []string

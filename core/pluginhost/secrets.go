@@ -185,12 +185,21 @@ func (d *Description) Serves(s manifest.Service) bool {
 // ours are the services that this core uses, in the versions that it knows.
 var ours = []manifest.Version{{Service: manifest.Secrets, Version: secrets.Version}, {Service: manifest.Hooks, Version: hooks.Version}}
 
-// Describe asks a running plugin what it is, and checks that it is what its name
-// and its operator say.
+// Describe tells what a running plugin is, and checks that it is what its name and
+// its operator say. A plugin that is remembered is not asked again.
 func (h *Host) Describe(ctx context.Context, p *Plugin) (*Description, error) {
+	if d := h.remembered(ctx, p.Program); d != nil {
+		return d, h.allowed(p, d.Info)
+	}
+	return h.Ask(ctx, p)
+}
+
+// Ask is Describe that asks, whatever is remembered.
+func (h *Host) Ask(ctx context.Context, p *Plugin) (*Description, error) {
 	ctx, cancel := context.WithTimeout(ctx, infoTime)
 	defer cancel()
-	c := client.New(p.Conn())
+	said := &recorder{ClientConnInterface: p.Conn()}
+	c := client.New(said)
 	info, err := c.Info(ctx, h.o.Version, ours)
 	if err != nil {
 		return nil, p.failed("asking what it is", err)
@@ -202,6 +211,7 @@ func (h *Host) Describe(ctx context.Context, p *Plugin) (*Description, error) {
 	if info.Name != p.Name {
 		return nil, &Error{p.Name, fmt.Errorf("it says that it is plugin %q", info.Name), shown("install it as " + Prefix + info.Name)}
 	}
+	h.o.Schemas.write(h.schemaKey(p.Program), &said.answers)
 	return &Description{clean(info), schema}, h.allowed(p, info)
 }
 
