@@ -58,6 +58,8 @@ build:
 	@CGO_ENABLED=0 $(GOBUILD) -tags plugins,grpcnotrace -o bin/nucleus-full ./cmd/nucleus
 	@mkdir -p bin/plugins
 	@CGO_ENABLED=0 go -C plugins/secrets build -trimpath -ldflags '$(LDFLAGS)' -tags grpcnotrace -o $(CURDIR)/bin/plugins/ ./cmd/...
+	@mkdir -p bin/examples
+	@CGO_ENABLED=0 go -C examples/plugins build -trimpath -ldflags '$(LDFLAGS)' -tags grpcnotrace -o $(CURDIR)/bin/examples/ ./...
 	@cd bin/plugins; for n in $(LOCAL); do ln -f local nucleus-plugin-$$n; done; rm local
 
 ## run: build and run the smallest example

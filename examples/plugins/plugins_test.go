@@ -73,14 +73,14 @@ func TestCurfewServes(t *testing.T) {
 	hour := int64(time.Now().Add(12 * time.Hour).Hour())
 	configure(ctx, t, c, "", "", schema.Plugin, map[string]cty.Value{"from": cty.NumberIntVal(hour), "until": cty.NumberIntVal((hour + 1) % 24)})
 	sub, err := c.Hooks().Describe(ctx, "curfew")
-	if err != nil || sub.At != hooks.At(hooks.PreNamespaces, hooks.PreExec) {
+	if err != nil || sub.At != hooks.At(hooks.PreNamespaces, hooks.PreSecurity) {
 		t.Errorf("subscribed to %+v, %v", sub, err)
 	}
 	a, err := c.Hooks().OnPhase(ctx, hooks.Call{RequestID: "1"}, hooks.Event{Boundary: hooks.PreNamespaces})
 	if err != nil || a.Veto != "" {
 		t.Errorf("half a day before the curfew: %+v, %v", a, err)
 	}
-	a, err = c.Hooks().OnPhase(ctx, hooks.Call{RequestID: "2"}, hooks.Event{Boundary: hooks.PreExec})
+	a, err = c.Hooks().OnPhase(ctx, hooks.Call{RequestID: "2"}, hooks.Event{Boundary: hooks.PreSecurity})
 	if err != nil || a.Mutation.AddEnv["CURFEW"] == "" {
 		t.Errorf("no variable: %+v, %v", a, err)
 	}

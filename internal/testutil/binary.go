@@ -81,7 +81,26 @@ func buildBinaries() (string, error) {
 	if err := buildCommand(root, filepath.Join(dir, "nucleus-full"), "./cmd/nucleus", false, "-tags", "plugins"); err != nil {
 		return "", err
 	}
-	return dir, buildPlugins(root, filepath.Join(dir, "plugins"))
+	if err := buildPlugins(root, filepath.Join(dir, "plugins")); err != nil {
+		return "", err
+	}
+	return dir, buildExamples(root, filepath.Join(dir, "examples"))
+}
+
+// buildExamples makes the plugins of examples/plugins, as the Makefile does.
+func buildExamples(root, dir string) error {
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		return err
+	}
+	module := filepath.Join(root, "examples", "plugins")
+	mains, err := filepath.Glob(filepath.Join(module, "*", "main.go"))
+	for _, main := range mains {
+		name := filepath.Base(filepath.Dir(main))
+		if err := buildCommand(module, filepath.Join(dir, name), "./"+name, false, "-tags", "grpcnotrace"); err != nil {
+			return err
+		}
+	}
+	return err
 }
 
 // buildPlugins makes the plugins of plugins/secrets, as the Makefile does.

@@ -29,7 +29,7 @@ func TestCurfew(t *testing.T) {
 		if err != nil || a.Veto != tc.veto {
 			t.Errorf("%+v: veto %q, %v", tc, a.Veto, err)
 		}
-		a, err = c.OnPhase(t.Context(), hooks.Call{}, hooks.Event{Boundary: hooks.PreExec})
+		a, err = c.OnPhase(t.Context(), hooks.Call{}, hooks.Event{Boundary: hooks.PreSecurity})
 		if err != nil || a.Veto != "" || a.Mutation.AddEnv["CURFEW"] == "" {
 			t.Errorf("%+v: answer %+v, %v", tc, a, err)
 		}
