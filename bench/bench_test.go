@@ -94,13 +94,14 @@ func sample() *report {
 		{peer: peer{name: "crun"}, cold: []float64{30}, cpu: []float64{1}},
 		{peer: peer{name: "a <b> & c", skip: "not <installed>"}},
 		{peer: peer{name: "nucleus", host: true}, cold: []float64{12}, cpu: []float64{1}, idles: &idleReply{SupportPSS: 4096}},
+		{peer: peer{name: "nucleus, 1 secret", host: true, coldOnly: true}, cold: []float64{24}, cpu: []float64{1}},
 	}
 	return r
 }
 
 func TestReportStatesRatiosAndOmissions(t *testing.T) {
 	page := sample().markdown()
-	for _, want := range []string{"| nucleus |", "| 4.00 |\n", "nucleus takes 0.40 times as long as crun", "a <b> & c was left out: not <installed>", "| 4096 |"} {
+	for _, want := range []string{"| nucleus |", "| 4.00 |\n", "nucleus takes 0.40 times as long as crun", "nucleus, 1 secret takes 2.00 times as long as nucleus, 12.0 ms more", "a <b> & c was left out: not <installed>", "| 4096 |"} {
 		if !strings.Contains(page, want) {
 			t.Errorf("the page lacks %q:\n%s", want, page)
 		}
@@ -124,7 +125,7 @@ func TestPlotIsWellFormed(t *testing.T) {
 			bars++
 		}
 	}
-	if want := 1 + 4 + 1 + 1; bars != want { // background, cold, rate, idle
+	if want := 1 + 5 + 1 + 1; bars != want { // background, cold, rate, idle
 		t.Errorf("%d rectangles, want %d", bars, want)
 	}
 }

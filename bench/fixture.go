@@ -145,9 +145,9 @@ func limitsText(limited bool) string {
 func (f *fixture) limitsText() string        { return limitsText(f.peerLimits) }
 func (f *fixture) nucleusLimitsText() string { return limitsText(f.nucleusLimits) }
 
-// job writes a job file that runs argv.
-func (f *fixture) job(argv []string) (string, error) {
-	path := filepath.Join(f.dir, fmt.Sprintf("job-%d-%s.hcl", f.uid, filepath.Base(argv[0])))
+// job writes a job file that runs argv and has further blocks, for which it is named.
+func (f *fixture) job(argv []string, name, blocks string) (string, error) {
+	path := filepath.Join(f.dir, fmt.Sprintf("job-%d-%s-%s.hcl", f.uid, name, filepath.Base(argv[0])))
 	quoted := make([]string, len(argv))
 	for i, arg := range argv {
 		quoted[i] = fmt.Sprintf("%q", arg)
@@ -156,7 +156,7 @@ func (f *fixture) job(argv []string) (string, error) {
 	if f.nucleusLimits {
 		resources = fmt.Sprintf("  resources {\n    memory = %d\n    cpus   = %d\n    pids   = %d\n  }\n", limitMemory, limitCPUs, limitPids)
 	}
-	text := fmt.Sprintf("job \"bench\" {\n  command = [%s]\n  rootfs {\n    path = %q\n  }\n%s}\n",
-		strings.Join(quoted, ", "), f.rootfs, resources)
+	text := fmt.Sprintf("job \"bench\" {\n  command = [%s]\n  rootfs {\n    path = %q\n  }\n%s%s}\n",
+		strings.Join(quoted, ", "), f.rootfs, resources, blocks)
 	return path, os.WriteFile(path, []byte(text), 0o644)
 }

@@ -146,7 +146,7 @@ func onlyCgroupV2() (bool, error) {
 
 // trace asks Nucleus where the time of one start goes.
 func (s *session) trace() string {
-	job, err := s.fixture.job([]string{"/bin/true"})
+	job, err := s.fixture.job([]string{"/bin/true"}, "trace", "")
 	if err != nil {
 		return err.Error()
 	}

@@ -17,6 +17,8 @@ type peer struct {
 	// make spells the command that runs argv, a path inside the root file
 	// system with its arguments, in a sandbox.
 	make func(argv ...string) (command, error)
+	// coldOnly rows say nothing new at the other measurements.
+	coldOnly bool
 	// skip says why the row cannot be measured here.
 	skip string
 }
@@ -75,7 +77,7 @@ func peers(f *fixture) []peer {
 			return c, err
 		}
 	}
-	return append(list, nucleusPeer(f))
+	return append(list, ours(f)...)
 }
 
 func bubblewrap(rootfs string) []string {
@@ -108,26 +110,6 @@ func ociPeer(f *fixture, runtime string, userNamespace bool) peer {
 		return command{
 			Argv:    append(global[:len(global):len(global)], "run", "-b", bundle, "{ID}"),
 			Cleanup: append(global[:len(global):len(global)], "delete", "-f", "{ID}"),
-		}, nil
-	}
-	return p
-}
-
-func nucleusPeer(f *fixture) peer {
-	p := peer{name: "nucleus", host: true, isolation: "all namespaces, filter, Landlock, posture check, init; " + f.nucleusLimitsText()}
-	if f.nucleus == "" {
-		p.skip = "no binary given"
-		return p
-	}
-	p.make = func(argv ...string) (command, error) {
-		job, err := f.job(argv)
-		if err != nil {
-			return command{}, err
-		}
-		return command{
-			Argv:    []string{f.nucleus, "run", "-config", job, "-name", "{ID}"},
-			Env:     f.env,
-			Cleanup: []string{f.nucleus, "gc"},
 		}, nil
 	}
 	return p

@@ -105,6 +105,11 @@ func (r *report) coldTable(b *strings.Builder) {
 				fmt.Fprintf(b, "* nucleus takes %.2f times as long as %s\n", ours/theirs, name)
 			}
 		}
+		for _, row := range r.rows {
+			if with := r.median(row.name); row.coldOnly && with > 0 {
+				fmt.Fprintf(b, "* %s takes %.2f times as long as nucleus, %.1f ms more\n", row.name, with/ours, with-ours)
+			}
+		}
 		b.WriteString("\n")
 	}
 }

@@ -89,6 +89,9 @@ func (s *session) rate() {
 		progress("sandboxes per second", round, rounds)
 		for _, level := range levels {
 			for _, r := range s.rows {
+				if r.coldOnly {
+					continue
+				}
 				answer, ok := s.ask(r, request{Kind: "rate", Parallel: level, Millis: int(s.options.seconds * 1000)}, "/bin/true")
 				if !ok {
 					continue
@@ -105,6 +108,9 @@ func (s *session) rate() {
 func (s *session) idle() {
 	for i, r := range s.rows {
 		progress("idle sandboxes", i, len(s.rows))
+		if r.coldOnly {
+			continue
+		}
 		if answer, ok := s.ask(r, request{Kind: "idle", Count: s.options.sandboxes}, payloadArgs...); ok {
 			r.idles = &answer.Idle
 		}
