@@ -30,7 +30,7 @@ const full = true
 // it is needed. pinnedOnly is for the modes that take no plugin whose digest the
 // host configuration does not name.
 func (a *app) usePlugins(o *core.Options) (pinnedOnly func(), err error) {
-	h, finder, err := a.pluginHost()
+	h, finder, err := a.pluginHostIn(o.CgroupParent)
 	if err != nil {
 		return nil, err
 	}
@@ -38,10 +38,16 @@ func (a *app) usePlugins(o *core.Options) (pinnedOnly func(), err error) {
 	return func() { finder.PinnedOnly = true }, nil
 }
 
-func (a *app) pluginHost() (*pluginhost.Host, *pluginhost.Finder, error) {
+func (a *app) pluginHost() (*pluginhost.Host, *pluginhost.Finder, error) { return a.pluginHostIn("") }
+
+// pluginHostIn takes the parent of control groups, "" for the host configuration's.
+func (a *app) pluginHostIn(cgroupParent string) (*pluginhost.Host, *pluginhost.Finder, error) {
 	conf, err := a.hostConfiguration()
 	if err != nil {
 		return nil, nil, err
+	}
+	if cgroupParent == "" {
+		cgroupParent = conf.CgroupParent
 	}
 	dirs := conf.PluginDirs
 	if dirs == nil {
@@ -53,7 +59,7 @@ func (a *app) pluginHost() (*pluginhost.Host, *pluginhost.Finder, error) {
 	}
 	finder := &pluginhost.Finder{Dirs: dirs, Host: conf, Digests: &pluginhost.DigestCache{Dir: cacheDir("digest")}}
 	schemas := &pluginhost.SchemaCache{Dir: cacheDir("schema")}
-	return pluginhost.New(pluginhost.Options{Finder: finder, Schemas: schemas, RunDirs: rundir.Default(), Version: version}), finder, nil
+	return pluginhost.New(pluginhost.Options{Finder: finder, Schemas: schemas, RunDirs: rundir.Default(), Version: version, CgroupParent: cgroupParent}), finder, nil
 }
 
 // cacheDir is "" for a user without a home.

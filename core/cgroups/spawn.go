@@ -64,3 +64,41 @@ func enterThread(dir string) error {
 		return os.NewSyscallError("write tasks", err)
 	}
 }
+
+// Doors opens what a process has to go through to be born in the group, for those
+// who make it by themselves: on v2 a descriptor to clone into, and on v1 files to
+// which the new process, while it has one thread, writes "0" first of all. The
+// caller closes them.
+func (g *Group) Doors() (unified *os.File, tasks []*os.File, err error) {
+	if g.rec.Layout == V2 {
+		unified, err = g.FD()
+		return unified, nil, err
+	}
+	for _, dir := range g.dirs() {
+		f, err := os.OpenFile(filepath.Join(dir, "tasks"), os.O_WRONLY, 0)
+		if err != nil {
+			for _, f := range tasks {
+				_ = f.Close()
+			}
+			return nil, nil, err
+		}
+		tasks = append(tasks, f)
+	}
+	return nil, tasks, nil
+}
+
+// Only gives the facts as if the host had these controllers and no others: a group
+// that needs few is made faster.
+func (f Facts) Only(controllers ...string) Facts {
+	if f.Layout == V2 {
+		return f // one group, whatever it limits
+	}
+	parents := map[string]string{}
+	for _, c := range controllers {
+		if dir, ok := f.Parents[v1Controller(c)]; ok {
+			parents[v1Controller(c)] = dir
+		}
+	}
+	f.Parents = parents
+	return f
+}

@@ -138,7 +138,7 @@ func TestFetchShowsNoEnvironment(t *testing.T) {
 	for _, line := range strings.Split(got["a"], "\n") {
 		name, _, _ := strings.Cut(line, "=")
 		switch name {
-		case "PATH", "LANG", "HOME", "PLUGINHOST_TEST", "PLUGIN_UNIX_SOCKET_DIR", "PLUGIN_MIN_PORT", "PLUGIN_MAX_PORT", "PLUGIN_PROTOCOL_VERSIONS":
+		case "PATH", "LANG", "HOME", "TMPDIR", "PLUGINHOST_TEST", "PLUGIN_UNIX_SOCKET_DIR", "PLUGIN_MIN_PORT", "PLUGIN_MAX_PORT", "PLUGIN_PROTOCOL_VERSIONS":
 		default:
 			t.Errorf("it has %q", line)
 		}

@@ -67,8 +67,8 @@ func (p *Plugin) handshake() *goplugin.Client {
 		StartTimeout:     24 * time.Hour,
 		UnixSocketConfig: &goplugin.UnixSocketConfig{TempDir: p.dir.Path}, Logger: hclog.NewNullLogger(), Stderr: p.said,
 		RunnerFunc: func(_ hclog.Logger, cmd *exec.Cmd, dir string) (runner.Runner, error) {
-			p.proc.socketDir = dir
-			p.proc.launch.env = environment(append(cmd.Env, fmt.Sprintf("%s=%d", handshake.EnvPeerUID, os.Geteuid())), p.Program.Host.Env)
+			p.proc.launch.socketDir = dir
+			p.proc.launch.env = environment(append(cmd.Env, fmt.Sprintf("%s=%d", handshake.EnvPeerUID, os.Geteuid())), dir, p.Program.Host.Env)
 			return p.proc, nil
 		},
 	})

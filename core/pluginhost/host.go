@@ -2,6 +2,7 @@ package pluginhost
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"sync"
@@ -11,6 +12,7 @@ import (
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/connectivity"
 
+	"github.com/nucleus-runtime/nucleus/core/cgroups"
 	"github.com/nucleus-runtime/nucleus/core/pluginhost/rundir"
 	"github.com/nucleus-runtime/nucleus/internal/tail"
 	"github.com/nucleus-runtime/nucleus/sdk/errs"
@@ -29,17 +31,23 @@ type Options struct {
 	StartTime time.Duration
 	// Version of the core.
 	Version string
+	// CgroupParent is the operator's choice of where control groups are made, as in
+	// core.Options.
+	CgroupParent string
 }
 
 // Host starts plugins and ends them.
-type Host struct{ o Options }
+type Host struct {
+	o       Options
+	cgroups func() (cgroups.Facts, error)
+}
 
 // New makes a Host. Nothing is started.
 func New(o Options) *Host {
 	if o.StartTime == 0 {
 		o.StartTime = 10 * time.Second
 	}
-	return &Host{o}
+	return &Host{o, sync.OnceValues(func() (cgroups.Facts, error) { return cgroups.Detect(o.CgroupParent) })}
 }
 
 // Plugin is a running plugin.
@@ -52,6 +60,7 @@ type Plugin struct {
 	proc   *process
 	conn   *grpc.ClientConn
 	dir    *rundir.Dir
+	group  *group
 	said   *tail.Tail
 
 	closing sync.Once
@@ -83,8 +92,13 @@ func (h *Host) start(ctx context.Context, program *Program, as manifest.Service)
 		}
 	}()
 	if p.dir, err = rundir.Make(h.o.RunDirs, maxSocketDir); err != nil {
-		return nil, &Error{Plugin: name, Err: err}
+		e := &Error{Plugin: name, Err: err}
+		if te := (*rundir.TakenError)(nil); errors.As(err, &te) {
+			e.Hint = te.Remedy()
+		}
+		return nil, e
 	}
+	p.group = h.startGroup(p.dir, program.Host.Memory)
 	uid, gid, switchTo, err := account(program)
 	if err != nil {
 		return nil, err
@@ -96,7 +110,8 @@ func (h *Host) start(ctx context.Context, program *Program, as manifest.Service)
 		}
 	}
 	p.proc = &process{
-		launch: launch{program: program, uid: uid, gid: gid, switchU: switchTo, caps: program.Host.Caps},
+		launch: launch{program: program, uid: uid, gid: gid, switchU: switchTo, caps: program.Host.Caps, box: boxOf(as, program.Host)},
+		group:  p.group,
 		done:   make(chan struct{}),
 	}
 	p.client = p.handshake()
@@ -120,6 +135,9 @@ func (p *Plugin) failed(what string, err error) error {
 	e := &Error{Plugin: p.Name, Err: fmt.Errorf("%s: %w", what, err)}
 	if s := lastLine(p.said.String()); s != "" {
 		e.Hint = "it said: " + s
+	}
+	if p.proc.hungry() {
+		e.Hint = fmt.Sprintf("if it is to have more: memory = \"%dMiB\" in its block of the host configuration", 2*p.group.memory>>20)
 	}
 	return e
 }
@@ -165,7 +183,11 @@ func (p *Plugin) Close() {
 		if p.proc != nil {
 			p.proc.end()
 		}
-		if p.dir != nil {
+		switch {
+		case p.dir == nil:
+		case p.group != nil && p.group.remove() != nil:
+			_ = p.dir.Leave() // with the record of the group: the next start tries again
+		default:
 			_ = p.dir.Remove() // the next start sweeps what is left
 		}
 		_ = p.Program.Close()

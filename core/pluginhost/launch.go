@@ -6,18 +6,16 @@ import (
 	"hash/fnv"
 	"os"
 	"os/user"
-	"runtime"
+	"slices"
 	"strconv"
 	"strings"
-	"syscall"
+	"unsafe"
 
 	"github.com/moby/sys/capability"
 	"golang.org/x/sys/unix"
-)
 
-// Limits of a plugin process. One that needs more is broken, or hostile.
-const (
-	maxFiles = 1024
+	"github.com/nucleus-runtime/nucleus/core/cgroups"
+	"github.com/nucleus-runtime/nucleus/internal/birth"
 )
 
 // launch is how a plugin process is started.
@@ -28,6 +26,11 @@ type launch struct {
 	gid     uint32
 	switchU bool     // to uid and gid
 	caps    []string // canonical; all that it may ever have
+	box     box
+	// socketDir is where it makes its socket, and may write.
+	socketDir string
+	// group is the control group that it is born in, nil for none.
+	group *cgroups.Group
 	// lifeline is the reading end of a pipe that ends with this process.
 	lifeline *os.File
 	stdout   *os.File
@@ -41,62 +44,195 @@ const lifelineFD = 3
 // descriptor.
 const programFD = 4
 
-// start starts the process. What it must not have is taken from a thread that is
-// made for it and ends with it; so the process starts without, and no code of the
-// plugin runs before. The parent-death signal, which follows the thread, is of no
-// use here: the lifeline stands for it.
-func (l *launch) start() (*os.Process, error) {
-	type result struct {
-		p   *os.Process
-		err error
-	}
-	done := make(chan result)
-	go func() {
-		// Never unlocked: the thread is thrown away with what it has lost.
-		runtime.LockOSThread()
-		p, err := l.onThisThread()
-		done <- result{p, err}
-	}()
-	r := <-done
-	return r.p, r.err
+// limits of a plugin process. One that needs more is broken, or hostile.
+func limits() map[int]uint64 {
+	return map[int]uint64{unix.RLIMIT_CORE: 0, unix.RLIMIT_NOFILE: maxFiles, unix.RLIMIT_MEMLOCK: 8 << 20}
 }
 
-func (l *launch) onThisThread() (*os.Process, error) {
-	if err := unix.Prctl(unix.PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0); err != nil {
-		return nil, os.NewSyscallError("prctl PR_SET_NO_NEW_PRIVS", err)
-	}
-	keep, err := numbers(l.caps)
-	if err != nil {
-		return nil, err
-	}
-	if err := bound(keep, l.root()); err != nil {
-		return nil, err
-	}
-	if err := inheritNone(); err != nil {
-		return nil, err
-	}
+const maxFiles = 1024
+
+// start starts the process. What it must not have it takes from itself before it
+// executes its program, in the steps of package birth.
+func (l *launch) start() (*os.Process, error) {
 	null, err := os.OpenFile(os.DevNull, os.O_RDWR, 0)
 	if err != nil {
 		return nil, err
 	}
 	defer null.Close()
-	attr := &syscall.SysProcAttr{Setsid: true, AmbientCaps: ambient(keep)}
-	if l.switchU {
-		attr.Credential = &syscall.Credential{Uid: l.uid, Gid: l.gid}
+	from := make([]int, 0, programFD+1)
+	defer func() {
+		for _, fd := range from {
+			_ = unix.Close(fd)
+		}
+	}()
+	for _, f := range []*os.File{null, l.stdout, l.stderr, l.lifeline, l.program.File} {
+		// High ones, so that no copy lands on one that is still to be copied.
+		fd, err := unix.FcntlInt(f.Fd(), unix.F_DUPFD_CLOEXEC, 16)
+		if err != nil {
+			return nil, os.NewSyscallError("fcntl F_DUPFD_CLOEXEC", err)
+		}
+		from = append(from, fd)
 	}
-	// A umask is the whole process's, and so is not set here: sdk/plugin does.
-	p, err := os.StartProcess(fmt.Sprintf("/proc/self/fd/%d", programFD), []string{l.program.Path}, &os.ProcAttr{
-		Dir: "/", Env: l.env, Files: []*os.File{null, l.stdout, l.stderr, l.lifeline, l.program.File}, Sys: attr,
-	})
+	domain, err := l.box.domain(l.socketDir)
 	if err != nil {
 		return nil, err
 	}
-	if err := limit(p.Pid); err != nil {
-		_ = p.Kill()
-		_, _ = p.Wait() // killed: its status tells nothing
+	if domain >= 0 {
+		defer unix.Close(domain)
+	}
+	cgroup, tasks, err := l.doors()
+	if err != nil {
 		return nil, err
 	}
+	defer func() {
+		for _, f := range append(tasks, cgroup) {
+			if f != nil {
+				_ = f.Close()
+			}
+		}
+	}()
+	steps, err := l.steps(tasks, from, domain)
+	if err != nil {
+		return nil, err
+	}
+	into := -1
+	if cgroup != nil {
+		into = int(cgroup.Fd())
+	}
+	child, err := steps.Clone(0, into)
+	if err != nil {
+		return nil, err
+	}
+	if err := child.Await(nil); err != nil {
+		return nil, err
+	}
+	_ = unix.Close(child.PidFD)
+	return os.FindProcess(child.Pid)
+}
+
+func (l *launch) doors() (cgroup *os.File, tasks []*os.File, err error) {
+	if l.group == nil {
+		return nil, nil, nil
+	}
+	return l.group.Doors()
+}
+
+// steps are what the process does before it executes its program, in an order in
+// which none takes away what a later one needs: the filter is last.
+func (l *launch) steps(tasks []*os.File, from []int, domain int) (*birth.Program, error) {
+	keep, err := numbers(l.caps)
+	if err != nil {
+		return nil, err
+	}
+	p := birth.New()
+	p.DefaultSignals()
+	p.Call(birth.Must, "setsid", unix.SYS_SETSID)
+	zero, err := p.String("0")
+	if err != nil {
+		return nil, err
+	}
+	for _, f := range tasks {
+		p.Keep(f)
+		p.Call(birth.Must, "write tasks", unix.SYS_WRITE, f.Fd(), zero, 1)
+	}
+	p.Call(birth.Ignore, "umask", unix.SYS_UMASK, 0o077)
+	root, err := p.String("/")
+	if err != nil {
+		return nil, err
+	}
+	p.Call(birth.Must, "chdir", unix.SYS_CHDIR, root)
+	for r, n := range limits() {
+		lim := &unix.Rlimit{}
+		if err := unix.Prlimit(0, r, nil, lim); err != nil {
+			return nil, os.NewSyscallError("prlimit", err)
+		}
+		lim.Max = min(lim.Max, n)
+		lim.Cur = lim.Max
+		p.Keep(lim)
+		p.Call(birth.Must, "prlimit", unix.SYS_PRLIMIT64, 0, uintptr(r), uintptr(unsafe.Pointer(lim)), 0)
+	}
+	p.Call(birth.Must, "prctl PR_SET_NO_NEW_PRIVS", unix.SYS_PRCTL, unix.PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
+	if err := l.privileges(p, keep); err != nil {
+		return nil, err
+	}
+	for to, fd := range from {
+		p.Call(birth.Must, "dup3", unix.SYS_DUP3, uintptr(fd), uintptr(to), 0)
+	}
+	// What somebody has opened without O_CLOEXEC; before Linux 5.11 there is no such flag.
+	p.Call(birth.Ignore, "close_range", unix.SYS_CLOSE_RANGE, programFD+1, uintptr(^uint32(0)), unix.CLOSE_RANGE_CLOEXEC)
+	path, err := p.String(fmt.Sprintf("/proc/self/fd/%d", programFD))
+	if err != nil {
+		return nil, err
+	}
+	argv, err := p.Strings(l.program.Path)
+	if err != nil {
+		return nil, err
+	}
+	envv, err := p.Strings(l.env...)
+	if err != nil {
+		return nil, err
+	}
+	p.Unblock()
+	l.box.enter(p, domain)
+	p.Call(birth.Must, "execve", unix.SYS_EXECVE, path, argv, envv)
 	return p, nil
+}
+
+// privileges leaves the process with the capabilities that it keeps, and its user.
+//
+// Without CAP_SETPCAP the bounding set cannot be emptied. Then only a plugin that is
+// not root can be started: the kernel gives such a process nothing at execve, for it
+// inherits nothing and no_new_privs is set (capabilities(7)).
+func (l *launch) privileges(p *birth.Program, keep []capability.Cap) error {
+	last, err := capability.LastCap()
+	if err != nil {
+		return err
+	}
+	dropped := birth.Ignore
+	if l.root() {
+		dropped = birth.Must
+	}
+	for c := capability.Cap(0); c <= last; c++ {
+		if !slices.Contains(keep, c) {
+			p.Call(dropped, "prctl PR_CAPBSET_DROP", unix.SYS_PRCTL, unix.PR_CAPBSET_DROP, uintptr(c), 0, 0, 0)
+		}
+	}
+	// The ambient and inheritable sets are the caller's, and outlast an execve.
+	p.Call(birth.Must, "prctl PR_CAP_AMBIENT_CLEAR_ALL", unix.SYS_PRCTL, unix.PR_CAP_AMBIENT, unix.PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0)
+	header := &unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
+	now, then := new([2]unix.CapUserData), new([2]unix.CapUserData)
+	if err := unix.Capget(header, &now[0]); err != nil {
+		return os.NewSyscallError("capget", err)
+	}
+	for i := range now {
+		now[i].Inheritable = 0
+	}
+	p.Keep(header)
+	p.Keep(now)
+	p.Call(birth.Must, "capset", unix.SYS_CAPSET, uintptr(unsafe.Pointer(header)), uintptr(unsafe.Pointer(now)))
+	if len(keep) > 0 {
+		p.Call(birth.Must, "prctl PR_SET_KEEPCAPS", unix.SYS_PRCTL, unix.PR_SET_KEEPCAPS, 1, 0, 0, 0)
+	}
+	if l.switchU {
+		u, g := uintptr(l.uid), uintptr(l.gid)
+		p.Call(birth.Must, "setgroups", unix.SYS_SETGROUPS, 0, 0)
+		p.Call(birth.Must, "setresgid", unix.SYS_SETRESGID, g, g, g)
+		p.Call(birth.Must, "setresuid", unix.SYS_SETRESUID, u, u, u)
+	}
+	if len(keep) == 0 {
+		return nil
+	}
+	for _, c := range keep {
+		bit := uint32(1) << (c % 32)
+		d := &then[c/32]
+		d.Effective, d.Permitted, d.Inheritable = d.Effective|bit, d.Permitted|bit, d.Inheritable|bit
+	}
+	p.Keep(then)
+	p.Call(birth.Must, "capset", unix.SYS_CAPSET, uintptr(unsafe.Pointer(header)), uintptr(unsafe.Pointer(then)))
+	for _, c := range keep {
+		p.Call(birth.Must, "prctl PR_CAP_AMBIENT_RAISE", unix.SYS_PRCTL, unix.PR_CAP_AMBIENT, unix.PR_CAP_AMBIENT_RAISE, uintptr(c), 0, 0)
+	}
+	return nil
 }
 
 // root tells whether the process is to be uid 0.
@@ -108,84 +244,16 @@ func (l *launch) root() bool {
 }
 
 // numbers translates canonical names, which the host configuration has checked.
-func numbers(names []string) (map[capability.Cap]bool, error) {
-	keep := map[capability.Cap]bool{}
-	for _, c := range capability.ListKnown() {
-		keep[c] = false
-	}
+func numbers(names []string) ([]capability.Cap, error) {
+	var keep []capability.Cap
 	for _, n := range names {
-		found := false
-		for c := range keep {
-			if strings.EqualFold("CAP_"+c.String(), n) {
-				keep[c], found = true, true
-			}
-		}
-		if !found {
+		i := slices.IndexFunc(capability.ListKnown(), func(c capability.Cap) bool { return strings.EqualFold("CAP_"+c.String(), n) })
+		if i < 0 {
 			return nil, fmt.Errorf("unknown capability %q", n)
 		}
+		keep = append(keep, capability.ListKnown()[i])
 	}
 	return keep, nil
-}
-
-// bound drops what is not kept from this thread's bounding set: execve can give
-// no more than that, to root either.
-//
-// Without CAP_SETPCAP nothing can be dropped. Then only a plugin that is not root
-// can be started: the kernel gives such a process nothing at execve, for it
-// inherits nothing and no_new_privs is set (capabilities(7)).
-func bound(keep map[capability.Cap]bool, root bool) error {
-	for c, kept := range keep {
-		if kept {
-			continue
-		}
-		err := unix.Prctl(unix.PR_CAPBSET_DROP, uintptr(c), 0, 0, 0)
-		switch {
-		case errors.Is(err, unix.EINVAL): // newer than this kernel
-		case errors.Is(err, unix.EPERM) && !root:
-			return nil
-		case err != nil:
-			return os.NewSyscallError("prctl PR_CAPBSET_DROP", err)
-		}
-	}
-	return nil
-}
-
-// inheritNone empties this thread's ambient and inheritable sets, which are the
-// caller's and outlast an execve.
-func inheritNone() error {
-	if err := unix.Prctl(unix.PR_CAP_AMBIENT, unix.PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0); err != nil {
-		return os.NewSyscallError("prctl PR_CAP_AMBIENT_CLEAR_ALL", err)
-	}
-	hdr := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
-	var sets [2]unix.CapUserData
-	if err := unix.Capget(&hdr, &sets[0]); err != nil {
-		return os.NewSyscallError("capget", err)
-	}
-	for i := range sets {
-		sets[i].Inheritable = 0
-	}
-	return os.NewSyscallError("capset", unix.Capset(&hdr, &sets[0]))
-}
-
-func ambient(keep map[capability.Cap]bool) []uintptr {
-	var out []uintptr
-	for c, kept := range keep {
-		if kept {
-			out = append(out, uintptr(c))
-		}
-	}
-	return out
-}
-
-// limit sets the limits of a process that has just been made.
-func limit(pid int) error {
-	for r, n := range map[int]uint64{unix.RLIMIT_CORE: 0, unix.RLIMIT_NOFILE: maxFiles, unix.RLIMIT_MEMLOCK: 8 << 20} {
-		lim := unix.Rlimit{Cur: n, Max: n}
-		if err := unix.Prlimit(pid, r, &lim, nil); err != nil && !errors.Is(err, unix.ESRCH) && !errors.Is(err, unix.EPERM) {
-			return os.NewSyscallError("prlimit", err)
-		}
-	}
-	return nil
 }
 
 // Uids of plugins whose operator names none: each plugin has its own, in a range
@@ -226,9 +294,9 @@ func account(p *Program) (uid, gid uint32, switchTo bool, err error) {
 }
 
 // environment is all that a plugin finds: what the handshake needs, and what its
-// operator says.
-func environment(handshake []string, host map[string]string) []string {
-	env := []string{"PATH=/usr/sbin:/usr/bin:/sbin:/bin", "LANG=C.UTF-8", "HOME=/", fmt.Sprintf("NUCLEUS_LIFELINE_FD=%d", lifelineFD)}
+// operator says. Temporary files go to the one place that it may write to.
+func environment(handshake []string, socketDir string, host map[string]string) []string {
+	env := []string{"PATH=/usr/sbin:/usr/bin:/sbin:/bin", "LANG=C.UTF-8", "HOME=/", "TMPDIR=" + socketDir, fmt.Sprintf("NUCLEUS_LIFELINE_FD=%d", lifelineFD)}
 	env = append(env, handshake...)
 	for k, v := range host {
 		env = append(env, k+"="+v)

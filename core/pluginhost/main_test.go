@@ -68,7 +68,31 @@ func run(m *testing.M) int {
 		return 1
 	}
 	defer os.RemoveAll(programs)
+	if err := firstUse(); err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		return 1
+	}
 	return m.Run()
+}
+
+// firstUse opens what stays open: a descriptor of the library behind core/cgroups,
+// and one of Go's.
+func firstUse() error {
+	run, err := os.MkdirTemp("", "ph")
+	if err != nil {
+		return err
+	}
+	defer os.RemoveAll(run)
+	h := New(Options{Finder: &Finder{Dirs: []string{programs}, Host: &hostconfig.Config{}}, RunDirs: []string{run}})
+	if err := os.Chmod(run, 0o755); err != nil {
+		return err
+	}
+	p, err := h.Start(context.Background(), "good", manifest.Secrets)
+	if err != nil {
+		return err
+	}
+	p.Close()
+	return nil
 }
 
 // copies gives the test binary the names of all behaviours.
@@ -497,6 +521,20 @@ func init() {
 			return nil
 		}),
 		"runaway": telling(func(secrets.Call) string { return fmt.Sprint(child(true)) }),
+		"boxed":   telling(func(secrets.Call) string { return attempts() }),
+		"glutton": telling(func(secrets.Call) string { return devour(300) }),
+		"glutton-at-once": func(*fake) {
+			devour(300)
+			hang()
+		},
+		"daemon": func(f *fake) {
+			daemon()
+			f.serve()
+		},
+		"storm": telling(func(secrets.Call) string { return storm() }),
+		"needs-path": describing(func(r *pluginv1.InfoResponse) {
+			r.Needs = &pluginv1.Privileges{WritablePaths: []string{"/var/lib/nucleus-test/x"}}
+		}),
 	}
 	maps.Copy(behaviours, hooksBehaviours())
 }

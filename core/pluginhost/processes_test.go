@@ -54,15 +54,58 @@ func TestChildren(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
+			grouped := r.grouped(t)
 			for _, n := range []string{"a", "b"} {
 				pid := pidOf(t, got[n])
-				if !alive(pid) {
-					t.Error("it is gone: say so in the comment of process")
+				if alive(pid) == grouped {
+					t.Errorf("with a group: %v; alive: %v", grouped, alive(pid))
 				}
 				_ = syscall.Kill(pid, syscall.SIGKILL)
 			}
 		})
 	})
+}
+
+// What a plugin has started in a session of its own outlives a host that is killed, in
+// the plugin's group; whoever comes next ends it.
+func TestHostKilledLeavesAGroup(t *testing.T) {
+	testutil.Needs(t, testutil.CgroupController("pids"))
+	r := newRig(t, nil)
+	cmd := exec.Command("/proc/self/exe", asHost, "daemon", r.run)
+	cmd.Env = append(os.Environ(), envPrograms+"="+programs)
+	out, err := cmd.StdoutPipe()
+	if err == nil {
+		err = cmd.Start()
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	line, err := bufio.NewReader(out).ReadString('\n')
+	if err != nil {
+		t.Fatal(err)
+	}
+	plugin := pidOf(t, line)
+	pids := procsBeside(t, plugin)
+	if len(pids) != 2 {
+		t.Fatalf("processes %v in the group, want the plugin and its daemon", pids)
+	}
+	groups := groupsOf(t, plugin)
+	if err := cmd.Process.Kill(); err != nil {
+		t.Fatal(err)
+	}
+	_ = cmd.Wait() // killed
+	eventually(t, "the plugin", func() string { return ifAlive(plugin) })
+	if _, err := r.fetch(t.Context(), "good"); err != nil {
+		t.Errorf("the next host: %v", err)
+	}
+	for _, pid := range pids {
+		eventually(t, "process", func() string { return ifAlive(pid) })
+	}
+	for _, dir := range groups {
+		if _, err := os.Stat(dir); err == nil {
+			t.Errorf("group %s is left", dir)
+		}
+	}
 }
 
 func ifAlive(pid int) string {

@@ -18,16 +18,15 @@ import (
 
 // process runs a plugin for go-plugin's client, in our way (runner.Runner).
 //
-// What it has started ends with it if it is in its process group, which is its
-// session's first. A descendant that has made a session of its own gets away: no
-// process can hold it but one that is its ancestor's reaper or its control group's
-// owner, and a library may not make itself the reaper of its whole process
-// (PR_SET_CHILD_SUBREAPER). It has no privilege, no lifeline and nobody who listens
-// to it, and nothing here waits for it.
+// What it has started ends with it, too: by its control group, or, where the host
+// gives none, if it is in its process group, which is its session's first. Then a
+// descendant that has made a session of its own gets away: no process can hold it but
+// one that is its ancestor's reaper, and a library may not make itself the reaper of
+// its whole process (PR_SET_CHILD_SUBREAPER). It has no privilege, no lifeline and
+// nobody who listens to it, and nothing here waits for it.
 type process struct {
 	launch launch
-	// socketDir is where the plugin makes its socket.
-	socketDir string
+	group  *group
 
 	held           *os.File // our end of the lifeline
 	stdout, stderr *stream
@@ -37,6 +36,7 @@ type process struct {
 	proc  *os.Process
 	over  bool // Kill was called: nothing starts any more
 	ours  bool // it was alive when Kill was called
+	oom   bool // the kernel has killed it, or what it started, for want of memory
 	state *os.ProcessState
 	err   error
 }
@@ -68,7 +68,10 @@ func (p *process) Start(context.Context) (err error) {
 	errR, errW := pipe()
 	lifeR, lifeW := pipe()
 	if err == nil && p.launch.switchU {
-		err = os.Chown(p.socketDir, int(p.launch.uid), int(p.launch.gid))
+		err = os.Chown(p.launch.socketDir, int(p.launch.uid), int(p.launch.gid))
+	}
+	if err == nil {
+		p.launch.group, err = p.group.ready()
 	}
 	if err != nil {
 		closeAll(theirs)
@@ -100,6 +103,7 @@ func (p *process) reap() {
 	_ = p.held.Close()
 	_ = unix.Kill(-p.proc.Pid, unix.SIGKILL) // most have left nothing
 	p.state, p.err = p.proc.Wait()
+	p.oom = !p.ours && p.group.starved()
 	// Whoever got away may hold the pipes, and would keep our readers for ever.
 	p.stdout.expire()
 	p.stderr.expire()
@@ -199,7 +203,17 @@ func (p *process) fate() string {
 	if p.ours || p.state == nil {
 		return ""
 	}
+	if p.oom {
+		return fmt.Sprintf("%s: its processes used more than %d MiB of memory", p.state, p.group.memory>>20)
+	}
 	return p.state.String()
+}
+
+// hungry tells whether it ended for want of memory.
+func (p *process) hungry() bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.oom
 }
 
 // PluginToHost looks at the address that a plugin claims to listen at: a socket in
@@ -208,7 +222,7 @@ func (p *process) PluginToHost(network, address string) (string, string, error) 
 	if network != "unix" {
 		return "", "", fmt.Errorf("it listens at %s %q: only Unix sockets are taken", network, address)
 	}
-	if err := within(p.socketDir, address); err != nil {
+	if err := within(p.launch.socketDir, address); err != nil {
 		return "", "", err
 	}
 	return network, address, nil

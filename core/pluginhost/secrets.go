@@ -248,6 +248,9 @@ func (h *Host) allowed(p *Plugin, info manifest.Info) error {
 			return &Error{p.Name, fmt.Errorf("it needs %s, which its operator does not give", need), shown(fmt.Sprintf("caps = [%q] in its block of the host configuration", need))}
 		}
 	}
+	if what, remedy := p.proc.launch.box.refuses(info.Needs); what != "" {
+		return &Error{p.Name, fmt.Errorf("it needs %s, which its operator does not allow", what), shown(remedy + " in its block of the host configuration")}
+	}
 	if info.Needs.Root && host.User != "root" {
 		return &Error{p.Name, errors.New("it needs to run as root, which its operator does not say"), `user = "root" in its block of the host configuration`}
 	}
