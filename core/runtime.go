@@ -240,7 +240,7 @@ func (r *Runtime) create(ctx context.Context, p *plan.Plan, o RunOptions) (*Sand
 		State: r.state, Name: o.Name, ExactName: o.Name != "", InitPath: path, Init: program, Refused: []string{r.init.dir},
 		Seccomp: seccomp.Compiler{Helper: filepath.Join(r.init.dir, "nucleus-seccomp"), CacheDir: r.cacheDir()},
 		Cgroups: r.cgroups, Privileged: r.host.Privileged, Streams: o.Streams, Log: audit.NewLog("", p.Name, r.o.Events...), Lap: r.o.Lap,
-		Secrets: r.o.Secrets, Hooks: r.o.Hooks,
+		Sources: lifecycle.Sources{Secrets: r.o.Secrets, Hooks: r.o.Hooks},
 	}, p)
 	if err != nil {
 		return nil, locate(err, p)
@@ -280,13 +280,13 @@ func Failed(err error) Result {
 func (r *Runtime) Locate(err error, p *plan.Plan) error { return locate(err, p) }
 
 // Collect removes what sandboxes left whose supervisor was killed, and gives
-// their ids. It is safe beside live sandboxes. Without Options.Hooks it leaves what
+// their ids. It is safe beside live sandboxes. Without Options.Hooks and Options.Secrets it leaves what
 // a plugin has to be called for, with an error that is ErrNoPlugins.
 func (r *Runtime) Collect(ctx context.Context) ([]string, error) {
 	if _, err := r.open(); err != nil {
 		return nil, err
 	}
-	return lifecycle.Collect(ctx, r.state, r.o.Hooks, r.o.Events...)
+	return lifecycle.Collect(ctx, r.state, lifecycle.Sources{Secrets: r.o.Secrets, Hooks: r.o.Hooks}, r.o.Events...)
 }
 
 // Open finds what sandboxes need on disk, makes the state root if it is
@@ -303,7 +303,7 @@ func (r *Runtime) Open(ctx context.Context) error {
 	}
 	ctx, cancel := context.WithTimeout(ctx, collectBudget)
 	defer cancel()
-	_, _ = lifecycle.Collect(ctx, r.state, nil, r.o.Events...) // what fails here stays for `nucleus gc`, and hinders nobody
+	_, _ = lifecycle.Collect(ctx, r.state, lifecycle.Sources{}, r.o.Events...) // what fails here stays for `nucleus gc`, and hinders nobody
 	r.o.Lap("state root")
 	return nil
 }

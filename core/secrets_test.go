@@ -279,8 +279,8 @@ func TestSecretsAreRefused(t *testing.T) {
 		{"too much together", given(t, values), nine, `job.hcl:27: secrets: secret "s8": with its value`},
 		{"more than was asked for", secret.SourceFunc(func(ctx context.Context, r secret.Request) (map[string]*secret.Value, error) {
 			out, err := given(t, map[string]string{"a": "x", "b": "y"}).Fetch(ctx, r)
-			out["c"], _ = secret.New([]byte("z"))
-			return out, err
+			out.Values["c"], _ = secret.New([]byte("z"))
+			return out.Values, err
 		}), file, "1 values came that the job does not ask for"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
@@ -423,7 +423,8 @@ func TestSourcesAreAskedOnce(t *testing.T) {
 			}
 		}
 		asked = append(asked, b.String())
-		return given(t, map[string]string{"a": "1", "b": "2", "c": "3"}).Fetch(ctx, r)
+		got, err := given(t, map[string]string{"a": "1", "b": "2", "c": "3"}).Fetch(ctx, r)
+		return got.Values, err
 	}))
 	out := output(t, rt, secretJob(t, "cat /run/secrets/a /run/secrets/b /run/secrets/c",
 		`secret "a" {`, `provider = "store"`, `config {`, `path = "/x"`, `}`, `}`, `secret "b" {`, `provider = "other"`, `}`, `secret "c" {`, `provider = "store"`, `}`))

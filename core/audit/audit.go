@@ -34,6 +34,7 @@ const (
 	ContextVerified Type = "context.verified"  // the context inside is the one that was named
 	RootfsVerified  Type = "rootfs.verified"   // the digest is the pinned one
 	SecretsPlaced   Type = "secrets.placed"    // init has the values, by name
+	LoanLost        Type = "secrets.lost"      // the right to values has ended before the sandbox
 	Security        Type = "security.up"       // capabilities, Landlock, seccomp are on
 	Posture         Type = "posture.verified"  // read back from the host and as planned
 	PostureFailed   Type = "posture.failed"    // the workload did not run

@@ -16,7 +16,6 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/nucleus-runtime/nucleus/core/audit"
-	"github.com/nucleus-runtime/nucleus/core/boundary"
 	"github.com/nucleus-runtime/nucleus/core/cgroups"
 	"github.com/nucleus-runtime/nucleus/core/exec"
 	"github.com/nucleus-runtime/nucleus/core/fs"
@@ -24,7 +23,6 @@ import (
 	"github.com/nucleus-runtime/nucleus/core/initproto/channel"
 	"github.com/nucleus-runtime/nucleus/core/namespaces"
 	"github.com/nucleus-runtime/nucleus/core/plan"
-	"github.com/nucleus-runtime/nucleus/core/secret"
 	"github.com/nucleus-runtime/nucleus/core/security"
 	"github.com/nucleus-runtime/nucleus/core/security/seccomp"
 	"github.com/nucleus-runtime/nucleus/core/state"
@@ -46,8 +44,8 @@ type Config struct {
 	Privileged bool
 	Streams    exec.Streams
 	Log        *audit.Log
-	Secrets    secret.Source   // nil: a plan with secrets fails
-	Hooks      boundary.Source // nil: a plan with hooks plugins fails
+	// Sources: without one of them a plan that needs it fails.
+	Sources
 	// Lap is called at the end of each step, for -trace.
 	Lap func(step string)
 	// StartTimeout bounds the start; 0 is a minute.
@@ -98,8 +96,10 @@ type Sandbox struct {
 	note       *os.File // progress of a stage 2 that is PID 1 itself
 	programs   hookPrograms
 	values     secretValues
-	inside     *insideHooks  // hooks that init runs at the moment
-	early      []unix.Signal // came while the start hooks ran
+	loans      loans
+	unkeep     context.CancelFunc // ends the keeping of the loans; nil if there are none
+	inside     *insideHooks       // hooks that init runs at the moment
+	early      []unix.Signal      // came while the start hooks ran
 	bounds     boundaries
 	// changed: hooks plugins changed the process after init was told of it.
 	changed bool
@@ -326,6 +326,9 @@ func (s *Sandbox) cloneInit(ctx context.Context) error {
 		cancel()
 	}
 	perr := <-prepared
+	if lerr := s.keepLoans(); perr == nil {
+		perr = lerr
+	}
 	if err != nil {
 		return phase("namespaces", err)
 	}

@@ -508,7 +508,11 @@ func (s *Sandbox) teardown(ctx context.Context, asked bool) error {
 	s.values.close()
 	defer s.bounds.subs.Close()
 	s.bounds.wait()
-	u := &undoing{log: s.log, sandbox: s.dir.ID, name: s.dir.Name, live: &s.bounds}
+	defer s.loans.close()
+	if s.unkeep != nil {
+		s.unkeep()
+	}
+	u := &undoing{log: s.log, sandbox: s.dir.ID, name: s.dir.Name, live: &s.bounds, loans: s.loans}
 	if s.result.Cause != "" {
 		u.end = &s.result
 	}

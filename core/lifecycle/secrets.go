@@ -2,14 +2,17 @@ package lifecycle
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"slices"
+	"sync"
 
 	"github.com/nucleus-runtime/nucleus/core/audit"
 	"github.com/nucleus-runtime/nucleus/core/initproto"
 	"github.com/nucleus-runtime/nucleus/core/plan"
 	"github.com/nucleus-runtime/nucleus/core/secret"
+	"github.com/nucleus-runtime/nucleus/internal/failpoint"
 )
 
 // secretValues are the values of a plan's secrets by name, from when they are
@@ -32,8 +35,8 @@ func (s *Sandbox) fetchSecrets(ctx context.Context) error {
 	if s.cfg.Secrets == nil {
 		return s.secretFailed(&secret.Error{Name: s.plan.Secrets[0].Name, Err: errors.New("there is nobody to ask for its value")})
 	}
-	var err error
-	s.values, err = s.cfg.Secrets.Fetch(ctx, s.secretRequest())
+	got, err := s.cfg.Secrets.Fetch(ctx, s.secretRequest())
+	s.values, s.loans = got.Values, got.Loans
 	if err == nil {
 		err = s.checkSecrets()
 	} else if errors.Is(ctx.Err(), context.DeadlineExceeded) {
@@ -119,6 +122,74 @@ func (s *Sandbox) secretFailed(err error) error {
 		}
 	}
 	return e
+}
+
+// loans are what providers have lent a sandbox.
+type loans []secret.Loan
+
+// keepLoans writes down what was lent, and sees to it that it stays so. Whoever
+// undoes the sandbox gives it back.
+func (s *Sandbox) keepLoans() error {
+	if len(s.loans) == 0 {
+		return nil
+	}
+	failpoint.Hit("loans unrecorded")
+	rs := make([]secret.LoanRecord, 0, len(s.loans))
+	for _, l := range s.loans {
+		rs = append(rs, l.Record())
+	}
+	if err := s.dir.Journal.Intent(stepLoans, rs); err != nil {
+		ctx, cancel := context.WithTimeout(context.Background(), undoBudget)
+		defer cancel()
+		return errors.Join(phase("secrets", err), s.loans.end(ctx))
+	}
+	var ctx context.Context
+	ctx, s.unkeep = context.WithCancel(context.Background())
+	for _, l := range s.loans {
+		go l.Keep(ctx, func(names []string, err error) {
+			s.log.Emit(audit.LoanLost, &sourceError{err}, map[string]any{"secrets": names})
+		})
+	}
+	return nil
+}
+
+// end gives back what this process was lent.
+func (l loans) end(ctx context.Context) error {
+	errs := make([]error, len(l))
+	var all sync.WaitGroup
+	for i, x := range l {
+		all.Go(func() { errs[i] = x.End(ctx) })
+	}
+	all.Wait()
+	return errors.Join(errs...)
+}
+
+func (l loans) close() {
+	for _, x := range l {
+		x.Close()
+	}
+}
+
+// endLoans gives back what a sandbox was lent.
+func (u *undoing) endLoans(ctx context.Context, data json.RawMessage) error {
+	if u.live != nil {
+		return u.loans.end(ctx)
+	}
+	var rs []secret.LoanRecord
+	if err := json.Unmarshal(data, &rs); err != nil {
+		return err
+	}
+	lender, ok := u.secrets.(secret.Lender)
+	if !ok {
+		return ErrNoPlugins
+	}
+	var errs []error
+	for _, r := range rs {
+		if err := lender.EndLoan(ctx, u.sandbox, r); err != nil {
+			errs = append(errs, &sourceError{err})
+		}
+	}
+	return errors.Join(errs...)
 }
 
 // passSecrets adds the values to the descriptors of the setup, and tells the

@@ -16,6 +16,7 @@ import (
 	"github.com/nucleus-runtime/nucleus/core/boundary"
 	"github.com/nucleus-runtime/nucleus/core/cgroups"
 	"github.com/nucleus-runtime/nucleus/core/exec"
+	"github.com/nucleus-runtime/nucleus/core/secret"
 	"github.com/nucleus-runtime/nucleus/core/state"
 )
 
@@ -26,6 +27,8 @@ const (
 	stepHooks  = "hooks"
 	// stepPlugins are the hooks plugins that hear of the clean-up.
 	stepPlugins = "plugin_hooks"
+	// stepLoans are the leases of secrets.
+	stepLoans = "secret_leases"
 )
 
 // undoBudget bounds a teardown; what is not undone then is owed to gc.
@@ -35,11 +38,14 @@ const undoBudget = 30 * time.Second
 type undoing struct {
 	log           *audit.Log
 	sandbox, name string
-	hooks         boundary.Source // nil: plugins cannot be called
+	// nil: plugins cannot be called
+	hooks   boundary.Source
+	secrets secret.Source
 	// live are the plugins that the sandbox has started, if this is its own
 	// supervisor, and end is how it ended, if it ever ran.
-	live *boundaries
-	end  *exec.Result
+	live  *boundaries
+	loans loans
+	end   *exec.Result
 }
 
 // undo is one effect's inverse. It works from the intent's data alone, in any
@@ -61,6 +67,7 @@ var undo = map[string]func(*undoing, context.Context, json.RawMessage) error{
 	},
 	stepHooks:   (*undoing).runStopHooks,
 	stepPlugins: (*undoing).recall,
+	stepLoans:   (*undoing).endLoans,
 }
 
 // unwind undoes all that a sandbox's journal names, last effect first, and goes
@@ -167,18 +174,24 @@ func (p process) end(ctx context.Context) error {
 	}
 }
 
+// Sources are what plugins are reached by.
+type Sources struct {
+	Secrets secret.Source
+	Hooks   boundary.Source
+}
+
 // Collect cleans up after every sandbox whose supervisor is gone and gives
 // their ids. It may run beside live sandboxes at any time. What it cannot clean
 // up it leaves and tells of in the error, and goes on with the others.
-// Without hooks what a plugin has to be called for is left as well, with an error
+// Without sources what a plugin has to be called for is left as well, with an error
 // that is ErrNoPlugins.
-func Collect(ctx context.Context, root *state.Root, plugins boundary.Source, sinks ...io.Writer) ([]string, error) {
+func Collect(ctx context.Context, root *state.Root, from Sources, sinks ...io.Writer) ([]string, error) {
 	dead, err := root.Dead()
 	errs := []error{err}
 	var done []string
 	for _, d := range dead {
 		log := audit.NewLog(d.ID, d.Name, sinks...)
-		if err := collect(ctx, d, &undoing{log: log, sandbox: d.ID, name: d.Name, hooks: plugins}); err != nil {
+		if err := collect(ctx, d, &undoing{log: log, sandbox: d.ID, name: d.Name, hooks: from.Hooks, secrets: from.Secrets}); err != nil {
 			errs = append(errs, fmt.Errorf("sandbox %s: %w", d.ID[:12], err), d.Release())
 			continue
 		}

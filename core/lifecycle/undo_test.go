@@ -99,7 +99,7 @@ func TestOnlyTheRecordedProcessIsKilled(t *testing.T) {
 			test.change(&id)
 			r := root(t)
 			died(t, r, map[string]any{stepInit: id}, stepInit)
-			done, err := Collect(t.Context(), r, nil)
+			done, err := Collect(t.Context(), r, Sources{})
 			if err != nil || len(done) != 1 || sandboxes(t, r) != 0 {
 				t.Errorf("collected %q, %v, with %d sandboxes left", done, err, sandboxes(t, r))
 			}
@@ -188,7 +188,7 @@ func TestCollectGoesOn(t *testing.T) {
 	if err := os.WriteFile(filepath.Join(r.Path(), "sandboxes", "notes.txt"), nil, 0o600); err != nil {
 		t.Fatal(err)
 	}
-	done, err := Collect(t.Context(), r, nil)
+	done, err := Collect(t.Context(), r, Sources{})
 	if err == nil || !strings.Contains(err.Error(), `"teleport": written by another version`) || !strings.Contains(err.Error(), "notes.txt") {
 		t.Errorf("error %v, want both the unknown step and the foreign file", err)
 	}
@@ -204,7 +204,7 @@ func TestCollectGoesOn(t *testing.T) {
 		t.Errorf("%d entries are left, want the bad sandbox and the foreign file", n)
 	}
 	// And again, with the same outcome: nothing of it is half done.
-	if done, err := Collect(t.Context(), r, nil); len(done) != 0 || err == nil {
+	if done, err := Collect(t.Context(), r, Sources{}); len(done) != 0 || err == nil {
 		t.Errorf("once more: %q, %v", done, err)
 	}
 }
@@ -213,7 +213,7 @@ func TestBadDataIsAnErrorAndStays(t *testing.T) {
 	for _, step := range []string{stepInit, stepCgroup} {
 		r := root(t)
 		died(t, r, map[string]any{step: "no object"}, step)
-		if done, err := Collect(t.Context(), r, nil); err == nil || len(done) != 0 || sandboxes(t, r) != 1 {
+		if done, err := Collect(t.Context(), r, Sources{}); err == nil || len(done) != 0 || sandboxes(t, r) != 1 {
 			t.Errorf("%s: collected %q, %v", step, done, err)
 		}
 	}
@@ -230,7 +230,7 @@ func TestCgroupRecordsAreChecked(t *testing.T) {
 	} {
 		r := root(t)
 		died(t, r, map[string]any{stepCgroup: rec}, stepCgroup)
-		if _, err := Collect(t.Context(), r, nil); err == nil {
+		if _, err := Collect(t.Context(), r, Sources{}); err == nil {
 			t.Errorf("%+v was taken for a control group", rec)
 		}
 		if _, err := os.Stat(victim); err != nil {
@@ -244,10 +244,10 @@ func TestCollectStopsWhenTimeIsOver(t *testing.T) {
 	died(t, r, nil)
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
-	if done, err := Collect(ctx, r, nil); !errors.Is(err, context.Canceled) || len(done) != 0 {
+	if done, err := Collect(ctx, r, Sources{}); !errors.Is(err, context.Canceled) || len(done) != 0 {
 		t.Errorf("collected %q, %v, want context.Canceled", done, err)
 	}
-	if done, err := Collect(t.Context(), r, nil); err != nil || len(done) != 1 {
+	if done, err := Collect(t.Context(), r, Sources{}); err != nil || len(done) != 1 {
 		t.Errorf("then with time: %q, %v", done, err)
 	}
 }
@@ -261,7 +261,7 @@ func TestCollectTellsWhatItDid(t *testing.T) {
 	}
 	sandbox := died(t, r, map[string]any{stepInit: id}, stepInit)
 	var events bytes.Buffer
-	if _, err := Collect(t.Context(), r, nil, &events); err != nil {
+	if _, err := Collect(t.Context(), r, Sources{}, &events); err != nil {
 		t.Fatal(err)
 	}
 	var types []string

@@ -155,7 +155,7 @@ func (r *rig) fetch(ctx context.Context, name string) (map[string]string, error)
 	s := &Secrets{Host: r.Host}
 	got, err := s.Fetch(ctx, secret.Request{Sandbox: "box", Groups: []secret.Group{{Provider: name, Refs: []secret.Ref{{Name: "a"}, {Name: "b"}}}}})
 	out := map[string]string{}
-	for n, v := range got {
+	for n, v := range got.Values {
 		b := make([]byte, v.Size())
 		if _, rerr := unix.Pread(v.FD(), b, 0); rerr != nil {
 			return nil, rerr

@@ -537,6 +537,7 @@ func init() {
 		}),
 	}
 	maps.Copy(behaviours, hooksBehaviours())
+	maps.Copy(behaviours, bankBehaviours())
 }
 
 func schemas(attrs ...*pluginv1.Attr) func(*fake) {

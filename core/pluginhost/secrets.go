@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 	"sync"
@@ -33,9 +34,9 @@ type Secrets struct{ Host *Host }
 
 // Fetch starts the plugins of all providers beside each other, asks each once for
 // all of its secrets, and ends them.
-func (s *Secrets) Fetch(ctx context.Context, r secret.Request) (map[string]*secret.Value, error) {
+func (s *Secrets) Fetch(ctx context.Context, r secret.Request) (secret.Fetched, error) {
 	var mu sync.Mutex
-	values := map[string]*secret.Value{}
+	all := secret.Fetched{Values: map[string]*secret.Value{}}
 	failures := make([]error, len(r.Groups))
 	var wg sync.WaitGroup
 	for i, g := range r.Groups {
@@ -44,18 +45,17 @@ func (s *Secrets) Fetch(ctx context.Context, r secret.Request) (map[string]*secr
 			failures[i] = err
 			mu.Lock()
 			defer mu.Unlock()
-			for name, v := range got {
-				values[name] = v
-			}
+			maps.Copy(all.Values, got.Values)
+			all.Loans = append(all.Loans, got.Loans...)
 		})
 	}
 	wg.Wait()
-	return values, errors.Join(failures...)
+	return all, errors.Join(failures...)
 }
 
 // group asks one provider, and once more, as a new process, if it or what it talks
 // to was down. What it returns is the caller's, with an error too.
-func (s *Secrets) group(ctx context.Context, sandbox string, g secret.Group) (map[string]*secret.Value, error) {
+func (s *Secrets) group(ctx context.Context, sandbox string, g secret.Group) (secret.Fetched, error) {
 	// The same id each time: whatever the first try has done is not done twice.
 	call := secrets.Call{RequestID: sandbox + "-" + g.Provider, SandboxID: sandbox, Attempt: 1}
 	for ; ; call.Attempt++ {
@@ -88,49 +88,73 @@ func retry(err error) (time.Duration, bool) {
 	return max(e.RetryAfter, 0), e.Code.Retryable() && e.RetryAfter <= maxWait
 }
 
-func (s *Secrets) attempt(ctx context.Context, call secrets.Call, g secret.Group) (map[string]*secret.Value, error) {
+func (s *Secrets) attempt(ctx context.Context, call secrets.Call, g secret.Group) (out secret.Fetched, err error) {
 	p, err := s.Host.Start(ctx, g.Provider, manifest.Secrets)
 	if err != nil {
-		return nil, providerError(g.Provider, err)
+		return out, providerError(g.Provider, err)
 	}
-	defer p.Close()
-	refs, err := s.configure(ctx, p, g)
+	defer func() {
+		if len(out.Loans) == 0 {
+			p.Close()
+		}
+	}()
+	l := &loan{host: s.Host, sandbox: call.SandboxID, provider: g.Provider, now: time.Now, p: p}
+	refs, configs, err := s.configure(ctx, l, g)
 	if err != nil {
-		return nil, err
+		return out, err
 	}
 	ctx, cancel := context.WithTimeout(ctx, fetchTime)
 	defer cancel()
+	asked := time.Now()
 	got, err := client.New(p.Conn()).Secrets(nil).Fetch(ctx, call, refs)
 	if err != nil {
-		return nil, providerError(g.Provider, p.failed("fetching", err))
+		return out, providerError(g.Provider, p.failed("fetching", err))
 	}
-	return sealed(g, got)
+	for i, x := range got {
+		if x.Lease.ID != "" {
+			l.leases = append(l.leases, &lease{
+				LeaseRecord: secret.LeaseRecord{Name: refs[i].Name, ID: x.Lease.ID, Config: configs[i]},
+				granted:     asked, length: x.Lease.Duration, asked: x.Lease.Duration, renewable: x.Lease.Renewable && slices.Contains(l.features, secrets.FeatureRenew),
+			})
+		}
+	}
+	if len(l.leases) > 0 {
+		out.Loans = []secret.Loan{l}
+	}
+	out.Values, err = sealed(g, got)
+	return out, err
 }
 
 // configure tells the plugin its operator's configuration, then each secret's.
-func (s *Secrets) configure(ctx context.Context, p *Plugin, g secret.Group) ([]secrets.Ref, error) {
+func (s *Secrets) configure(ctx context.Context, l *loan, g secret.Group) (refs []secrets.Ref, configs [][]byte, err error) {
+	p := l.p
 	d, err := s.Host.Describe(ctx, p)
 	if err != nil {
-		return nil, providerError(g.Provider, err)
+		return nil, nil, providerError(g.Provider, err)
 	}
 	if !d.Serves(manifest.Secrets) {
-		return nil, providerError(g.Provider, &Error{p.Name, errors.New("it gives no secrets"), ""})
+		return nil, nil, providerError(g.Provider, &Error{p.Name, errors.New("it gives no secrets"), ""})
 	}
 	if err := s.Host.configureSelf(ctx, p, d); err != nil {
-		return nil, providerError(g.Provider, err)
+		return nil, nil, providerError(g.Provider, err)
 	}
 	schema, err := NewSchema(d.Schema.Instance[string(manifest.Secrets)])
 	if err != nil {
-		return nil, providerError(g.Provider, &Error{Plugin: p.Name, Err: err})
+		return nil, nil, providerError(g.Provider, &Error{Plugin: p.Name, Err: err})
 	}
-	refs := make([]secrets.Ref, len(g.Refs))
-	for i, ref := range g.Refs {
-		if _, err := s.Host.configure(ctx, p, schema, ref.Config, ref.Eval, manifest.Secrets, ref.Name); err != nil {
-			return nil, &secret.Error{Name: ref.Name, Err: err}
+	l.features = d.Info.Features
+	for _, ref := range g.Refs {
+		value, err := s.Host.configure(ctx, p, schema, ref.Config, ref.Eval, manifest.Secrets, ref.Name)
+		if err == nil {
+			value, err = schema.Public(value)
 		}
-		refs[i] = secrets.Ref{Name: ref.Name, InstanceID: ref.Name}
+		if err != nil {
+			return nil, nil, &secret.Error{Name: ref.Name, Err: err}
+		}
+		refs = append(refs, secrets.Ref{Name: ref.Name, InstanceID: ref.Name})
+		configs = append(configs, value)
 	}
-	return refs, nil
+	return refs, configs, nil
 }
 
 // sealed moves values into sealed memory, and overwrites what came.

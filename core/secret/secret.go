@@ -58,15 +58,61 @@ type Source interface {
 	// error. What it returns is the caller's, with an error too. It returns as soon
 	// as ctx is done, which is at the latest when the start has failed or taken too
 	// long. Its error is shown and logged: it holds no part of a value.
-	Fetch(ctx context.Context, r Request) (map[string]*Value, error)
+	Fetch(ctx context.Context, r Request) (Fetched, error)
 }
 
-// SourceFunc is a function that is a Source.
+// Fetched is what a Source has given.
+type Fetched struct {
+	// Values are by name. Whoever has them closes them.
+	Values map[string]*Value
+	// Loans are those of the values that are lent for a time, by provider.
+	Loans []Loan
+}
+
+// Loan is the right of one sandbox to some values of one provider, which ends: by
+// its time, unless it is renewed, or when the sandbox ends.
+type Loan interface {
+	// Record is what another process needs to end the loan. It is written to a file,
+	// and holds no part of a value.
+	Record() LoanRecord
+	// Keep renews what can be renewed until ctx is done. It calls lost for what has
+	// ended, or can be renewed no more, with the names of the secrets.
+	Keep(ctx context.Context, lost func(names []string, err error))
+	// End gives everything back. It may be called while Keep is at work, and again
+	// after an error.
+	End(ctx context.Context) error
+	// Close lets go of what the loan needs in this process, whether it has ended or not.
+	Close()
+}
+
+// LoanRecord is what a loan is known by.
+type LoanRecord struct {
+	Provider string        `json:"provider"`
+	Leases   []LeaseRecord `json:"leases"`
+}
+
+// LeaseRecord is one lease of a loan.
+type LeaseRecord struct {
+	Name string `json:"name"` // of the secret
+	ID   string `json:"id"`   // what the provider calls it
+	// Config is what the provider was told of the secret, as it travels, without what
+	// is sensitive.
+	Config []byte `json:"config,omitempty"`
+}
+
+// Lender is a Source that can end loans that another process took.
+type Lender interface {
+	Source
+	EndLoan(ctx context.Context, sandbox string, r LoanRecord) error
+}
+
+// SourceFunc is a function that is a Source. It lends nothing.
 type SourceFunc func(ctx context.Context, r Request) (map[string]*Value, error)
 
 // Fetch calls the function.
-func (f SourceFunc) Fetch(ctx context.Context, r Request) (map[string]*Value, error) {
-	return f(ctx, r)
+func (f SourceFunc) Fetch(ctx context.Context, r Request) (Fetched, error) {
+	values, err := f(ctx, r)
+	return Fetched{Values: values}, err
 }
 
 // Error says which secret, or which provider, failed, so that the error of the
