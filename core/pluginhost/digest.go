@@ -8,7 +8,9 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -86,8 +88,54 @@ func (c *DigestCache) write(key, digest string) {
 	if c == nil || c.Dir == "" {
 		return
 	}
-	_ = store(c.Dir, filepath.Base(c.path(key)), []byte(digest+" "+key+"\n"))
+	if store(c.Dir, filepath.Base(c.path(key)), []byte(digest+" "+key+"\n")) == nil {
+		prune(c.Dir, maxDigests)
+	}
 }
+
+const (
+	// maxDigests bounds the cache: each state of a file that was ever hashed has one.
+	maxDigests = 256
+	// maxAge is how long something is remembered that may be of no use any more.
+	maxAge = 90 * 24 * time.Hour
+	// forgotten is the age of a file that somebody began to write and never named.
+	forgotten = time.Hour
+)
+
+// prune removes from a cache the oldest files that are too many or too old, and what
+// was never finished. It is called when something was written, which is seldom.
+func prune(dir string, most int) {
+	entries, err := os.ReadDir(dir)
+	if err != nil {
+		return
+	}
+	type file struct {
+		path string
+		at   time.Time
+	}
+	var files []file
+	for _, e := range entries {
+		st, err := e.Info()
+		if err != nil {
+			continue // another process has removed it
+		}
+		f := file{filepath.Join(dir, e.Name()), st.ModTime()}
+		if !strings.HasPrefix(e.Name(), unfinished) {
+			files = append(files, f)
+		} else if time.Since(f.at) > forgotten {
+			_ = os.Remove(f.path)
+		}
+	}
+	slices.SortFunc(files, func(a, b file) int { return b.at.Compare(a.at) })
+	for i, f := range files {
+		if i >= most || time.Since(f.at) > maxAge {
+			_ = os.Remove(f.path)
+		}
+	}
+}
+
+// unfinished starts the name of a file that is being written.
+const unfinished = ".new"
 
 // store puts a file into a cache so that it is never half there.
 func store(dir, name string, content []byte) error {
@@ -97,7 +145,7 @@ func store(dir, name string, content []byte) error {
 	if err := private(dir); err != nil {
 		return err
 	}
-	f, err := os.CreateTemp(dir, ".new")
+	f, err := os.CreateTemp(dir, unfinished)
 	if err != nil {
 		return err
 	}

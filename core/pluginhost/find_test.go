@@ -4,11 +4,13 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/nucleus-runtime/nucleus/core/job/hostconfig"
 )
@@ -109,6 +111,41 @@ func TestFindLooksNowhereElse(t *testing.T) {
 	t.Setenv("PATH", here)
 	if p, err := finder(t, "", t.TempDir()).Find("planted"); err == nil {
 		t.Errorf("found %s", p.Path)
+	}
+}
+
+// What no file has any more is not remembered for ever.
+func TestDigestCacheIsPruned(t *testing.T) {
+	c := &DigestCache{Dir: filepath.Join(t.TempDir(), "digests")}
+	digest := strings.Repeat("a", 64)
+	c.write("old", digest)
+	old := time.Now().Add(-maxAge - time.Hour)
+	if err := os.Chtimes(c.path("old"), old, old); err != nil {
+		t.Fatal(err)
+	}
+	for i := range maxDigests + 9 {
+		key := fmt.Sprint(i)
+		c.write(key, digest)
+		at := time.Now().Add(time.Duration(i-maxDigests-9) * time.Minute)
+		if err := os.Chtimes(c.path(key), at, at); err != nil {
+			t.Fatal(err)
+		}
+	}
+	c.write("last", digest)
+	entries, err := os.ReadDir(c.Dir)
+	if err != nil || len(entries) != maxDigests {
+		t.Errorf("%d files, %v; want %d", len(entries), err, maxDigests)
+	}
+	if c.read("old") != "" || c.read("0") != "" || c.read("last") != digest || c.read(fmt.Sprint(maxDigests)) != digest {
+		t.Error("the wrong ones are gone")
+	}
+	d := &DigestCache{Dir: filepath.Join(t.TempDir(), "digests")}
+	d.write("old", digest)
+	if err := os.Chtimes(d.path("old"), old, old); err != nil {
+		t.Fatal(err)
+	}
+	if d.write("new", digest); d.read("old") != "" || d.read("new") != digest {
+		t.Error("a digest of more than ninety days is remembered, or one of today is not")
 	}
 }
 

@@ -12,7 +12,6 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
-	"time"
 
 	"google.golang.org/grpc"
 	"google.golang.org/protobuf/proto"
@@ -32,8 +31,6 @@ const (
 	maxRemembered = 64
 	// maxDescription bounds one of them. A plugin that says more is asked each time.
 	maxDescription = 1 << 20
-	// forgotten is the age of a file that somebody began to write and never named.
-	forgotten = time.Hour
 )
 
 // schemaKey is all that an answer depends on. One program may be several plugins, by
@@ -83,7 +80,7 @@ func (c *SchemaCache) write(key string, a *answers) {
 		return
 	}
 	if store(c.Dir, c.name(key), append(sealOf(key, b), b...)) == nil {
-		c.prune()
+		prune(c.Dir, maxRemembered)
 	}
 }
 
@@ -94,36 +91,6 @@ func sealOf(key string, content []byte) []byte {
 	fmt.Fprintf(h, "%d %s", len(key), key)
 	h.Write(content)
 	return h.Sum(nil)
-}
-
-// prune removes the oldest files that are too many, and what was never finished.
-func (c *SchemaCache) prune() {
-	entries, err := os.ReadDir(c.Dir)
-	if err != nil {
-		return
-	}
-	type file struct {
-		path string
-		at   time.Time
-	}
-	var files []file
-	for _, e := range entries {
-		st, err := e.Info()
-		if err != nil {
-			continue // another process has removed it
-		}
-		f := file{filepath.Join(c.Dir, e.Name()), st.ModTime()}
-		switch {
-		case filepath.Ext(e.Name()) == ".pb":
-			files = append(files, f)
-		case time.Since(f.at) > forgotten:
-			_ = os.Remove(f.path)
-		}
-	}
-	slices.SortFunc(files, func(a, b file) int { return b.at.Compare(a.at) })
-	for _, f := range files[min(len(files), maxRemembered):] {
-		_ = os.Remove(f.path)
-	}
 }
 
 // answers are what a plugin says of itself, as it came. It is a connection that knows
