@@ -53,7 +53,7 @@ func TestStartedByHand(t *testing.T) {
 		stdout string
 		stderr string
 	}{
-		{"without a flag it says what it is", "plain", nil, nil, 1, "", "this is a Nucleus plugin, which nucleus starts by itself; try: nucleus plugin info "},
+		{"without a flag it says what it is", "plain", nil, nil, 1, "", "this is a Nucleus plugin, which nucleus starts by itself; try: nucleus plugin check "},
 		{"with a wrong cookie, too", "plain", []string{handshake.EnvCookie + "=x"}, nil, 1, "", "this is a Nucleus plugin"},
 		{"an unknown flag", "plain", nil, []string{"--help"}, 1, "", "flags: --version, --schema"},
 		{"its version", "plain", nil, []string{"--version"}, 0, "fake 1.2.3 (sdk 0.1.0)\n", ""},

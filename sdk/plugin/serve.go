@@ -9,6 +9,7 @@ import (
 	"os/signal"
 	"path/filepath"
 	"slices"
+	"strings"
 	"sync"
 	"syscall"
 	"time"
@@ -65,8 +66,8 @@ func main(p Plugin, proc *launch.Process, args []string, stdout, stderr io.Write
 		case slices.Equal(args, []string{"--debug"}):
 			s.debug = true
 		default:
-			fmt.Fprintf(stderr, "this is a Nucleus plugin, which nucleus starts by itself; try: nucleus plugin info %s\n"+
-				"flags: --version, --schema (its configuration, as JSON), --debug (serve, and print where)\n", s.plugin.Name)
+			fmt.Fprintf(stderr, "this is a Nucleus plugin, which nucleus starts by itself; try: nucleus plugin check %s\n"+
+				"flags: --version, --schema (its configuration, as JSON), --debug (serve, and print where)\n", p.calledAs())
 			return 1
 		}
 	}
@@ -74,6 +75,15 @@ func main(p Plugin, proc *launch.Process, args []string, stdout, stderr io.Write
 		return complain(err)
 	}
 	return 0
+}
+
+// calledAs is what other commands find this program by: by the path that it was
+// started with, or else by its plugin's name.
+func (p *Plugin) calledAs() string {
+	if path := os.Args[0]; strings.Contains(path, "/") {
+		return path
+	}
+	return p.Name
 }
 
 // NewLogger writes to the host, which reads standard error line by line.
