@@ -3,6 +3,7 @@ package plugin
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -15,7 +16,6 @@ import (
 	"time"
 
 	"github.com/hashicorp/go-hclog"
-	goplugin "github.com/hashicorp/go-plugin"
 	"google.golang.org/grpc"
 
 	"github.com/nucleus-runtime/nucleus/sdk/plugin/descriptors"
@@ -27,8 +27,8 @@ import (
 const (
 	drainFor = 5 * time.Second
 	closeFor = 5 * time.Second
-	// flushFor is time for the last answer to leave: gRPC writes behind the
-	// handler's back, and go-plugin's own streams never end by themselves.
+	// flushFor is time for the last answer to leave: gRPC writes behind the handler's
+	// back, and a host may have streams that never end.
 	flushFor = 50 * time.Millisecond
 	// maxMessage is room for the handles of a thousand sandboxes, of which GC is told.
 	maxMessage = 64 << 20
@@ -101,7 +101,6 @@ type server struct {
 	drain       *guard.Drain
 	scrub       *guard.Scrubber
 	descriptors *descriptors.Receiver // nil if the host gave no side channel
-	stop        context.CancelFunc
 	once        sync.Once
 
 	mu     sync.Mutex
@@ -152,34 +151,23 @@ func (s *server) serve() error {
 		os.Exit(1) //nolint:forbidigo // nothing is left to undo, and nobody to return to
 	})
 
-	ctx, cancel := context.WithCancel(context.Background())
-	defer cancel()
-	s.stop = cancel
-	s.signals()
-
-	at := make(chan *goplugin.ReattachConfig, 1)
-	closed := make(chan struct{})
-	// go-plugin's test mode is its server without its grip on the process: it would
-	// print the handshake to whatever os.Stdout is by then, replace os.Stdout and
-	// os.Stderr behind the author's back, and leave the socket behind on SIGTERM.
-	go goplugin.Serve(&goplugin.ServeConfig{
-		HandshakeConfig: handshake.Config(),
-		Plugins:         goplugin.PluginSet{handshake.PluginName: &services{server: s}},
-		GRPCServer:      s.newGRPC,
-		Logger:          s.log,
-		Test:            &goplugin.ServeTestConfig{Context: ctx, ReattachConfigCh: at, CloseCh: closed},
-	})
-	select {
-	case r := <-at:
-		if err := s.announce(r); err != nil {
-			cancel()
-			<-closed
-			return err
-		}
-	case <-closed:
-		return fmt.Errorf("the server did not start: see the log before this line")
+	srv := s.newGRPC()
+	s.services(srv)
+	s.goPluginServices(srv)
+	l, err := listen()
+	if err != nil {
+		return err
 	}
-	<-closed
+	s.signals()
+	// Who is fast may connect before the server accepts.
+	if err := s.announce(l.Addr().String()); err != nil {
+		_ = l.Close()
+		return err
+	}
+	// It was stopped before it began if a signal came that early.
+	if err := srv.Serve(l); err != nil && !errors.Is(err, grpc.ErrServerStopped) {
+		return err
+	}
 	s.close()
 	return nil
 }
@@ -189,15 +177,13 @@ func (s *server) refuseOtherTransports() error {
 	if os.Getenv("PLUGIN_CLIENT_CERT") != "" {
 		return fmt.Errorf("the host wants AutoMTLS; the kernel tells both sides who the other is, so switch it off")
 	}
-	// Only the broker would use it, and nothing here uses the broker.
-	return os.Unsetenv("PLUGIN_MULTIPLEX_GRPC")
+	return nil
 }
 
 func (s *server) socketDir() error {
 	dir := os.Getenv(handshake.EnvSocketDir)
 	if dir == "" {
-		// A shared directory is no place for a socket: go-plugin makes a file there,
-		// removes it and listens under its name.
+		// A shared directory is no place for a socket.
 		own, err := os.MkdirTemp("", "nucleus-plugin")
 		if err != nil {
 			return err
@@ -226,7 +212,7 @@ func (s *server) removeFiles() {
 	}
 }
 
-func (s *server) newGRPC(opts []grpc.ServerOption) *grpc.Server {
+func (s *server) newGRPC() *grpc.Server {
 	replay, handles := guard.NewReplay(), guard.NewHandles(s.plugin.HandleVersions)
 	var unary []grpc.UnaryServerInterceptor
 	for _, i := range []grpc.UnaryServerInterceptor{
@@ -248,8 +234,8 @@ func (s *server) newGRPC(opts []grpc.ServerOption) *grpc.Server {
 	} {
 		stream = append(stream, guard.OnlyStream(i))
 	}
-	srv := grpc.NewServer(append(opts, grpc.Creds(handshake.Credentials(s.checkPeer)), grpc.MaxRecvMsgSize(maxMessage),
-		grpc.ChainUnaryInterceptor(unary...), grpc.ChainStreamInterceptor(stream...))...)
+	srv := grpc.NewServer(grpc.Creds(handshake.Credentials(s.checkPeer)), grpc.MaxRecvMsgSize(maxMessage),
+		grpc.ChainUnaryInterceptor(unary...), grpc.ChainStreamInterceptor(stream...))
 	s.mu.Lock()
 	s.grpc = srv
 	s.mu.Unlock()
@@ -276,16 +262,13 @@ func (s *server) peerError(p handshake.Peer) error {
 }
 
 // announce tells where we are.
-func (s *server) announce(r *goplugin.ReattachConfig) error {
-	if r.Addr.Network() != "unix" {
-		return fmt.Errorf("listening on %s, and only unix sockets are allowed", r.Addr.Network())
-	}
+func (s *server) announce(socket string) error {
 	s.mu.Lock()
-	s.socket = r.Addr.String()
+	s.socket = socket
 	s.mu.Unlock()
 	if s.debug {
 		b, err := json.Marshal(map[string]handshake.Reattach{s.plugin.Name: {
-			Protocol: string(r.Protocol), ProtocolVersion: r.ProtocolVersion, Pid: r.Pid, Network: "unix", Addr: r.Addr.String(),
+			Protocol: handshake.Transport, ProtocolVersion: handshake.AppProtocol, Pid: os.Getpid(), Network: "unix", Addr: socket,
 		}})
 		if err != nil {
 			return err
@@ -293,7 +276,7 @@ func (s *server) announce(r *goplugin.ReattachConfig) error {
 		_, err = fmt.Fprintf(s.stdout, "%s='%s'\n", handshake.EnvReattach, b)
 		return err
 	}
-	if _, err := fmt.Fprintf(s.proc.Handshake, "%d|%d|unix|%s|%s|\n", goplugin.CoreProtocolVersion, r.ProtocolVersion, r.Addr, r.Protocol); err != nil {
+	if _, err := fmt.Fprintf(s.proc.Handshake, "%d|%d|unix|%s|%s|\n", handshake.CoreProtocol, handshake.AppProtocol, socket, handshake.Transport); err != nil {
 		return fmt.Errorf("telling the host where the socket is: %w", err)
 	}
 	return s.proc.Handshake.Close()
@@ -334,7 +317,7 @@ func (s *server) end() {
 			case <-flushed:
 			case <-time.After(flushFor):
 			}
-			s.stop()
+			srv.Stop()
 		}()
 	})
 }

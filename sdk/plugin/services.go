@@ -2,12 +2,10 @@ package plugin
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"strings"
 	"sync"
 
-	goplugin "github.com/hashicorp/go-plugin"
 	"google.golang.org/grpc"
 	"google.golang.org/protobuf/types/known/durationpb"
 
@@ -21,32 +19,22 @@ import (
 	"github.com/nucleus-runtime/nucleus/sdk/secrets"
 )
 
-// services registers what a plugin serves.
-type services struct {
-	goplugin.NetRPCUnsupportedPlugin
-	server *server
-}
-
-func (s *services) GRPCServer(_ *goplugin.GRPCBroker, g *grpc.Server) error {
-	p := &s.server.plugin
-	pluginv1.RegisterBaseServer(g, &base{server: s.server})
+// services registers what the plugin serves.
+func (s *server) services(g *grpc.Server) {
+	p := &s.plugin
+	pluginv1.RegisterBaseServer(g, &base{server: s})
 	if p.Network != nil {
-		pluginv1.RegisterNetworkServer(g, newNetworkServer(p.Network, s.server.descriptors))
+		pluginv1.RegisterNetworkServer(g, newNetworkServer(p.Network, s.descriptors))
 	}
 	if p.Runtime != nil {
-		pluginv1.RegisterRuntimeServer(g, &runtimeServer{runtime: p.Runtime, descriptors: s.server.descriptors})
+		pluginv1.RegisterRuntimeServer(g, &runtimeServer{runtime: p.Runtime, descriptors: s.descriptors})
 	}
 	if p.Secrets != nil {
-		pluginv1.RegisterSecretsServer(g, &secretsServer{provider: p.Secrets, scrub: s.server.scrub})
+		pluginv1.RegisterSecretsServer(g, &secretsServer{provider: p.Secrets, scrub: s.scrub})
 	}
 	if p.Hooks != nil {
 		pluginv1.RegisterHooksServer(g, &hooksServer{handler: p.Hooks})
 	}
-	return nil
-}
-
-func (*services) GRPCClient(context.Context, *goplugin.GRPCBroker, *grpc.ClientConn) (any, error) {
-	return nil, errors.New("a plugin is no host: use sdk/plugin/client")
 }
 
 type base struct {
