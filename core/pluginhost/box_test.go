@@ -11,6 +11,7 @@ import (
 	"strconv"
 	"strings"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -81,7 +82,7 @@ func (r *rig) ask(t *testing.T, as manifest.Service, name string) (string, *Plug
 		t.Fatal(err)
 	}
 	t.Cleanup(p.Close)
-	ctx, cancel := context.WithTimeout(t.Context(), fetchTime)
+	ctx, cancel := context.WithTimeout(t.Context(), testutil.Patient(time.Minute))
 	defer cancel()
 	c := client.New(p.Conn())
 	if _, err := c.Info(ctx, "1", nil); err != nil {
