@@ -16,6 +16,7 @@ import (
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/connectivity"
 
+	"github.com/nucleus-runtime/nucleus/sdk/manifest"
 	"github.com/nucleus-runtime/nucleus/sdk/plugin/client"
 	"github.com/nucleus-runtime/nucleus/sdk/plugin/handshake"
 	pluginv1 "github.com/nucleus-runtime/nucleus/sdk/proto/nucleus/plugin/v1"
@@ -41,7 +42,8 @@ func (p *Plugin) connect(ctx context.Context, limit time.Duration) error {
 	defer stop()
 	addr, err := p.client.Start()
 	if err == nil {
-		if err = p.dial(ctx, addr.String()); err != nil {
+		p.socket = addr.String()
+		if err = p.dial(ctx, p.Service == manifest.Secrets); err != nil {
 			p.ending(ctx)
 		}
 	}
@@ -74,20 +76,27 @@ func (p *Plugin) handshake() *goplugin.Client {
 	})
 }
 
-// dial connects, and returns when the two have greeted each other.
-func (p *Plugin) dial(ctx context.Context, socket string) (err error) {
+// dial connects, and returns when the two have greeted each other. With wipe nothing
+// of what the plugin answers outlasts the connection.
+func (p *Plugin) dial(ctx context.Context, wipe bool) (err error) {
 	var refused firstError
 	want := handshake.Only(func() (int, uint32) { return p.proc.pid(), p.proc.launch.uid })
-	p.conn, err = grpc.NewClient("passthrough:///plugin",
+	peers := handshake.Credentials(func(peer handshake.Peer) error { return refused.note(want(peer)) })
+	options := []grpc.DialOption{
 		grpc.WithContextDialer(func(ctx context.Context, _ string) (net.Conn, error) {
-			conn, err := (&net.Dialer{}).DialContext(ctx, "unix", socket)
+			conn, err := (&net.Dialer{}).DialContext(ctx, "unix", p.socket)
 			return conn, refused.note(err)
 		}),
-		grpc.WithTransportCredentials(handshake.Credentials(func(peer handshake.Peer) error { return refused.note(want(peer)) })),
+		grpc.WithTransportCredentials(peers),
 		grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(maxMessage)), grpc.WithMaxHeaderListSize(maxHeaders),
 		grpc.WithDisableServiceConfig(), grpc.WithDisableRetry(),
 		grpc.WithUnaryInterceptor(checkAnswer),
-	)
+	}
+	if p.wiper = nil; wipe {
+		p.wiper = &wiper{}
+		options = append(options, p.wiper.options(peers)...)
+	}
+	p.conn, err = grpc.NewClient("passthrough:///plugin", options...)
 	if err != nil {
 		return err
 	}
@@ -108,6 +117,28 @@ func (p *Plugin) dial(ctx context.Context, socket string) (err error) {
 			}
 		}
 	}
+}
+
+// hangUp closes the connection, and overwrites what came through it.
+func (p *Plugin) hangUp() {
+	if p.conn == nil {
+		return
+	}
+	_ = p.conn.Close()
+	p.threads.Wait()
+	if p.wiper != nil {
+		p.wiper.wipe()
+	}
+}
+
+// forget is for a plugin that stays after it has given what this process must not
+// keep: it is called by another connection from now on.
+func (p *Plugin) forget(ctx context.Context) error {
+	p.hangUp()
+	if err := p.dial(ctx, false); err != nil {
+		return p.failed("connecting once more", err)
+	}
+	return nil
 }
 
 // discard takes what go-plugin's server makes of a plugin's standard output: one

@@ -59,6 +59,8 @@ type Plugin struct {
 	client *goplugin.Client
 	proc   *process
 	conn   *grpc.ClientConn
+	wiper  *wiper // of conn, nil for one that nothing confidential comes by
+	socket string
 	dir    *rundir.Dir
 	group  *group
 	said   *tail.Tail
@@ -176,10 +178,7 @@ func (p *Plugin) Gone() <-chan struct{} { return p.proc.done }
 // Close ends the plugin, whatever state it is in, and removes its socket.
 func (p *Plugin) Close() {
 	p.closing.Do(func() {
-		if p.conn != nil {
-			_ = p.conn.Close()
-			p.threads.Wait()
-		}
+		p.hangUp()
 		if p.proc != nil {
 			p.proc.end()
 		}

@@ -118,10 +118,11 @@ func (s *Secrets) attempt(ctx context.Context, call secrets.Call, g secret.Group
 			})
 		}
 	}
+	out.Values, err = sealed(g, got)
 	if len(l.leases) > 0 {
 		out.Loans = []secret.Loan{l}
+		err = errors.Join(err, p.forget(ctx))
 	}
-	out.Values, err = sealed(g, got)
 	return out, err
 }
 
