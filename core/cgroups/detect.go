@@ -21,7 +21,7 @@ const unified = ""
 
 // host is where facts come from; tests put fake trees in its place.
 type host struct {
-	cgroupFile string // /proc/self/cgroup
+	cgroupFile string // of this thread in /proc
 	mountFile  string // /proc/self/mountinfo
 	systemdDir string // exists when systemd is the service manager
 	euid, pid  int
@@ -31,7 +31,9 @@ type host struct {
 
 func thisHost() host {
 	return host{
-		cgroupFile: "/proc/self/cgroup",
+		// Not /proc/self, which is Go's main thread: another goroutine may just be
+		// making a process on it, in the group of a sandbox (Spawn).
+		cgroupFile: "/proc/thread-self/cgroup",
 		mountFile:  "/proc/self/mountinfo",
 		systemdDir: "/run/systemd/system",
 		euid:       os.Geteuid(),

@@ -9,6 +9,7 @@ import (
 	"os/exec"
 	"os/signal"
 	"path/filepath"
+	"runtime"
 	"strconv"
 	"strings"
 	"syscall"
@@ -23,6 +24,12 @@ import (
 
 // childEnv makes the test binary act as a process of a sandbox.
 const childEnv = "NUCLEUS_CGROUPS_TEST_CHILD"
+
+func init() {
+	if strings.HasPrefix(os.Getenv(childEnv), "detect") {
+		runtime.LockOSThread() // to the process's first thread
+	}
+}
 
 func TestMain(m *testing.M) {
 	if role := os.Getenv(childEnv); role != "" {
@@ -88,6 +95,8 @@ func child(role string) int {
 		return selfMoveChild(arg)
 	case "create": // make the group, then wait to be killed
 		return createChild(arg)
+	case "detect":
+		return detectChild(arg)
 	case "quiet":
 		return quietChild(arg)
 	default:

@@ -1,10 +1,15 @@
 package cgroups
 
 import (
+	"context"
+	"fmt"
+	"maps"
 	"os"
 	"os/exec"
 	"runtime"
 	"slices"
+	"strconv"
+	"syscall"
 	"testing"
 	"time"
 )
@@ -70,4 +75,49 @@ func TestKillNeverEndsItsCaller(t *testing.T) {
 		t.Fatal(err)
 	}
 	<-left
+}
+
+// TestDetectBesideSpawn: while the first thread of this process is in a sandbox's
+// group to make a process there, the process as such is not.
+func TestDetectBesideSpawn(t *testing.T) {
+	f := needs(t, Pids)
+	p := start(t, "detect:"+Prefix+"detect-"+strconv.Itoa(os.Getpid()), nil)
+	p.open(t)
+	if got := p.line(t); got != "same" {
+		t.Errorf("below %v: %s", f.Parents, got)
+	}
+}
+
+// detectChild compares what Detect says before and during a Spawn on the main thread.
+func detectChild(name string) int {
+	if syscall.Gettid() != os.Getpid() {
+		fmt.Println("this is not the main thread")
+		return 5
+	}
+	before, err := Detect("")
+	if err != nil {
+		return 6
+	}
+	g, err := New(before, Spec{Name: name, Resources: pidsLimit(64)})
+	if err != nil || g.Create() != nil {
+		return 7
+	}
+	defer func() { _ = g.Remove(context.Background()) }()
+	said := make(chan string)
+	err = g.Spawn(func(*os.File) error {
+		go func() {
+			during, err := Detect("")
+			if err == nil && maps.Equal(before.Parents, during.Parents) {
+				said <- "same"
+				return
+			}
+			said <- fmt.Sprint(during.Parents, err)
+		}()
+		fmt.Println(<-said)
+		return nil
+	})
+	if err != nil {
+		return 8
+	}
+	return 0
 }
