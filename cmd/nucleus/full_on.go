@@ -113,7 +113,7 @@ func (a *app) pluginCommand() *cobra.Command {
 		Use: "plugin", Short: "Look at plugins",
 		Long: `Look at plugins: programs nucleus-plugin-NAME in the plugin directories.`,
 	}
-	c.AddCommand(a.pluginList(), a.pluginInfo(), a.pluginSchema(), a.pluginPin())
+	c.AddCommand(a.pluginList(), a.pluginInfo(), a.pluginSchema(), a.pluginPin(), a.pluginCheck())
 	return c
 }
 

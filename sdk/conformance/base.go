@@ -62,7 +62,7 @@ func baseVerbs(k *Checker) []verb {
 		}},
 	}
 	// That of the plugin comes once, before all others.
-	if n := slices.IndexFunc(k.conf.Instances, func(i Instance) bool { return k.serves(i.Service) }); n >= 0 {
+	if n := slices.IndexFunc(k.conf.Instances, func(i Instance) bool { return k.works() && k.serves(i.Service) }); n >= 0 {
 		i := k.conf.Instances[n]
 		out = append(out, verb{"Configure of " + place(i.Service, i.ID), false, func(ctx context.Context, p *process, _ string) error {
 			r, err := k.request(p, i.Service, i.ID, i.Config)
@@ -218,7 +218,7 @@ func hostDeath(ctx context.Context, k *Checker) error {
 
 // orphaned closes the lifeline: what the kernel does with it when a host is killed.
 func (k *Checker) orphaned(ctx context.Context, p *process, busy bool) error {
-	if f := k.learn(ctx); busy && f.describe == nil && f.configure == nil && f.unconfigured == "" {
+	if f := k.learn(ctx); busy && f.describe == nil && k.works() {
 		ctx, cancel := context.WithTimeout(ctx, callLimit)
 		defer cancel()
 		if _, err := k.configure(ctx, p); err != nil {

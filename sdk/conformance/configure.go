@@ -72,7 +72,7 @@ func wrongValues(ctx context.Context, k *Checker) error {
 		return err
 	}
 	defer p.close()
-	if k.known.configure == nil && k.known.unconfigured == "" {
+	if k.works() {
 		if _, err := k.configure(ctx, p); err != nil {
 			return err
 		}
@@ -163,7 +163,7 @@ func wantsDeadline(ctx context.Context, k *Checker) error {
 		return err
 	}
 	defer p.close()
-	if k.known.configure == nil && k.known.unconfigured == "" {
+	if k.works() {
 		if _, err := k.configure(ctx, p); err != nil {
 			return err
 		}
@@ -243,7 +243,7 @@ func versionSkew(ctx context.Context, k *Checker) error {
 	if err := configure(raised(k.known.info, 1, 0)); status.Code(err) != codes.FailedPrecondition {
 		return broken("Configure with the next major version: %s", tell(err))
 	}
-	if valueErr != nil || k.known.configure != nil || k.known.unconfigured != "" {
+	if valueErr != nil || !k.works() {
 		return nil // whether it is accepted can't be told from whether the value is
 	}
 	if err := configure(raised(k.known.info, 0, 7)); err != nil {

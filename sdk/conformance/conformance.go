@@ -167,7 +167,7 @@ func shortDir() (string, error) {
 	if len(in) > 20 {
 		in = "/tmp"
 	}
-	return os.MkdirTemp(in, "conf")
+	return os.MkdirTemp(in, "plugincheck")
 }
 
 // Close removes what the Checker has made. Its plugins have ended with their rules.

@@ -303,11 +303,14 @@ type verb struct {
 	call     func(ctx context.Context, p *process, requestID string) error
 }
 
+// works tells that there is a configuration, and that it is accepted.
+func (k *Checker) works() bool { return k.known.configure == nil && k.known.unconfigured == "" }
+
 // verbs are all calls that can be made of a plugin with this configuration.
 func (k *Checker) verbs() []verb {
 	var out []verb
 	for _, s := range suites() {
-		if s.service == "" || k.serves(s.service) {
+		if s.service == "" || k.works() && k.serves(s.service) {
 			out = append(out, s.verbs(k)...)
 		}
 	}

@@ -187,7 +187,7 @@ func (k *Checker) environment(l launch, p *process) []string {
 	var env []string
 	if !l.bare {
 		env = append(env, "PATH=/usr/sbin:/usr/bin:/sbin:/bin", "LANG=C.UTF-8", "HOME=/")
-		// A host gives none. What a plugin leaves in the host's would be nobody's here.
+		// A directory of its own, so that what is left in it is seen.
 		env = append(env, "TMPDIR="+filepath.Join(p.work, "tmp"))
 	}
 	if !l.byHand {
