@@ -27,6 +27,7 @@ import (
 	"github.com/nucleus-runtime/nucleus/sdk/manifest"
 	"github.com/nucleus-runtime/nucleus/sdk/plugin"
 	"github.com/nucleus-runtime/nucleus/sdk/plugin/client"
+	"github.com/nucleus-runtime/nucleus/sdk/plugin/descriptors"
 	"github.com/nucleus-runtime/nucleus/sdk/plugin/handshake"
 	"github.com/nucleus-runtime/nucleus/sdk/secrets"
 )
@@ -133,6 +134,10 @@ func fake(role string) {
 			effect("close")
 			panic("close went wrong")
 		}
+	case "network":
+		p = networkPlugin()
+	case "runtime":
+		p = runtimePlugin()
 	case "broken":
 		p.Secrets, p.Hooks, p.SecretsConfig = nil, nil, nil
 	}
@@ -273,6 +278,7 @@ func (handler) OnPhase(_ context.Context, call hooks.Call, e hooks.Event) (hooks
 type host struct {
 	*client.Client
 	conn     *grpc.ClientConn
+	sender   *descriptors.Sender
 	proc     *goplugin.Client
 	cmd      *exec.Cmd
 	socket   string
@@ -302,7 +308,13 @@ func socketDir(t *testing.T) string {
 func start(t *testing.T, role string, env ...string) *host {
 	t.Helper()
 	h := &host{stderr: &bytes.Buffer{}, effects: t.TempDir() + "/effects"}
-	h.cmd = command(t, role, append(env, envEffects+"="+h.effects, handshake.EnvSocketDir+"="+socketDir(t), handshake.EnvLifelineFD+"=3")...)
+	h.cmd = command(t, role, append([]string{handshake.EnvDescriptorsFD + "=6"}, append(env, envEffects+"="+h.effects, handshake.EnvSocketDir+"="+socketDir(t), handshake.EnvLifelineFD+"=3")...)...)
+	side, theirs, err := descriptors.Pair()
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { side.Close() })
+	h.sender = side
 	r, w, err := os.Pipe()
 	if err != nil {
 		t.Fatal(err)
@@ -313,7 +325,7 @@ func start(t *testing.T, role string, env ...string) *host {
 		t.Fatal(err)
 	}
 	defer null.Close()
-	h.cmd.ExtraFiles, h.lifeline = []*os.File{r, null, null}, w
+	h.cmd.ExtraFiles, h.lifeline = []*os.File{r, null, null, theirs}, w
 	h.proc = goplugin.NewClient(&goplugin.ClientConfig{
 		HandshakeConfig: handshake.Config(), Plugins: client.PluginSet(), Cmd: h.cmd, SkipHostEnv: true,
 		AllowedProtocols: []goplugin.Protocol{goplugin.ProtocolGRPC}, Logger: hclog.NewNullLogger(), Stderr: h.stderr,
@@ -325,6 +337,7 @@ func start(t *testing.T, role string, env ...string) *host {
 	t.Cleanup(func() { w.Close() })
 	addr, err := h.proc.Start()
 	r.Close()
+	theirs.Close()
 	if err != nil {
 		t.Fatalf("starting the plugin: %v\n%s", err, h.stderr)
 	}
@@ -337,7 +350,7 @@ func start(t *testing.T, role string, env ...string) *host {
 	if err != nil {
 		t.Fatal(err)
 	}
-	h.Client = raw.(*client.Client)
+	h.Client = raw.(*client.Client).WithDescriptors(side)
 	h.conn = rpc.(*goplugin.GRPCClient).Conn
 	return h
 }

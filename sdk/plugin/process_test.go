@@ -59,6 +59,7 @@ func TestStartedByHand(t *testing.T) {
 		{"its version", "plain", nil, []string{"--version"}, 0, "fake 1.2.3 (sdk 0.1.0)\n", ""},
 		{"a plugin that serves nothing", "broken", nil, nil, 1, "", "nucleus plugin fake: error: it serves nothing"},
 		{"a lifeline that is none", "plain", []string{handshake.EnvCookie + "=" + handshake.Config().MagicCookieValue, handshake.EnvLifelineFD + "=99"}, nil, 1, "", `NUCLEUS_LIFELINE_FD="99" is no open descriptor`},
+		{"a side channel that is none", "plain", []string{handshake.EnvCookie + "=" + handshake.Config().MagicCookieValue, handshake.EnvDescriptorsFD + "=99"}, nil, 1, "", `NUCLEUS_DESCRIPTORS_FD="99" is no open descriptor`},
 		{"a user that is none", "plain", []string{handshake.EnvCookie + "=" + handshake.Config().MagicCookieValue, handshake.EnvPeerUID + "=me"}, nil, 1, "", `NUCLEUS_PEER_UID="me" is no user id`},
 		{"AutoMTLS", "plain", []string{handshake.EnvCookie + "=" + handshake.Config().MagicCookieValue, "PLUGIN_CLIENT_CERT=x"}, nil, 1, "", "the host wants AutoMTLS"},
 		{"a socket path that is too long", "plain", []string{handshake.EnvCookie + "=" + handshake.Config().MagicCookieValue, handshake.EnvSocketDir + "=/tmp/" + strings.Repeat("x", 100)}, nil, 1, "", "and the kernel takes 107"},
@@ -190,19 +191,20 @@ func TestClosesOnceAfterTheLastCall(t *testing.T) {
 		t.Run(role, func(t *testing.T) {
 			t.Parallel()
 			h := start(t, role)
-			done := make(chan error, 2)
-			for _, name := range []string{"long", "busy"} {
-				go func() {
-					_, err := h.secrets().Fetch(soon(t), secrets.Call{RequestID: name}, []secrets.Ref{{Name: name}})
-					done <- err
-				}()
+			if _, err := fetch(t, h, "long", "long"); err != nil {
+				t.Fatal(err)
 			}
+			done := make(chan error, 1)
+			go func() {
+				_, err := h.secrets().Fetch(soon(t), secrets.Call{RequestID: "busy"}, []secrets.Ref{{Name: "busy"}})
+				done <- err
+			}()
 			eventually(t, "the call at work", func() bool { return len(h.count(t)) == 1 })
 			for range 2 {
 				_ = h.Shutdown(soon(t)) // the second may find nobody
 			}
-			if err := errors.Join(<-done, <-done); err != nil {
-				t.Errorf("the calls at work: %v", err)
+			if err := <-done; err != nil {
+				t.Errorf("the call at work: %v", err)
 			}
 			eventually(t, "the end of the plugin", h.proc.Exited)
 			if got := h.count(t); !slices.Equal(got, []string{"busy", "close"}) {
@@ -360,7 +362,7 @@ func TestChildrenInheritNothing(t *testing.T) {
 		t.Fatal(err)
 	}
 	out := string(got[0].Value)
-	for _, bad := range []string{handshake.EnvCookie, handshake.EnvLifelineFD, " 4 ->", " 5 ->", "socket:"} {
+	for _, bad := range []string{handshake.EnvCookie, handshake.EnvLifelineFD, handshake.EnvDescriptorsFD, " 4 ->", " 5 ->", " 6 ->", "socket:"} {
 		if strings.Contains(out, bad) {
 			t.Errorf("a child has %q:\n%s", bad, out)
 		}

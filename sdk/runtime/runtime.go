@@ -83,7 +83,7 @@ type Streams struct {
 	Stdin  io.Reader // nil for none; it ends when the other side ends it
 	Stdout io.Writer // all output of a terminal
 	Stderr io.Writer
-	// Resize is closed when there is nothing more. Only the latest size counts, and
-	// those in between may be missing.
+	// Resize may be nil. Only the latest size counts, and those in between may be
+	// missing. In a plugin it is closed when nothing more comes, of Stdin neither.
 	Resize <-chan Size
 }

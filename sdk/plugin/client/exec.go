@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"sync"
+	"sync/atomic"
 
 	"google.golang.org/grpc"
 
@@ -31,12 +32,17 @@ func (r *runtimeClient) Exec(ctx context.Context, req *runtime.ExecRequest, s ru
 	if err := in.put(&pluginv1.ExecRequest{Part: &pluginv1.ExecRequest_Setup{Setup: wire.Exec(req)}}); err != nil && !errors.Is(err, io.EOF) {
 		return runtime.Exit{}, wire.Error(err)
 	}
+	in.open.Store(2)
 	go func() {
+		defer in.end()
 		if err := in.copy(s.Stdin); err != nil {
 			cancel(fmt.Errorf("what the process is to read: %w", err))
 		}
 	}()
-	resizing.Go(func() { in.resize(ctx, s.Resize) })
+	resizing.Go(func() {
+		defer in.end()
+		in.resize(ctx, s.Resize)
+	})
 	exit, err := outputs(stream, s)
 	if cause := context.Cause(ctx); err != nil && cause != nil && !errors.Is(cause, ctx.Err()) {
 		return runtime.Exit{}, cause // why it was cancelled, rather than that
@@ -46,8 +52,18 @@ func (r *runtimeClient) Exec(ctx context.Context, req *runtime.ExecRequest, s ru
 
 // input is the half that goes to the plugin, from several threads.
 type input struct {
+	open   atomic.Int32 // of its parts
 	mu     sync.Mutex
 	stream execStream
+}
+
+// end closes it with the last of its parts.
+func (i *input) end() {
+	if i.open.Add(-1) == 0 {
+		i.mu.Lock()
+		defer i.mu.Unlock()
+		_ = i.stream.CloseSend() // outputs tells what is wrong with the stream
+	}
 }
 
 // put fails with io.EOF where the stream has ended: outputs tells why.
@@ -79,7 +95,7 @@ func (i *input) copy(r io.Reader) error {
 }
 
 func (i *input) resize(ctx context.Context, sizes <-chan runtime.Size) {
-	for {
+	for sizes != nil {
 		select {
 		case s, ok := <-sizes:
 			if !ok || i.put(&pluginv1.ExecRequest{Part: &pluginv1.ExecRequest_Resize{Resize: wire.Size(s)}}) != nil {
