@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/zclconf/go-cty/cty"
@@ -157,7 +158,7 @@ func (c *Constraint) text(s string) (summary, detail string) {
 	return "", ""
 }
 
-var bytesForm = regexp.MustCompile(`^[0-9]+(?:[KMGT]i?B?|B)?$`)
+var bytesForm = sync.OnceValue(func() *regexp.Regexp { return regexp.MustCompile(`^[0-9]+(?:[KMGT]i?B?|B)?$`) })
 
 // wrong says what text of this format looks like, "" if s is of it.
 func (f Format) wrong(s string) string {
@@ -175,7 +176,7 @@ func (f Format) wrong(s string) string {
 			return `write a duration such as "1m30s".`
 		}
 	case Bytes:
-		if !bytesForm.MatchString(s) {
+		if !bytesForm().MatchString(s) {
 			return `write a size such as "64MiB".`
 		}
 	case AbsPath:

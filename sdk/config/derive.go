@@ -16,7 +16,10 @@ import (
 
 var durationType = reflect.TypeFor[time.Duration]()
 
-var nameForm = regexp.MustCompile(`^[a-z][a-z0-9_]*$`)
+// validName needs no regular expression: each start of a plugin would compile it.
+func validName(s string) bool {
+	return s != "" && s[0] >= 'a' && s[0] <= 'z' && strings.Trim(s, "abcdefghijklmnopqrstuvwxyz0123456789_") == ""
+}
 
 // tag is the hcl tag of a field: its name, then attr (which may be left out),
 // optional, block or label.
@@ -35,7 +38,7 @@ func parseTag(f reflect.StructField) (t tag, ok bool, err error) {
 	}
 	parts := strings.Split(s, ",")
 	t.name = parts[0]
-	if !nameForm.MatchString(t.name) {
+	if !validName(t.name) {
 		return t, false, fmt.Errorf("%s: the name %q is not in lower case, with digits and underscores", f.Name, t.name)
 	}
 	for _, p := range parts[1:] {
