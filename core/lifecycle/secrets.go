@@ -130,13 +130,15 @@ type loans []secret.Loan
 // keepLoans writes down what was lent, and sees to it that it stays so. Whoever
 // undoes the sandbox gives it back.
 func (s *Sandbox) keepLoans() error {
-	if len(s.loans) == 0 {
-		return nil
-	}
 	failpoint.Hit("loans unrecorded")
-	rs := make([]secret.LoanRecord, 0, len(s.loans))
+	var rs []secret.LoanRecord
 	for _, l := range s.loans {
-		rs = append(rs, l.Record())
+		if r := l.Record(); len(r.Leases) > 0 {
+			rs = append(rs, r)
+		}
+	}
+	if len(rs) == 0 {
+		return nil
 	}
 	if err := s.dir.Journal.Intent(stepLoans, rs); err != nil {
 		ctx, cancel := context.WithTimeout(context.Background(), undoBudget)

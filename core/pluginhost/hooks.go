@@ -198,7 +198,7 @@ func (c *hooksCaller) Close() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.p != nil {
-		c.p.Close()
+		c.p.Retire()
 		c.p = nil
 	}
 }

@@ -17,6 +17,7 @@ import (
 	"github.com/nucleus-runtime/nucleus/internal/tail"
 	"github.com/nucleus-runtime/nucleus/sdk/errs"
 	"github.com/nucleus-runtime/nucleus/sdk/manifest"
+	"github.com/nucleus-runtime/nucleus/sdk/plugin/client"
 )
 
 // Options of New.
@@ -61,6 +62,7 @@ type Plugin struct {
 	conn   *grpc.ClientConn
 	wiper  *wiper // of conn, nil for one that nothing confidential comes by
 	socket string
+	closes bool // it wants to be told of its end
 	dir    *rundir.Dir
 	group  *group
 	said   *tail.Tail
@@ -174,6 +176,23 @@ func (p *Plugin) Pid() int { return p.proc.pid() }
 
 // Gone is closed when the process has ended.
 func (p *Plugin) Gone() <-chan struct{} { return p.proc.done }
+
+// closeTime is how long a plugin may take to undo what it took for itself; the SDK
+// gives it five seconds.
+const closeTime = 6 * time.Second
+
+// Retire ends the plugin, and lets one that says so undo what it took for itself, such
+// as a login.
+func (p *Plugin) Retire() {
+	if p.closes {
+		ctx, cancel := context.WithTimeout(context.Background(), closeTime)
+		defer cancel()
+		if client.New(p.Conn()).Shutdown(ctx) == nil {
+			_ = p.proc.Wait(ctx) // else it is killed
+		}
+	}
+	p.Close()
+}
 
 // Close ends the plugin, whatever state it is in, and removes its socket.
 func (p *Plugin) Close() {

@@ -28,6 +28,15 @@ type loan struct {
 	p      *Plugin    // nil once it has ended
 	leases []*lease
 	closed bool
+
+	// retired is closed when the plugin has ended, if nothing was lent and all that is
+	// left is to undo what it took for itself.
+	retired chan struct{}
+}
+
+func (l *loan) retire() {
+	defer close(l.retired)
+	l.p.Retire()
 }
 
 // lease is the right to one value.
@@ -253,11 +262,15 @@ func revoke(ctx context.Context, p *Plugin, features []string, sandbox, provider
 
 // Close ends the plugin.
 func (l *loan) Close() {
+	if len(l.leases) == 0 {
+		<-l.retired
+		return
+	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.closed = true
 	if l.p != nil {
-		l.p.Close()
+		l.p.Retire()
 		l.p = nil
 	}
 }
@@ -268,7 +281,7 @@ func (s *Secrets) EndLoan(ctx context.Context, sandbox string, r secret.LoanReco
 	if err != nil {
 		return providerError(r.Provider, err)
 	}
-	defer p.Close()
+	defer p.Retire()
 	leases := make([]*lease, len(r.Leases))
 	for i := range r.Leases {
 		leases[i] = &lease{LeaseRecord: r.Leases[i]}

@@ -63,7 +63,11 @@ func (b *bank) Fetch(_ context.Context, _ secrets.Call, refs []secrets.Ref) ([]s
 	var out []secrets.Secret
 	for _, r := range refs {
 		c, d := b.of(r.InstanceID)
-		out = append(out, secrets.Secret{Name: r.Name, Value: []byte("value"), Lease: secrets.Lease{ID: "lease-" + r.Name, Duration: d, Renewable: c.Fault != "fixed"}})
+		s := secrets.Secret{Name: r.Name, Value: []byte("value")}
+		if d > 0 {
+			s.Lease = secrets.Lease{ID: "lease-" + r.Name, Duration: d, Renewable: c.Fault != "fixed"}
+		}
+		out = append(out, s)
 		if err := c.note("lent " + r.Name); err != nil {
 			return nil, err
 		}
@@ -96,10 +100,30 @@ func (b *bank) Revoke(_ context.Context, call secrets.Call, id string) error {
 }
 
 func bankBehaviours() map[string]func(*fake) {
-	return map[string]func(*fake){"bank": func(f *fake) {
+	serve := func(f *fake, leave func(*bank) func(context.Context) error) {
 		b := &bank{}
-		plugin.Serve(plugin.Plugin{Name: f.name, Version: "1", Secrets: b, SecretsConfig: config.To(b)})
-	}}
+		plugin.Serve(plugin.Plugin{Name: f.name, Version: "1", Secrets: b, SecretsConfig: config.To(b), Close: leave(b)})
+	}
+	return map[string]func(*fake){
+		"bank": func(f *fake) { serve(f, func(*bank) func(context.Context) error { return nil }) },
+		// These lend nothing, for the time of their leases is none.
+		"closes": func(f *fake) {
+			serve(f, func(b *bank) func(context.Context) error {
+				return func(context.Context) error {
+					c, _ := b.of("a")
+					return c.note("logged out of closes")
+				}
+			})
+		},
+		"closes-crash": func(f *fake) {
+			serve(f, func(*bank) func(context.Context) error {
+				return func(context.Context) error {
+					crash()
+					return nil
+				}
+			})
+		},
+	}
 }
 
 // ledger is a directory that the bank may write to, and block what its operator says.
@@ -278,5 +302,29 @@ func TestALoanThatCannotBeGivenBack(t *testing.T) {
 	}
 	if err := (&Secrets{Host: r.Host}).EndLoan(t.Context(), "id", secret.LoanRecord{Provider: "nowhere"}); err == nil || !strings.Contains(err.Error(), "no nucleus-plugin-nowhere") {
 		t.Errorf("error %v", err)
+	}
+}
+
+// A plugin that has something to undo for itself is told of its end, beside the
+// start; whoever closes the loan waits for it.
+func TestAPluginThatClosesIsTold(t *testing.T) {
+	for name, told := range map[string]int{"closes": 1, "closes-crash": 0} {
+		dir, block := ledger(t)
+		r := newRig(t, map[string]string{name: block})
+		w := want(t, name, fmt.Sprintf("ledger = %q\ntime = \"0s\"\n", dir))
+		got, err := (&Secrets{Host: r.Host}).Fetch(t.Context(), secret.Request{Sandbox: "id", Groups: []secret.Group{{Provider: name, Refs: []secret.Ref{{Name: "a", Config: w.Config}}}}})
+		if err != nil || len(got.Loans) != 1 || len(got.Loans[0].Record().Leases) != 0 {
+			t.Fatalf("%s: %+v, %v", name, got, err)
+		}
+		for _, v := range got.Values {
+			v.Close()
+		}
+		if err := got.Loans[0].End(t.Context()); err != nil {
+			t.Error(err)
+		}
+		got.Loans[0].Close()
+		if n := count(entries(t, dir), "logged out of "+name); n != told {
+			t.Errorf("%s: told %d times", name, n)
+		}
 	}
 }

@@ -93,12 +93,18 @@ func (s *Secrets) attempt(ctx context.Context, call secrets.Call, g secret.Group
 	if err != nil {
 		return out, providerError(g.Provider, err)
 	}
+	l := &loan{host: s.Host, sandbox: call.SandboxID, provider: g.Provider, now: time.Now, p: p, retired: make(chan struct{})}
 	defer func() {
-		if len(out.Loans) == 0 {
+		switch {
+		case len(l.leases) > 0: // it stays
+			out.Loans = []secret.Loan{l}
+		case p.closes: // nobody waits for that before the sandbox has ended
+			out.Loans = []secret.Loan{l}
+			go l.retire()
+		default:
 			p.Close()
 		}
 	}()
-	l := &loan{host: s.Host, sandbox: call.SandboxID, provider: g.Provider, now: time.Now, p: p}
 	refs, configs, err := s.configure(ctx, l, g)
 	if err != nil {
 		return out, err
@@ -120,7 +126,6 @@ func (s *Secrets) attempt(ctx context.Context, call secrets.Call, g secret.Group
 	}
 	out.Values, err = sealed(g, got)
 	if len(l.leases) > 0 {
-		out.Loans = []secret.Loan{l}
 		err = errors.Join(err, p.forget(ctx))
 	}
 	return out, err
@@ -212,11 +217,16 @@ var ours = []manifest.Version{{Service: manifest.Secrets, Version: secrets.Versi
 
 // Describe tells what a running plugin is, and checks that it is what its name and
 // its operator say. A plugin that is remembered is not asked again.
-func (h *Host) Describe(ctx context.Context, p *Plugin) (*Description, error) {
-	if d := h.remembered(ctx, p.Program); d != nil {
-		return d, h.allowed(p, d.Info)
+func (h *Host) Describe(ctx context.Context, p *Plugin) (d *Description, err error) {
+	if d = h.remembered(ctx, p.Program); d != nil {
+		err = h.allowed(p, d.Info)
+	} else {
+		d, err = h.Ask(ctx, p)
 	}
-	return h.Ask(ctx, p)
+	if err == nil {
+		p.closes = slices.Contains(d.Info.Features, manifest.FeatureClose)
+	}
+	return d, err
 }
 
 // Ask is Describe that asks, whatever is remembered.

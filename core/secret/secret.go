@@ -70,7 +70,8 @@ type Fetched struct {
 }
 
 // Loan is the right of one sandbox to some values of one provider, which ends: by
-// its time, unless it is renewed, or when the sandbox ends.
+// its time, unless it is renewed, or when the sandbox ends. One without leases is a
+// provider that still has something to undo for itself, which Close waits for.
 type Loan interface {
 	// Record is what another process needs to end the loan. It is written to a file,
 	// and holds no part of a value.

@@ -13,6 +13,10 @@ const (
 	Hooks   Service = "hooks"
 )
 
+// FeatureClose is that of a plugin which has something to undo when its host ends it,
+// and is told by Shutdown.
+const FeatureClose = "base.close"
+
 // Version is that of a service's contract, "1.0". A higher minor version only adds.
 type Version struct {
 	Service Service `json:"service"`

@@ -114,6 +114,7 @@ func (p *Plugin) info() manifest.Info {
 			in.Features = append(in.Features, name)
 		}
 	}
+	feature(p.Close != nil, manifest.FeatureClose)
 	if p.Network != nil {
 		in.Services = append(in.Services, manifest.Version{Service: manifest.Network, Version: network.Version})
 		feature(is[network.Preparer](p.Network), network.FeaturePrepare)
