@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"encoding/base64"
 	"errors"
 	"fmt"
 	"os"
@@ -216,7 +217,7 @@ func (f *fake) keep(r *pluginv1.ConfigureRequest, v cty.Value) error {
 			f.token = t.AsString()
 		}
 		if broken("logs its token") {
-			fmt.Fprintln(os.Stderr, "token", f.token)
+			fmt.Fprintln(os.Stderr, "Authorization: Basic", base64.StdEncoding.EncodeToString([]byte(f.token)))
 		}
 	case r.GetService() == pluginv1.Service_SERVICE_SECRETS:
 		if k := v.GetAttr("key"); !k.IsNull() {
