@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"regexp"
 	"strings"
+	"sync"
 	"unicode"
 
 	"github.com/zclconf/go-cty/cty"
@@ -30,17 +31,22 @@ func describes(ctx context.Context, k *Checker) error {
 // filePrefix is of a plugin's file: plugin "x" is nucleus-plugin-x.
 const filePrefix = "nucleus-plugin-"
 
+// Who links this package does not wait for them before main.
 var (
-	pluginName     = regexp.MustCompile(`^[a-z][a-z0-9-]{0,62}$`)
-	versionForm    = regexp.MustCompile(`^[0-9]+\.[0-9]+$`)
-	capabilityForm = regexp.MustCompile(`^CAP_[A-Z_]+$`)
-	attributeName  = regexp.MustCompile(`^[a-z][a-z0-9_]{0,63}$`)
+	pluginName     = form(`^[a-z][a-z0-9-]{0,62}$`)
+	versionForm    = form(`^[0-9]+\.[0-9]+$`)
+	capabilityForm = form(`^CAP_[A-Z_]+$`)
+	attributeName  = form(`^[a-z][a-z0-9_]{0,63}$`)
 )
+
+func form(s string) func() *regexp.Regexp {
+	return sync.OnceValue(func() *regexp.Regexp { return regexp.MustCompile(s) })
+}
 
 func infoForm(_ context.Context, k *Checker) error {
 	in := k.known.info
 	var bad []error
-	if !pluginName.MatchString(in.GetName()) {
+	if !pluginName().MatchString(in.GetName()) {
 		bad = append(bad, broken("name %q: lower-case letters, digits and dashes, a letter first", in.GetName()))
 	}
 	if file, ok := strings.CutPrefix(filepath.Base(k.conf.Binary), filePrefix); ok && file != in.GetName() {
@@ -57,13 +63,13 @@ func infoForm(_ context.Context, k *Checker) error {
 	}
 	seen := map[pluginv1.Service]bool{}
 	for _, s := range in.GetServices() {
-		if seen[s.GetService()] || s.GetService() == pluginv1.Service_SERVICE_UNSPECIFIED || !versionForm.MatchString(s.GetVersion()) {
+		if seen[s.GetService()] || s.GetService() == pluginv1.Service_SERVICE_UNSPECIFIED || !versionForm().MatchString(s.GetVersion()) {
 			bad = append(bad, broken("service %s in version %q: each once, in a version such as 1.0", s.GetService(), s.GetVersion()))
 		}
 		seen[s.GetService()] = true
 	}
 	for _, c := range in.GetNeeds().GetCapabilities() {
-		if !capabilityForm.MatchString(c) {
+		if !capabilityForm().MatchString(c) {
 			bad = append(bad, broken("needs capability %q: write it as CAP_NET_ADMIN", c))
 		}
 	}
@@ -97,7 +103,7 @@ func blockForm(at errs.Steps, b *config.Block) (bad []error) {
 	seen := map[string]bool{}
 	named := func(name, description string) errs.Steps {
 		p := append(append(errs.Steps{}, at...), errs.Step{Kind: errs.Block, Name: name})
-		if !attributeName.MatchString(name) || seen[name] {
+		if !attributeName().MatchString(name) || seen[name] {
 			bad = append(bad, broken("%s: a name is in lower case, with digits and underscores, and there once", p))
 		}
 		seen[name] = true
