@@ -13,6 +13,7 @@ import (
 	"testing"
 	"time"
 
+	llsys "github.com/landlock-lsm/go-landlock/landlock/syscall"
 	"golang.org/x/sys/unix"
 
 	"github.com/nucleus-runtime/nucleus/core/cgroups"
@@ -110,8 +111,17 @@ func (r *rig) open(t *testing.T) string {
 	return dir
 }
 
+// landlock is the kernel's, 0 for none.
+func landlock(t *testing.T) int {
+	t.Helper()
+	abi, err := llsys.LandlockGetABIVersion()
+	if err != nil && !errors.Is(err, unix.ENOSYS) && !errors.Is(err, unix.EOPNOTSUPP) {
+		t.Fatal(err)
+	}
+	return abi
+}
+
 func TestBox(t *testing.T) {
-	testutil.Needs(t, testutil.Landlock(6))
 	free := map[string]string{
 		"read": "ok", "execute": "ok", "write null": "ok", "write own": "ok", "unix": "ok", "inet": "ok", "inet6": "ok",
 		"write open": "EACCES", "change open": "EACCES", "remove open": "EACCES", "write tmp": "EACCES",
@@ -126,6 +136,14 @@ func TestBox(t *testing.T) {
 			out[k] = v
 		}
 		return out
+	}
+	// What this kernel does not hold may come out either way.
+	for what, since := range map[string]int{
+		"write open": 1, "remove open": 1, "write tmp": 1, "change open": 3, "abstract": 6, "signal": 6,
+	} {
+		if landlock(t) < since {
+			free[what] = ""
+		}
 	}
 	offline := map[string]string{"inet": "EACCES", "inet6": "EACCES"}
 	for name, c := range map[string]struct {
@@ -261,7 +279,9 @@ func TestNeedsFitIntoTheBox(t *testing.T) {
 
 // An operator who allows a path that is not there is told.
 func TestWritablePathThatIsNotThere(t *testing.T) {
-	testutil.Needs(t, testutil.Landlock(1))
+	if landlock(t) == 0 {
+		return // nothing is made of it
+	}
 	r := newRig(t, map[string]string{"good": `writable = ["/nonexistent/x"]`})
 	if _, err := r.Start(t.Context(), "good"); err == nil || !strings.Contains(err.Error(), "letting it write to /nonexistent/x: no such file") {
 		t.Errorf("error %v", err)

@@ -19,8 +19,49 @@ const (
 	maxMemory   = 256 << 20
 )
 
+// place is where a plugin is to be: its directory, and its control group. They take
+// most of a millisecond, and so are made while its file is looked at.
+type place struct {
+	there sync.WaitGroup // for dir and err
+	dir   *rundir.Dir
+	err   error
+	group group
+}
+
+// prepare begins to make the place of a plugin.
+func (h *Host) prepare(name string) *place {
+	host, _ := h.o.Finder.Host.Plugin(name)
+	at := &place{}
+	at.there.Add(1)
+	at.group.made.Go(func() {
+		at.dir, at.err = rundir.Make(h.o.RunDirs, maxSocketDir)
+		at.there.Done()
+		if at.err == nil {
+			at.group.err = at.group.make(h, at.dir, host.Memory)
+		}
+	})
+	return at
+}
+
+func (at *place) directory() (*rundir.Dir, error) {
+	at.there.Wait()
+	return at.dir, at.err
+}
+
+// leave removes the group, with all that is left in it, and the directory.
+func (at *place) leave() {
+	dir, err := at.directory()
+	switch {
+	case err != nil:
+	case at.group.remove() != nil:
+		_ = dir.Leave() // with the record of the group: the next start tries again
+	default:
+		_ = dir.Remove() // the next start sweeps what is left
+	}
+}
+
 // group is the control group of one plugin process, nothing where the host gives
-// none. It is made beside the rest of a start: it takes half a millisecond.
+// none.
 type group struct {
 	made   sync.WaitGroup
 	g      *cgroups.Group
@@ -28,13 +69,7 @@ type group struct {
 	memory int64 // the limit, if there is one
 }
 
-// startGroup begins to make the group. Its record is in the plugin's directory first.
-func (h *Host) startGroup(dir *rundir.Dir, memory int64) *group {
-	g := &group{}
-	g.made.Go(func() { g.err = g.make(h, dir, memory) })
-	return g
-}
-
+// make makes the group. Its record is in the plugin's directory first.
 func (g *group) make(h *Host, dir *rundir.Dir, memory int64) error {
 	facts, err := h.cgroups()
 	if err != nil {

@@ -63,6 +63,7 @@ type Plugin struct {
 	wiper  *wiper // of conn, nil for one that nothing confidential comes by
 	socket string
 	closes bool // it wants to be told of its end
+	at     *place
 	dir    *rundir.Dir
 	group  *group
 	said   *tail.Tail
@@ -79,30 +80,31 @@ const maxSocketDir = 108 - len("/plugin-dir1234567890/plugin1234567890") - 1
 // as is the service that it is started for, whatever else it may serve: its box
 // follows from it. "" is for one that is only asked what it is.
 func (h *Host) Start(ctx context.Context, name string, as manifest.Service) (*Plugin, error) {
+	at := h.prepare(name)
 	program, err := h.o.Finder.Find(name)
 	if err != nil {
+		at.leave()
 		return nil, err
 	}
-	return h.start(ctx, program, as)
+	return h.start(ctx, program, as, at)
 }
 
-// start takes the program over.
-func (h *Host) start(ctx context.Context, program *Program, as manifest.Service) (_ *Plugin, err error) {
+// start takes the program and the place over.
+func (h *Host) start(ctx context.Context, program *Program, as manifest.Service, at *place) (_ *Plugin, err error) {
 	name := program.Name
-	p := &Plugin{Name: name, Program: program, Service: as, said: &tail.Tail{}}
+	p := &Plugin{Name: name, Program: program, Service: as, said: &tail.Tail{}, at: at, group: &at.group}
 	defer func() {
 		if err != nil {
 			p.Close()
 		}
 	}()
-	if p.dir, err = rundir.Make(h.o.RunDirs, maxSocketDir); err != nil {
+	if p.dir, err = at.directory(); err != nil {
 		e := &Error{Plugin: name, Err: err}
 		if te := (*rundir.TakenError)(nil); errors.As(err, &te) {
 			e.Hint = te.Remedy()
 		}
 		return nil, e
 	}
-	p.group = h.startGroup(p.dir, program.Host.Memory)
 	uid, gid, switchTo, err := account(program)
 	if err != nil {
 		return nil, err
@@ -201,12 +203,8 @@ func (p *Plugin) Close() {
 		if p.proc != nil {
 			p.proc.end()
 		}
-		switch {
-		case p.dir == nil:
-		case p.group != nil && p.group.remove() != nil:
-			_ = p.dir.Leave() // with the record of the group: the next start tries again
-		default:
-			_ = p.dir.Remove() // the next start sweeps what is left
+		if p.at != nil {
+			p.at.leave()
 		}
 		_ = p.Program.Close()
 	})
