@@ -80,22 +80,6 @@ func TestBinariesLinkNoMoreThanTheyShould(t *testing.T) {
 	}
 }
 
-// A job waits until its plugin can answer, so the same holds for plugins. net/rpc
-// alone has the linker keep every method of every type.
-func TestPluginsLinkNoMoreThanTheyShould(t *testing.T) {
-	everywhere := []string{"github.com/hashicorp/go-plugin", "net/rpc", "encoding/gob", "html/template", "testing", "google.golang.org/grpc/reflection"}
-	for program, banned := range map[string][]string{
-		"local":                {"filippo.io", "github.com/hashicorp/vault", "golang.org/x/crypto"},
-		"nucleus-plugin-age":   {"github.com/hashicorp/vault"},
-		"nucleus-plugin-vault": {"filippo.io"},
-	} {
-		deps := goList(t, "-C", "plugins/secrets", "-tags", "grpcnotrace", "-deps", "./cmd/"+program)
-		for _, pkg := range among(deps, append(banned, everywhere...)) {
-			t.Errorf("%s links %s", program, pkg)
-		}
-	}
-}
-
 func TestAmongTellsPackagesFromPrefixes(t *testing.T) {
 	got := among([]string{"net/netip", "netlink", "net", "os/execute"}, []string{"net", "os/exec"})
 	if strings.Join(got, " ") != "net/netip net" {

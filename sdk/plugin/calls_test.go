@@ -47,7 +47,7 @@ func TestInfo(t *testing.T) {
 	want := manifest.Info{
 		Name: "fake", Version: "1.2.3", SDKVersion: "0.1.0", Description: "a plugin for tests", DocsURL: "https://example.org/fake",
 		Services: []manifest.Version{{Service: manifest.Secrets, Version: "1.0"}, {Service: manifest.Hooks, Version: "1.0"}},
-		Features: []string{secrets.FeatureRenew, secrets.FeatureRevoke}, Lifetime: manifest.WarmOK,
+		Features: []string{manifest.FeatureClose, secrets.FeatureRenew, secrets.FeatureRevoke}, Lifetime: manifest.WarmOK,
 	}
 	if !reflect.DeepEqual(got, want) {
 		t.Errorf("got  %+v\nwant %+v", got, want)

@@ -110,6 +110,16 @@ func fake(role string) {
 	switch role {
 	case "warm":
 		p.Lifetime = plugin.WarmOK
+		p.Close = func(context.Context) error { effect("close"); return nil }
+	case "warm and noisy":
+		p.Lifetime = plugin.WarmOK
+		go func() {
+			for {
+				fmt.Println("noise for ever")
+				fmt.Fprintln(os.Stderr, "noise for ever")
+				time.Sleep(100 * time.Microsecond)
+			}
+		}()
 	case "noisy":
 		fmt.Println("noise of main")
 		fmt.Fprintln(os.NewFile(1, "stdout"), "noise by number")

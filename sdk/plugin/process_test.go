@@ -226,27 +226,6 @@ func TestDoesNotCloseWhenItsHostIsGone(t *testing.T) {
 	}
 }
 
-// Hosts made with go-plugin find what they expect, and a plugin that ends by itself.
-func TestAnswersGoPluginsOwnCalls(t *testing.T) {
-	h := start(t, "closing")
-	rpc, err := h.proc.Client()
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := rpc.Ping(); err != nil {
-		t.Errorf("Ping: %v", err)
-	}
-	begun := time.Now()
-	h.proc.Kill()
-	// It kills a plugin that has not ended two seconds after it was told to.
-	if took := time.Since(begun); took > 1500*time.Millisecond || !h.proc.Exited() {
-		t.Errorf("Kill took %s, exited: %t", took, h.proc.Exited())
-	}
-	if got := h.count(t); !slices.Equal(got, []string{"close"}) {
-		t.Errorf("effects: %q", got)
-	}
-}
-
 func TestInterruptIsTheHosts(t *testing.T) {
 	h := start(t, "plain")
 	if err := h.cmd.Process.Signal(syscall.SIGINT); err != nil {
@@ -412,7 +391,7 @@ func TestDebugCanBeAttached(t *testing.T) {
 		t.Fatalf("got %+v, %v", m, err)
 	}
 	c := goplugin.NewClient(&goplugin.ClientConfig{
-		HandshakeConfig: handshake.Config(), Plugins: client.PluginSet(), Reattach: client.Reattach(m["fake"]), Logger: hclog.NewNullLogger(),
+		HandshakeConfig: handshake.Config(), Plugins: client.PluginSet(), Reattach: m["fake"].GoPlugin(), Logger: hclog.NewNullLogger(),
 		AllowedProtocols: []goplugin.Protocol{goplugin.ProtocolGRPC},
 		GRPCDialOptions: []grpc.DialOption{grpc.WithTransportCredentials(handshake.Credentials(handshake.Only(func() (int, uint32) {
 			return m["fake"].Pid, uint32(os.Geteuid())

@@ -3,7 +3,6 @@ package plugin
 import (
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -16,6 +15,7 @@ import (
 	"time"
 
 	"github.com/hashicorp/go-hclog"
+	goplugin "github.com/hashicorp/go-plugin"
 	"google.golang.org/grpc"
 
 	"github.com/nucleus-runtime/nucleus/sdk/plugin/descriptors"
@@ -27,8 +27,8 @@ import (
 const (
 	drainFor = 5 * time.Second
 	closeFor = 5 * time.Second
-	// flushFor is time for the last answer to leave: gRPC writes behind the handler's
-	// back, and a host may have streams that never end.
+	// flushFor is time for the last answer to leave: gRPC writes behind the
+	// handler's back, and go-plugin's own streams never end by themselves.
 	flushFor = 50 * time.Millisecond
 	// maxMessage is room for the handles of a thousand sandboxes, of which GC is told.
 	maxMessage = 64 << 20
@@ -101,7 +101,9 @@ type server struct {
 	drain       *guard.Drain
 	scrub       *guard.Scrubber
 	descriptors *descriptors.Receiver // nil if the host gave no side channel
+	stop        context.CancelFunc
 	once        sync.Once
+	warm        *warm // nil unless the process may outlive its host
 
 	mu     sync.Mutex
 	grpc   *grpc.Server
@@ -144,30 +146,47 @@ func (s *server) serve() error {
 		return err
 	}
 	defer s.removeFiles()
-	s.proc.Watch(func() {
+	if s.plugin.Lifetime == WarmOK {
+		s.warm = newWarm(s.end)
+	}
+	s.proc.Watch(func(keep time.Duration) {
+		if s.warm != nil && keep > 0 && s.warm.begin(keep) == nil {
+			return
+		}
 		// At once: whoever would want an answer is gone, and a call that hangs must
 		// not keep us.
 		s.removeFiles()
 		os.Exit(1) //nolint:forbidigo // nothing is left to undo, and nobody to return to
 	})
 
-	srv := s.newGRPC()
-	s.services(srv)
-	s.goPluginServices(srv)
-	l, err := listen()
-	if err != nil {
-		return err
-	}
+	ctx, cancel := context.WithCancel(context.Background())
+	defer cancel()
+	s.stop = cancel
 	s.signals()
-	// Who is fast may connect before the server accepts.
-	if err := s.announce(l.Addr().String()); err != nil {
-		_ = l.Close()
-		return err
+
+	at := make(chan *goplugin.ReattachConfig, 1)
+	closed := make(chan struct{})
+	// go-plugin's test mode is its server without its grip on the process: it would
+	// print the handshake to whatever os.Stdout is by then, replace os.Stdout and
+	// os.Stderr behind the author's back, and leave the socket behind on SIGTERM.
+	go goplugin.Serve(&goplugin.ServeConfig{
+		HandshakeConfig: handshake.Config(),
+		Plugins:         goplugin.PluginSet{handshake.PluginName: &services{server: s}},
+		GRPCServer:      s.newGRPC,
+		Logger:          s.log,
+		Test:            &goplugin.ServeTestConfig{Context: ctx, ReattachConfigCh: at, CloseCh: closed},
+	})
+	select {
+	case r := <-at:
+		if err := s.announce(r); err != nil {
+			cancel()
+			<-closed
+			return err
+		}
+	case <-closed:
+		return fmt.Errorf("the server did not start: see the log before this line")
 	}
-	// It was stopped before it began if a signal came that early.
-	if err := srv.Serve(l); err != nil && !errors.Is(err, grpc.ErrServerStopped) {
-		return err
-	}
+	<-closed
 	s.close()
 	return nil
 }
@@ -177,13 +196,15 @@ func (s *server) refuseOtherTransports() error {
 	if os.Getenv("PLUGIN_CLIENT_CERT") != "" {
 		return fmt.Errorf("the host wants AutoMTLS; the kernel tells both sides who the other is, so switch it off")
 	}
-	return nil
+	// Only the broker would use it, and nothing here uses the broker.
+	return os.Unsetenv("PLUGIN_MULTIPLEX_GRPC")
 }
 
 func (s *server) socketDir() error {
 	dir := os.Getenv(handshake.EnvSocketDir)
 	if dir == "" {
-		// A shared directory is no place for a socket.
+		// A shared directory is no place for a socket: go-plugin makes a file there,
+		// removes it and listens under its name.
 		own, err := os.MkdirTemp("", "nucleus-plugin")
 		if err != nil {
 			return err
@@ -212,7 +233,7 @@ func (s *server) removeFiles() {
 	}
 }
 
-func (s *server) newGRPC() *grpc.Server {
+func (s *server) newGRPC(opts []grpc.ServerOption) *grpc.Server {
 	replay, handles := guard.NewReplay(), guard.NewHandles(s.plugin.HandleVersions)
 	var unary []grpc.UnaryServerInterceptor
 	for _, i := range []grpc.UnaryServerInterceptor{
@@ -234,8 +255,12 @@ func (s *server) newGRPC() *grpc.Server {
 	} {
 		stream = append(stream, guard.OnlyStream(i))
 	}
-	srv := grpc.NewServer(grpc.Creds(handshake.Credentials(s.checkPeer)), grpc.MaxRecvMsgSize(maxMessage),
+	options := append(opts, grpc.Creds(handshake.Credentials(s.checkPeer)), grpc.MaxRecvMsgSize(maxMessage),
 		grpc.ChainUnaryInterceptor(unary...), grpc.ChainStreamInterceptor(stream...))
+	if s.warm != nil {
+		options = append(options, grpc.StatsHandler(s.warm))
+	}
+	srv := grpc.NewServer(options...)
 	s.mu.Lock()
 	s.grpc = srv
 	s.mu.Unlock()
@@ -262,13 +287,16 @@ func (s *server) peerError(p handshake.Peer) error {
 }
 
 // announce tells where we are.
-func (s *server) announce(socket string) error {
+func (s *server) announce(r *goplugin.ReattachConfig) error {
+	if r.Addr.Network() != "unix" {
+		return fmt.Errorf("listening on %s, and only unix sockets are allowed", r.Addr.Network())
+	}
 	s.mu.Lock()
-	s.socket = socket
+	s.socket = r.Addr.String()
 	s.mu.Unlock()
 	if s.debug {
 		b, err := json.Marshal(map[string]handshake.Reattach{s.plugin.Name: {
-			Protocol: handshake.Transport, ProtocolVersion: handshake.AppProtocol, Pid: os.Getpid(), Network: "unix", Addr: socket,
+			Protocol: string(r.Protocol), ProtocolVersion: r.ProtocolVersion, Pid: r.Pid, Network: "unix", Addr: r.Addr.String(),
 		}})
 		if err != nil {
 			return err
@@ -276,7 +304,7 @@ func (s *server) announce(socket string) error {
 		_, err = fmt.Fprintf(s.stdout, "%s='%s'\n", handshake.EnvReattach, b)
 		return err
 	}
-	if _, err := fmt.Fprintf(s.proc.Handshake, "%d|%d|unix|%s|%s|\n", handshake.CoreProtocol, handshake.AppProtocol, socket, handshake.Transport); err != nil {
+	if _, err := fmt.Fprintf(s.proc.Handshake, "%d|%d|unix|%s|%s|\n", goplugin.CoreProtocolVersion, r.ProtocolVersion, r.Addr, r.Protocol); err != nil {
 		return fmt.Errorf("telling the host where the socket is: %w", err)
 	}
 	return s.proc.Handshake.Close()
@@ -317,7 +345,7 @@ func (s *server) end() {
 			case <-flushed:
 			case <-time.After(flushFor):
 			}
-			srv.Stop()
+			s.stop()
 		}()
 	})
 }

@@ -2,10 +2,12 @@ package plugin
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"strings"
 	"sync"
 
+	goplugin "github.com/hashicorp/go-plugin"
 	"google.golang.org/grpc"
 	"google.golang.org/protobuf/types/known/durationpb"
 
@@ -19,22 +21,32 @@ import (
 	"github.com/nucleus-runtime/nucleus/sdk/secrets"
 )
 
-// services registers what the plugin serves.
-func (s *server) services(g *grpc.Server) {
-	p := &s.plugin
-	pluginv1.RegisterBaseServer(g, &base{server: s})
+// services registers what a plugin serves.
+type services struct {
+	goplugin.NetRPCUnsupportedPlugin
+	server *server
+}
+
+func (s *services) GRPCServer(_ *goplugin.GRPCBroker, g *grpc.Server) error {
+	p := &s.server.plugin
+	pluginv1.RegisterBaseServer(g, &base{server: s.server})
 	if p.Network != nil {
-		pluginv1.RegisterNetworkServer(g, newNetworkServer(p.Network, s.descriptors))
+		pluginv1.RegisterNetworkServer(g, newNetworkServer(p.Network, s.server.descriptors))
 	}
 	if p.Runtime != nil {
-		pluginv1.RegisterRuntimeServer(g, &runtimeServer{runtime: p.Runtime, descriptors: s.descriptors})
+		pluginv1.RegisterRuntimeServer(g, &runtimeServer{runtime: p.Runtime, descriptors: s.server.descriptors})
 	}
 	if p.Secrets != nil {
-		pluginv1.RegisterSecretsServer(g, &secretsServer{provider: p.Secrets, scrub: s.scrub})
+		pluginv1.RegisterSecretsServer(g, &secretsServer{provider: p.Secrets, scrub: s.server.scrub})
 	}
 	if p.Hooks != nil {
 		pluginv1.RegisterHooksServer(g, &hooksServer{handler: p.Hooks})
 	}
+	return nil
+}
+
+func (*services) GRPCClient(context.Context, *goplugin.GRPCBroker, *grpc.ClientConn) (any, error) {
+	return nil, errors.New("a plugin is no host: use sdk/plugin/client")
 }
 
 type base struct {

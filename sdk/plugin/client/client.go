@@ -7,7 +7,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net"
 	"os"
 	"slices"
 	"time"
@@ -72,14 +71,6 @@ func (c *Client) send(ctx context.Context, call contract.Call, files []*os.File)
 // handshake.PluginName.
 func PluginSet() goplugin.PluginSet {
 	return goplugin.PluginSet{handshake.PluginName: dispenser{}}
-}
-
-// Reattach is a running plugin as go-plugin wants it.
-func Reattach(r handshake.Reattach) *goplugin.ReattachConfig {
-	return &goplugin.ReattachConfig{
-		Protocol: goplugin.ProtocolGRPC, ProtocolVersion: r.ProtocolVersion, Pid: r.Pid, Test: true,
-		Addr: &net.UnixAddr{Name: r.Addr, Net: "unix"},
-	}
 }
 
 type dispenser struct {

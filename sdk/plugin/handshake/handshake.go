@@ -5,6 +5,10 @@ package handshake
 import (
 	"encoding/json"
 	"fmt"
+	"net"
+	"time"
+
+	goplugin "github.com/hashicorp/go-plugin"
 
 	"github.com/nucleus-runtime/nucleus/sdk/plugin/internal/launch"
 )
@@ -13,13 +17,6 @@ import (
 // their own, which a manifest names.
 const AppProtocol = 1
 
-// The first two words of the line by which a plugin says where it listens, and the
-// last: go-plugin's.
-const (
-	CoreProtocol = 1
-	Transport    = "grpc"
-)
-
 // PluginName is the one name under which go-plugin serves and dispenses: a plugin
 // has one connection for all of its services.
 const PluginName = "nucleus"
@@ -27,28 +24,26 @@ const PluginName = "nucleus"
 // Environment variables that a host sets.
 const (
 	EnvCookie     = launch.CookieKey
-	EnvLifelineFD = launch.LifelineFD // number of a descriptor; the plugin ends when it closes
+	EnvLifelineFD = launch.LifelineFD // number of a descriptor; the plugin ends when it closes, unless Keep came by it
 	EnvPeerUID    = launch.PeerUID    // the host's user, where the plugin runs as another
-	EnvSocketDir  = "PLUGIN_UNIX_SOCKET_DIR"
+	EnvSocketDir  = goplugin.EnvUnixSocketDir
 	// EnvDescriptorsFD is the number of the plugin's end of a side channel
 	// (sdk/plugin/descriptors). Only plugins that are given descriptors need one.
 	EnvDescriptorsFD = launch.DescriptorsFD
 )
 
+// Keep is what a host writes to the lifeline of a plugin with lifetime WARM_OK that it
+// wants to stay when the lifeline closes: a line with the milliseconds that it is to
+// wait without a connection before it ends. It comes that late so that no plugin
+// outlives a host that was killed before others could know of it.
+func Keep(d time.Duration) []byte { return fmt.Appendf(nil, "%d\n", d.Milliseconds()) }
+
 // EnvReattach names plugins that were started by hand with --debug.
 const EnvReattach = "NUCLEUS_REATTACH_PLUGINS"
 
-// Cookie can be assigned to go-plugin's HandshakeConfig. A plugin is better off
-// without that package, which costs its process a millisecond.
-type Cookie = struct {
-	ProtocolVersion  uint
-	MagicCookieKey   string
-	MagicCookieValue string
-}
-
-// Config is what go-plugin is to be configured with.
-func Config() Cookie {
-	return Cookie{
+// Config is go-plugin's.
+func Config() goplugin.HandshakeConfig {
+	return goplugin.HandshakeConfig{
 		ProtocolVersion:  AppProtocol,
 		MagicCookieKey:   launch.CookieKey,
 		MagicCookieValue: launch.CookieValue,
@@ -71,9 +66,17 @@ func ParseReattach(s string) (map[string]Reattach, error) {
 		return nil, fmt.Errorf("reading %s: %w", EnvReattach, err)
 	}
 	for name, r := range m {
-		if r.Protocol != Transport || r.ProtocolVersion != AppProtocol || r.Network != "unix" || r.Pid <= 0 {
+		if r.Protocol != string(goplugin.ProtocolGRPC) || r.ProtocolVersion != AppProtocol || r.Network != "unix" || r.Pid <= 0 {
 			return nil, fmt.Errorf("reading %s: plugin %q speaks another protocol", EnvReattach, name)
 		}
 	}
 	return m, nil
+}
+
+// GoPlugin is r as go-plugin wants it.
+func (r Reattach) GoPlugin() *goplugin.ReattachConfig {
+	return &goplugin.ReattachConfig{
+		Protocol: goplugin.ProtocolGRPC, ProtocolVersion: r.ProtocolVersion, Pid: r.Pid, Test: true,
+		Addr: &net.UnixAddr{Name: r.Addr, Net: "unix"},
+	}
 }

@@ -14,7 +14,9 @@ import (
 	"io"
 	"os"
 	"strconv"
+	"strings"
 	"syscall"
+	"time"
 )
 
 // How host and plugin know each other. The cookie is no secret: it tells a plugin
@@ -137,16 +139,48 @@ func (p *Process) PeerUIDs() []uint32 {
 }
 
 // Watch calls dead when the host is gone: its end of the lifeline closes with it,
-// however it ends. Without a lifeline it returns at once, and calls nothing.
-func (p *Process) Watch(dead func()) {
+// however it ends. Keep is what it has said by then: how long a plugin may stay for
+// other hosts, 0 for not at all. Without a lifeline Watch returns at once, and calls
+// nothing.
+func (p *Process) Watch(dead func(keep time.Duration)) {
 	if p.lifeline == nil {
 		return
 	}
 	go func() {
-		// Nothing is ever sent; if something is, it is not the end.
+		said, _ := io.ReadAll(io.LimitReader(p.lifeline, maxSaid))
 		_, _ = io.Copy(io.Discard, p.lifeline)
-		dead()
+		dead(keepTime(string(said)))
 	}()
+}
+
+// maxSaid is more than a host has to say on the lifeline.
+const maxSaid = 64
+
+// keepTime reads one line of decimal milliseconds. What is anything else, or was cut
+// off, is not said.
+func keepTime(said string) time.Duration {
+	line, ok := strings.CutSuffix(said, "\n")
+	ms, err := strconv.ParseUint(line, 10, 32)
+	if !ok || err != nil {
+		return 0
+	}
+	return time.Duration(ms) * time.Millisecond
+}
+
+// Mute lets this process, and what it starts from now on, print to nowhere: who read
+// it is gone, and a write would end a process.
+func Mute() error {
+	null, err := os.OpenFile(os.DevNull, os.O_WRONLY, 0)
+	if err != nil {
+		return err
+	}
+	defer null.Close()
+	for _, fd := range []int{1, 2} {
+		if err := syscall.Dup3(int(null.Fd()), fd, 0); err != nil {
+			return os.NewSyscallError("dup3", err)
+		}
+	}
+	return nil
 }
 
 // Undumpable keeps this process's memory from core files, and from other processes
