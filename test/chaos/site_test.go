@@ -31,6 +31,7 @@ type site struct {
 	limits bool // resource limits can be had
 	before testutil.Census
 	scope  testutil.Scope
+	host   string // the host configuration, which plugins need
 }
 
 // sites runs a test once for each kind of account: root or the current user
@@ -51,7 +52,8 @@ func sites(t *testing.T, test func(*site)) {
 func newSite(t *testing.T, who *testutil.Account) *site {
 	t.Helper()
 	s := &site{t: t, who: who, root: filepath.Join(who.RuntimeDir, "nucleus")}
-	s.scope = testutil.Scope{Binaries: []string{who.Bin}, Files: []string{s.root}}
+	seats := s.plugins()
+	s.scope = testutil.Scope{Binaries: []string{who.Bin}, Files: []string{s.root, seats}}
 	// The first run makes the state root itself, which stays.
 	if code, out := s.try("run", "--", "/bin/true"); code != 0 {
 		t.Fatalf("a plain run: exit code %d: %s", code, out)
@@ -114,6 +116,26 @@ func (s *site) job(name, body string) string {
 	return path
 }
 
+// plugins writes a host configuration for the example plugin seats, which takes
+// something outside the sandbox, and for a secrets provider. It gives the directory
+// of the seats.
+func (s *site) plugins() string {
+	s.t.Helper()
+	seats := filepath.Join(s.who.Home, "seats")
+	s.host = filepath.Join(s.who.Home, "host.hcl")
+	secret := filepath.Join(s.who.Home, "secret")
+	examples, plugins := filepath.Join(s.who.Bin, "examples"), filepath.Join(s.who.Bin, "plugins")
+	text := fmt.Sprintf("plugin_dirs = [%q, %q]\nplugin \"file\" {\n  user = %[3]q\n}\nplugin \"seats\" {\n  user     = %[3]q\n  writable = [%[4]q]\n  config {\n    dir   = %[4]q\n    seats = 100\n  }\n}\n",
+		examples, plugins, s.who.Name, seats)
+	if err := errors.Join(os.Mkdir(seats, 0o755), os.WriteFile(s.host, []byte(text), 0o644), os.WriteFile(secret, []byte("hunter2"), 0o600)); err != nil {
+		s.t.Fatal(err)
+	}
+	for _, path := range []string{seats, s.host, secret} {
+		s.who.Own(s.t, path)
+	}
+	return seats
+}
+
 const limits = "  resources {\n    memory = \"128MiB\"\n    cpus = 1\n    pids = 64\n  }\n"
 
 // everything is a job that uses what leaves traces: limits, a context, a
@@ -149,7 +171,7 @@ func (s *site) gc(when string) {
 	s.t.Helper()
 	deadline := time.Now().Add(5 * time.Second)
 	for {
-		if code, out := s.try("gc"); code != 0 {
+		if code, out := s.try("gc", "-host-config", s.host); code != 0 {
 			s.t.Fatalf("%s: gc: exit code %d: %s", when, code, out)
 		}
 		left := s.left()
@@ -281,7 +303,7 @@ var failpointBuild = sync.OnceValues(func() ([]byte, error) {
 	}
 	defer os.RemoveAll(dir)
 	out := filepath.Join(dir, "nucleus")
-	cmd := exec.Command("go", "build", "-tags", "failpoint", "-trimpath", "-o", out, "../../cmd/nucleus")
+	cmd := exec.Command("go", "build", "-tags", "failpoint,plugins,grpcnotrace", "-trimpath", "-o", out, "../../cmd/nucleus")
 	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
 	if b, err := cmd.CombinedOutput(); err != nil {
 		return nil, fmt.Errorf("%s: %w\n%s", cmd, err, b)
@@ -305,6 +327,8 @@ func (s *site) jobs(command string) map[string][]string {
 		"terminal":   {"run", "-config", s.job("terminal", quoted+"  tty = true\n")},
 		"everything": {"run", "-config", s.everything(command)},
 		"hooks":      {"run", "-config", s.job("hooks", quoted+hooks)},
+		"plugins": {"run", "-host-config", s.host, "-config", s.job("plugins", quoted+"  plugin_hook \"seats\" {}\n"+
+			"  secret \"a\" {\n    provider = \"file\"\n    config {\n      path = \""+filepath.Join(s.who.Home, "secret")+"\"\n    }\n  }\n")},
 	}
 	if s.limits {
 		all["limits"] = []string{"run", "-config", s.job("limits", quoted+limits)}
