@@ -5,6 +5,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"time"
 )
 
 // ours lists the rows of Nucleus: the default job, then the same with plugins, each
@@ -14,6 +15,7 @@ func ours(f *fixture) []peer {
 		nucleusPeer(f, "nucleus", "all namespaces, filter, Landlock, posture check, init; "+f.nucleusLimitsText(), ""),
 		nucleusPeer(f, "nucleus, 1 secret", "and a secret of provider file", secret("file")),
 		nucleusPeer(f, "nucleus, 3 secrets", "and secrets of file, env and systemd", secret("file")+secret("env")+secret("systemd")),
+		nucleusPeer(f, "nucleus, 1 hooks plugin", "and hooks plugin curfew, called twice", "  plugin_hook \"curfew\" {}\n"),
 	}
 }
 
@@ -73,7 +75,10 @@ func (f *fixture) operator() (string, error) {
 		user = "  user = \"root\"\n"
 	}
 	host := filepath.Join(f.dir, fmt.Sprintf("host-%d.hcl", f.uid))
-	text := fmt.Sprintf("plugin \"file\" {\n%s}\n\nplugin \"env\" {\n  env = { KEY = \"0123456789abcdef\" }\n  config {\n    allow = [\"KEY\"]\n  }\n}\n\n"+
+	bin := filepath.Dir(f.nucleus)
+	text := fmt.Sprintf("plugin_dirs = [%q, %q]\n\nplugin \"curfew\" {\n  config {\n    from  = %d\n    until = %d\n  }\n}\n\n",
+		filepath.Join(bin, "plugins"), filepath.Join(bin, "examples"), (time.Now().Hour()+12)%24, (time.Now().Hour()+13)%24)
+	text += fmt.Sprintf("plugin \"file\" {\n%s}\n\nplugin \"env\" {\n  env = { KEY = \"0123456789abcdef\" }\n  config {\n    allow = [\"KEY\"]\n  }\n}\n\n"+
 		"plugin \"systemd\" {\n%s  config {\n    directory = %q\n  }\n}\n", user, user, dir)
 	return host, os.WriteFile(host, []byte(text), 0o644)
 }

@@ -1,6 +1,5 @@
 job "curfew" {
-  command = ["/usr/bin/env"]
+  command = ["/bin/sh", "-c", "echo the next curfew is at $CURFEW"]
 
-  plugin_hook "curfew" {
-  }
+  plugin_hook "curfew" {}
 }
