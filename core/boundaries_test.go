@@ -59,7 +59,9 @@ func (p plugins) Reopen(_ context.Context, _ string, r boundary.Record) (boundar
 func (f *fakePlugin) Subscription() hooks.Subscription {
 	return hooks.Subscription{At: f.at, Order: f.order}
 }
-func (*fakePlugin) Config() []byte { return []byte("as configured") }
+func (*fakePlugin) Record() boundary.Record {
+	return boundary.Record{Plugin: "a", Config: []byte("as configured")}
+}
 
 func (f *fakePlugin) Close() {
 	f.mu.Lock()
@@ -346,6 +348,38 @@ func TestHooksPluginThatHangs(t *testing.T) {
 		if err == nil || !strings.Contains(err.Error(), "no answer at "+b.String()+" within its timeout of 50ms") {
 			t.Errorf("%s: %v", b, err)
 		}
+	}
+}
+
+// A kill waits for no plugin, and the end is told all the same.
+func TestHooksPluginThatHangsIsNotWaitedForByAKill(t *testing.T) {
+	f := &fakePlugin{at: hooks.At(hooks.PostExec, hooks.Stopped, hooks.Cleanup), answer: func(ctx context.Context, e hooks.Event) (hooks.Answer, error) {
+		if e.Boundary == hooks.PostExec {
+			<-ctx.Done()
+		}
+		return hooks.Answer{}, ctx.Err()
+	}}
+	var events bytes.Buffer
+	rt := withPlugins(t, plugins{"a": f}, &events)
+	s, err := rt.Create(t.Context(), planFor(t, rt, secretJob(t, "exec sleep 60", "plugin_hook \"a\" {\n timeout = \"1h\"\n}")), core.RunOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := s.Start(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	for f.boundaries() == "" {
+		time.Sleep(time.Millisecond)
+	}
+	s.Kill()
+	if res, err := s.Wait(); err != nil || res.Cause != "stopped" {
+		t.Errorf("%+v, %v", res, err)
+	}
+	if got := f.boundaries(); got != "POST_EXEC STOPPED CLEANUP" {
+		t.Errorf("boundaries %s", got)
+	}
+	if n := strings.Count(events.String(), `"type":"hook.failed"`); n != 1 {
+		t.Errorf("%d failed calls\n%s", n, events.String())
 	}
 }
 

@@ -30,9 +30,8 @@ type Want struct {
 type Caller interface {
 	Subscription() hooks.Subscription
 	Call(ctx context.Context, e hooks.Event) (hooks.Answer, error)
-	// Config is what the plugin was configured with, as it travels, for the record of
-	// a call that somebody else may have to make. What it must not show is left out.
-	Config() []byte
+	// Record is for a call that somebody else may have to make.
+	Record() Record
 	// Close ends the plugin.
 	Close()
 }
@@ -46,8 +45,12 @@ type Source interface {
 
 // Record is what another process needs to make a sandbox's last call to a plugin.
 type Record struct {
-	Plugin  string        `json:"plugin"`
-	Config  []byte        `json:"config,omitempty"`
+	Plugin string `json:"plugin"`
+	// Config is what the plugin was configured with, as it travels, without what must
+	// not be shown.
+	Config []byte `json:"config,omitempty"`
+	// Pinned: only a plugin whose digest the operator names may be called.
+	Pinned  bool          `json:"pinned,omitempty"`
 	Timeout time.Duration `json:"timeout"`
 }
 
@@ -136,7 +139,9 @@ func (s *Subscribers) Records() []Record {
 	var out []Record
 	for _, x := range s.all {
 		if x.sub.At.Has(hooks.Cleanup) {
-			out = append(out, Record{x.Plugin, x.caller.Config(), x.Timeout})
+			r := x.caller.Record()
+			r.Timeout = x.Timeout
+			out = append(out, r)
 		}
 	}
 	return out

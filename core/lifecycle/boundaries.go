@@ -24,6 +24,10 @@ type boundaries struct {
 
 	mu   sync.Mutex
 	last chan struct{} // closed when the last call that was begun is over; nil for none
+
+	// ctx ends when nobody has any more patience with what is told.
+	ctx    context.Context
+	giveUp context.CancelFunc
 }
 
 // pluginTime is how long the hooks plugins of a job may take to be there.
@@ -45,6 +49,7 @@ func (s *Sandbox) openPlugins(ctx context.Context) error {
 		return s.pluginFailed(err)
 	}
 	s.bounds.subs = subs
+	s.bounds.ctx, s.bounds.giveUp = context.WithCancel(context.Background())
 	if rs := subs.Records(); len(rs) > 0 {
 		if err := s.dir.Journal.Intent(stepPlugins, rs); err != nil {
 			return phase("hooks", err)
@@ -179,22 +184,46 @@ func (s *Sandbox) tell(b hooks.Boundary, end *exec.Result) {
 	if end != nil {
 		e.Cause, e.ExitCode = string(end.Cause), end.ExitCode
 	}
-	s.bounds.next(func() { _ = s.bounds.subs.Tell(context.Background(), e, s.called) }) // each failure has its event
+	s.bounds.next(func(ctx context.Context) { _ = s.bounds.subs.Tell(ctx, e, s.called) }) // each failure has its event
 }
 
 // next begins f once all before it is over.
-func (b *boundaries) next(f func()) {
+func (b *boundaries) next(f func(context.Context)) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	before, done := b.last, make(chan struct{})
 	b.last = done
+	ctx := b.ctx
 	go func() {
 		defer close(done)
 		if before != nil {
 			<-before
 		}
-		f()
+		f(ctx)
 	}()
+}
+
+// end waits for all that was told, for as long as a teardown may take.
+func (b *boundaries) end() {
+	if b.subs == nil {
+		return
+	}
+	impatient := time.AfterFunc(undoBudget, b.hurry)
+	b.wait()
+	impatient.Stop()
+	b.hurry()
+}
+
+// hurry ends the calls that were begun, or wait for one: nobody waits for them any
+// more.
+func (b *boundaries) hurry() {
+	if b.subs == nil {
+		return
+	}
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.giveUp()
+	b.ctx, b.giveUp = context.WithCancel(context.Background())
 }
 
 func (b *boundaries) wait() {

@@ -225,6 +225,7 @@ func (s *Sandbox) supervise(ctx context.Context) {
 			end.cause = exec.CauseStopped
 		}
 		end.killed = true
+		s.bounds.hurry()
 		s.killAll()
 	}
 	for last == nil || after.done != nil {
@@ -507,7 +508,7 @@ func (s *Sandbox) teardown(ctx context.Context, asked bool) error {
 	s.programs.close()
 	s.values.close()
 	defer s.bounds.subs.Close()
-	s.bounds.wait()
+	s.bounds.end()
 	defer s.loans.close()
 	if s.unkeep != nil {
 		s.unkeep()

@@ -62,8 +62,8 @@ func (f *Finder) Find(name string) (*Program, error) {
 	if file == "" {
 		file = Prefix + name
 	}
-	if f.PinnedOnly && len(host.SHA256) == 0 {
-		return nil, &Error{name, errors.New("the mode wants its digest in the host configuration"), fmt.Sprintf("nucleus plugin pin %s", name)}
+	if err := f.pinned(name, f.PinnedOnly); err != nil {
+		return nil, err
 	}
 	for _, dir := range f.Dirs {
 		p, err := f.open(dir, file, name)
@@ -84,6 +84,14 @@ func (f *Finder) Find(name string) (*Program, error) {
 		name, fmt.Errorf("no %s in %s", file, strings.Join(f.Dirs, ", ")),
 		"install it there, or name its directory in the host configuration: plugin_dirs",
 	}
+}
+
+// pinned refuses a plugin that must have a pin and has none.
+func (f *Finder) pinned(name string, must bool) error {
+	if host, _ := f.Host.Plugin(name); must && len(host.SHA256) == 0 {
+		return &Error{name, errors.New("the mode wants its digest in the host configuration"), "nucleus plugin pin " + name}
+	}
+	return nil
 }
 
 func (f *Finder) open(dir, file, name string) (*Program, error) {

@@ -26,10 +26,10 @@ const describeTime = 2 * time.Second
 // Open starts a plugin, configures it for one sandbox, and asks what it wants to
 // hear of.
 func (h *Hooks) Open(ctx context.Context, sandbox string, w boundary.Want) (boundary.Caller, error) {
-	c := &hooksCaller{name: w.Plugin, sandbox: sandbox}
+	c := &hooksCaller{name: w.Plugin, sandbox: sandbox, pinned: h.Host.o.Finder.PinnedOnly}
 	c.open = func(ctx context.Context) (*Plugin, error) {
 		return h.start(ctx, c, func(p *Plugin, s *Schema) error {
-			value, err := h.Host.configure(ctx, p, s, w.Config, w.Eval, manifest.Hooks, w.Plugin)
+			value, err := h.Host.configure(ctx, p, s, w.Config, w.Eval, manifest.Hooks, c.instance())
 			if err == nil {
 				c.config, err = s.Public(value)
 			}
@@ -50,10 +50,13 @@ func (h *Hooks) Open(ctx context.Context, sandbox string, w boundary.Want) (boun
 // must not be written down is missing; a plugin that cannot be configured without
 // is called all the same, for all that it may need is the sandbox's id.
 func (h *Hooks) Reopen(ctx context.Context, sandbox string, r boundary.Record) (boundary.Caller, error) {
-	c := &hooksCaller{name: r.Plugin, sandbox: sandbox}
+	c := &hooksCaller{name: r.Plugin, sandbox: sandbox, pinned: r.Pinned}
+	if err := h.Host.o.Finder.pinned(r.Plugin, r.Pinned); err != nil {
+		return nil, err
+	}
 	c.open = func(ctx context.Context) (*Plugin, error) {
 		return h.start(ctx, c, func(p *Plugin, s *Schema) error {
-			err := h.Host.send(ctx, p, s, nil, r.Config, manifest.Hooks, r.Plugin)
+			err := h.Host.send(ctx, p, s, nil, r.Config, manifest.Hooks, c.instance())
 			var bad *ConfigError
 			if errors.As(err, &bad) {
 				return nil
@@ -97,11 +100,14 @@ type hooksCaller struct {
 	name, sandbox string
 	open          func(context.Context) (*Plugin, error)
 	config        []byte
+	pinned        bool
 	sub           hooks.Subscription
 
 	mu sync.Mutex // one call at a time
 	p  *Plugin
 }
+
+func (c *hooksCaller) instance() string { return instance(c.sandbox, c.name) }
 
 // ready has the caller hold mu, or be the only one who knows of it.
 func (c *hooksCaller) ready(ctx context.Context) error {
@@ -116,7 +122,7 @@ func (c *hooksCaller) ready(ctx context.Context) error {
 func (c *hooksCaller) describe(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, describeTime)
 	defer cancel()
-	sub, err := client.New(c.p.Conn()).Hooks().Describe(ctx, c.name)
+	sub, err := client.New(c.p.Conn()).Hooks().Describe(ctx, c.instance())
 	if err != nil {
 		return c.p.failed("asking what it wants to hear of", err)
 	}
@@ -153,15 +159,17 @@ func forbidden(host hostconfig.Plugin, at hooks.Mask) hooks.Boundary {
 // Subscription is what the plugin wants to hear of.
 func (c *hooksCaller) Subscription() hooks.Subscription { return c.sub }
 
-// Config is what the plugin was configured with, but for what is sensitive.
-func (c *hooksCaller) Config() []byte { return c.config }
+// Record has what the plugin was configured with, but for what is sensitive.
+func (c *hooksCaller) Record() boundary.Record {
+	return boundary.Record{Plugin: c.name, Config: c.config, Pinned: c.pinned}
+}
 
 // Call calls the plugin, and once more, as a new process, if it was down.
 func (c *hooksCaller) Call(ctx context.Context, e hooks.Event) (hooks.Answer, error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	// The same id each time: whatever the first try has done is not done twice.
-	call := hooks.Call{RequestID: c.sandbox + "-" + e.Boundary.String(), SandboxID: c.sandbox, InstanceID: c.name}
+	call := hooks.Call{RequestID: c.sandbox + "-" + e.Boundary.String(), SandboxID: c.sandbox, InstanceID: c.instance()}
 	for call.Attempt = 1; ; call.Attempt++ {
 		a, err := c.attempt(ctx, call, e)
 		wait, worth := retry(err)

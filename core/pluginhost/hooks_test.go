@@ -117,27 +117,37 @@ func TestHooksPluginIsCalled(t *testing.T) {
 		a, err := c.Call(ctx, hooks.Event{Boundary: hooks.PreFS, SandboxName: "name", Pid: 7, Plan: []byte("{}")})
 		cancel()
 		got := a.Mutation.AddEnv
-		if err != nil || got["WHO"] != "id "+name || got["CALL"] != "id-PRE_FS 1" || got["CONFIG"] != "hello canary" || got["EVENT"] != "name {} 7" {
+		if err != nil || got["WHO"] != "id id/"+name || got["CALL"] != "id-PRE_FS 1" || got["CONFIG"] != "hello canary" || got["EVENT"] != "name {} 7" {
 			t.Errorf("%v, %v", got, err)
 		}
-		if bytes.Contains(c.Config(), []byte("canary")) || !bytes.Contains(c.Config(), []byte("hello")) {
-			t.Errorf("the record has %q", c.Config())
+		if bytes.Contains(c.Record().Config, []byte("canary")) || !bytes.Contains(c.Record().Config, []byte("hello")) {
+			t.Errorf("the record has %q", c.Record().Config)
 		}
 		c.Close()
 		c.Close()
 
 		// Another process makes the last call with what was written down.
-		again, err := h.Reopen(t.Context(), "id", boundary.Record{Plugin: name, Config: c.Config()})
+		again, err := h.Reopen(t.Context(), "id", c.Record())
 		if err != nil {
 			t.Fatal(err)
 		}
 		ctx, cancel = context.WithTimeout(t.Context(), time.Minute)
 		a, err = again.Call(ctx, hooks.Event{Boundary: hooks.Cleanup})
 		cancel()
-		if got := a.Mutation.AddEnv; err != nil || got["WHO"] != "id "+name || got["CONFIG"] != "hello " {
+		if got := a.Mutation.AddEnv; err != nil || got["WHO"] != "id id/"+name || got["CONFIG"] != "hello " {
 			t.Errorf("%v, %v", got, err)
 		}
 		again.Close()
+
+		// One whose mode wanted a pin wants it then, too.
+		r.o.Finder.PinnedOnly = true
+		if _, err := h.Open(t.Context(), "id", want(t, name, "")); err == nil || !strings.Contains(err.Error(), "the mode wants its digest") {
+			t.Errorf("without a pin: %v", err)
+		}
+		r.o.Finder.PinnedOnly = false
+		if _, err := h.Reopen(t.Context(), "id", boundary.Record{Plugin: name, Pinned: true}); err == nil || !strings.Contains(err.Error(), "the mode wants its digest") {
+			t.Errorf("without a pin: %v", err)
+		}
 	}
 }
 

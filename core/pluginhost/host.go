@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	goplugin "github.com/hashicorp/go-plugin"
@@ -63,6 +64,9 @@ type Plugin struct {
 	wiper  *wiper // of conn, nil for one that nothing confidential comes by
 	socket string
 	closes bool // it wants to be told of its end
+	kept   bool // it has a record for other hosts
+	spoilt atomic.Bool
+	known  *Description // of one that was found
 	at     *place
 	dir    *rundir.Dir
 	group  *group
@@ -80,6 +84,16 @@ const maxSocketDir = 108 - len("/plugin-dir1234567890/plugin1234567890") - 1
 // as is the service that it is started for, whatever else it may serve: its box
 // follows from it. "" is for one that is only asked what it is.
 func (h *Host) Start(ctx context.Context, name string, as manifest.Service) (*Plugin, error) {
+	if host, _ := h.o.Finder.Host.Plugin(name); wanted(host, as) {
+		program, err := h.o.Finder.Find(name)
+		if err != nil {
+			return nil, err
+		}
+		if p := h.attach(ctx, program, as); p != nil {
+			return p, nil
+		}
+		return h.start(ctx, program, as, h.prepare(name))
+	}
 	at := h.prepare(name)
 	program, err := h.o.Finder.Find(name)
 	if err != nil {
@@ -130,6 +144,7 @@ func (h *Host) start(ctx context.Context, program *Program, as manifest.Service,
 
 // failed adds what happened to the process, if that is why, and what it printed last.
 func (p *Plugin) failed(what string, err error) error {
+	p.spoil(err)
 	switch errs.Of(err).Code {
 	case errs.Deadline:
 		err = fmt.Errorf("no answer in time: %w", err)
@@ -184,9 +199,9 @@ func (p *Plugin) Gone() <-chan struct{} { return p.proc.done }
 const closeTime = 6 * time.Second
 
 // Retire ends the plugin, and lets one that says so undo what it took for itself, such
-// as a login.
+// as a login. One that is kept does that when it ends.
 func (p *Plugin) Retire() {
-	if p.closes {
+	if p.closes && !p.kept {
 		ctx, cancel := context.WithTimeout(context.Background(), closeTime)
 		defer cancel()
 		if client.New(p.Conn()).Shutdown(ctx) == nil {
@@ -196,16 +211,12 @@ func (p *Plugin) Retire() {
 	p.Close()
 }
 
-// Close ends the plugin, whatever state it is in, and removes its socket.
+// Close ends the plugin, whatever state it is in, and removes its socket; unless it is
+// kept.
 func (p *Plugin) Close() {
 	p.closing.Do(func() {
 		p.hangUp()
-		if p.proc != nil {
-			p.proc.end()
-		}
-		if p.at != nil {
-			p.at.leave()
-		}
+		p.leave()
 		_ = p.Program.Close()
 	})
 }

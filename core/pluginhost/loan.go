@@ -58,7 +58,7 @@ const (
 
 // Record is what another process needs to end the loan.
 func (l *loan) Record() secret.LoanRecord {
-	r := secret.LoanRecord{Provider: l.provider}
+	r := secret.LoanRecord{Provider: l.provider, Pinned: l.host.o.Finder.PinnedOnly}
 	for _, x := range l.leases {
 		r.Leases = append(r.Leases, x.LeaseRecord)
 	}
@@ -72,22 +72,20 @@ func (l *loan) running(ctx context.Context) (*Plugin, error) {
 		return nil, context.Canceled
 	}
 	if l.p != nil {
-		select {
-		case <-l.p.Gone():
-			l.p.Close()
-			l.p = nil
-		default:
+		if !l.p.proc.ended() {
 			return l.p, nil
 		}
+		l.p.Close()
+		l.p = nil
 	}
-	p, features, err := l.host.reopen(ctx, l.Record())
+	p, features, err := l.host.reopen(ctx, l.sandbox, l.Record())
 	l.p = p
 	l.features = features
 	return p, err
 }
 
 // reopen starts a provider for what its record tells.
-func (h *Host) reopen(ctx context.Context, r secret.LoanRecord) (_ *Plugin, features []string, err error) {
+func (h *Host) reopen(ctx context.Context, sandbox string, r secret.LoanRecord) (_ *Plugin, features []string, err error) {
 	p, err := h.Start(ctx, r.Provider, manifest.Secrets)
 	if err != nil {
 		return nil, nil, err
@@ -109,7 +107,7 @@ func (h *Host) reopen(ctx context.Context, r secret.LoanRecord) (_ *Plugin, feat
 		return nil, nil, &Error{Plugin: p.Name, Err: err}
 	}
 	for _, x := range r.Leases {
-		err := h.send(ctx, p, schema, nil, x.Config, manifest.Secrets, x.Name)
+		err := h.send(ctx, p, schema, nil, x.Config, manifest.Secrets, instance(sandbox, x.Name))
 		// What is sensitive is missing. To end a lease its id may be enough.
 		var bad *ConfigError
 		if err != nil && !errors.As(err, &bad) {
@@ -218,7 +216,7 @@ func (l *loan) askRenewal(ctx context.Context, x *lease) (secrets.Lease, error) 
 	}
 	ctx, cancel := context.WithTimeout(ctx, renewTime)
 	defer cancel()
-	call := secrets.Call{RequestID: fmt.Sprintf("%s-%s-renew-%d", l.sandbox, x.Name, l.now().UnixNano()), SandboxID: l.sandbox, InstanceID: x.Name, Attempt: 1}
+	call := secrets.Call{RequestID: fmt.Sprintf("%s-%s-renew-%d", l.sandbox, x.Name, l.now().UnixNano()), SandboxID: l.sandbox, InstanceID: instance(l.sandbox, x.Name), Attempt: 1}
 	got, err := r.Renew(ctx, call, x.ID, x.asked)
 	if err != nil {
 		return got, p.failed("renewing a lease", err)
@@ -249,7 +247,7 @@ func revoke(ctx context.Context, p *Plugin, features []string, sandbox, provider
 	var failures []error
 	for _, x := range leases {
 		within, cancel := context.WithTimeout(ctx, revokeTime)
-		err := r.Revoke(within, secrets.Call{RequestID: sandbox + "-" + x.Name + "-revoke", SandboxID: sandbox, InstanceID: x.Name, Attempt: 1}, x.ID)
+		err := r.Revoke(within, secrets.Call{RequestID: sandbox + "-" + x.Name + "-revoke", SandboxID: sandbox, InstanceID: instance(sandbox, x.Name), Attempt: 1}, x.ID)
 		cancel()
 		if err != nil {
 			failures = append(failures, providerError(provider, p.failed("giving back the lease of secret "+x.Name, err)))
@@ -277,7 +275,10 @@ func (l *loan) Close() {
 
 // EndLoan gives back what the sandbox of a supervisor that is gone was lent.
 func (s *Secrets) EndLoan(ctx context.Context, sandbox string, r secret.LoanRecord) error {
-	p, features, err := s.Host.reopen(ctx, r)
+	if err := s.Host.o.Finder.pinned(r.Provider, r.Pinned); err != nil {
+		return providerError(r.Provider, err)
+	}
+	p, features, err := s.Host.reopen(ctx, sandbox, r)
 	if err != nil {
 		return providerError(r.Provider, err)
 	}

@@ -110,7 +110,7 @@ func bankBehaviours() map[string]func(*fake) {
 		"closes": func(f *fake) {
 			serve(f, func(b *bank) func(context.Context) error {
 				return func(context.Context) error {
-					c, _ := b.of("a")
+					c, _ := b.of("id/a")
 					return c.note("logged out of closes")
 				}
 			})

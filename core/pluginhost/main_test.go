@@ -34,6 +34,7 @@ import (
 // environment is clean, so that how it behaves is told by the name it is called by.
 const (
 	asHost      = "as-host"
+	asWarmHost  = "as-warm-host"
 	asCaller    = "as-caller"
 	envPrograms = "PLUGINHOST_TEST_PROGRAMS"
 )
@@ -54,6 +55,9 @@ func TestMain(m *testing.M) {
 	}
 	if len(os.Args) == 4 && os.Args[1] == asHost {
 		host(os.Args[2], os.Args[3])
+	}
+	if len(os.Args) == 5 && os.Args[1] == asWarmHost {
+		warmHost(os.Args[2], os.Args[3], os.Args[4])
 	}
 	if len(os.Args) == 3 && os.Args[1] == asCaller {
 		call(os.Args[2])
@@ -163,10 +167,12 @@ func behave(name string) {
 	if name == "squatter" {
 		do(&fake{name: name}) // it has no host
 	}
-	go func() {
-		_, _ = io.Copy(io.Discard, os.NewFile(lifelineFD, "lifeline"))
-		os.Exit(1)
-	}()
+	if !strings.HasPrefix(name, "warm") { // the SDK has to hear what is said there
+		go func() {
+			_, _ = io.Copy(io.Discard, os.NewFile(lifelineFD, "lifeline"))
+			os.Exit(1)
+		}()
+	}
 	do(&fake{name: name})
 	select {}
 }
@@ -224,6 +230,10 @@ func (f *fake) Configure(context.Context, *pluginv1.ConfigureRequest) (*pluginv1
 		return &pluginv1.ConfigureResponse{}, f.configure()
 	}
 	return &pluginv1.ConfigureResponse{}, nil
+}
+
+func (f *fake) Health(context.Context, *pluginv1.HealthRequest) (*pluginv1.HealthResponse, error) {
+	return &pluginv1.HealthResponse{State: pluginv1.HealthResponse_STATE_OK}, nil
 }
 
 func (f *fake) Fetch(_ context.Context, q *pluginv1.FetchRequest) (*pluginv1.FetchResponse, error) {
@@ -538,6 +548,7 @@ func init() {
 	}
 	maps.Copy(behaviours, hooksBehaviours())
 	maps.Copy(behaviours, bankBehaviours())
+	maps.Copy(behaviours, warmBehaviours())
 }
 
 func schemas(attrs ...*pluginv1.Attr) func(*fake) {

@@ -14,6 +14,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/nucleus-runtime/nucleus/core/pluginhost/rundir"
 )
 
 // process runs a plugin for go-plugin's client, in our way (runner.Runner).
@@ -27,6 +29,7 @@ import (
 type process struct {
 	launch launch
 	group  *group
+	found  *rundir.Process // one that another host has started, of which the rest is not known
 
 	held           *os.File // our end of the lifeline
 	stdout, stderr *stream
@@ -124,6 +127,9 @@ func (p *process) ID() string {
 }
 
 func (p *process) pid() int {
+	if p.found != nil {
+		return p.found.PID
+	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if p.proc == nil {
@@ -134,6 +140,9 @@ func (p *process) pid() int {
 
 // Wait may be called more than once.
 func (p *process) Wait(ctx context.Context) error {
+	if p.found != nil {
+		return p.found.Wait(ctx)
+	}
 	select {
 	case <-p.done:
 		if p.err == nil && !p.state.Success() {
@@ -196,8 +205,50 @@ func (p *process) drained(ctx context.Context) {
 	}
 }
 
+// ended tells whether it has.
+func (p *process) ended() bool {
+	if p.found != nil {
+		return !p.found.Alive()
+	}
+	select {
+	case <-p.done:
+		return true
+	default:
+		return false
+	}
+}
+
+// say tells the process something by its lifeline.
+func (p *process) say(what []byte) error {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	_, err := p.held.Write(what)
+	return err
+}
+
+// letGo leaves the process to others. One of ours is still waited for: it is our
+// child.
+func (p *process) letGo() {
+	if p.found != nil {
+		p.found.Close()
+		return
+	}
+	// First of all, or what it prints would end what it has started.
+	p.mu.Lock()
+	_ = p.held.Close()
+	p.mu.Unlock()
+	_ = p.stdout.Close()
+	_ = p.stderr.Close()
+}
+
 // fate tells how the process ended, "" if it lives, or was ended by us.
 func (p *process) fate() string {
+	if p.found != nil {
+		if p.found.Alive() {
+			return ""
+		}
+		return "it was kept from an earlier run"
+	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if p.ours || p.state == nil {

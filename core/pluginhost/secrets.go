@@ -150,14 +150,15 @@ func (s *Secrets) configure(ctx context.Context, l *loan, g secret.Group) (refs 
 	}
 	l.features = d.Info.Features
 	for _, ref := range g.Refs {
-		value, err := s.Host.configure(ctx, p, schema, ref.Config, ref.Eval, manifest.Secrets, ref.Name)
+		id := instance(l.sandbox, ref.Name)
+		value, err := s.Host.configure(ctx, p, schema, ref.Config, ref.Eval, manifest.Secrets, id)
 		if err == nil {
 			value, err = schema.Public(value)
 		}
 		if err != nil {
 			return nil, nil, &secret.Error{Name: ref.Name, Err: err}
 		}
-		refs = append(refs, secrets.Ref{Name: ref.Name, InstanceID: ref.Name})
+		refs = append(refs, secrets.Ref{Name: ref.Name, InstanceID: id})
 		configs = append(configs, value)
 	}
 	return refs, configs, nil
@@ -218,7 +219,10 @@ var ours = []manifest.Version{{Service: manifest.Secrets, Version: secrets.Versi
 // Describe tells what a running plugin is, and checks that it is what its name and
 // its operator say. A plugin that is remembered is not asked again.
 func (h *Host) Describe(ctx context.Context, p *Plugin) (d *Description, err error) {
-	if d = h.remembered(ctx, p.Program); d != nil {
+	if d = p.known; d == nil {
+		d = h.remembered(ctx, p.Program)
+	}
+	if d != nil {
 		err = h.allowed(p, d.Info)
 	} else {
 		d, err = h.Ask(ctx, p)
@@ -293,15 +297,25 @@ func (h *Host) allowed(p *Plugin, info manifest.Info) error {
 }
 
 // configureSelf gives a plugin its operator's configuration, an empty one too: it
-// comes before anything else.
+// comes before anything else. One that was found has it.
 func (h *Host) configureSelf(ctx context.Context, p *Plugin, d *Description) error {
+	if p.proc.found != nil {
+		return nil
+	}
 	schema, err := NewSchema(d.Schema.Plugin)
 	if err != nil {
 		return &Error{Plugin: p.Name, Err: err}
 	}
-	_, err = h.configure(ctx, p, schema, p.Program.Host.Config, h.o.Finder.Host.EvalContext(), "", "")
+	self, err := h.configure(ctx, p, schema, p.Program.Host.Config, h.o.Finder.Host.EvalContext(), "", "")
+	if err == nil {
+		h.keep(p, d, self)
+	}
 	return err
 }
+
+// instance is what a plugin knows a block of a job by. One process may serve several
+// sandboxes, whose blocks have the same labels.
+func instance(sandbox, label string) string { return sandbox + "/" + label }
 
 // configure decodes a body here, sends it, and gives what the plugin says of it its
 // place in the file. It gives the value that was sent.

@@ -88,8 +88,10 @@ type Loan interface {
 
 // LoanRecord is what a loan is known by.
 type LoanRecord struct {
-	Provider string        `json:"provider"`
-	Leases   []LeaseRecord `json:"leases"`
+	Provider string `json:"provider"`
+	// Pinned: only a provider whose digest the operator names may be asked.
+	Pinned bool          `json:"pinned,omitempty"`
+	Leases []LeaseRecord `json:"leases"`
 }
 
 // LeaseRecord is one lease of a loan.

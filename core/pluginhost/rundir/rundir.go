@@ -1,7 +1,8 @@
 // Package rundir owns the directories that plugins make their sockets in, and the
-// record in each of its plugin's control group. Each belongs to one host process,
-// which holds a lock on it for as long as it lives; one that nobody holds was left by
-// a host that was killed.
+// records in each: of its plugin's control group, and of a process that is kept for
+// later hosts. Each belongs to one host process, or to several that share what is kept;
+// they hold a lock on it for as long as they live. One that nobody holds was left by a
+// host that was killed, unless it is kept.
 package rundir
 
 import (
@@ -72,7 +73,7 @@ func Make(parents []string, longest int) (*Dir, error) {
 }
 
 func makeIn(parent, path string) (*Dir, error) {
-	top, err := locked(parent, lockTime)
+	top, err := locked(parent, unix.LOCK_EX, lockTime)
 	if err != nil {
 		return nil, err
 	}
@@ -82,7 +83,7 @@ func makeIn(parent, path string) (*Dir, error) {
 	if err := os.Mkdir(path, 0o700); err != nil {
 		return nil, err
 	}
-	lock, err := locked(path, 0)
+	lock, err := locked(path, unix.LOCK_EX, 0)
 	if err != nil {
 		return nil, errors.Join(err, os.Remove(path))
 	}
@@ -117,7 +118,7 @@ func Sweep(parents []string) error {
 		if check(parent) != nil {
 			continue
 		}
-		top, err := locked(parent, lockTime)
+		top, err := locked(parent, unix.LOCK_EX, lockTime)
 		if err == nil {
 			err = errors.Join(sweep(parent, lockTime-groupTime), top.Close())
 		}
@@ -138,7 +139,7 @@ func sweep(parent string, limit time.Duration) error {
 	var errs []error
 	for _, e := range entries {
 		path := filepath.Join(parent, e.Name())
-		lock, err := locked(path, 0)
+		lock, err := locked(path, unix.LOCK_EX, 0)
 		switch {
 		case errors.Is(err, errHeld), errors.Is(err, fs.ErrNotExist), errors.Is(err, unix.ENOTDIR):
 			continue // in use; or gone, or nothing of ours
@@ -146,10 +147,10 @@ func sweep(parent string, limit time.Duration) error {
 			errs = append(errs, err)
 			continue
 		}
-		if err = removeGroup(ctx, path); err == nil {
-			err = os.RemoveAll(path)
+		if !stays(path) {
+			errs = append(errs, empty(ctx, path))
 		}
-		errs = append(errs, err, lock.Close())
+		errs = append(errs, lock.Close())
 	}
 	return errors.Join(errs...)
 }
@@ -175,18 +176,17 @@ var errHeld = errors.New("another process holds its lock")
 
 // locked opens a directory and locks it, and waits so long for it. The kernel's own
 // waiting has no end.
-func locked(path string, wait time.Duration) (*os.File, error) {
+func locked(path string, how int, wait time.Duration) (*os.File, error) {
 	f, err := os.OpenFile(path, os.O_RDONLY|unix.O_DIRECTORY|unix.O_NOFOLLOW, 0)
 	if err != nil {
 		return nil, err
 	}
 	end := time.Now().Add(wait)
 	for pause := 100 * time.Microsecond; ; pause = min(2*pause, 10*time.Millisecond) {
-		err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB)
+		err := flock(f, how)
 		switch {
 		case err == nil:
 			return f, nil
-		case errors.Is(err, unix.EINTR):
 		case !errors.Is(err, unix.EWOULDBLOCK):
 			_ = f.Close()
 			return nil, os.NewSyscallError("flock", err)
@@ -198,6 +198,15 @@ func locked(path string, wait time.Duration) (*os.File, error) {
 			return nil, fmt.Errorf("%s: %w since %s", path, errHeld, wait)
 		}
 		time.Sleep(pause)
+	}
+}
+
+// flock waits for nobody.
+func flock(f *os.File, how int) error {
+	for {
+		if err := unix.Flock(int(f.Fd()), how|unix.LOCK_NB); !errors.Is(err, unix.EINTR) {
+			return err
+		}
 	}
 }
 

@@ -144,16 +144,16 @@ func TestSweepTrustsNoRecord(t *testing.T) {
 // Who holds the lock for ever does not hold us for ever.
 func TestLockIsWaitedForSoLong(t *testing.T) {
 	parent := t.TempDir()
-	held, err := locked(parent, 0)
+	held, err := locked(parent, unix.LOCK_EX, 0)
 	if err != nil {
 		t.Fatal(err)
 	}
 	begun := time.Now()
-	if _, err := locked(parent, 100*time.Millisecond); !errors.Is(err, errHeld) || time.Since(begun) < 100*time.Millisecond {
+	if _, err := locked(parent, unix.LOCK_EX, 100*time.Millisecond); !errors.Is(err, errHeld) || time.Since(begun) < 100*time.Millisecond {
 		t.Errorf("after %s: %v", time.Since(begun), err)
 	}
 	time.AfterFunc(50*time.Millisecond, func() { _ = held.Close() })
-	f, err := locked(parent, testutil.Patient(5*time.Second))
+	f, err := locked(parent, unix.LOCK_EX, testutil.Patient(5*time.Second))
 	if err != nil {
 		t.Fatal(err)
 	}
