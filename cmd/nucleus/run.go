@@ -74,17 +74,26 @@ func (a *app) run(ctx context.Context, f *runFlags, argv []string) error {
 	if err != nil {
 		return err
 	}
-	// The host is looked at, and its state root opened, while the job is read.
+	// The host is looked at while the job is read. Its state root is opened, and what
+	// others have left removed, by the build that is going to run the job.
 	opened := make(chan error)
+	ours := make(chan struct{})
 	var rt *core.Runtime
 	go func() {
 		var err error
 		if rt, err = a.runtime(o); err == nil {
+			<-ours
 			err = rt.Open(ctx)
 		}
 		opened <- err
 	}()
 	j, err := a.load(&f.jobFlags, argv)
+	if err == nil {
+		if err := a.pluginHostFor(j, pinnedOnly); err != nil {
+			return err
+		}
+	}
+	close(ours)
 	if oerr := <-opened; oerr != nil {
 		return oerr
 	}
@@ -97,9 +106,6 @@ func (a *app) run(ctx context.Context, f *runFlags, argv []string) error {
 		return err
 	}
 	tr.lap("job decoded")
-	if err := a.pluginHostFor(j, pinnedOnly); err != nil {
-		return err
-	}
 	if err := ownDescriptors(); err != nil {
 		return err
 	}
