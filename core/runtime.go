@@ -191,7 +191,7 @@ type RunOptions struct {
 	// goroutine ends while it is locked to one (runtime.LockOSThread), which is all
 	// that makes Go end a thread. Init, which dies with the thread that made it,
 	// then needs none of its own, and the start is a little faster. Only a program
-	// that knows all of its packages can say so; core/pluginhost ends threads.
+	// that knows all of its packages can say so.
 	ThreadsStay bool
 }
 

@@ -168,8 +168,7 @@ func (a *app) supervise(ctx context.Context, rt *core.Runtime, p *plan.Plan, nam
 	defer close(ended)
 	go forward(caught, created, ended, cancel)
 
-	// The plugin host throws threads away, and any of them may be init's parent.
-	s, err := rt.Create(ctx, p, core.RunOptions{Name: name, Streams: core.Streams{In: a.stdin, Out: a.stdout, Err: a.stderr}, ThreadsStay: !full})
+	s, err := rt.Create(ctx, p, core.RunOptions{Name: name, Streams: core.Streams{In: a.stdin, Out: a.stdout, Err: a.stderr}, ThreadsStay: true})
 	if err != nil {
 		return core.Failed(err), err
 	}
