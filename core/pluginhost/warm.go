@@ -122,10 +122,11 @@ func (p *Plugin) greet(ctx context.Context) error {
 }
 
 // spoil notes an error that may say something of the process, and not only of what it
-// was asked for: who comes later gets another.
+// was asked for: who comes later gets another. That nobody waited says nothing: it is
+// how a renewal ends when its sandbox does.
 func (p *Plugin) spoil(err error) {
 	switch errs.Of(err).Code {
-	case errs.Config, errs.NotFound, errs.Exists, errs.Precondition, errs.Denied, errs.Unimplemented:
+	case errs.Config, errs.NotFound, errs.Exists, errs.Precondition, errs.Denied, errs.Unimplemented, errs.Canceled:
 	default:
 		p.spoilt.Store(true)
 	}

@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -15,6 +16,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"google.golang.org/grpc"
 
 	"github.com/nucleus-runtime/nucleus/core/job/hostconfig"
 	"github.com/nucleus-runtime/nucleus/core/pluginhost/rundir"
@@ -80,6 +83,13 @@ func warmBehaviours() map[string]func(*fake) {
 		// Made without the SDK: one stays whatever it is told, the other never.
 		"warm-liar":     serving(telling),
 		"ends-with-all": serving(telling),
+		"impostor": func(f *fake) {
+			telling(f)
+			s := grpc.NewServer()
+			pluginv1.RegisterBaseServer(s, f)
+			pluginv1.RegisterSecretsServer(s, f)
+			_ = s.Serve(listen(f.name)) // until it is killed
+		},
 		"warm-hooks": func(f *fake) {
 			h := &handler{at: hooks.At(hooks.PreFS), onPhase: func(call hooks.Call, _ hooks.Event) (hooks.Answer, error) {
 				return hooks.Answer{Mutation: hooks.Mutation{AddEnv: map[string]string{"PID": fmt.Sprint(os.Getpid()), "WHO": call.InstanceID}}}, nil
@@ -258,8 +268,14 @@ func TestWarmPluginIsFoundAgain(t *testing.T) {
 	if err := rundir.Sweep([]string{r.run}); err != nil || alive(first) {
 		t.Errorf("it stays for ever: %v", err)
 	}
-	if second, _ := r.askOne(t, "three", "warm"); second == first {
+	second, _ := r.askOne(t, "three", "warm")
+	if second == first {
 		t.Error("the dead serve")
+	}
+	// A clock that was set back prolongs nothing.
+	r.only(t).touch(t, time.Hour)
+	if err := rundir.Sweep([]string{r.run}); err != nil || alive(second) {
+		t.Errorf("it stays until its time comes again: %v", err)
 	}
 }
 
@@ -335,7 +351,14 @@ func TestWarmPluginThatIsAnother(t *testing.T) {
 				t.Fatal(err)
 			}
 		},
-		"its socket is elsewhere": func(t *testing.T, s *state) { s.rec.Socket = "/tmp/x"; s.rec.write(t) },
+		"its socket is elsewhere": func(t *testing.T, s *state) {
+			link := filepath.Join(s.dir, "socket")
+			if err := os.Symlink(s.rec.Socket, link); err != nil {
+				t.Fatal(err)
+			}
+			s.rec.Socket = link
+			s.rec.write(t)
+		},
 		"its socket is gone": func(t *testing.T, s *state) {
 			if err := os.Remove(s.rec.Socket); err != nil {
 				t.Fatal(err)
@@ -357,11 +380,22 @@ func TestWarmPluginThatIsAnother(t *testing.T) {
 			write(t, filepath.Join(s.dir, Prefix+"warm"), string(b)+"2", 0o755)
 			s.o.Finder.Dirs = []string{s.dir}
 		},
-		"configured otherwise": func(t *testing.T, s *state) { s.block(t, "config {\n word = \"other\"\n}\n") },
-		"with other variables": func(t *testing.T, s *state) { s.block(t, "") },
-		"with another limit":   func(t *testing.T, s *state) { s.operator().Memory = 300 << 20 },
-		"with another box":     func(t *testing.T, s *state) { s.operator().Writable = []string{s.dir} },
-		"of another core":      func(_ *testing.T, s *state) { s.o.Version = "2" },
+		"configured otherwise": func(t *testing.T, s *state) {
+			env := s.operator().Env
+			c, diags := hostconfig.Parse("nucleus.hcl", []byte("plugin \"warm\" {\n keep_warm = \"1h\"\n config {\n  word = \"other\"\n }\n}\n"))
+			if diags.HasErrors() {
+				t.Fatal(diags)
+			}
+			s.o.Finder.Host = c
+			s.operator().Env = env
+		},
+		"with other variables": func(_ *testing.T, s *state) {
+			s.operator().Env = maps.Clone(s.operator().Env)
+			s.operator().Env["X"] = "1"
+		},
+		"with another limit": func(t *testing.T, s *state) { s.operator().Memory = 300 << 20 },
+		"with another box":   func(t *testing.T, s *state) { s.operator().Writable = []string{s.dir} },
+		"of another core":    func(_ *testing.T, s *state) { s.o.Version = "2" },
 	} {
 		t.Run(name, func(t *testing.T) {
 			r := newWarmRig(t, map[string]string{"warm": "config {\n word = \"w\"\n}\n"})
@@ -399,16 +433,7 @@ func TestWarmPluginThatIsAnother(t *testing.T) {
 	}
 }
 
-// block replaces what the operator says of plugin warm.
-func (r *rig) block(t *testing.T, text string) {
-	t.Helper()
-	c, diags := hostconfig.Parse("nucleus.hcl", []byte("plugin \"warm\" {\n keep_warm = \"1h\"\n"+text+"}\n"))
-	if diags.HasErrors() {
-		t.Fatal(diags)
-	}
-	r.o.Finder.Host = c
-}
-
+// operator is what the operator says of plugin warm.
 func (r *rig) operator() *hostconfig.Plugin {
 	for i := range r.o.Finder.Host.Plugins {
 		if p := &r.o.Finder.Host.Plugins[i]; p.Name == "warm" {
@@ -418,11 +443,11 @@ func (r *rig) operator() *hostconfig.Plugin {
 	return nil
 }
 
-// squat listens in a plugin's place, as another process.
+// squat serves in a plugin's place, as another process.
 func (r *rig) squat(t *testing.T, rec *record) {
 	t.Helper()
 	cmd := exec.Command("/proc/self/exe")
-	cmd.Args[0] = Prefix + "squatter"
+	cmd.Args[0] = Prefix + "impostor"
 	dir := filepath.Dir(rec.Socket)
 	cmd.Env = []string{"PLUGIN_UNIX_SOCKET_DIR=" + dir}
 	if err := cmd.Start(); err != nil {
@@ -433,7 +458,7 @@ func (r *rig) squat(t *testing.T, rec *record) {
 		_ = cmd.Wait()
 	})
 	eventually(t, "nobody at the socket", func() string {
-		if err := os.Rename(filepath.Join(dir, "squatter"), rec.Socket); err != nil {
+		if err := os.Rename(filepath.Join(dir, "impostor"), rec.Socket); err != nil {
 			return err.Error()
 		}
 		return ""
