@@ -41,6 +41,7 @@ func base() suite {
 		{"base/crash", "after a SIGKILL in any call a new process works, teardown succeeds, and no process or file is left", "make nothing that outlives the process: it is ended by SIGKILL as a rule", configured, crash},
 		{"base/shutdown", "Shutdown ends the process with exit status 0, and SIGTERM ends it; the socket is removed", "stop the server, remove the socket, return from main", running, shutdown},
 		{"base/lifeline", "the process ends and its socket is removed when the lifeline closes, even in the middle of a call", "read from the descriptor " + handshake.EnvLifelineFD + " in a thread of its own, and exit at its end", running, hostDeath},
+		{"base/warm", "with lifetime WARM_OK it stays after a lifeline by which it was told to, serves further connections, and ends after the time without one; with another it ends with the lifeline, whatever it was told", "read the lifeline to its end: a line of decimal milliseconds is the time to stay", described, warm},
 		{"base/other-user", "a connection of another user is refused before HTTP/2 starts", "compare SO_PEERCRED's uid with your own and " + handshake.EnvPeerUID, running, otherUser},
 		{"base/other-process", "a connection of another process is refused, unless the lifetime is WARM_OK", "compare SO_PEERCRED's pid with your parent's", described, otherProcess},
 	}}
@@ -65,7 +66,7 @@ func baseVerbs(k *Checker) []verb {
 	if n := slices.IndexFunc(k.conf.Instances, func(i Instance) bool { return k.works() && k.serves(i.Service) }); n >= 0 {
 		i := k.conf.Instances[n]
 		out = append(out, verb{"Configure of " + place(i.Service, i.ID), false, func(ctx context.Context, p *process, _ string) error {
-			r, err := k.request(p, i.Service, i.ID, i.Config)
+			r, err := k.request(p, i.Service, i.instance(), i.Config)
 			if err == nil {
 				_, err = p.base.Configure(ctx, r)
 			}

@@ -50,6 +50,13 @@ type Instance struct {
 	Missing bool
 }
 
+// instance is the id that a host gives it: one process may serve several sandboxes,
+// whose blocks have the same labels.
+func (i Instance) instance() string { return sandbox + "/" + i.ID }
+
+// sandbox is whom all calls are for.
+const sandbox = "conformance"
+
 // Outcome of a rule.
 type Outcome string
 

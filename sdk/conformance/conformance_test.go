@@ -78,6 +78,13 @@ func TestGoodFakePassesAll(t *testing.T) {
 	}
 }
 
+// A plugin may be one that is kept.
+func TestWarmFakePassesAll(t *testing.T) {
+	if got := failures(check(t, config("warm"))); len(got) > 0 {
+		t.Errorf("%q failed", got)
+	}
+}
+
 // bites has for each rule the defects that break it, and what the failure must say.
 var bites = []struct{ rule, defect, says string }{
 	{"base/handshake", "noise", `"loading modules", which is no handshake`},
@@ -114,6 +121,11 @@ var bites = []struct{ rule, defect, says string }{
 	{"base/shutdown", "exit 3", "Shutdown: it ended with exit status 3"},
 	{"base/shutdown", "ignores SIGTERM", "SIGTERM: it still runs"},
 	{"base/lifeline", "no lifeline", "still runs"},
+	{"base/warm", "warm,ends with its host", "it ended with the lifeline"},
+	{"base/warm", "warm,ends when alone", "after its last connection"},
+	{"base/warm", "warm,stays for ever", "it still runs"},
+	{"base/warm", "warm,refuses later hosts", "connecting once more"},
+	{"base/warm", "stays whatever it is", "it outlives the lifeline"},
 	{"base/other-user", "any user", "user 65534 is served"},
 	{"base/other-process", "any process", "LIFETIME_ONE_SHOT another process is served"},
 	{"base/other-process", "warm but alone", "LIFETIME_WARM_OK another process is refused"},

@@ -179,7 +179,7 @@ func (k *Checker) requests(p *process) ([]*pluginv1.ConfigureRequest, error) {
 			continue
 		}
 		for _, i := range k.instances(s.service) {
-			r, err := k.request(p, i.Service, i.ID, i.Config)
+			r, err := k.request(p, i.Service, i.instance(), i.Config)
 			if err != nil {
 				return nil, err
 			}
@@ -319,7 +319,7 @@ func (k *Checker) verbs() []verb {
 
 // call makes the part of a request that names it.
 func call(requestID string) *pluginv1.Call {
-	return &pluginv1.Call{RequestId: requestID, SandboxId: "conformance", BootId: "b"}
+	return &pluginv1.Call{RequestId: requestID, SandboxId: sandbox, BootId: "b"}
 }
 
 // id is a request's, never given before.

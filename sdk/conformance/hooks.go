@@ -53,7 +53,7 @@ func event(id, instance string, b pluginv1.Boundary) *pluginv1.OnPhaseRequest {
 func learnMasks(ctx context.Context, k *Checker, p *process) {
 	k.known.masks = map[string]uint64{}
 	for _, i := range k.instances(manifest.Hooks) {
-		r, err := p.describeHooks(ctx, i.ID)
+		r, err := p.describeHooks(ctx, i.instance())
 		if err != nil {
 			continue
 		}
@@ -61,8 +61,8 @@ func learnMasks(ctx context.Context, k *Checker, p *process) {
 			if r.GetMask()&(1<<b) == 0 {
 				continue
 			}
-			if _, err := p.onPhase(ctx, event(k.id(), i.ID, b)); err == nil {
-				k.known.masks[i.ID] |= 1 << b
+			if _, err := p.onPhase(ctx, event(k.id(), i.instance(), b)); err == nil {
+				k.known.masks[i.instance()] |= 1 << b
 			}
 		}
 	}
@@ -72,13 +72,13 @@ func hooksVerbs(k *Checker) []verb {
 	var out []verb
 	for _, i := range k.instances(manifest.Hooks) {
 		out = append(out, verb{"Describe", false, func(ctx context.Context, p *process, _ string) error {
-			_, err := p.hooks.Describe(ctx, &pluginv1.DescribeRequest{InstanceId: i.ID})
+			_, err := p.hooks.Describe(ctx, &pluginv1.DescribeRequest{InstanceId: i.instance()})
 			return err
 		}})
-		for _, b := range typical(k.known.masks[i.ID]) {
+		for _, b := range typical(k.known.masks[i.instance()]) {
 			cleanup := b == pluginv1.Boundary_BOUNDARY_CLEANUP
 			out = append(out, verb{"OnPhase " + boundary(b), cleanup, func(ctx context.Context, p *process, id string) error {
-				_, err := p.hooks.OnPhase(ctx, event(id, i.ID, b))
+				_, err := p.hooks.OnPhase(ctx, event(id, i.instance(), b))
 				return err
 			}})
 		}
@@ -109,9 +109,9 @@ func (k *Checker) eachInstance(ctx context.Context, f func(p *process, id string
 	}
 	defer p.close()
 	for _, i := range is {
-		r, err := p.describeHooks(ctx, i.ID)
+		r, err := p.describeHooks(ctx, i.instance())
 		if err == nil {
-			err = f(p, i.ID, r.GetMask())
+			err = f(p, i.instance(), r.GetMask())
 		} else {
 			err = broken("Describe: %s", tell(err))
 		}

@@ -71,7 +71,7 @@ func (k *Checker) refs() []*pluginv1.SecretRef {
 	var out []*pluginv1.SecretRef
 	for _, i := range k.instances(manifest.Secrets) {
 		if !i.Missing {
-			out = append(out, &pluginv1.SecretRef{Name: i.ID, InstanceId: i.ID})
+			out = append(out, &pluginv1.SecretRef{Name: i.ID, InstanceId: i.instance()})
 		}
 	}
 	return out
@@ -221,14 +221,14 @@ func optional(ctx context.Context, k *Checker) error {
 	}
 	defer p.close()
 	for _, i := range missing {
-		r, err := p.fetch(ctx, k.id(), &pluginv1.SecretRef{Name: i.ID, InstanceId: i.ID, Optional: true})
+		r, err := p.fetch(ctx, k.id(), &pluginv1.SecretRef{Name: i.ID, InstanceId: i.instance(), Optional: true})
 		if err != nil {
 			return broken("%q, optional: %s", i.ID, tell(err))
 		}
 		if len(r.GetSecrets()) != 1 || !r.GetSecrets()[0].GetAbsent() || len(r.GetSecrets()[0].GetValue()) > 0 {
 			return broken("%q, optional: it came, and is said not to be there", i.ID)
 		}
-		if _, err = p.fetch(ctx, k.id(), &pluginv1.SecretRef{Name: i.ID, InstanceId: i.ID}); status.Code(err) != codes.NotFound {
+		if _, err = p.fetch(ctx, k.id(), &pluginv1.SecretRef{Name: i.ID, InstanceId: i.instance()}); status.Code(err) != codes.NotFound {
 			return broken("%q, required: %s", i.ID, tell(err))
 		}
 	}

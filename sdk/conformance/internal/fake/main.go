@@ -15,6 +15,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"syscall"
 	"time"
@@ -99,7 +100,10 @@ func serve() error {
 		}
 		syscall.CloseOnExec(fd)
 		go func() {
-			_, _ = io.Copy(io.Discard, os.NewFile(uintptr(fd), "lifeline"))
+			said, _ := io.ReadAll(os.NewFile(uintptr(fd), "lifeline"))
+			if outlives(string(said)) {
+				return
+			}
 			if !broken("socket stays") {
 				remove()
 			}
@@ -137,7 +141,49 @@ func serve() error {
 	return g.Serve(l)
 }
 
-var atWork atomic.Int64
+var (
+	atWork, connected atomic.Int64
+	kept              atomic.Bool
+)
+
+// warm tells whether it is a plugin that may be kept.
+func warm() bool { return broken("warm") || broken("warm but alone") }
+
+// outlives waits for the end of a plugin that was told to stay, and returns then.
+// Others it tells that they are none.
+func outlives(said string) bool {
+	ms, err := strconv.Atoi(strings.TrimSuffix(said, "\n"))
+	if err != nil || broken("ends with its host") {
+		return false
+	}
+	if broken("stays whatever it is") || warm() && broken("stays for ever") {
+		return true
+	}
+	if !warm() {
+		return false
+	}
+	kept.Store(true)
+	if broken("ends when alone") {
+		ms = 0
+	}
+	for since := time.Now(); connected.Load() > 0 || time.Since(since) < time.Duration(ms)*time.Millisecond; time.Sleep(time.Millisecond) {
+		if connected.Load() > 0 {
+			since = time.Now()
+		}
+	}
+	return false
+}
+
+// counted is a connection that keeps a plugin.
+type counted struct {
+	net.Conn
+	once sync.Once
+}
+
+func (c *counted) Close() error {
+	c.once.Do(func() { connected.Add(-1) })
+	return c.Conn.Close()
+}
 
 func listen() (net.Listener, error) {
 	if broken("tcp") {
@@ -187,9 +233,10 @@ func (p *peers) Accept() (net.Conn, error) {
 		}
 		uids := []string{strconv.Itoa(os.Geteuid()), os.Getenv("NUCLEUS_PEER_UID")}
 		user := broken("any user") || slices.Contains(uids, strconv.Itoa(int(cred.Uid)))
-		process := broken("any process") || int(cred.Pid) == p.parent
-		if user && process {
-			return c, nil
+		process := broken("any process") || broken("warm") || int(cred.Pid) == p.parent
+		if user && process && !(kept.Load() && broken("refuses later hosts")) {
+			connected.Add(1)
+			return &counted{Conn: c}, nil
 		}
 		_ = c.Close()
 	}

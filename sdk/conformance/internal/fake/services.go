@@ -143,7 +143,7 @@ func (b *baseServer) Info(context.Context, *pluginv1.InfoRequest) (*pluginv1.Inf
 		in.Description += fmt.Sprint(b.fake.runs.Add(1))
 	case broken("Info has the pid"):
 		in.Description += fmt.Sprint(os.Getpid())
-	case broken("warm but alone"):
+	case warm():
 		in.Lifetime = pluginv1.Lifetime_LIFETIME_WARM_OK
 	}
 	return in, nil
