@@ -72,5 +72,7 @@ func main() {
 		Name: "curfew", Version: version, Description: "lets no sandbox start during certain hours",
 		Hooks:  c,
 		Config: config.To(c),
+		// It keeps nothing of a sandbox, so one process serves all that come.
+		Lifetime: plugin.WarmOK,
 	})
 }

@@ -93,5 +93,7 @@ func main() {
 		Name: "seats", Version: version, Description: "lets no more sandboxes run at once than there are seats",
 		Hooks:  s,
 		Config: config.To(s),
+		// What it knows of sandboxes is in the directory, for which it has a lock.
+		Lifetime: plugin.WarmOK,
 	})
 }

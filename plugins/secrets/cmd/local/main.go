@@ -29,6 +29,8 @@ var names string
 func main() {
 	name := strings.TrimPrefix(filepath.Base(os.Args[0]), "nucleus-plugin-")
 	p, ok := called(name)
+	// They look at what they give each time they are asked, and keep nothing of a run.
+	p.Lifetime = plugin.WarmOK
 	if !ok {
 		fmt.Fprintf(os.Stderr, "nucleus plugin: error: there is no provider %q: call this program nucleus-plugin- and one of %s\n", name, strings.Join(strings.Fields(names), ", "))
 		os.Exit(1)
