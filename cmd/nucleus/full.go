@@ -35,8 +35,20 @@ func fullInstalled() bool {
 	return err == nil && unix.Access(path, unix.X_OK) == nil
 }
 
+// pluginUse is how the plugins of a job are got ready. Without a plugin host it does
+// nothing.
+type pluginUse struct {
+	// pinnedOnly is for the modes that take no plugin whose digest the host
+	// configuration does not name.
+	pinnedOnly func()
+	// expect begins to start the plugins of a job, and forget ends those that nobody
+	// has asked for.
+	expect func(*job.Job)
+	forget func()
+}
+
 // pluginHostFor becomes the full build if this one cannot run the job.
-func (a *app) pluginHostFor(j *job.Job, pinnedOnly func()) error {
+func (a *app) pluginHostFor(j *job.Job, use *pluginUse) error {
 	if !namesPlugin(j) {
 		return nil
 	}
@@ -44,7 +56,7 @@ func (a *app) pluginHostFor(j *job.Job, pinnedOnly func()) error {
 		return a.becomeFull()
 	}
 	if j.Mode != "agent" {
-		pinnedOnly()
+		use.pinnedOnly()
 	}
 	return nil
 }

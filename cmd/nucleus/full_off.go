@@ -14,7 +14,9 @@ import (
 const full = false
 
 // usePlugins does nothing in the build without a plugin host.
-func (a *app) usePlugins(*core.Options) (pinnedOnly func(), err error) { return func() {}, nil }
+func (a *app) usePlugins(*core.Options) (*pluginUse, error) {
+	return &pluginUse{pinnedOnly: func() {}, expect: func(*job.Job) {}, forget: func() {}}, nil
+}
 
 // checkPlugins knows of no plugins.
 func (a *app) checkPlugins(context.Context, *job.Job) error { return nil }

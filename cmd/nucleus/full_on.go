@@ -27,15 +27,25 @@ import (
 const full = true
 
 // usePlugins lets plugins give what a job wants of them. Nothing is started before
-// it is needed. pinnedOnly is for the modes that take no plugin whose digest the
-// host configuration does not name.
-func (a *app) usePlugins(o *core.Options) (pinnedOnly func(), err error) {
+// it is needed, or expected.
+func (a *app) usePlugins(o *core.Options) (*pluginUse, error) {
 	h, finder, err := a.pluginHostIn(o.CgroupParent)
 	if err != nil {
 		return nil, err
 	}
 	o.Secrets, o.Hooks = &pluginhost.Secrets{Host: h}, &pluginhost.Hooks{Host: h}
-	return func() { finder.PinnedOnly = true }, nil
+	return &pluginUse{
+		pinnedOnly: func() { finder.PinnedOnly = true },
+		expect: func(j *job.Job) {
+			for _, s := range j.Secrets {
+				h.Expect(s.Provider, manifest.Secrets)
+			}
+			for _, p := range j.PluginHooks {
+				h.Expect(p.Plugin, manifest.Hooks)
+			}
+		},
+		forget: h.Forget,
+	}, nil
 }
 
 func (a *app) pluginHost() (*pluginhost.Host, *pluginhost.Finder, error) { return a.pluginHostIn("") }

@@ -70,10 +70,11 @@ func (a *app) run(ctx context.Context, f *runFlags, argv []string) error {
 	}
 	defer closeEvents()
 	o.Events = events
-	pinnedOnly, err := a.usePlugins(&o)
+	use, err := a.usePlugins(&o)
 	if err != nil {
 		return err
 	}
+	defer use.forget()
 	// The host is looked at while the job is read. Its state root is opened, and what
 	// others have left removed, by the build that is going to run the job.
 	opened := make(chan error)
@@ -89,9 +90,13 @@ func (a *app) run(ctx context.Context, f *runFlags, argv []string) error {
 	}()
 	j, err := a.load(&f.jobFlags, argv)
 	if err == nil {
-		if err := a.pluginHostFor(j, pinnedOnly); err != nil {
+		if err := a.pluginHostFor(j, use); err != nil {
 			return err
 		}
+		if err := ownDescriptors(); err != nil {
+			return err
+		}
+		use.expect(j)
 	}
 	close(ours)
 	if oerr := <-opened; oerr != nil {
@@ -106,9 +111,6 @@ func (a *app) run(ctx context.Context, f *runFlags, argv []string) error {
 		return err
 	}
 	tr.lap("job decoded")
-	if err := ownDescriptors(); err != nil {
-		return err
-	}
 	p, err := rt.Plan(j)
 	if err != nil {
 		return err

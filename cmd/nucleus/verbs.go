@@ -57,11 +57,11 @@ func (a *app) makePlan(ctx context.Context, f *jobFlags, args []string) (*plan.P
 		return nil, err
 	}
 	o := core.Options{CgroupParent: f.parent}
-	pinnedOnly, err := a.usePlugins(&o)
+	use, err := a.usePlugins(&o)
 	if err != nil {
 		return nil, err
 	}
-	if err := a.pluginHostFor(j, pinnedOnly); err != nil {
+	if err := a.pluginHostFor(j, use); err != nil {
 		return nil, err
 	}
 	if err := a.checkPlugins(ctx, j); err != nil {

@@ -42,6 +42,9 @@ type Options struct {
 type Host struct {
 	o       Options
 	cgroups func() (cgroups.Facts, error)
+
+	mu       sync.Mutex
+	expected map[expectedAs]*expectation
 }
 
 // New makes a Host. Nothing is started.
@@ -49,7 +52,7 @@ func New(o Options) *Host {
 	if o.StartTime == 0 {
 		o.StartTime = 10 * time.Second
 	}
-	return &Host{o, sync.OnceValues(func() (cgroups.Facts, error) { return cgroups.Detect(o.CgroupParent) })}
+	return &Host{o: o, cgroups: sync.OnceValues(func() (cgroups.Facts, error) { return cgroups.Detect(o.CgroupParent) })}
 }
 
 // Plugin is a running plugin.
@@ -84,6 +87,13 @@ const maxSocketDir = 108 - len("/plugin-dir1234567890/plugin1234567890") - 1
 // as is the service that it is started for, whatever else it may serve: its box
 // follows from it. "" is for one that is only asked what it is.
 func (h *Host) Start(ctx context.Context, name string, as manifest.Service) (*Plugin, error) {
+	if e := h.take(name, as); e != nil {
+		return e.wait(ctx)
+	}
+	return h.begin(ctx, name, as)
+}
+
+func (h *Host) begin(ctx context.Context, name string, as manifest.Service) (*Plugin, error) {
 	if host, _ := h.o.Finder.Host.Plugin(name); wanted(host, as) {
 		program, err := h.o.Finder.Find(name)
 		if err != nil {
