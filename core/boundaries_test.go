@@ -133,7 +133,7 @@ func TestHooksPluginHearsOfEveryBoundary(t *testing.T) {
 			t.Errorf("closed %d times", f.closed)
 		}
 		for _, e := range f.seen {
-			if known := e.Boundary >= hooks.PreFS && e.Boundary < hooks.Cleanup; known != (len(e.Plan) > 0) {
+			if known := e.Boundary == hooks.PostCgroups || e.Boundary >= hooks.PreFS && e.Boundary < hooks.Cleanup; known != (len(e.Plan) > 0) {
 				t.Errorf("%s: plan of %d bytes", e.Boundary, len(e.Plan))
 			}
 			if bytes.Contains(e.Plan, []byte("canary")) || len(e.Plan) > 0 && !bytes.Contains(e.Plan, []byte("CONFIDENTIAL")) {
@@ -233,11 +233,11 @@ func TestHooksPluginFaultsInAnswers(t *testing.T) {
 	}{
 		"two write one variable":     {hooks.PreFS, env("X", "1"), env("X", "2"), `it sets variable "X", which plugin "a" has set`},
 		"two write one annotation":   {hooks.PreFS, hooks.Mutation{Annotations: map[string]string{"k": "1"}}, hooks.Mutation{Annotations: map[string]string{"k": "1"}}, `it sets annotation "k", which plugin "a" has set`},
-		"a variable of the job":      {hooks.PreFS, env("MINE", "1"), hooks.Mutation{}, `variable "MINE", which the job or Nucleus sets`},
+		"a variable of the job":      {hooks.PreFS, env("MINE", "1"), hooks.Mutation{}, `hooks plugin "a": it sets variable "MINE", which is set already`},
 		"no name of a variable":      {hooks.PreFS, env("A=B", "1"), hooks.Mutation{}, `"A=B" is no name of a variable`},
 		"NUL":                        {hooks.PreFS, env("A", "\x00"), hooks.Mutation{}, `variable "A" has a NUL byte`},
 		"too much":                   {hooks.PreFS, env("A", strings.Repeat("x", 1<<17)), hooks.Mutation{}, "it adds more than 256 of variable, or more than 65536 bytes"},
-		"no capability":              {hooks.PreFS, hooks.Mutation{DropCapabilities: []string{"CAP_FLY"}}, hooks.Mutation{}, `capability "CAP_FLY", which there is not`},
+		"no capability":              {hooks.PreFS, hooks.Mutation{DropCapabilities: []string{"CAP_FLY"}}, hooks.Mutation{}, `job.hcl:4: hooks: hooks plugin "a": it drops capability "CAP_FLY", which there is not`},
 		"no limit":                   {hooks.PreFS, hooks.Mutation{LowerRlimits: map[string]uint64{"sky": 1}}, hooks.Mutation{}, `limit "sky", which there is not`},
 		"a change after all is done": {hooks.PreExec, env("X", "1"), hooks.Mutation{}, "it changes the sandbox at PRE_EXEC"},
 	} {

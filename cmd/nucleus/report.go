@@ -39,7 +39,11 @@ func (a *app) report(err error) int {
 	if errors.As(err, &ce) {
 		code = ce.Code
 	}
-	a.problem("error", err.Error(), hintOf(err))
+	hint := hintOf(err)
+	if hint == "nucleus gc" && a.hostConfigPath != "" {
+		hint += " -host-config " + a.hostConfigPath // what plugins are owed is told with that
+	}
+	a.problem("error", err.Error(), hint)
 	return code
 }
 

@@ -138,7 +138,9 @@ func (a *app) gcCommand() *cobra.Command {
 	c := &cobra.Command{
 		Use:   "gc [-json]",
 		Short: "Remove what sandboxes left whose supervisor was killed",
-		Long:  "Remove what sandboxes left whose supervisor was killed. Safe beside live sandboxes, at any time; every run does the same first.",
+		Long: `Remove what sandboxes left whose supervisor was killed, and tell plugins what they
+are owed. Safe beside live sandboxes, at any time. Every run does the same first, but
+for plugins: these are started here, with the -host-config that the sandboxes ran with.`,
 		Example: `  nucleus gc
   nucleus gc -json`,
 		Args: cobra.NoArgs,

@@ -151,10 +151,9 @@ func (s *Subscribers) Records() []Record {
 type Observer func(plugin string, b hooks.Boundary, began time.Time, err error)
 
 // Ask calls those that want to hear of a boundary before a phase, one after the
-// other. The first that fails or refuses ends it. What it gives is all that the
-// answers change.
-func (s *Subscribers) Ask(ctx context.Context, e hooks.Event, seen Observer) (hooks.Mutation, error) {
-	var all hooks.Mutation
+// other. The first that fails, refuses, or changes what it must not, ends it. Narrow
+// is given each answer's changes.
+func (s *Subscribers) Ask(ctx context.Context, e hooks.Event, narrow func(hooks.Mutation) error, seen Observer) error {
 	for _, x := range s.all {
 		if !x.sub.At.Has(e.Boundary) {
 			continue
@@ -164,15 +163,17 @@ func (s *Subscribers) Ask(ctx context.Context, e hooks.Event, seen Observer) (ho
 		if err == nil && a.Veto != "" {
 			err = &VetoError{a.Veto}
 		}
-		if err == nil {
-			err = s.merge(&all, x.Plugin, a.Mutation, e.Boundary)
+		if err == nil && !empty(a.Mutation) {
+			if err = s.check(x.Plugin, a.Mutation, e.Boundary); err == nil {
+				err = narrow(a.Mutation)
+			}
 		}
 		seen(x.Plugin, e.Boundary, began, err)
 		if err != nil {
-			return all, failed(x.PluginHook, err)
+			return failed(x.PluginHook, err)
 		}
 	}
-	return all, nil
+	return nil
 }
 
 // VetoError is the reason for which a plugin refuses a start.

@@ -28,31 +28,17 @@ func empty(m hooks.Mutation) bool {
 // changed. At PreExec it is restricted, verified, and waits.
 var changeable = hooks.At(hooks.PreNamespaces, hooks.PreCgroups, hooks.PreFS, hooks.PreSecurity)
 
-// merge adds one plugin's changes to those of the others at this boundary.
-func (s *Subscribers) merge(all *hooks.Mutation, who string, m hooks.Mutation, at hooks.Boundary) error {
-	if empty(m) {
-		return nil
-	}
+// check looks at one plugin's changes beside those of the others.
+func (s *Subscribers) check(who string, m hooks.Mutation, at hooks.Boundary) error {
 	if !changeable.Has(at) {
 		return fmt.Errorf("it changes the sandbox at %s, where everything is verified: the last moment is %s", at, hooks.PreSecurity)
-	}
-	if err := errors.Join(s.claim(who, "variable", m.AddEnv), s.claim(who, "annotation", m.Annotations)); err != nil {
-		return err
 	}
 	for k := range m.AddEnv {
 		if k == "" || strings.ContainsRune(k, '=') {
 			return fmt.Errorf("%q is no name of a variable", k)
 		}
 	}
-	all.AddEnv = added(all.AddEnv, m.AddEnv)
-	all.Annotations = added(all.Annotations, m.Annotations)
-	all.DropCapabilities = append(all.DropCapabilities, m.DropCapabilities...)
-	for k, v := range m.LowerRlimits {
-		if old, ok := all.LowerRlimits[k]; !ok || v < old {
-			all.LowerRlimits = added(all.LowerRlimits, map[string]uint64{k: v})
-		}
-	}
-	return nil
+	return errors.Join(s.claim(who, "variable", m.AddEnv), s.claim(who, "annotation", m.Annotations))
 }
 
 // claim notes whose a key is. Two plugins that write the same do not know of each
@@ -84,7 +70,7 @@ func added[V any](to, from map[string]V) map[string]V {
 	return to
 }
 
-// Narrow gives the plan as the answers change it; p stays as it is. Inherited
+// Narrow gives the plan as an answer changes it; p stays as it is. Inherited
 // gives the hard limit of a resource ("RLIMIT_NOFILE") that a process has whose
 // plan says nothing of it, and false for a name that there is not.
 func Narrow(p *plan.Plan, m hooks.Mutation, inherited func(string) (uint64, bool)) (*plan.Plan, error) {
@@ -113,7 +99,7 @@ func withEnv(p *plan.Plan, add map[string]string) ([]string, error) {
 		taken := slices.ContainsFunc(p.Process.Env, func(kv string) bool { return strings.HasPrefix(kv, k+"=") }) ||
 			slices.ContainsFunc(p.Secrets, func(s plan.Secret) bool { return s.Env == k })
 		if taken {
-			return nil, fmt.Errorf("a hooks plugin sets variable %q, which the job or Nucleus sets", k)
+			return nil, fmt.Errorf("it sets variable %q, which is set already", k)
 		}
 		env = append(env, k+"="+add[k])
 	}
@@ -132,7 +118,7 @@ func without(c *specs.LinuxCapabilities, drop []string) (*specs.LinuxCapabilitie
 			name = "CAP_" + name
 		}
 		if !known(name) {
-			return nil, fmt.Errorf("a hooks plugin drops capability %q, which there is not", d)
+			return nil, fmt.Errorf("it drops capability %q, which there is not", d)
 		}
 		gone[name] = true
 	}
@@ -150,7 +136,7 @@ func lowered(have []specs.POSIXRlimit, lower map[string]uint64, inherited func(s
 		name := "RLIMIT_" + strings.ToUpper(strings.TrimPrefix(strings.ToUpper(k), "RLIMIT_"))
 		hard, ok := inherited(name)
 		if !ok {
-			return nil, fmt.Errorf("a hooks plugin lowers limit %q, which there is not", k)
+			return nil, fmt.Errorf("it lowers limit %q, which there is not", k)
 		}
 		i := slices.IndexFunc(out, func(r specs.POSIXRlimit) bool { return r.Type == name })
 		if i < 0 {

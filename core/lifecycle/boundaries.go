@@ -78,7 +78,7 @@ func (s *Sandbox) event(b hooks.Boundary) (hooks.Event, error) {
 	if e.Pid == 0 && s.init != nil {
 		e.Pid = s.init.Pid
 	}
-	if b < hooks.PreFS {
+	if b < hooks.PreFS && b != hooks.PostCgroups { // which comes after that
 		return e, nil
 	}
 	// What variables hold may be confidential: their names are told.
@@ -110,21 +110,24 @@ func (s *Sandbox) reach(ctx context.Context, b hooks.Boundary) error {
 	if err != nil {
 		return phase("hooks", err)
 	}
-	m, err := s.bounds.subs.Ask(ctx, e, s.called)
+	was := s.plan
+	err = s.bounds.subs.Ask(ctx, e, func(m hooks.Mutation) error {
+		narrower, err := boundary.Narrow(s.plan, m, security.HardLimit)
+		if err != nil {
+			return err
+		}
+		s.plan = narrower
+		s.log.Emit(audit.HookChanged, nil, map[string]any{
+			"boundary": b.String(), "env": keys(m.AddEnv), "drop_capabilities": m.DropCapabilities, "rlimits": m.LowerRlimits, "annotations": m.Annotations,
+		})
+		return nil
+	}, s.called)
 	if err != nil {
 		return s.pluginFailed(err)
 	}
-	narrower, err := boundary.Narrow(s.plan, m, security.HardLimit)
-	if err != nil {
-		return s.pluginFailed(err)
-	}
-	if narrower == s.plan {
+	if s.plan == was {
 		return nil
 	}
-	s.plan = narrower
-	s.log.Emit(audit.HookChanged, nil, map[string]any{
-		"boundary": b.String(), "env": keys(m.AddEnv), "drop_capabilities": m.DropCapabilities, "rlimits": m.LowerRlimits, "annotations": m.Annotations,
-	})
 	return s.recompile()
 }
 
@@ -164,11 +167,16 @@ func (s *Sandbox) called(plugin string, b hooks.Boundary, began time.Time, err e
 
 func pluginCalled(log *audit.Log, plugin string, b hooks.Boundary, began time.Time, err error) {
 	t := audit.HookRan
+	detail := map[string]any{"plugin": plugin, "boundary": b.String(), "duration_ms": time.Since(began).Milliseconds()}
+	var veto *boundary.VetoError
+	if errors.As(err, &veto) {
+		detail["veto"] = true
+	}
 	if err != nil {
 		t = audit.HookFailed
 		err = &sourceError{err}
 	}
-	log.Emit(t, err, map[string]any{"plugin": plugin, "boundary": b.String(), "duration_ms": time.Since(began).Milliseconds()})
+	log.Emit(t, err, detail)
 }
 
 // tell calls at a boundary that was passed, beside what goes on.
@@ -226,6 +234,13 @@ func (b *boundaries) hurry() {
 	b.ctx, b.giveUp = context.WithCancel(context.Background())
 }
 
+// patience ends when somebody is in a hurry.
+func (b *boundaries) patience() context.Context {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.ctx
+}
+
 func (b *boundaries) wait() {
 	b.mu.Lock()
 	last := b.last
@@ -273,6 +288,9 @@ func (u *undoing) recall(ctx context.Context, data json.RawMessage) error {
 		if u.end != nil {
 			e.Cause, e.ExitCode = string(u.end.Cause), u.end.ExitCode
 		}
+		ctx, cancel := context.WithCancel(ctx)
+		defer cancel()
+		defer context.AfterFunc(u.live.patience(), cancel)()
 		return u.live.subs.Tell(ctx, e, seen)
 	}
 	var rs []boundary.Record

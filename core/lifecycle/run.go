@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -116,6 +117,8 @@ func (s *Sandbox) beforeWorkload(ctx context.Context) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	done, over := make(chan struct{}), make(chan bool)
+	var asking atomic.Bool
+	asking.Store(asked)
 	go func() {
 		stopped := false
 		for {
@@ -124,7 +127,8 @@ func (s *Sandbox) beforeWorkload(ctx context.Context) error {
 				over <- stopped
 				return
 			case r := <-s.requests:
-				if r.what == reqSignal {
+				// Only a program of the sandbox may have a use for a signal.
+				if r.what == reqSignal && !(asking.Load() && ends(r.signal)) {
 					s.early = append(s.early, r.signal)
 					continue
 				}
@@ -135,6 +139,7 @@ func (s *Sandbox) beforeWorkload(ctx context.Context) error {
 		}
 	}()
 	err := s.reach(ctx, hooks.PreExec)
+	asking.Store(false)
 	if err == nil {
 		err = s.startHooks()
 	}
@@ -143,6 +148,11 @@ func (s *Sandbox) beforeWorkload(ctx context.Context) error {
 		return phase("hooks", errors.New("stopped before the workload ran"))
 	}
 	return err
+}
+
+// ends tells whether a signal is one by which somebody wants an end.
+func ends(n unix.Signal) bool {
+	return n == unix.SIGINT || n == unix.SIGTERM || n == unix.SIGHUP || n == unix.SIGQUIT
 }
 
 // Destroy ends a sandbox that was created and not started.
@@ -508,6 +518,7 @@ func (s *Sandbox) teardown(ctx context.Context, asked bool) error {
 	s.programs.close()
 	s.values.close()
 	defer s.bounds.subs.Close()
+	defer s.impatience()()
 	s.bounds.end()
 	defer s.loans.close()
 	if s.unkeep != nil {
@@ -528,6 +539,29 @@ func (s *Sandbox) teardown(ctx context.Context, asked bool) error {
 	}
 	s.log.Emit(audit.Removed, nil, nil)
 	return nil
+}
+
+// impatience lets whoever asks for an end while the sandbox is undone end the calls to
+// hooks plugins, too: what they are owed is left to gc. The function that it gives
+// stops that.
+func (s *Sandbox) impatience() func() {
+	if s.bounds.subs == nil {
+		return func() {}
+	}
+	done := make(chan struct{})
+	go func() {
+		for {
+			select {
+			case <-done:
+				return
+			case r := <-s.requests:
+				if r.what != reqSignal || ends(r.signal) {
+					s.bounds.hurry()
+				}
+			}
+		}
+	}()
+	return func() { close(done) }
 }
 
 const drainLimit = 2 * time.Second

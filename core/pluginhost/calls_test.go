@@ -35,7 +35,7 @@ func TestFetchRefuses(t *testing.T) {
 		"nasty-error":     {"fetching:  ]0;owned  [2J nucleus: forged line", "it said: ]0;owned  [2J"},
 		"huge-error":      {"eeee… (", ""},
 		"giant-error":     {"fetching: ", ""}, // see below
-		"nasty-configure": {"; and 80 more", ""},
+		"nasty-configure": {"its operator has to configure it: ", `plugin "nasty-configure" { config { … } } in the host configuration (-host-config); nucleus plugin schema nasty-configure shows what`},
 		"other-name":      {"it says that it is plugin ", ""},
 		"no-secrets":      {"it gives no secrets", ""},
 		"hooks-too":       {"it serves hooks, which its operator does not allow", `allow = ["hooks"] in its block of the host configuration`},

@@ -1,6 +1,7 @@
 package pluginhost
 
 import (
+	"fmt"
 	"os"
 	"path/filepath"
 	"slices"
@@ -62,6 +63,58 @@ func BenchmarkStart(b *testing.B) {
 		for what, ds := range map[string][]time.Duration{"start": k.start, "end": k.end} {
 			slices.Sort(ds)
 			b.ReportMetric(float64(ds[len(ds)/2].Microseconds()), k.name+"-"+what+"-us")
+		}
+	}
+	b.ReportMetric(0, "ns/op")
+}
+
+// BenchmarkFetch reports what one secret takes from the start of its provider to the end
+// of it, of a new process and of one that was kept: the best, the tenth and the median.
+// They take turns.
+func BenchmarkFetch(b *testing.B) {
+	run, err := os.MkdirTemp("", "ph")
+	if err != nil {
+		b.Fatal(err)
+	}
+	defer os.RemoveAll(run)
+	if err := os.Chmod(run, 0o755); err != nil {
+		b.Fatal(err)
+	}
+	type kind struct {
+		name string
+		took []time.Duration
+		*Host
+	}
+	kinds := []*kind{{name: "cold"}, {name: "warm"}}
+	for _, k := range kinds {
+		host := &hostconfig.Config{}
+		if k.name == "warm" {
+			// When the benchmark is over, it ends by itself.
+			host.Plugins = []hostconfig.Plugin{{Name: "warm", KeepWarm: 5 * time.Second}}
+		}
+		k.Host = New(Options{
+			Finder:  &Finder{Dirs: []string{programs}, Host: host, Digests: &DigestCache{Dir: filepath.Join(programs, "digests")}},
+			Schemas: &SchemaCache{Dir: filepath.Join(programs, "schemas")}, RunDirs: []string{run},
+		})
+		if _, err := fetchOne(b.Context(), k.Host, "first", "warm"); err != nil {
+			b.Fatal(err)
+		}
+	}
+	n := 0
+	for b.Loop() {
+		n++
+		for _, k := range kinds {
+			begun := time.Now()
+			if _, err := fetchOne(b.Context(), k.Host, fmt.Sprint(n), "warm"); err != nil {
+				b.Fatal(err)
+			}
+			k.took = append(k.took, time.Since(begun))
+		}
+	}
+	for _, k := range kinds {
+		slices.Sort(k.took)
+		for what, at := range map[string]int{"best": 0, "p10": len(k.took) / 10, "median": len(k.took) / 2} {
+			b.ReportMetric(float64(k.took[at].Microseconds()), k.name+"-"+what+"-us")
 		}
 	}
 	b.ReportMetric(0, "ns/op")

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"time"
@@ -126,12 +127,8 @@ func (c *hooksCaller) describe(ctx context.Context) error {
 	if err != nil {
 		return c.p.failed("asking what it wants to hear of", err)
 	}
-	if b := forbidden(c.p.Program.Host, sub.At); b != 0 {
-		phase := phaseOf(b)
-		return &Error{
-			c.name, fmt.Errorf("it wants to be called at %s, which its operator does not allow", b),
-			fmt.Sprintf("allow = [%q] in its block of the host configuration", string(manifest.Hooks)+":"+phase),
-		}
+	if b, allow := forbidden(c.p.Program.Host, sub.At); b != 0 {
+		return &Error{c.name, fmt.Errorf("it wants to be called at %s, which its operator does not allow", b), fmt.Sprintf("allow = [%s] in its block of the host configuration", allow)}
 	}
 	c.sub = sub
 	return nil
@@ -143,17 +140,32 @@ func phaseOf(b hooks.Boundary) string {
 	return strings.TrimPrefix(name, "POST_")
 }
 
-// forbidden gives the first boundary that an operator does not allow, 0 for none.
-func forbidden(host hostconfig.Plugin, at hooks.Mask) hooks.Boundary {
+// forbidden gives the first boundary that an operator does not allow, 0 for none, and
+// what he would have to write for all.
+func forbidden(host hostconfig.Plugin, at hooks.Mask) (first hooks.Boundary, allow string) {
 	if host.Allow == nil || slices.Contains(host.Allow, string(manifest.Hooks)) {
-		return 0
+		return 0, ""
 	}
+	all := slices.Clone(host.Allow)
 	for b := hooks.PreNamespaces; b <= hooks.Cleanup; b++ {
-		if at.Has(b) && !slices.Contains(host.Allow, string(manifest.Hooks)+":"+phaseOf(b)) {
-			return b
+		phase := string(manifest.Hooks) + ":" + phaseOf(b)
+		if !at.Has(b) || slices.Contains(all, phase) {
+			continue
 		}
+		if first == 0 {
+			first = b
+		}
+		all = append(all, phase)
 	}
-	return 0
+	return first, quoted(all)
+}
+
+func quoted(words []string) string {
+	out := make([]string, len(words))
+	for i, w := range words {
+		out[i] = strconv.Quote(w)
+	}
+	return strings.Join(out, ", ")
 }
 
 // Subscription is what the plugin wants to hear of.

@@ -175,7 +175,7 @@ func TestHooksPluginIsStartedOnceMore(t *testing.T) {
 func TestHooksPluginRefused(t *testing.T) {
 	for name, x := range map[string]struct{ plugin, block, body, want, hint string }{
 		"no hooks plugin":  {"good", "", "", "it is no hooks plugin", "name one that is: nucleus plugin info good tells what this one serves"},
-		"another phase":    {"hooks-good", `allow = ["hooks:FS", "hooks:CLEANUP"]`, "", "it wants to be called at POST_EXEC, which its operator does not allow", `allow = ["hooks:EXEC"] in its block of the host configuration`},
+		"another phase":    {"hooks-good", `allow = ["hooks:FS", "hooks:CLEANUP"]`, "", "it wants to be called at POST_EXEC, which its operator does not allow", `allow = ["hooks:FS", "hooks:CLEANUP", "hooks:EXEC"] in its block of the host configuration`},
 		"another service":  {"hooks-good", `allow = ["secrets"]`, "", "it serves hooks, which its operator does not allow", `allow = ["hooks"] in its block of the host configuration`},
 		"not its schema":   {"hooks-good", "", "wrod = \"x\"\n", `job.hcl:1: Unsupported argument: An argument named "wrod" is not expected here. Did you mean "word"?`, ""},
 		"not its liking":   {"hooks-good", "", "\n\nmust = \"x\"\n", `job.hcl:3: not "x"`, ""},

@@ -310,6 +310,14 @@ func (h *Host) configureSelf(ctx context.Context, p *Plugin, d *Description) err
 	if err == nil {
 		h.keep(p, d, self)
 	}
+	var bad *ConfigError
+	if errors.As(err, &bad) && p.Program.Host.Config == nil {
+		// Without this whoever wrote the job would look for it there.
+		return &Error{
+			p.Name, fmt.Errorf("its operator has to configure it: %w", err),
+			fmt.Sprintf("plugin %q { config { … } } in the host configuration (-host-config); nucleus plugin schema %s shows what", p.Name, p.Name),
+		}
+	}
 	return err
 }
 

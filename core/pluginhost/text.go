@@ -26,8 +26,14 @@ func shown(s string) string {
 	return s
 }
 
-// lastLine is where most programs say what was wrong.
+// lastLine is where most programs say what was wrong; one of Go that panics says it
+// first, and then shows its stack.
 func lastLine(s string) string {
 	s = strings.TrimSpace(s)
+	for line := range strings.Lines(s) {
+		if strings.HasPrefix(line, "panic: ") || strings.HasPrefix(line, "fatal error: ") {
+			return shown(line)
+		}
+	}
 	return shown(s[strings.LastIndexByte(s, '\n')+1:])
 }

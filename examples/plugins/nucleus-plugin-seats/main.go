@@ -84,7 +84,11 @@ func (s *seats) take(id string) (hooks.Answer, error) {
 	if others >= s.pool.Seats {
 		return hooks.Answer{Veto: fmt.Sprintf("all seats are taken: %d", s.pool.Seats)}, nil
 	}
-	return hooks.Answer{}, os.WriteFile(filepath.Join(s.pool.Dir, id), nil, 0o600)
+	err = os.WriteFile(filepath.Join(s.pool.Dir, id), nil, 0o600)
+	if errors.Is(err, fs.ErrPermission) {
+		err = errs.Deniedf("%w; let user %d, as whom this plugin runs, own the directory, and writable of its block name it", err, os.Geteuid())
+	}
+	return hooks.Answer{}, err
 }
 
 func main() {
