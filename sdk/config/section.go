@@ -13,7 +13,7 @@ import (
 
 // Instance is whose configuration it is, and where its plugin may write.
 type Instance struct {
-	ID          string // "" for the plugin itself; else as in the calls that mean it
+	ID          string // "" for the plugin itself; else as in the calls that mean it, with the sandbox's id and the block's label
 	StateDir    string // kept over reboots
 	RunDir      string // gone after one
 	CallTimeout time.Duration

@@ -178,7 +178,10 @@ func shortDir() (string, error) {
 }
 
 // Close removes what the Checker has made. Its plugins have ended with their rules.
-func (k *Checker) Close() error { return os.RemoveAll(k.dir) }
+func (k *Checker) Close() error {
+	k.cleanUp()
+	return os.RemoveAll(k.dir)
+}
 
 // Rules are those of the chosen suites. To choose, the plugin may have to be asked
 // what it serves.

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"strings"
+	"time"
 
 	"google.golang.org/protobuf/proto"
 
@@ -27,23 +28,44 @@ func boundary(b pluginv1.Boundary) string {
 	return strings.TrimPrefix(b.String(), "BOUNDARY_")
 }
 
-// boundaries are all that this suite knows, in their order.
+// boundaries are all that this suite knows, in the order in which they come.
 func boundaries() []pluginv1.Boundary {
-	var out []pluginv1.Boundary
-	for b := pluginv1.Boundary_BOUNDARY_PRE_NAMESPACES; b <= pluginv1.Boundary_BOUNDARY_CLEANUP; b++ {
-		out = append(out, b)
+	return []pluginv1.Boundary{
+		pluginv1.Boundary_BOUNDARY_PRE_NAMESPACES, pluginv1.Boundary_BOUNDARY_PRE_CGROUPS, pluginv1.Boundary_BOUNDARY_POST_NAMESPACES,
+		pluginv1.Boundary_BOUNDARY_PRE_FS, pluginv1.Boundary_BOUNDARY_POST_CGROUPS, pluginv1.Boundary_BOUNDARY_POST_FS,
+		pluginv1.Boundary_BOUNDARY_PRE_SECURITY, pluginv1.Boundary_BOUNDARY_POST_SECURITY, pluginv1.Boundary_BOUNDARY_PRE_EXEC,
+		pluginv1.Boundary_BOUNDARY_POST_EXEC, pluginv1.Boundary_BOUNDARY_STOPPING, pluginv1.Boundary_BOUNDARY_STOPPED,
+		pluginv1.Boundary_BOUNDARY_CLEANUP,
 	}
-	return out
+}
+
+// cleanUpTime bounds what comes after all rules.
+const cleanUpTime = 10 * time.Second
+
+// cleanUp tells the plugin of the end of the sandbox that all rules are about: what it
+// took for that, it took for real.
+func (k *Checker) cleanUp() {
+	ctx, cancel := context.WithTimeout(context.Background(), cleanUpTime)
+	defer cancel()
+	for _, i := range k.instances(manifest.Hooks) {
+		if k.known.masks[i.instance()]&(1<<pluginv1.Boundary_BOUNDARY_CLEANUP) == 0 {
+			continue
+		}
+		if p, err := k.ready(ctx, launch{}); err == nil {
+			_, _ = p.onPhase(ctx, event(k.id(), i.instance(), pluginv1.Boundary_BOUNDARY_CLEANUP)) // a rule is about that
+			p.close()
+		}
+	}
 }
 
 func event(id, instance string, b pluginv1.Boundary) *pluginv1.OnPhaseRequest {
 	r := &pluginv1.OnPhaseRequest{Call: call(id), Boundary: b, SandboxName: "conformance"}
 	r.Call.InstanceId = instance
-	if b >= pluginv1.Boundary_BOUNDARY_PRE_FS {
+	if b >= pluginv1.Boundary_BOUNDARY_PRE_FS || b == pluginv1.Boundary_BOUNDARY_POST_CGROUPS {
 		r.PlanJson = []byte(`{"version":1}`)
 	}
 	if b >= pluginv1.Boundary_BOUNDARY_STOPPED {
-		r.Cause = "exited"
+		r.Cause = "exit"
 	}
 	return r
 }

@@ -15,7 +15,9 @@ const Version = "1.0"
 // Boundary is a moment of a sandbox's life.
 type Boundary uint32
 
-// The boundaries, in the order in which they come.
+// The boundaries by their phases. Init is born in its control group, and told what to
+// build before it is let go: so they come as PreNamespaces, PreCgroups,
+// PostNamespaces, PreFS, PostCgroups, PostFS and from there as they stand.
 const (
 	PreNamespaces Boundary = iota + 1
 	PostNamespaces
@@ -73,17 +75,19 @@ type Event struct {
 	Boundary    Boundary
 	SandboxName string
 	Pid         int    // of init, later of the workload; 0 for none
-	Plan        []byte // JSON; from PreFS on
-	Cause       string // Stopped and Cleanup: how it ended
-	ExitCode    int
+	Plan        []byte // JSON; from PreFS to Stopped
+	// Cause is how it ended, at Stopped and Cleanup: exit, signal, oom, timeout, stopped,
+	// runtime. At Stopping it is stopped or timeout.
+	Cause    string
+	ExitCode int
 }
 
 // Mutation restricts further, or adds variables and annotations. It is taken of
-// Pre boundaries only.
+// PreNamespaces, PreCgroups, PreFS and PreSecurity only.
 type Mutation struct {
 	AddEnv           map[string]string
-	DropCapabilities []string
-	LowerRlimits     map[string]uint64
+	DropCapabilities []string          // "CAP_CHOWN"
+	LowerRlimits     map[string]uint64 // soft and hard, by setrlimit(2)'s names: "nofile"
 	Annotations      map[string]string
 }
 

@@ -27,8 +27,8 @@ const SDKVersion = "0.1.0"
 // Needs is what a plugin needs beyond the nothing that it gets.
 type Needs = manifest.Needs
 
-// The lifetimes of a plugin process. WarmOK also means that later hosts, which are
-// other processes of the same user, may connect.
+// The lifetimes of a plugin process. WarmOK means that it may stay for later hosts, which
+// are other processes of the same user, and serves several sandboxes at once.
 const (
 	OneShot  = manifest.OneShot
 	WarmOK   = manifest.WarmOK
@@ -65,7 +65,8 @@ type Plugin struct {
 	// Health is asked now and then. Nil is always well.
 	Health func(ctx context.Context) manifest.Health
 	// Close undoes what the process has taken for itself, such as a login. It is called
-	// once, after the last call, when the host ends the plugin (Shutdown, SIGTERM), and
+	// once, after the last call, when the host ends the plugin (Shutdown, SIGTERM) or one
+	// that is kept has had no host for its time, and
 	// may take five seconds. It is not called in a process that never served, that is
 	// killed, or whose host is gone: what it would undo has to end by itself, too.
 	Close func(ctx context.Context) error

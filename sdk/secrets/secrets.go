@@ -21,7 +21,7 @@ const (
 // Ref names one secret of a job.
 type Ref struct {
 	Name       string // the label of the job's block
-	InstanceID string // says which configuration tells where it is
+	InstanceID string // says which configuration tells where it is: that of one sandbox
 	Optional   bool   // absent is no error
 }
 
