@@ -42,6 +42,7 @@ type Options struct {
 type Host struct {
 	o       Options
 	cgroups func() (cgroups.Facts, error)
+	greet   time.Duration // greetTime
 
 	mu       sync.Mutex
 	expected map[expectedAs]*expectation
@@ -52,7 +53,7 @@ func New(o Options) *Host {
 	if o.StartTime == 0 {
 		o.StartTime = 10 * time.Second
 	}
-	return &Host{o: o, cgroups: sync.OnceValues(func() (cgroups.Facts, error) { return cgroups.Detect(o.CgroupParent) })}
+	return &Host{o: o, greet: greetTime, cgroups: sync.OnceValues(func() (cgroups.Facts, error) { return cgroups.Detect(o.CgroupParent) })}
 }
 
 // Plugin is a running plugin.

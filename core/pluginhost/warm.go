@@ -97,7 +97,7 @@ func (h *Host) attach(ctx context.Context, program *Program, as manifest.Service
 		Name: program.Name, Program: program, Service: as, said: &tail.Tail{}, dir: dir, socket: w.Socket, kept: true, known: d,
 		proc: &process{launch: launch{program: program, uid: w.UID, box: boxOf(as, program.Host)}, group: &group{}, found: proc, done: make(chan struct{})},
 	}
-	if uid, _, _, err := account(program); err == nil && uid == w.UID && w.Digest == program.Digest && within(dir.Path, w.Socket) == nil && p.greet(ctx) == nil {
+	if uid, _, _, err := account(program); err == nil && uid == w.UID && w.Digest == program.Digest && within(dir.Path, w.Socket) == nil && p.greet(ctx, h.greet) == nil {
 		return p
 	}
 	// Unless it is only that nobody waits for it.
@@ -108,8 +108,8 @@ func (h *Host) attach(ctx context.Context, program *Program, as manifest.Service
 }
 
 // greet connects to a plugin that was found, and asks how it is.
-func (p *Plugin) greet(ctx context.Context) error {
-	ctx, cancel := context.WithTimeout(ctx, greetTime)
+func (p *Plugin) greet(ctx context.Context, limit time.Duration) error {
+	ctx, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()
 	if err := p.dial(ctx, p.Service == manifest.Secrets); err != nil {
 		return err

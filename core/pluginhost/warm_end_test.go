@@ -20,6 +20,7 @@ func TestWarmPluginThatIsNotWell(t *testing.T) {
 	for _, name := range []string{"warm-hang-health", "warm-failed"} {
 		t.Run(name, func(t *testing.T) {
 			r := newWarmRig(t, nil)
+			r.greet = greetTime
 			first, _ := r.askOne(t, "one", name)
 			inTime(t, 5*time.Second, func() {
 				if second, _ := r.askOne(t, "two", name); second == first {

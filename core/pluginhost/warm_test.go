@@ -22,6 +22,7 @@ import (
 	"github.com/nucleus-runtime/nucleus/core/job/hostconfig"
 	"github.com/nucleus-runtime/nucleus/core/pluginhost/rundir"
 	"github.com/nucleus-runtime/nucleus/core/secret"
+	"github.com/nucleus-runtime/nucleus/internal/testutil"
 	"github.com/nucleus-runtime/nucleus/sdk/config"
 	"github.com/nucleus-runtime/nucleus/sdk/errs"
 	"github.com/nucleus-runtime/nucleus/sdk/hooks"
@@ -112,6 +113,7 @@ func newWarmRig(t *testing.T, blocks map[string]string) *rig {
 	}
 	r := newRig(t, all)
 	r.o.Schemas = &SchemaCache{Dir: filepath.Join(t.TempDir(), "schema")}
+	r.greet = testutil.Patient(20 * time.Second) // whoever is slow is none of these tests' business
 	t.Cleanup(func() {
 		for _, rec := range r.records(t) {
 			rec.touch(t, -2*time.Hour)
@@ -240,6 +242,7 @@ func TestWarmPluginIsFoundAgain(t *testing.T) {
 	}
 	// What another process that is configured the same finds.
 	later := New(r.o)
+	later.greet = r.greet
 	got, err := fetchOne(t.Context(), later, "two", "warm")
 	if want := fmt.Sprintf("%d %q two/a", first, "w"); err != nil || got != want {
 		t.Errorf("%q, %v, want %q", got, err, want)
