@@ -14,6 +14,7 @@ func ours(f *fixture) []peer {
 	return []peer{
 		nucleusPeer(f, "nucleus", "all namespaces, filter, Landlock, posture check, init; "+f.nucleusLimitsText(), ""),
 		nucleusPeer(f, "nucleus, 1 secret", "and a secret of provider file", secret("file")),
+		nucleusPeer(f, "nucleus, 1 warm secret", "the same, of a process that an earlier run has left", secret("file")),
 		nucleusPeer(f, "nucleus, 3 secrets", "and secrets of file, env and systemd", secret("file")+secret("env")+secret("systemd")),
 		nucleusPeer(f, "nucleus, 1 hooks plugin", "and hooks plugin curfew, called twice", "  plugin_hook \"curfew\" {}\n"),
 	}
@@ -38,7 +39,7 @@ func nucleusPeer(f *fixture, name, isolation, blocks string) peer {
 			Cleanup: []string{f.nucleus, "gc"},
 		}
 		if blocks != "" {
-			host, err := f.operator()
+			host, err := f.operator(strings.Contains(name, "warm"))
 			if err != nil {
 				return command{}, err
 			}
@@ -57,8 +58,9 @@ func secret(provider string) string {
 
 func (f *fixture) secretDir() string { return filepath.Join(f.dir, fmt.Sprintf("secrets-%d", f.uid)) }
 
-// operator writes what the plugins read, and a host configuration that lets them.
-func (f *fixture) operator() (string, error) {
+// operator writes what the plugins read, and a host configuration that lets them, and
+// lets one stay for longer than it takes until its next turn.
+func (f *fixture) operator(warm bool) (string, error) {
 	dir := f.secretDir()
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return "", err
@@ -74,11 +76,14 @@ func (f *fixture) operator() (string, error) {
 	if f.root {
 		user = "  user = \"root\"\n"
 	}
-	host := filepath.Join(f.dir, fmt.Sprintf("host-%d.hcl", f.uid))
+	host, keep := filepath.Join(f.dir, fmt.Sprintf("host-%d.hcl", f.uid)), ""
+	if warm {
+		host, keep = filepath.Join(f.dir, fmt.Sprintf("warm-%d.hcl", f.uid)), "  keep_warm = \"1m\"\n"
+	}
 	bin := filepath.Dir(f.nucleus)
 	text := fmt.Sprintf("plugin_dirs = [%q, %q]\n\nplugin \"curfew\" {\n  config {\n    from  = %d\n    until = %d\n  }\n}\n\n",
 		filepath.Join(bin, "plugins"), filepath.Join(bin, "examples"), (time.Now().Hour()+12)%24, (time.Now().Hour()+13)%24)
-	text += fmt.Sprintf("plugin \"file\" {\n%s}\n\nplugin \"env\" {\n  env = { KEY = \"0123456789abcdef\" }\n  config {\n    allow = [\"KEY\"]\n  }\n}\n\n"+
-		"plugin \"systemd\" {\n%s  config {\n    directory = %q\n  }\n}\n", user, user, dir)
+	text += fmt.Sprintf("plugin \"file\" {\n%s%s}\n\nplugin \"env\" {\n  env = { KEY = \"0123456789abcdef\" }\n  config {\n    allow = [\"KEY\"]\n  }\n}\n\n"+
+		"plugin \"systemd\" {\n%s  config {\n    directory = %q\n  }\n}\n", user, keep, user, dir)
 	return host, os.WriteFile(host, []byte(text), 0o644)
 }
