@@ -59,6 +59,7 @@ func (p plugins) Reopen(_ context.Context, _ string, r boundary.Record) (boundar
 func (f *fakePlugin) Subscription() hooks.Subscription {
 	return hooks.Subscription{At: f.at, Order: f.order}
 }
+
 func (*fakePlugin) Record() boundary.Record {
 	return boundary.Record{Plugin: "a", Config: []byte("as configured")}
 }
