@@ -55,7 +55,7 @@ func newRig(t *testing.T, blocks map[string]string) *rig {
 		t.Fatal(diags)
 	}
 	r.o.Finder.Host = c
-	open := descriptors(t)
+	open := openFDs(t)
 	t.Cleanup(func() {
 		eventually(t, "processes", func() string { return strings.Join(r.marked(), ", ") })
 		eventually(t, "files", func() string {
@@ -64,7 +64,7 @@ func newRig(t *testing.T, blocks map[string]string) *rig {
 		})
 		eventually(t, "threads", threads)
 		eventually(t, "descriptors", func() string {
-			if n := descriptors(t); n > open {
+			if n := openFDs(t); n > open {
 				return fmt.Sprintf("%d, and before %d", n, open)
 			}
 			return ""
@@ -105,7 +105,7 @@ func threads() string {
 	return strings.Join(out, "\n")
 }
 
-func descriptors(t *testing.T) int {
+func openFDs(t *testing.T) int {
 	t.Helper()
 	entries, err := os.ReadDir("/proc/self/fd")
 	if err != nil {

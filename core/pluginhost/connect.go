@@ -70,7 +70,11 @@ func (p *Plugin) handshake() *goplugin.Client {
 		UnixSocketConfig: &goplugin.UnixSocketConfig{TempDir: p.dir.Path}, Logger: hclog.NewNullLogger(), Stderr: p.said,
 		RunnerFunc: func(_ hclog.Logger, cmd *exec.Cmd, dir string) (runner.Runner, error) {
 			p.proc.launch.socketDir = dir
-			p.proc.launch.env = environment(append(cmd.Env, fmt.Sprintf("%s=%d", handshake.EnvPeerUID, os.Geteuid())), dir, p.Program.Host.Env)
+			env := append(cmd.Env, fmt.Sprintf("%s=%d", handshake.EnvPeerUID, os.Geteuid()))
+			if p.sender != nil {
+				env = append(env, fmt.Sprintf("%s=%d", handshake.EnvDescriptorsFD, sideFD))
+			}
+			p.proc.launch.env = environment(env, dir, p.Program.Host.Env)
 			return p.proc, nil
 		},
 	})

@@ -19,6 +19,7 @@ import (
 	"github.com/nucleus-runtime/nucleus/sdk/errs"
 	"github.com/nucleus-runtime/nucleus/sdk/manifest"
 	"github.com/nucleus-runtime/nucleus/sdk/plugin/client"
+	"github.com/nucleus-runtime/nucleus/sdk/plugin/descriptors"
 )
 
 // Options of New.
@@ -67,8 +68,9 @@ type Plugin struct {
 	conn   *grpc.ClientConn
 	wiper  *wiper // of conn, nil for one that nothing confidential comes by
 	socket string
-	closes bool // it wants to be told of its end
-	kept   bool // it has a record for other hosts
+	sender *descriptors.Sender // nil for a service that is handed none
+	closes bool                // it wants to be told of its end
+	kept   bool                // it has a record for other hosts
 	spoilt atomic.Bool
 	known  *Description // of one that was found
 	at     *place
@@ -145,6 +147,11 @@ func (h *Host) start(ctx context.Context, program *Program, as manifest.Service,
 		group:  p.group,
 		done:   make(chan struct{}),
 	}
+	if as == manifest.Network || as == manifest.Runtime {
+		if p.sender, p.proc.launch.side, err = descriptors.Pair(); err != nil {
+			return nil, &Error{Plugin: name, Err: err}
+		}
+	}
 	p.client = p.handshake()
 	if err := p.connect(ctx, h.o.StartTime); err != nil {
 		p.Close()
@@ -199,6 +206,9 @@ const (
 // Conn is the connection, for the adapters of sdk/plugin/client.
 func (p *Plugin) Conn() grpc.ClientConnInterface { return p.conn }
 
+// Client calls the plugin. What its service may be handed goes over the side channel.
+func (p *Plugin) Client() *client.Client { return client.New(p.Conn()).WithDescriptors(p.sender) }
+
 // Pid is its process.
 func (p *Plugin) Pid() int { return p.proc.pid() }
 
@@ -227,6 +237,10 @@ func (p *Plugin) Retire() {
 func (p *Plugin) Close() {
 	p.closing.Do(func() {
 		p.hangUp()
+		if p.sender != nil {
+			_ = p.sender.Close()
+			_ = p.proc.launch.side.Close() // of a process that was never started
+		}
 		p.leave()
 		_ = p.Program.Close()
 	})

@@ -35,6 +35,8 @@ type launch struct {
 	lifeline *os.File
 	stdout   *os.File
 	stderr   *os.File
+	// side is its end of the side channel, nil for none.
+	side *os.File
 }
 
 // lifelineFD is where a plugin finds its lifeline.
@@ -43,6 +45,10 @@ const lifelineFD = 3
 // programFD is where a plugin's own program is open, since it is executed by
 // descriptor.
 const programFD = 4
+
+// sideFD is where a plugin that may be handed descriptors finds its end of the side
+// channel.
+const sideFD = 5
 
 // limits of a plugin process. One that needs more is broken, or hostile.
 func limits() map[int]uint64 {
@@ -59,13 +65,17 @@ func (l *launch) start() (*os.Process, error) {
 		return nil, err
 	}
 	defer null.Close()
-	from := make([]int, 0, programFD+1)
+	from := make([]int, 0, sideFD+1)
 	defer func() {
 		for _, fd := range from {
 			_ = unix.Close(fd)
 		}
 	}()
-	for _, f := range []*os.File{null, l.stdout, l.stderr, l.lifeline, l.program.File} {
+	files := []*os.File{null, l.stdout, l.stderr, l.lifeline, l.program.File}
+	if l.side != nil {
+		files = append(files, l.side)
+	}
+	for _, f := range files {
 		// High ones, so that no copy lands on one that is still to be copied.
 		fd, err := unix.FcntlInt(f.Fd(), unix.F_DUPFD_CLOEXEC, 16)
 		if err != nil {
@@ -159,7 +169,7 @@ func (l *launch) steps(tasks []*os.File, from []int, domain int) (*birth.Program
 		p.Call(birth.Must, "dup3", unix.SYS_DUP3, uintptr(fd), uintptr(to), 0)
 	}
 	// What somebody has opened without O_CLOEXEC; before Linux 5.11 there is no such flag.
-	p.Call(birth.Ignore, "close_range", unix.SYS_CLOSE_RANGE, programFD+1, uintptr(^uint32(0)), unix.CLOSE_RANGE_CLOEXEC)
+	p.Call(birth.Ignore, "close_range", unix.SYS_CLOSE_RANGE, uintptr(len(from)), uintptr(^uint32(0)), unix.CLOSE_RANGE_CLOEXEC)
 	path, err := p.String(fmt.Sprintf("/proc/self/fd/%d", programFD))
 	if err != nil {
 		return nil, err

@@ -548,6 +548,7 @@ func init() {
 	}
 	maps.Copy(behaviours, hooksBehaviours())
 	maps.Copy(behaviours, bankBehaviours())
+	maps.Copy(behaviours, sideBehaviours())
 	maps.Copy(behaviours, warmBehaviours())
 }
 

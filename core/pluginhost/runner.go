@@ -86,7 +86,8 @@ func (p *process) Start(context.Context) (err error) {
 		closeAll(theirs)
 		return fmt.Errorf("executing %s: %w", p.launch.program.Path, err)
 	}
-	closeAll([]*os.File{outW, errW, lifeR})
+	// Else the end of the plugin would not be the end of the channel.
+	closeAll([]*os.File{outW, errW, lifeR, p.launch.side})
 	p.proc, p.held = proc, lifeW
 	p.stdout, p.stderr = newStream(outR, maxHandshake, p.done), newStream(errR, 0, p.done)
 	go p.reap()
