@@ -100,9 +100,15 @@ func (b box) domain(socketDir string) (fd int, err error) {
 	if abi >= 6 {
 		attr.Scoped = llsys.ScopeAbstractUnixSocket | llsys.ScopeSignal
 	}
-	rs, err := llsys.LandlockCreateRuleset(&attr, 0)
+	made, err := llsys.LandlockCreateRuleset(&attr, 0)
 	if err != nil {
 		return -1, os.NewSyscallError("landlock_create_ruleset", err)
+	}
+	// When it is entered, the plugin's own descriptors have taken the low numbers.
+	rs, err := unix.FcntlInt(uintptr(made), unix.F_DUPFD_CLOEXEC, 16)
+	_ = unix.Close(made)
+	if err != nil {
+		return -1, os.NewSyscallError("fcntl F_DUPFD_CLOEXEC", err)
 	}
 	defer func() {
 		if err != nil {

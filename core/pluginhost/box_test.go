@@ -277,6 +277,21 @@ func TestNeedsFitIntoTheBox(t *testing.T) {
 	}
 }
 
+// What a plugin inherits is copied to low numbers before its box is entered.
+func TestDomainIsOutOfTheWay(t *testing.T) {
+	if landlock(t) == 0 {
+		return // there is none
+	}
+	fd, err := boxOf(manifest.Secrets, hostconfig.Plugin{}).domain(t.TempDir())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer unix.Close(fd)
+	if fd < 16 {
+		t.Errorf("descriptor %d", fd)
+	}
+}
+
 // An operator who allows a path that is not there is told.
 func TestWritablePathThatIsNotThere(t *testing.T) {
 	if landlock(t) == 0 {
