@@ -263,6 +263,12 @@ func TestHooksPluginRaisesNoLimit(t *testing.T) {
 	if out := output(t, rt, j); out != "55\n0\n" {
 		t.Errorf("limits %q", out)
 	}
+	// A soft limit that nobody has set is not raised to the hard one either.
+	f.answer = at(hooks.PreFS, hooks.Answer{Mutation: hooks.Mutation{LowerRlimits: map[string]uint64{"stack": 1 << 40}}})
+	was := output(t, rt, secretJob(t, "ulimit -s"))
+	if out := output(t, rt, secretJob(t, "ulimit -s", `plugin_hook "a" {}`)); out != was {
+		t.Errorf("soft limit of the stack %q, and before %q", out, was)
+	}
 }
 
 // Plugins are called by their order, then by that of the job, and each is told of a
@@ -362,7 +368,7 @@ func TestHooksPluginThatHangsIsNotWaitedForByAKill(t *testing.T) {
 	}}
 	var events bytes.Buffer
 	rt := withPlugins(t, plugins{"a": f}, &events)
-	s, err := rt.Create(t.Context(), planFor(t, rt, secretJob(t, "exec sleep 60", "plugin_hook \"a\" {\n timeout = \"1h\"\n}")), core.RunOptions{})
+	s, err := rt.Create(t.Context(), planFor(t, rt, secretJob(t, "exec sleep 60", "plugin_hook \"a\" {\n timeout = \"5m\"\n}")), core.RunOptions{})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -393,7 +399,7 @@ func TestHooksPluginIsNotWaitedForByACancelledStart(t *testing.T) {
 		return hooks.Answer{}, ctx.Err()
 	}}
 	rt := withPlugins(t, plugins{"a": f}, nil)
-	p := planFor(t, rt, secretJob(t, "exit 0", "plugin_hook \"a\" {\n timeout = \"1h\"\n}"))
+	p := planFor(t, rt, secretJob(t, "exit 0", "plugin_hook \"a\" {\n timeout = \"5m\"\n}"))
 	ctx, cancel := context.WithCancel(t.Context())
 	go func() {
 		<-called

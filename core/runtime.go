@@ -54,6 +54,9 @@ type Options struct {
 	Secrets secret.Source
 	// Hooks calls hooks plugins; without it a job that names one cannot be planned.
 	Hooks boundary.Source
+	// Refused are further paths of the host that no job may bind, nor what they are in:
+	// where plugins have their sockets.
+	Refused []string
 	// Lap is called at the end of each step of a start, for tracing.
 	Lap func(step string)
 }
@@ -237,7 +240,7 @@ func (r *Runtime) create(ctx context.Context, p *plan.Plan, o RunOptions) (*Sand
 		return nil, err
 	}
 	s, err := lifecycle.Create(ctx, lifecycle.Config{
-		State: r.state, Name: o.Name, ExactName: o.Name != "", InitPath: path, Init: program, Refused: []string{r.init.dir},
+		State: r.state, Name: o.Name, ExactName: o.Name != "", InitPath: path, Init: program, Refused: append([]string{r.init.dir}, r.o.Refused...),
 		Seccomp: seccomp.Compiler{Helper: filepath.Join(r.init.dir, "nucleus-seccomp"), CacheDir: r.cacheDir()},
 		Cgroups: r.cgroups, Privileged: r.host.Privileged, Streams: o.Streams, Log: audit.NewLog("", p.Name, r.o.Events...), Lap: r.o.Lap,
 		Sources: lifecycle.Sources{Secrets: r.o.Secrets, Hooks: r.o.Hooks},

@@ -14,6 +14,7 @@ import (
 	"github.com/nucleus-runtime/nucleus/core"
 	"github.com/nucleus-runtime/nucleus/core/exec"
 	"github.com/nucleus-runtime/nucleus/core/job"
+	"github.com/nucleus-runtime/nucleus/core/pluginhost/rundir"
 	"github.com/nucleus-runtime/nucleus/core/state"
 )
 
@@ -141,6 +142,13 @@ func (a *app) runtime(o core.Options) (*core.Runtime, error) {
 			return nil, err
 		}
 		o.StateRoot = abs
+	}
+	for _, dir := range rundir.Default() {
+		// What is not there yet holds nothing of ours, and may be in a directory such as
+		// /tmp that jobs have a use for.
+		if real, err := filepath.EvalSymlinks(dir); err == nil {
+			o.Refused = append(o.Refused, real)
+		}
 	}
 	return core.New(o)
 }

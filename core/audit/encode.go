@@ -100,7 +100,11 @@ func appendString(b []byte, s string) []byte {
 			continue
 		}
 		r, size := utf8.DecodeRuneInString(s[i:])
-		b = utf8.AppendRune(b, r)
+		if r < 0xa0 { // the C1 control characters, which drive some terminals
+			b = append(b, '\\', 'u', '0', '0', hex[r>>4], hex[r&0xf])
+		} else {
+			b = utf8.AppendRune(b, r)
+		}
 		i += size
 	}
 	return append(b, '"')

@@ -207,33 +207,51 @@ func (x *subscriber) tell(ctx context.Context, e hooks.Event) error {
 }
 
 func (x *subscriber) call(ctx context.Context, e hooks.Event) (hooks.Answer, error) {
-	within, cancel := context.WithTimeout(ctx, x.Timeout)
+	limit := x.Timeout
+	if e.Boundary == hooks.Cleanup {
+		// Whoever comes after it is owed a call, too.
+		limit = min(limit, MaxCleanup)
+	}
+	within, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()
 	a, err := x.caller.Call(within, e)
 	if err != nil && within.Err() != nil && ctx.Err() == nil {
-		err = fmt.Errorf("no answer at %s within its timeout of %s: %w", e.Boundary, x.Timeout, err)
+		err = fmt.Errorf("no answer at %s within its timeout of %s: %w", e.Boundary, limit, err)
 	} else if err != nil {
 		err = fmt.Errorf("at %s: %w", e.Boundary, err)
 	}
 	return a, err
 }
 
+// MaxCleanup is the longest that a plugin may take for its last call.
+const MaxCleanup = 10 * time.Second
+
 // Recall makes the last call to the plugins of a sandbox whose supervisor is gone.
 func Recall(ctx context.Context, src Source, sandbox string, rs []Record, e hooks.Event, seen Observer) error {
-	var errs []error
-	for _, r := range rs {
-		began := time.Now()
-		c, err := src.Reopen(ctx, sandbox, r)
-		h := plan.PluginHook{Plugin: r.Plugin, Timeout: r.Timeout}
-		if err == nil {
-			x := subscriber{PluginHook: h, caller: c}
-			err = x.tell(ctx, e)
-			c.Close()
-		}
-		seen(r.Plugin, e.Boundary, began, err)
-		if err != nil {
-			errs = append(errs, failed(h, err))
-		}
+	errs := make([]error, len(rs))
+	for i, r := range rs {
+		errs[i] = recall(ctx, src, sandbox, r, e, seen)
 	}
 	return errors.Join(errs...)
+}
+
+// startTime bounds the start of a plugin for its last call.
+const startTime = 15 * time.Second
+
+func recall(ctx context.Context, src Source, sandbox string, r Record, e hooks.Event, seen Observer) error {
+	began := time.Now()
+	h := plan.PluginHook{Plugin: r.Plugin, Timeout: r.Timeout}
+	within, cancel := context.WithTimeout(ctx, startTime)
+	c, err := src.Reopen(within, sandbox, r)
+	cancel()
+	if err == nil {
+		x := subscriber{PluginHook: h, caller: c}
+		err = x.tell(ctx, e)
+		c.Close()
+	}
+	seen(r.Plugin, e.Boundary, began, err)
+	if err != nil {
+		return failed(h, err)
+	}
+	return nil
 }

@@ -33,6 +33,9 @@ func (s *Subscribers) check(who string, m hooks.Mutation, at hooks.Boundary) err
 	if !changeable.Has(at) {
 		return fmt.Errorf("it changes the sandbox at %s, where everything is verified: the last moment is %s", at, hooks.PreSecurity)
 	}
+	if n := max(len(m.DropCapabilities), len(m.LowerRlimits)); n > maxKeys {
+		return fmt.Errorf("it drops or lowers %d things at once, and may do %d", n, maxKeys)
+	}
 	for k := range m.AddEnv {
 		if k == "" || strings.ContainsRune(k, '=') {
 			return fmt.Errorf("%q is no name of a variable", k)
@@ -71,9 +74,9 @@ func added[V any](to, from map[string]V) map[string]V {
 }
 
 // Narrow gives the plan as an answer changes it; p stays as it is. Inherited
-// gives the hard limit of a resource ("RLIMIT_NOFILE") that a process has whose
-// plan says nothing of it, and false for a name that there is not.
-func Narrow(p *plan.Plan, m hooks.Mutation, inherited func(string) (uint64, bool)) (*plan.Plan, error) {
+// gives the limits of a resource ("RLIMIT_NOFILE") that a process has whose plan
+// says nothing of it, and false for a name that there is not.
+func Narrow(p *plan.Plan, m hooks.Mutation, inherited func(string) (soft, hard uint64, ok bool)) (*plan.Plan, error) {
 	if empty(m) {
 		return p, nil
 	}
@@ -130,18 +133,18 @@ func known(name string) bool {
 	return slices.ContainsFunc(capability.ListKnown(), func(c capability.Cap) bool { return "CAP_"+strings.ToUpper(c.String()) == name })
 }
 
-func lowered(have []specs.POSIXRlimit, lower map[string]uint64, inherited func(string) (uint64, bool)) ([]specs.POSIXRlimit, error) {
+func lowered(have []specs.POSIXRlimit, lower map[string]uint64, inherited func(string) (soft, hard uint64, ok bool)) ([]specs.POSIXRlimit, error) {
 	out := slices.Clone(have)
 	for _, k := range slices.Sorted(maps.Keys(lower)) {
 		name := "RLIMIT_" + strings.ToUpper(strings.TrimPrefix(strings.ToUpper(k), "RLIMIT_"))
-		hard, ok := inherited(name)
+		soft, hard, ok := inherited(name)
 		if !ok {
 			return nil, fmt.Errorf("it lowers limit %q, which there is not", k)
 		}
 		i := slices.IndexFunc(out, func(r specs.POSIXRlimit) bool { return r.Type == name })
 		if i < 0 {
 			i = len(out)
-			out = append(out, specs.POSIXRlimit{Type: name, Soft: hard, Hard: hard})
+			out = append(out, specs.POSIXRlimit{Type: name, Soft: soft, Hard: hard})
 		}
 		out[i].Soft, out[i].Hard = min(out[i].Soft, lower[k]), min(out[i].Hard, lower[k])
 	}

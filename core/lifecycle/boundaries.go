@@ -105,14 +105,16 @@ func (s *Sandbox) reach(ctx context.Context, b hooks.Boundary) error {
 	if !s.bounds.subs.Want(b) {
 		return nil
 	}
-	s.bounds.wait()
+	if err := s.bounds.await(ctx); err != nil {
+		return phase("hooks", err)
+	}
 	e, err := s.event(b)
 	if err != nil {
 		return phase("hooks", err)
 	}
 	was := s.plan
 	err = s.bounds.subs.Ask(ctx, e, func(m hooks.Mutation) error {
-		narrower, err := boundary.Narrow(s.plan, m, security.HardLimit)
+		narrower, err := boundary.Narrow(s.plan, m, security.Inherited)
 		if err != nil {
 			return err
 		}
@@ -217,7 +219,7 @@ func (b *boundaries) end() {
 		return
 	}
 	impatient := time.AfterFunc(undoBudget, b.hurry)
-	b.wait()
+	_ = b.await(context.Background()) // that has no end
 	impatient.Stop()
 	b.hurry()
 }
@@ -241,12 +243,20 @@ func (b *boundaries) patience() context.Context {
 	return b.ctx
 }
 
-func (b *boundaries) wait() {
+// await waits for all that was told, or for the end of ctx.
+func (b *boundaries) await(ctx context.Context) error {
 	b.mu.Lock()
 	last := b.last
 	b.mu.Unlock()
-	if last != nil {
-		<-last
+	if last == nil {
+		return nil
+	}
+	select {
+	case <-last:
+		return nil
+	case <-ctx.Done():
+		b.hurry()
+		return context.Cause(ctx)
 	}
 }
 
@@ -288,7 +298,8 @@ func (u *undoing) recall(ctx context.Context, data json.RawMessage) error {
 		if u.end != nil {
 			e.Cause, e.ExitCode = string(u.end.Cause), u.end.ExitCode
 		}
-		ctx, cancel := context.WithCancel(ctx)
+		// Each has a time of its own.
+		ctx, cancel := context.WithCancel(context.WithoutCancel(ctx))
 		defer cancel()
 		defer context.AfterFunc(u.live.patience(), cancel)()
 		return u.live.subs.Tell(ctx, e, seen)
@@ -300,5 +311,5 @@ func (u *undoing) recall(ctx context.Context, data json.RawMessage) error {
 	if u.hooks == nil {
 		return ErrNoPlugins
 	}
-	return boundary.Recall(ctx, u.hooks, u.sandbox, rs, e, seen)
+	return boundary.Recall(context.WithoutCancel(ctx), u.hooks, u.sandbox, rs, e, seen)
 }

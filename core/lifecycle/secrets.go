@@ -185,12 +185,16 @@ func (u *undoing) endLoans(ctx context.Context, data json.RawMessage) error {
 	if !ok {
 		return ErrNoPlugins
 	}
-	var errs []error
-	for _, r := range rs {
-		if err := lender.EndLoan(ctx, u.sandbox, r); err != nil {
-			errs = append(errs, &sourceError{err})
-		}
+	errs := make([]error, len(rs))
+	var all sync.WaitGroup
+	for i, r := range rs {
+		all.Go(func() {
+			if err := lender.EndLoan(ctx, u.sandbox, r); err != nil {
+				errs[i] = &sourceError{err}
+			}
+		})
 	}
+	all.Wait()
 	return errors.Join(errs...)
 }
 

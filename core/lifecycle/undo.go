@@ -1,12 +1,14 @@
 package lifecycle
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
 	"os"
+	"slices"
 	"strings"
 	"time"
 
@@ -31,7 +33,7 @@ const (
 	stepLoans = "secret_leases"
 )
 
-// undoBudget bounds a teardown; what is not undone then is owed to gc.
+// undoBudget bounds the undoing of one effect; what is not undone then is owed to gc.
 const undoBudget = 30 * time.Second
 
 // undoing is what an undo may use.
@@ -74,21 +76,21 @@ var undo = map[string]func(*undoing, context.Context, json.RawMessage) error{
 // on after a failure. Teardown and gc are both this function. What poststop hooks
 // could not do comes apart: it is no reason to try again.
 func unwind(ctx context.Context, d *state.Dir, u *undoing) (warning, err error) {
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), undoBudget)
-	defer cancel()
 	records, err := d.Pending()
 	if err != nil {
 		return nil, err
 	}
 	var errs []error
-	for i := len(records) - 1; i >= 0; i-- {
-		r := records[i]
+	for _, r := range undoOrder(records) {
 		f, ok := undo[r.Step]
 		if !ok {
 			errs = append(errs, fmt.Errorf("undoing %q: written by another version of Nucleus", r.Step))
 			continue
 		}
-		err := f(u, ctx, r.Data)
+		// A budget for each: one that hangs leaves the others theirs.
+		within, cancel := context.WithTimeout(context.WithoutCancel(ctx), undoBudget)
+		err := f(u, within, r.Data)
+		cancel()
 		var se *stopHookError
 		if errors.As(err, &se) {
 			warning, err = se, nil
@@ -106,6 +108,16 @@ func unwind(ctx context.Context, d *state.Dir, u *undoing) (warning, err error) 
 		u.log.Emit(audit.Undone, nil, map[string]any{"step": r.Step})
 	}
 	return warning, errors.Join(errs...)
+}
+
+// undoOrder is the last effect first; but what plugins have to be told comes after
+// everything that is done here, and the poststop hooks at the very end.
+func undoOrder(records []state.Record) []state.Record {
+	rank := map[string]int{stepLoans: 1, stepPlugins: 2, stepHooks: 3}
+	out := slices.Clone(records)
+	slices.Reverse(out)
+	slices.SortStableFunc(out, func(a, b state.Record) int { return cmp.Compare(rank[a.Step], rank[b.Step]) })
+	return out
 }
 
 // process identifies a process beyond the reuse of its pid: a pid together

@@ -6,6 +6,7 @@ import (
 	"slices"
 	"sort"
 	"strings"
+	"time"
 
 	"github.com/hashicorp/hcl/v2"
 	specs "github.com/opencontainers/runtime-spec/specs-go"
@@ -13,6 +14,10 @@ import (
 	"github.com/nucleus-runtime/nucleus/core/host/fact"
 	"github.com/nucleus-runtime/nucleus/core/job"
 )
+
+// MaxHookTimeout is the longest that a job may let a sandbox wait for one call to a
+// hooks plugin.
+const MaxHookTimeout = 5 * time.Minute
 
 // DefaultPids is the limit of processes and threads of a job that names none.
 const DefaultPids = 512
@@ -325,6 +330,9 @@ func (m *maker) hooks() {
 		m.p.Hooks = append(m.p.Hooks, Hook{Phase: h.Phase, Command: h.Command, Env: env, Timeout: h.Timeout, Origin: at})
 	}
 	for _, h := range m.j.PluginHooks {
+		if h.Timeout > MaxHookTimeout {
+			m.fail(fmt.Sprintf("plugin_hook[%q].timeout", h.Plugin), fmt.Sprintf("write timeout = %q, or less", MaxHookTimeout), "plugin_hook %q: one call takes %s at most", h.Plugin, MaxHookTimeout)
+		}
 		m.p.PluginHooks = append(m.p.PluginHooks, PluginHook{
 			Plugin: h.Plugin, Config: h.Config, Eval: m.j.EvalContext(), Timeout: h.Timeout, Origin: fmt.Sprintf("plugin_hook[%q]", h.Plugin),
 		})

@@ -13,10 +13,8 @@ import (
 )
 
 const (
-	// groupPrefix starts the names of plugins' control groups.
-	groupPrefix = cgroups.Prefix + "plugin-"
-	maxTasks    = 256
-	maxMemory   = 256 << 20
+	maxTasks  = 256
+	maxMemory = 256 << 20
 )
 
 // place is where a plugin is to be: its directory, and its control group. They take
@@ -84,7 +82,7 @@ func (g *group) make(h *Host, dir *rundir.Dir, memory int64) error {
 	}
 	// A controller that is not there limits nothing; to end all that is in the
 	// group, none is needed.
-	spec := cgroups.Spec{Name: groupPrefix + filepath.Base(dir.Path), Resources: &specs.LinuxResources{}}
+	spec := cgroups.Spec{Name: rundir.GroupPrefix + filepath.Base(dir.Path), Resources: &specs.LinuxResources{}}
 	if facts.Unsupported(cgroups.Memory) == nil {
 		if g.memory = memory; memory == 0 {
 			g.memory = maxMemory

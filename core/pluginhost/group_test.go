@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/nucleus-runtime/nucleus/core/cgroups"
+	"github.com/nucleus-runtime/nucleus/core/pluginhost/rundir"
 	"github.com/nucleus-runtime/nucleus/internal/testutil"
 	"github.com/nucleus-runtime/nucleus/sdk/manifest"
 )
@@ -89,7 +90,7 @@ func groupsOf(t *testing.T, pid int) []string {
 	for line := range strings.Lines(string(b)) {
 		p := strings.SplitN(strings.TrimSpace(line), ":", 3)
 		for _, c := range strings.Split(p[1], ",") {
-			if parent := f.Parents[c]; parent != "" && strings.HasPrefix(filepath.Base(p[2]), groupPrefix) {
+			if parent := f.Parents[c]; parent != "" && strings.HasPrefix(filepath.Base(p[2]), rundir.GroupPrefix) {
 				out = append(out, filepath.Join(parent, filepath.Base(p[2])))
 			}
 		}

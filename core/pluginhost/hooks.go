@@ -34,6 +34,9 @@ func (h *Hooks) Open(ctx context.Context, sandbox string, w boundary.Want) (boun
 			if err == nil {
 				c.config, err = s.Public(value)
 			}
+			if len(c.config) > maxRecorded {
+				err = &Error{c.name, fmt.Errorf("its configuration has %d bytes, and may have %d", len(c.config), maxRecorded), ""}
+			}
 			return err
 		})
 	}
@@ -104,14 +107,18 @@ type hooksCaller struct {
 	pinned        bool
 	sub           hooks.Subscription
 
-	mu sync.Mutex // one call at a time
-	p  *Plugin
+	mu     sync.Mutex // one call at a time
+	p      *Plugin
+	closed bool
 }
 
 func (c *hooksCaller) instance() string { return instance(c.sandbox, c.name) }
 
 // ready has the caller hold mu, or be the only one who knows of it.
 func (c *hooksCaller) ready(ctx context.Context) error {
+	if c.closed {
+		return context.Canceled
+	}
 	if c.p != nil {
 		return nil
 	}
@@ -217,6 +224,7 @@ func (c *hooksCaller) attempt(ctx context.Context, call hooks.Call, e hooks.Even
 func (c *hooksCaller) Close() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	c.closed = true
 	if c.p != nil {
 		c.p.Retire()
 		c.p = nil

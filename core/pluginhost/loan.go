@@ -149,7 +149,7 @@ func (x *lease) ends() time.Time { return x.granted.Add(x.length) }
 // when tells when something has to be done about a lease.
 func (x *lease) when() time.Time {
 	if x.renewable {
-		return x.granted.Add(x.length * 2 / 3)
+		return x.granted.Add(x.length - x.length/3)
 	}
 	return x.ends()
 }
@@ -244,16 +244,24 @@ func revoke(ctx context.Context, p *Plugin, features []string, sandbox, provider
 	if !ok {
 		return nil // its leases end by themselves
 	}
-	var failures []error
-	for _, x := range leases {
-		within, cancel := context.WithTimeout(ctx, revokeTime)
-		err := r.Revoke(within, secrets.Call{RequestID: sandbox + "-" + x.Name + "-revoke", SandboxID: sandbox, InstanceID: instance(sandbox, x.Name), Attempt: 1}, x.ID)
-		cancel()
+	ctx, cancel := context.WithTimeout(ctx, revokeTime)
+	defer cancel()
+	// Beside each other: one that hangs must not keep the others from being tried.
+	failures := make([]error, len(leases))
+	var all sync.WaitGroup
+	for i, x := range leases {
+		all.Go(func() {
+			err := r.Revoke(ctx, secrets.Call{RequestID: sandbox + "-" + x.Name + "-revoke", SandboxID: sandbox, InstanceID: instance(sandbox, x.Name), Attempt: 1}, x.ID)
+			if x.ended = err == nil; !x.ended {
+				failures[i] = err
+			}
+		})
+	}
+	all.Wait()
+	for i, err := range failures {
 		if err != nil {
-			failures = append(failures, providerError(provider, p.failed("giving back the lease of secret "+x.Name, err)))
-			continue
+			failures[i] = providerError(provider, p.failed("giving back the lease of secret "+leases[i].Name, err))
 		}
-		x.ended = true
 	}
 	return errors.Join(failures...)
 }

@@ -64,7 +64,10 @@ func (b *bank) Fetch(_ context.Context, _ secrets.Call, refs []secrets.Ref) ([]s
 	for _, r := range refs {
 		c, d := b.of(r.InstanceID)
 		s := secrets.Secret{Name: r.Name, Value: []byte("value")}
-		if d > 0 {
+		if c.Fault == "long" {
+			s.Lease = secrets.Lease{ID: strings.Repeat("l", 1<<20), Duration: time.Hour}
+		}
+		if d > 0 && c.Fault != "long" {
 			s.Lease = secrets.Lease{ID: "lease-" + r.Name, Duration: d, Renewable: c.Fault != "fixed"}
 		}
 		out = append(out, s)
@@ -326,5 +329,16 @@ func TestAPluginThatClosesIsTold(t *testing.T) {
 		if n := count(entries(t, dir), "logged out of "+name); n != told {
 			t.Errorf("%s: told %d times", name, n)
 		}
+	}
+}
+
+// What is too long to be written down is refused: nobody could give it back.
+func TestALeaseThatIsTooLong(t *testing.T) {
+	dir, block := ledger(t)
+	r := newRig(t, map[string]string{"bank": block})
+	w := want(t, "bank", fmt.Sprintf("ledger = %q\ntime = \"1h\"\nfault = \"long\"\n", dir))
+	got, err := (&Secrets{Host: r.Host}).Fetch(t.Context(), secret.Request{Sandbox: "id", Groups: []secret.Group{{Provider: "bank", Refs: []secret.Ref{{Name: "a", Config: w.Config}}}}})
+	if err == nil || !strings.Contains(err.Error(), `secret "a": its lease, or its configuration, is too long to be written down: 1048576 and `) || len(got.Values)+len(got.Loans) > 0 {
+		t.Errorf("%+v, %v", got, err)
 	}
 }

@@ -58,8 +58,11 @@ func (s *Secrets) Fetch(ctx context.Context, r secret.Request) (secret.Fetched, 
 func (s *Secrets) group(ctx context.Context, sandbox string, g secret.Group) (secret.Fetched, error) {
 	// The same id each time: whatever the first try has done is not done twice.
 	call := secrets.Call{RequestID: sandbox + "-" + g.Provider, SandboxID: sandbox, Attempt: 1}
+	var loans []secret.Loan
 	for ; ; call.Attempt++ {
 		values, err := s.attempt(ctx, call, g)
+		loans = append(loans, values.Loans...) // of a try that failed, too
+		values.Loans = loans
 		wait, worth := retry(err)
 		if !worth || call.Attempt == tries {
 			return values, err
@@ -117,6 +120,11 @@ func (s *Secrets) attempt(ctx context.Context, call secrets.Call, g secret.Group
 		return out, providerError(g.Provider, p.failed("fetching", err))
 	}
 	for i, x := range got {
+		if len(x.Lease.ID) > maxLeaseID || len(configs[i]) > maxRecorded {
+			l.leases = nil
+			clearAll(got)
+			return out, &secret.Error{Name: refs[i].Name, Err: fmt.Errorf("its lease, or its configuration, is too long to be written down: %d and %d bytes", len(x.Lease.ID), len(configs[i]))}
+		}
 		if x.Lease.ID != "" {
 			l.leases = append(l.leases, &lease{
 				LeaseRecord: secret.LeaseRecord{Name: refs[i].Name, ID: x.Lease.ID, Config: configs[i]},
@@ -164,13 +172,21 @@ func (s *Secrets) configure(ctx context.Context, l *loan, g secret.Group) (refs 
 	return refs, configs, nil
 }
 
+const (
+	maxLeaseID = 4 << 10
+	// maxRecorded bounds what of a configuration is written down.
+	maxRecorded = 8 << 10
+)
+
+func clearAll(got []secrets.Secret) {
+	for _, x := range got {
+		clear(x.Value)
+	}
+}
+
 // sealed moves values into sealed memory, and overwrites what came.
 func sealed(g secret.Group, got []secrets.Secret) (_ map[string]*secret.Value, err error) {
-	defer func() {
-		for _, x := range got {
-			clear(x.Value)
-		}
-	}()
+	defer clearAll(got)
 	if len(got) != len(g.Refs) {
 		return nil, providerError(g.Provider, fmt.Errorf("it gave %d values, and %d were asked for", len(got), len(g.Refs)))
 	}

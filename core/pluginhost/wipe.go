@@ -3,6 +3,7 @@ package pluginhost
 import (
 	"context"
 	"errors"
+	"fmt"
 	"net"
 	"sync"
 
@@ -23,8 +24,15 @@ import (
 type wiper struct {
 	mu    sync.Mutex
 	held  [][]byte
+	size  int // of what is held
 	wiped bool
 }
+
+// maxHeld is room for two answers of the largest size. Whoever says more wants to
+// fill our memory.
+const maxHeld = 2 * maxMessage
+
+var errFlood = fmt.Errorf("it has sent more than %d MiB", maxHeld>>20)
 
 func (w *wiper) note(b []byte) {
 	w.mu.Lock()
@@ -34,6 +42,13 @@ func (w *wiper) note(b []byte) {
 		return
 	}
 	w.held = append(w.held, b)
+	w.size += len(b)
+}
+
+func (w *wiper) full() bool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.size > maxHeld
 }
 
 // wipe overwrites everything. The connection is closed: nobody reads what is gone.
@@ -104,6 +119,9 @@ type notingConn struct {
 }
 
 func (c *notingConn) Read(b []byte) (int, error) {
+	if c.w.full() {
+		return 0, errFlood
+	}
 	n, err := c.Conn.Read(b)
 	c.w.note(b[:n])
 	return n, err

@@ -91,18 +91,18 @@ func Process(p *plan.Plan) (initproto.Process, error) {
 	return out, nil
 }
 
-// HardLimit gives this process's hard limit of a resource, which a sandbox inherits
-// whose plan says nothing of it; false for a name that there is not.
-func HardLimit(name string) (uint64, bool) {
+// Inherited gives this process's limits of a resource, which a sandbox has whose plan
+// says nothing of it; false for a name that there is not.
+func Inherited(name string) (soft, hard uint64, ok bool) {
 	n, ok := rlimits[name]
 	if !ok {
-		return 0, false
+		return 0, 0, false
 	}
 	var r unix.Rlimit
 	if err := unix.Getrlimit(int(n), &r); err != nil {
-		return 0, false
+		return 0, 0, false
 	}
-	return r.Max, true
+	return r.Cur, r.Max, true
 }
 
 // InitCaps are what init keeps once the file system stands.

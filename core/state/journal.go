@@ -106,10 +106,18 @@ func (j *Journal) Done(step string) error { return j.append(Record{Phase: Done, 
 // Undone writes down that an effect is gone again.
 func (j *Journal) Undone(step string) error { return j.append(Record{Phase: Undone, Step: step}) }
 
+// maxRecord is more than any record has: parts of some are told by plugins.
+const maxRecord = 1 << 20
+
 func (j *Journal) append(r Record) error {
+	r.Seq = j.seq + 1
+	line := r.line()
+	// What could not be read again must not be written.
+	if len(line) > maxRecord || j.size+int64(len(line)) > maxJournal {
+		return fmt.Errorf("journal: a record of %d bytes for %s is too long", len(line), r.Step)
+	}
 	j.seq++
-	r.Seq = j.seq
-	n, err := j.f.Write(r.line())
+	n, err := j.f.Write(line)
 	if err != nil {
 		if n > 0 {
 			err = errors.Join(err, j.f.Truncate(j.size))

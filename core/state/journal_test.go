@@ -1,8 +1,10 @@
 package state
 
 import (
+	"io"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"testing"
 )
@@ -123,4 +125,27 @@ func FuzzPending(f *testing.F) {
 			t.Errorf("%d records from %d lines", len(got), strings.Count(text, "\n"))
 		}
 	})
+}
+
+// What could not be read again is not written: neither a record that is too long, nor
+// one that the file has no room for.
+func TestRecordsAreBounded(t *testing.T) {
+	j, err := createJournal(filepath.Join(t.TempDir(), "journal"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer j.Close()
+	if err := j.Intent("big", strings.Repeat("x", maxRecord)); err == nil || !strings.Contains(err.Error(), "too long") {
+		t.Errorf("error %v", err)
+	}
+	written := 0
+	for err == nil {
+		if err = j.Intent(strconv.Itoa(written), strings.Repeat("x", maxRecord-1000)); err == nil {
+			written++
+		}
+	}
+	got, perr := pending(io.NewSectionReader(j.f, 0, maxJournal))
+	if perr != nil || len(got) != written || written < 10 {
+		t.Errorf("%d of %d records, %v", len(got), written, perr)
+	}
 }

@@ -169,8 +169,15 @@ func removeGroup(ctx context.Context, dir string) error {
 	if json.Unmarshal(b, &r) != nil {
 		return nil
 	}
+	// Whoever can write to the directory must not end what is another's.
+	if r.Name != GroupPrefix+filepath.Base(dir) {
+		return fmt.Errorf("%s names a control group that is not its own: %q", filepath.Join(dir, groupFile), r.Name)
+	}
 	return cgroups.Remove(ctx, r)
 }
+
+// GroupPrefix and the name of a plugin's directory are the name of its control group.
+const GroupPrefix = cgroups.Prefix + "plugin-"
 
 var errHeld = errors.New("another process holds its lock")
 

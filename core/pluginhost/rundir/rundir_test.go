@@ -6,7 +6,6 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"strconv"
 	"strings"
 	"sync"
 	"syscall"
@@ -28,8 +27,8 @@ func TestMain(m *testing.M) {
 		if err := os.WriteFile(filepath.Join(d.Path, "socket"), nil, 0o600); err != nil {
 			panic(err)
 		}
-		if name := os.Getenv("RUNDIR_TEST_GROUP"); name != "" {
-			leaveGroup(d, name)
+		if os.Getenv("RUNDIR_TEST_GROUP") != "" {
+			leaveGroup(d)
 		}
 		os.Exit(0) // as if it was killed: nothing is removed
 	}
@@ -50,7 +49,8 @@ func entries(t *testing.T, dir string) []string {
 }
 
 // leaveGroup makes a group with a process in it that nothing else ends.
-func leaveGroup(d *Dir, name string) {
+func leaveGroup(d *Dir) {
+	name := GroupPrefix + filepath.Base(d.Path)
 	f, err := cgroups.Detect("")
 	if err != nil {
 		panic(err)
@@ -67,7 +67,7 @@ func leaveGroup(d *Dir, name string) {
 	if err := errors.Join(cmd.Start(), g.Attach(cmd.Process.Pid)); err != nil {
 		panic(err)
 	}
-	fmt.Println(cmd.Process.Pid)
+	fmt.Println(cmd.Process.Pid, name)
 }
 
 // What a plugin of a host that was killed has left in its group ends, and the group
@@ -76,14 +76,14 @@ func TestSweepRemovesGroups(t *testing.T) {
 	testutil.Needs(t, testutil.CgroupController("pids"))
 	parent := filepath.Join(t.TempDir(), "p")
 	cmd := exec.Command(os.Args[0])
-	name := fmt.Sprintf("nucleus-plugin-test%d", os.Getpid())
-	cmd.Env = append(os.Environ(), "RUNDIR_TEST_MAKE="+parent, "RUNDIR_TEST_GROUP="+name)
+	cmd.Env = append(os.Environ(), "RUNDIR_TEST_MAKE="+parent, "RUNDIR_TEST_GROUP=1")
 	out, err := cmd.Output()
 	if err != nil {
 		t.Fatalf("%v\n%s", err, out)
 	}
-	pid, err := strconv.Atoi(strings.TrimSpace(string(out)))
-	if err != nil {
+	var pid int
+	var name string
+	if _, err := fmt.Sscan(string(out), &pid, &name); err != nil {
 		t.Fatal(err)
 	}
 	groups := func() []string {
@@ -123,8 +123,16 @@ func TestSweepTrustsNoRecord(t *testing.T) {
 		t.Fatal(err)
 	}
 	leave(t, parent)
-	record := fmt.Sprintf(`{"layout":"v2","name":"nucleus-plugin-victim","paths":{"":%q}}`, victim)
 	dir := filepath.Join(parent, entries(t, parent)[0])
+	// Another plugin's, and one that is no group.
+	record := fmt.Sprintf(`{"layout":"v2","name":"nucleus-plugin-victim","paths":{"":%q}}`, victim)
+	if err := os.WriteFile(filepath.Join(dir, groupFile), []byte(record), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := Sweep([]string{parent}); err == nil || !strings.Contains(err.Error(), `a control group that is not its own: "nucleus-plugin-victim"`) {
+		t.Errorf("error %v", err)
+	}
+	record = fmt.Sprintf(`{"layout":"v2","name":%q,"paths":{"":%q}}`, GroupPrefix+filepath.Base(dir), victim)
 	if err := os.WriteFile(filepath.Join(dir, groupFile), []byte(record), 0o600); err != nil {
 		t.Fatal(err)
 	}
