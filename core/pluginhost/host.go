@@ -70,13 +70,15 @@ type Plugin struct {
 	socket string
 	sender *descriptors.Sender // nil for a service that is handed none
 	closes bool                // it wants to be told of its end
-	kept   bool                // it has a record for other hosts
-	spoilt atomic.Bool
-	known  *Description // of one that was found
-	at     *place
-	dir    *rundir.Dir
-	group  *group
-	said   *tail.Tail
+	// selected are the versions of its services that both sides know.
+	selected []manifest.Version
+	kept     bool // it has a record for other hosts
+	spoilt   atomic.Bool
+	known    *Description // of one that was found
+	at       *place
+	dir      *rundir.Dir
+	group    *group
+	said     *tail.Tail
 
 	closing sync.Once
 	threads sync.WaitGroup

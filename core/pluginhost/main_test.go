@@ -442,6 +442,8 @@ func init() {
 		"hooks-too": describing(func(r *pluginv1.InfoResponse) {
 			r.Services = append(r.Services, &pluginv1.ServiceVersion{Service: pluginv1.Service_SERVICE_HOOKS, Version: "1.0"})
 		}),
+		"next-major": describing(func(r *pluginv1.InfoResponse) { r.Services[0].Version = "2.0" }),
+		"next-minor": describing(func(r *pluginv1.InfoResponse) { r.Services[0].Version = "1.7" }),
 		"no-secrets": describing(func(r *pluginv1.InfoResponse) { r.Services = nil }),
 		"needs-caps": describing(func(r *pluginv1.InfoResponse) {
 			r.Needs = &pluginv1.Privileges{Capabilities: []string{"CAP_SYS_ADMIN"}}

@@ -15,7 +15,6 @@ import (
 	"github.com/nucleus-runtime/nucleus/core/secret"
 	"github.com/nucleus-runtime/nucleus/sdk/config"
 	"github.com/nucleus-runtime/nucleus/sdk/errs"
-	"github.com/nucleus-runtime/nucleus/sdk/hooks"
 	"github.com/nucleus-runtime/nucleus/sdk/manifest"
 	"github.com/nucleus-runtime/nucleus/sdk/plugin/client"
 	"github.com/nucleus-runtime/nucleus/sdk/secrets"
@@ -229,9 +228,6 @@ func (d *Description) Serves(s manifest.Service) bool {
 	return slices.ContainsFunc(d.Info.Services, func(v manifest.Version) bool { return v.Service == s })
 }
 
-// ours are the services that this core uses, in the versions that it knows.
-var ours = []manifest.Version{{Service: manifest.Secrets, Version: secrets.Version}, {Service: manifest.Hooks, Version: hooks.Version}}
-
 // Describe tells what a running plugin is, and checks that it is what its name and
 // its operator say. A plugin that is remembered is not asked again.
 func (h *Host) Describe(ctx context.Context, p *Plugin) (d *Description, err error) {
@@ -243,9 +239,11 @@ func (h *Host) Describe(ctx context.Context, p *Plugin) (d *Description, err err
 	} else {
 		d, err = h.Ask(ctx, p)
 	}
-	if err == nil {
-		p.closes = slices.Contains(d.Info.Features, manifest.FeatureClose)
+	if err != nil {
+		return d, err
 	}
+	p.closes = slices.Contains(d.Info.Features, manifest.FeatureClose)
+	p.selected, err = selectVersions(p.Name, d.Info, p.Service)
 	return d, err
 }
 
@@ -356,7 +354,7 @@ func (h *Host) configure(ctx context.Context, p *Plugin, schema *Schema, body hc
 func (h *Host) send(ctx context.Context, p *Plugin, schema *Schema, body hcl.Body, value []byte, service manifest.Service, id string) error {
 	ctx, cancel := context.WithTimeout(ctx, configureTime)
 	defer cancel()
-	ds, err := client.New(p.Conn()).Configure(ctx, client.Configuration{Instance: config.Instance{ID: id}, Service: service, Value: value})
+	ds, err := client.New(p.Conn()).Configure(ctx, client.Configuration{Instance: config.Instance{ID: id}, Service: service, Value: value, Selected: p.selected})
 	if err != nil {
 		if e := errs.Of(err); len(e.Diagnostics) > 0 {
 			ds = append(ds, e.Diagnostics...)
