@@ -63,12 +63,16 @@ func (p *Prepared) context(m plan.Mount) error {
 	return nil
 }
 
-// Stream packs the trees that init unpacks. It returns what they hold once all
-// have been read, or the reader has gone.
-func (p *Prepared) Stream(ctx context.Context) ([]tree.Summary, error) {
-	var sums []tree.Summary
+// Stream gives a function that packs the trees that init unpacks, and owns them from
+// now on. It returns what they hold once all have been read, or the reader has gone.
+func (p *Prepared) Stream() func(context.Context) ([]tree.Summary, error) {
 	streams := p.streams
 	p.streams = nil
+	return func(ctx context.Context) ([]tree.Summary, error) { return pack(ctx, streams) }
+}
+
+func pack(ctx context.Context, streams []stream) ([]tree.Summary, error) {
+	var sums []tree.Summary
 	var first error
 	for _, s := range streams {
 		sum, err := tree.Pack(ctx, s.source, s.pipe, s.o)

@@ -483,8 +483,9 @@ func (s *Sandbox) sendSetup(ctx context.Context) error {
 	}
 	s.prep.Files = nil
 	s.streamed = make(chan streamResult, 1)
+	stream := s.prep.Stream()
 	go func() {
-		sums, err := s.prep.Stream(ctx)
+		sums, err := stream(ctx)
 		s.streamed <- streamResult{sums, err}
 	}()
 	return phase("exec", s.stdio.Started())

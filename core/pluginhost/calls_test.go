@@ -53,7 +53,7 @@ func TestFetchRefuses(t *testing.T) {
 		"deep":            {"deeper than 16", ""},
 	} {
 		t.Run(name, func(t *testing.T) {
-			r := newRig(t, map[string]string{"hooks-too": `allow = ["secrets"]`})
+			r := newRig(t, map[string]string{"hooks-too": `allow = ["secrets"]`, "giant": `memory = "2GiB"`})
 			inTime(t, 5*time.Second, func() {
 				got, err := r.fetch(t.Context(), name)
 				if err == nil {
