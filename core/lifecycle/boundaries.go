@@ -143,13 +143,10 @@ func (s *Sandbox) recompile() error {
 	if err != nil {
 		return phase("security", err)
 	}
-	was := s.process
 	s.process.Env, s.process.Caps, s.process.Rlimits = p.Env, p.Caps, p.Rlimits
-	if s.setup == nil {
-		return nil
+	if s.setup != nil {
+		s.setup.Process, s.setup.InitCaps = s.process, security.InitCaps(s.process)
 	}
-	s.setup.Process, s.setup.InitCaps = s.process, security.InitCaps(s.process)
-	s.changed = s.changed || was.Caps != p.Caps || !slices.Equal(was.Env, p.Env) || !slices.Equal(was.Rlimits, p.Rlimits)
 	return nil
 }
 
@@ -260,7 +257,7 @@ func (b *boundaries) await(ctx context.Context) error {
 	}
 }
 
-// narrowed tells whether init must wait for plugins before it makes stage 2.
+// narrows tells whether init must wait for plugins before it makes stage 2.
 func (s *Sandbox) narrows() bool {
 	return s.bounds.subs.Want(hooks.PostFS) || s.bounds.subs.Want(hooks.PreSecurity)
 }
@@ -272,10 +269,11 @@ func (s *Sandbox) beforeSecurity(ctx context.Context) error {
 	if !s.narrows() {
 		return nil
 	}
+	told := s.plan // what init was told is of this one
 	if err := s.reach(ctx, hooks.PreSecurity); err != nil {
 		return err
 	}
-	if s.changed {
+	if s.plan != told {
 		m := &initproto.Narrow{Env: s.process.Env, Caps: s.process.Caps, Rlimits: s.process.Rlimits, InitCaps: s.setup.InitCaps}
 		if err := s.conn.Send(initproto.Encode(initproto.KindNarrow, m)); err != nil {
 			return s.broken("security", err)

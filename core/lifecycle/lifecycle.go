@@ -101,8 +101,6 @@ type Sandbox struct {
 	inside     *insideHooks       // hooks that init runs at the moment
 	early      []unix.Signal      // came while the start hooks ran
 	bounds     boundaries
-	// changed: hooks plugins changed the process after init was told of it.
-	changed bool
 	// hookWarning is what the poststop hooks could not do.
 	hookWarning error
 
