@@ -9,7 +9,6 @@ import (
 	"io"
 	"os"
 	"slices"
-	"strings"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -20,6 +19,7 @@ import (
 	"github.com/nucleus-runtime/nucleus/core/exec"
 	"github.com/nucleus-runtime/nucleus/core/secret"
 	"github.com/nucleus-runtime/nucleus/core/state"
+	"github.com/nucleus-runtime/nucleus/internal/procid"
 )
 
 // Steps of the journal.
@@ -129,29 +129,15 @@ type process struct {
 }
 
 func identify(pid int) (process, error) {
-	start, err := startTime(pid)
+	start, err := procid.Start(pid)
 	if err != nil {
 		return process{}, err
 	}
-	boot, err := os.ReadFile("/proc/sys/kernel/random/boot_id")
+	boot, err := procid.Boot()
 	if err != nil {
 		return process{}, err
 	}
-	return process{Pid: pid, Start: start, Boot: strings.TrimSpace(string(boot))}, nil
-}
-
-// startTime is field 22 of /proc/PID/stat, in clock ticks since boot.
-func startTime(pid int) (string, error) {
-	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
-	if err != nil {
-		return "", err
-	}
-	// The second field is a name in parentheses that may hold anything.
-	f := strings.Fields(string(b[strings.LastIndexByte(string(b), ')')+1:]))
-	if len(f) < 20 {
-		return "", fmt.Errorf("/proc/%d/stat: too few fields", pid)
-	}
-	return f[19], nil
+	return process{Pid: pid, Start: start, Boot: boot}, nil
 }
 
 // end kills the process if it is still the same, and waits until it is gone.

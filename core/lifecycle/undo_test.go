@@ -18,6 +18,7 @@ import (
 	"github.com/nucleus-runtime/nucleus/core/audit"
 	"github.com/nucleus-runtime/nucleus/core/cgroups"
 	"github.com/nucleus-runtime/nucleus/core/state"
+	"github.com/nucleus-runtime/nucleus/internal/procid"
 )
 
 // died makes a sandbox whose supervisor is gone, with these intents in its journal.
@@ -161,11 +162,11 @@ func TestIdentifySurvivesHostileNames(t *testing.T) {
 		_ = cmd.Wait()
 	}()
 	plain, _ := sleeper(t)
-	a, err := startTime(cmd.Process.Pid)
+	a, err := procid.Start(cmd.Process.Pid)
 	if err != nil {
 		t.Fatal(err)
 	}
-	p, err := startTime(plain)
+	p, err := procid.Start(plain)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -6,10 +6,11 @@ import (
 	"fmt"
 	"os"
 	"strconv"
-	"strings"
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/nucleus-runtime/nucleus/internal/procid"
 )
 
 // Process is a process, and never another that has got its number.
@@ -73,22 +74,11 @@ func (p *Process) Kill(ctx context.Context) error {
 	return nil
 }
 
-// startOf is when a process was started, in ticks since the machine was (field 22 of
-// proc_pid_stat(5)). No two processes have number and start in common.
+// startOf is procid's, as a number.
 func startOf(pid int) (uint64, error) {
-	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+	start, err := procid.Start(pid)
 	if err != nil {
 		return 0, err
 	}
-	// Its name comes before, and may hold anything.
-	fields := strings.Fields(string(b[strings.LastIndexByte(string(b), ')')+1:]))
-	if len(fields) < 20 {
-		return 0, fmt.Errorf("/proc/%d/stat has %d fields", pid, len(fields))
-	}
-	return strconv.ParseUint(fields[19], 10, 64)
-}
-
-func bootID() (string, error) {
-	b, err := os.ReadFile("/proc/sys/kernel/random/boot_id")
-	return strings.TrimSpace(string(b)), err
+	return strconv.ParseUint(start, 10, 64)
 }

@@ -11,6 +11,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/nucleus-runtime/nucleus/internal/procid"
 )
 
 const (
@@ -54,7 +56,7 @@ func (d *Dir) Keep(w Warm) (err error) {
 	if w.Start, err = startOf(w.PID); err != nil {
 		return err
 	}
-	if w.Boot, err = bootID(); err != nil {
+	if w.Boot, err = procid.Boot(); err != nil {
 		return err
 	}
 	w.Uses = 1
@@ -179,7 +181,7 @@ func empty(ctx context.Context, dir string) error {
 // process is the process that the record means, nil if it has ended, or cannot be told
 // from another.
 func (w *Warm) process() *Process {
-	if boot, err := bootID(); err != nil || boot != w.Boot {
+	if boot, err := procid.Boot(); err != nil || boot != w.Boot {
 		return nil
 	}
 	p, err := open(w.PID)
