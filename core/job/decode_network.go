@@ -8,7 +8,7 @@ import (
 
 	"github.com/zclconf/go-cty/cty"
 
-	"github.com/nucleus-runtime/nucleus/core/dnsname"
+	"github.com/nucleus-runtime/nucleus/sdk/dnsname"
 	"github.com/nucleus-runtime/nucleus/core/job/internal/hclread"
 )
 

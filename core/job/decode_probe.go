@@ -7,7 +7,7 @@ import (
 	"strings"
 	"time"
 
-	"github.com/nucleus-runtime/nucleus/core/dnsname"
+	"github.com/nucleus-runtime/nucleus/sdk/dnsname"
 	"github.com/nucleus-runtime/nucleus/core/job/internal/hclread"
 )
 

@@ -16,6 +16,7 @@ const (
 	FeaturePrepare = "network.prepare"
 	FeatureStatus  = "network.status"
 	FeatureGC      = "network.gc"
+	FeatureWatch   = "network.watch"
 )
 
 // What the services have in common.
@@ -50,6 +51,14 @@ type Preparer interface {
 // Checker is a Network that can compare what is with what Attach has made.
 type Checker interface {
 	Status(ctx context.Context, r *StatusRequest) (*Status, error)
+}
+
+// Watcher is a Network that tells what its policy refuses.
+type Watcher interface {
+	// Watch tells of denials until ctx ends: those from before it is called, too, as
+	// far as they are kept. What is alike and comes fast is told once, with a Count.
+	// There is one Watch for an attachment.
+	Watch(ctx context.Context, r *WatchRequest, tell func(Denial) error) error
 }
 
 // Collector is a Network that can remove what belongs to no sandbox any more. The

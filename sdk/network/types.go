@@ -3,6 +3,7 @@ package network
 import (
 	"net/netip"
 	"os"
+	"time"
 
 	"github.com/nucleus-runtime/nucleus/sdk/contract"
 )
@@ -74,6 +75,8 @@ const (
 	ListenUDP // a socket that is bound to an address
 	TCPSocket // a socket to connect
 	UDPSocket
+	NetNS     // the network namespace itself, for a plugin that may move links there
+	RawSocket // a socket of IPPROTO_RAW, whose packets come with their headers
 )
 
 // Opening is something that is to be opened inside the sandbox's network namespace,
@@ -81,9 +84,25 @@ const (
 type Opening struct {
 	Name    string // of the file that comes
 	Kind    OpeningKind
-	Address netip.AddrPort // of listeners
+	Address netip.AddrPort // of listeners; of other sockets it is the family that counts
 	IfName  string         // of a tap device
 	Count   uint32         // 0 for one
+	// Transparent lets a socket have addresses that are not the sandbox's
+	// (IP_TRANSPARENT).
+	Transparent bool
+	// Optional lets the start go on where the kernel has no such thing. Then its file
+	// does not come, and its name is among AttachRequest.Missing.
+	Optional bool
+}
+
+// Setup is a batch of netlink messages that init sends inside the sandbox's network
+// namespace, each with NLM_F_ACK or between the messages of a netfilter batch. So a
+// plugin needs no privilege to set up what is the sandbox's own.
+type Setup struct {
+	Name     string
+	Protocol uint16 // NETLINK_ROUTE or NETLINK_NETFILTER
+	Messages []byte // whole, one after the other
+	Optional bool   // as an Opening's
 }
 
 // PrepareRequest is what is known of a sandbox before it is there.
@@ -94,10 +113,12 @@ type PrepareRequest struct {
 	Egress Egress
 }
 
-// PrepareResponse is what Prepare has made.
+// PrepareResponse is what Prepare has made. Init makes the tap devices first, then
+// sends the setups, then opens the rest, each in their order, while loopback is up.
 type PrepareResponse struct {
 	Handle   Handle // comes again as Prepared
 	Openings []Opening
+	Setups   []Setup
 }
 
 // AttachRequest is a sandbox that is to be connected.
@@ -114,6 +135,8 @@ type AttachRequest struct {
 	UserNS   *UserNS // nil for the host's
 	MTU      uint32  // 0 for the network's own
 	Egress   Egress
+	// Missing are the names of optional openings and setups that this kernel has not.
+	Missing []string
 
 	// Files are the descriptors of the openings, each with its opening's name. They
 	// are the plugin's if Attach succeeds; else the SDK closes them. In a host they
@@ -187,7 +210,53 @@ type Status struct {
 	OK    bool
 	Drift []string // what is not as Attach has left it
 	Stats []IfStats
+	Flows []FlowStats
+	// Denied counts what the policy has refused.
+	Denied uint64
 }
+
+// FlowStats counts what went to one destination, as the sandbox sees it.
+type FlowStats struct {
+	// Name is what the sandbox asked for; "" for all that it reached by address.
+	Name        string
+	Connections uint64
+	RxBytes     uint64
+	TxBytes     uint64
+}
+
+// WatchRequest names an attachment.
+type WatchRequest struct {
+	SandboxID  string
+	InstanceID string
+	Handle     Handle
+}
+
+// Denial is a flow, or a question for a name, that the policy has refused.
+type Denial struct {
+	At       time.Time
+	Protocol string         // "tcp", "udp", "icmp", "dns" for a name that may not be asked for, else the number of an IP protocol
+	Dst      netip.AddrPort // where to; zero for a name
+	Name     string         // if one is known
+	// Rule is the place in Egress.Allow of the rule that the flow came closest to,
+	// or -1: it was the default that refused.
+	Rule   int
+	Reason Reason
+	// Count is of denials alike since the last that was told of, this one included.
+	Count uint64
+}
+
+// Reason says why a flow was refused, in a word that stays.
+type Reason string
+
+// The reasons.
+const (
+	ReasonDefault    Reason = "default"    // no rule names the destination
+	ReasonPort       Reason = "port"       // a rule names it, with other ports or protocols
+	ReasonPrivate    Reason = "private"    // the name has only addresses that are not public, and no rule has their block
+	ReasonUnbound    Reason = "unbound"    // an address of the network's own for a name that was never asked for
+	ReasonProtocol   Reason = "protocol"   // a protocol that this network does not carry
+	ReasonUnresolved Reason = "unresolved" // the name cannot be resolved now
+)
 
 // IfStats counts as the sandbox sees it: received is what came in.
 type IfStats struct {

@@ -6,6 +6,8 @@ import (
 	"os"
 	"time"
 
+	"google.golang.org/grpc"
+
 	"github.com/nucleus-runtime/nucleus/sdk/errs"
 	"github.com/nucleus-runtime/nucleus/sdk/internal/wire"
 	"github.com/nucleus-runtime/nucleus/sdk/network"
@@ -116,6 +118,16 @@ func (s *networkServer) Status(ctx context.Context, r *pluginv1.NetworkStatusReq
 		return nil, err
 	}
 	return wire.NetworkState(orZero(st)), nil
+}
+
+func (s *networkServer) Watch(r *pluginv1.NetworkWatchRequest, to grpc.ServerStreamingServer[pluginv1.NetworkWatchResponse]) error {
+	w, ok := s.network.(network.Watcher)
+	if !ok {
+		return unimplemented(network.FeatureWatch)
+	}
+	out := &sender[pluginv1.NetworkWatchResponse]{send: to.Send}
+	defer out.close()
+	return w.Watch(to.Context(), wire.FromNetworkWatch(r), func(d network.Denial) error { return out.put(wire.NetworkDenial(d)) })
 }
 
 func (s *networkServer) GC(ctx context.Context, r *pluginv1.GCRequest) (*pluginv1.GCResponse, error) {

@@ -66,6 +66,8 @@ var openings = both[network.OpeningKind, pluginv1.Opening_Kind]{
 	network.ListenUDP:       pluginv1.Opening_KIND_LISTEN_UDP,
 	network.TCPSocket:       pluginv1.Opening_KIND_TCP,
 	network.UDPSocket:       pluginv1.Opening_KIND_UDP,
+	network.NetNS:           pluginv1.Opening_KIND_NETNS,
+	network.RawSocket:       pluginv1.Opening_KIND_RAW,
 }
 
 // NetworkPrepare as it travels.
@@ -85,7 +87,12 @@ func FromNetworkPrepare(in *pluginv1.NetworkPrepareRequest) (*network.PrepareReq
 // NetworkPrepared as it travels.
 func NetworkPrepared(p *network.PrepareResponse) *pluginv1.NetworkPrepareResponse {
 	return &pluginv1.NetworkPrepareResponse{Handle: Handle(p.Handle), Openings: all(p.Openings, func(o network.Opening) *pluginv1.Opening {
-		return &pluginv1.Opening{Name: o.Name, Kind: openings[o.Kind], Address: addrPort(o.Address), Ifname: o.IfName, Count: o.Count}
+		return &pluginv1.Opening{
+			Name: o.Name, Kind: openings[o.Kind], Address: addrPort(o.Address), Ifname: o.IfName, Count: o.Count,
+			Optional: o.Optional, Transparent: o.Transparent,
+		}
+	}), Setups: all(p.Setups, func(s network.Setup) *pluginv1.Setup {
+		return &pluginv1.Setup{Name: s.Name, Protocol: uint32(s.Protocol), Messages: s.Messages, Optional: s.Optional}
 	})}
 }
 
@@ -95,7 +102,10 @@ func FromNetworkPrepared(in *pluginv1.NetworkPrepareResponse) (*network.PrepareR
 	out := &network.PrepareResponse{Handle: FromHandle(in.GetHandle()), Openings: all(in.GetOpenings(), func(o *pluginv1.Opening) network.Opening {
 		return network.Opening{
 			Name: o.GetName(), Kind: openings.from(o.GetKind()), Address: r.addrPort(o.GetAddress()), IfName: o.GetIfname(), Count: o.GetCount(),
+			Optional: o.GetOptional(), Transparent: o.GetTransparent(),
 		}
+	}), Setups: all(in.GetSetups(), func(s *pluginv1.Setup) network.Setup {
+		return network.Setup{Name: s.GetName(), Protocol: r.port(s.GetProtocol()), Messages: s.GetMessages(), Optional: s.GetOptional()}
 	})}
 	return out, r.err()
 }
@@ -112,7 +122,7 @@ func Attach(r *network.AttachRequest) *pluginv1.AttachRequest {
 	return &pluginv1.AttachRequest{
 		Call: Call(r.Call), Netns: namespace(r.NetNS), Ifname: r.IfName, Ports: all(r.Ports, portMap), Dns: dns(r.DNS), Hostname: r.Hostname,
 		MacHint: r.MACHint, IpHints: all(r.IPHints, addr), Prepared: Handle(r.Prepared), Userns: userNS(r.UserNS), Mtu: r.MTU,
-		Egress: egress(r.Egress), Descriptors: fileNames(r.Files),
+		Egress: egress(r.Egress), Descriptors: fileNames(r.Files), Missing: r.Missing,
 	}
 }
 
@@ -122,7 +132,7 @@ func FromAttach(in *pluginv1.AttachRequest) (*network.AttachRequest, error) {
 	out := &network.AttachRequest{
 		Call: FromCall(in.GetCall()), NetNS: fromNamespace(in.GetNetns()), IfName: in.GetIfname(), Ports: all(in.GetPorts(), r.portMap),
 		DNS: r.dns(in.GetDns()), Hostname: in.GetHostname(), MACHint: in.GetMacHint(), IPHints: all(in.GetIpHints(), r.addr),
-		Prepared: FromHandle(in.GetPrepared()), MTU: in.GetMtu(), Egress: r.egress(in.GetEgress()),
+		Prepared: FromHandle(in.GetPrepared()), MTU: in.GetMtu(), Egress: r.egress(in.GetEgress()), Missing: in.GetMissing(),
 	}
 	if u := in.GetUserns(); u != nil {
 		out.UserNS = &network.UserNS{Namespace: fromNamespace(u.GetNamespace()), UIDs: all(u.GetUids(), fromIDMap), GIDs: all(u.GetGids(), fromIDMap)}
@@ -222,7 +232,9 @@ func FromNetworkStatus(in *pluginv1.NetworkStatusRequest) *network.StatusRequest
 
 // NetworkState as it travels.
 func NetworkState(s *network.Status) *pluginv1.NetworkStatusResponse {
-	return &pluginv1.NetworkStatusResponse{Ok: s.OK, Drift: all(s.Drift, valid), Stats: all(s.Stats, func(i network.IfStats) *pluginv1.IfStats {
+	return &pluginv1.NetworkStatusResponse{Ok: s.OK, Denied: s.Denied, Drift: all(s.Drift, valid), Flows: all(s.Flows, func(f network.FlowStats) *pluginv1.FlowStats {
+		return &pluginv1.FlowStats{Name: valid(f.Name), Connections: f.Connections, RxBytes: f.RxBytes, TxBytes: f.TxBytes}
+	}), Stats: all(s.Stats, func(i network.IfStats) *pluginv1.IfStats {
 		return &pluginv1.IfStats{
 			Ifname: i.IfName, RxBytes: i.RxBytes, TxBytes: i.TxBytes, RxPackets: i.RxPackets, TxPackets: i.TxPackets, Dropped: i.Dropped,
 		}
@@ -231,12 +243,41 @@ func NetworkState(s *network.Status) *pluginv1.NetworkStatusResponse {
 
 // FromNetworkState is the inverse of NetworkState.
 func FromNetworkState(in *pluginv1.NetworkStatusResponse) *network.Status {
-	return &network.Status{OK: in.GetOk(), Drift: in.GetDrift(), Stats: all(in.GetStats(), func(i *pluginv1.IfStats) network.IfStats {
+	return &network.Status{OK: in.GetOk(), Denied: in.GetDenied(), Drift: in.GetDrift(), Flows: all(in.GetFlows(), func(f *pluginv1.FlowStats) network.FlowStats {
+		return network.FlowStats{Name: f.GetName(), Connections: f.GetConnections(), RxBytes: f.GetRxBytes(), TxBytes: f.GetTxBytes()}
+	}), Stats: all(in.GetStats(), func(i *pluginv1.IfStats) network.IfStats {
 		return network.IfStats{
 			IfName: i.GetIfname(), RxBytes: i.GetRxBytes(), TxBytes: i.GetTxBytes(), RxPackets: i.GetRxPackets(), TxPackets: i.GetTxPackets(),
 			Dropped: i.GetDropped(),
 		}
 	})}
+}
+
+// NetworkWatch as it travels.
+func NetworkWatch(r *network.WatchRequest) *pluginv1.NetworkWatchRequest {
+	return &pluginv1.NetworkWatchRequest{SandboxId: r.SandboxID, InstanceId: r.InstanceID, Handle: Handle(r.Handle)}
+}
+
+// FromNetworkWatch is the inverse of NetworkWatch.
+func FromNetworkWatch(in *pluginv1.NetworkWatchRequest) *network.WatchRequest {
+	return &network.WatchRequest{SandboxID: in.GetSandboxId(), InstanceID: in.GetInstanceId(), Handle: FromHandle(in.GetHandle())}
+}
+
+// NetworkDenial as it travels.
+func NetworkDenial(d network.Denial) *pluginv1.NetworkWatchResponse {
+	return &pluginv1.NetworkWatchResponse{
+		At: timestamp(d.At), Protocol: valid(d.Protocol), Address: addrPort(d.Dst), Name: valid(d.Name), Rule: int32(d.Rule), Reason: valid(string(d.Reason)), Count: d.Count,
+	}
+}
+
+// FromNetworkDenial is the inverse of NetworkDenial.
+func FromNetworkDenial(in *pluginv1.NetworkWatchResponse) (network.Denial, error) {
+	var r reader
+	out := network.Denial{
+		At: fromTimestamp(in.GetAt()), Protocol: in.GetProtocol(), Dst: r.addrPort(in.GetAddress()), Name: in.GetName(), Rule: int(in.GetRule()),
+		Reason: network.Reason(in.GetReason()), Count: in.GetCount(),
+	}
+	return out, r.err()
 }
 
 // GC as it travels.

@@ -2,6 +2,8 @@ package client
 
 import (
 	"context"
+	"errors"
+	"io"
 	"slices"
 
 	"github.com/nucleus-runtime/nucleus/sdk/errs"
@@ -17,6 +19,7 @@ type Network struct {
 	Preparer  network.Preparer
 	Checker   network.Checker
 	Collector network.Collector
+	Watcher   network.Watcher
 }
 
 // Network gives the plugin's backend, with what the features say.
@@ -31,6 +34,9 @@ func (c *Client) Network(features []string) Network {
 	}
 	if slices.Contains(features, network.FeatureGC) {
 		out.Collector = n
+	}
+	if slices.Contains(features, network.FeatureWatch) {
+		out.Watcher = n
 	}
 	return out
 }
@@ -73,6 +79,32 @@ func (n *networkClient) Status(ctx context.Context, r *network.StatusRequest) (*
 		return nil, wire.Error(err)
 	}
 	return wire.FromNetworkState(resp), nil
+}
+
+// Watch gives nil at the end of the plugin's answer, and an error at that of ctx.
+func (n *networkClient) Watch(ctx context.Context, r *network.WatchRequest, tell func(network.Denial) error) error {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel() // ends the stream
+	stream, err := n.rpc.Watch(ctx, wire.NetworkWatch(r))
+	if err != nil {
+		return wire.Error(err)
+	}
+	for {
+		m, err := stream.Recv()
+		if errors.Is(err, io.EOF) {
+			return nil
+		}
+		if err != nil {
+			return wire.Error(err)
+		}
+		d, err := wire.FromNetworkDenial(m)
+		if err == nil {
+			err = tell(d)
+		}
+		if err != nil {
+			return err
+		}
+	}
 }
 
 func (n *networkClient) GC(ctx context.Context, r *network.GCRequest) (*network.GCResponse, error) {

@@ -9,6 +9,7 @@ package pluginv1
 import (
 	protoreflect "google.golang.org/protobuf/reflect/protoreflect"
 	protoimpl "google.golang.org/protobuf/runtime/protoimpl"
+	timestamppb "google.golang.org/protobuf/types/known/timestamppb"
 	reflect "reflect"
 	sync "sync"
 	unsafe "unsafe"
@@ -84,6 +85,8 @@ const (
 	Opening_KIND_LISTEN_UDP  Opening_Kind = 5 // a socket that is bound to an address
 	Opening_KIND_TCP         Opening_Kind = 6 // a socket to connect
 	Opening_KIND_UDP         Opening_Kind = 7
+	Opening_KIND_NETNS       Opening_Kind = 8 // the network namespace itself
+	Opening_KIND_RAW         Opening_Kind = 9 // a socket of IPPROTO_RAW
 )
 
 // Enum value maps for Opening_Kind.
@@ -97,6 +100,8 @@ var (
 		5: "KIND_LISTEN_UDP",
 		6: "KIND_TCP",
 		7: "KIND_UDP",
+		8: "KIND_NETNS",
+		9: "KIND_RAW",
 	}
 	Opening_Kind_value = map[string]int32{
 		"KIND_UNSPECIFIED": 0,
@@ -107,6 +112,8 @@ var (
 		"KIND_LISTEN_UDP":  5,
 		"KIND_TCP":         6,
 		"KIND_UDP":         7,
+		"KIND_NETNS":       8,
+		"KIND_RAW":         9,
 	}
 )
 
@@ -519,9 +526,11 @@ type Opening struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Name          string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"` // the plugin's choice; the descriptor bears it again
 	Kind          Opening_Kind           `protobuf:"varint,2,opt,name=kind,proto3,enum=nucleus.plugin.v1.Opening_Kind" json:"kind,omitempty"`
-	Address       string                 `protobuf:"bytes,3,opt,name=address,proto3" json:"address,omitempty"` // of listeners: "127.0.0.1:53"
-	Ifname        string                 `protobuf:"bytes,4,opt,name=ifname,proto3" json:"ifname,omitempty"`   // of a tap device
-	Count         uint32                 `protobuf:"varint,5,opt,name=count,proto3" json:"count,omitempty"`    // 0 for one
+	Address       string                 `protobuf:"bytes,3,opt,name=address,proto3" json:"address,omitempty"`          // of listeners: "127.0.0.1:53"
+	Ifname        string                 `protobuf:"bytes,4,opt,name=ifname,proto3" json:"ifname,omitempty"`            // of a tap device
+	Count         uint32                 `protobuf:"varint,5,opt,name=count,proto3" json:"count,omitempty"`             // 0 for one
+	Optional      bool                   `protobuf:"varint,6,opt,name=optional,proto3" json:"optional,omitempty"`       // the start goes on without it where the kernel has none
+	Transparent   bool                   `protobuf:"varint,7,opt,name=transparent,proto3" json:"transparent,omitempty"` // IP_TRANSPARENT
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -591,6 +600,90 @@ func (x *Opening) GetCount() uint32 {
 	return 0
 }
 
+func (x *Opening) GetOptional() bool {
+	if x != nil {
+		return x.Optional
+	}
+	return false
+}
+
+func (x *Opening) GetTransparent() bool {
+	if x != nil {
+		return x.Transparent
+	}
+	return false
+}
+
+// Setup is a batch of netlink messages that init sends inside the sandbox's network
+// namespace.
+type Setup struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Name          string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	Protocol      uint32                 `protobuf:"varint,2,opt,name=protocol,proto3" json:"protocol,omitempty"` // NETLINK_ROUTE or NETLINK_NETFILTER
+	Messages      []byte                 `protobuf:"bytes,3,opt,name=messages,proto3" json:"messages,omitempty"`  // whole, one after the other
+	Optional      bool                   `protobuf:"varint,4,opt,name=optional,proto3" json:"optional,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Setup) Reset() {
+	*x = Setup{}
+	mi := &file_nucleus_plugin_v1_network_proto_msgTypes[7]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Setup) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Setup) ProtoMessage() {}
+
+func (x *Setup) ProtoReflect() protoreflect.Message {
+	mi := &file_nucleus_plugin_v1_network_proto_msgTypes[7]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Setup.ProtoReflect.Descriptor instead.
+func (*Setup) Descriptor() ([]byte, []int) {
+	return file_nucleus_plugin_v1_network_proto_rawDescGZIP(), []int{7}
+}
+
+func (x *Setup) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *Setup) GetProtocol() uint32 {
+	if x != nil {
+		return x.Protocol
+	}
+	return 0
+}
+
+func (x *Setup) GetMessages() []byte {
+	if x != nil {
+		return x.Messages
+	}
+	return nil
+}
+
+func (x *Setup) GetOptional() bool {
+	if x != nil {
+		return x.Optional
+	}
+	return false
+}
+
 type NetworkPrepareRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Call          *Call                  `protobuf:"bytes,1,opt,name=call,proto3" json:"call,omitempty"`
@@ -603,7 +696,7 @@ type NetworkPrepareRequest struct {
 
 func (x *NetworkPrepareRequest) Reset() {
 	*x = NetworkPrepareRequest{}
-	mi := &file_nucleus_plugin_v1_network_proto_msgTypes[7]
+	mi := &file_nucleus_plugin_v1_network_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -615,7 +708,7 @@ func (x *NetworkPrepareRequest) String() string {
 func (*NetworkPrepareRequest) ProtoMessage() {}
 
 func (x *NetworkPrepareRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_nucleus_plugin_v1_network_proto_msgTypes[7]
+	mi := &file_nucleus_plugin_v1_network_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -628,7 +721,7 @@ func (x *NetworkPrepareRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NetworkPrepareRequest.ProtoReflect.Descriptor instead.
 func (*NetworkPrepareRequest) Descriptor() ([]byte, []int) {
-	return file_nucleus_plugin_v1_network_proto_rawDescGZIP(), []int{7}
+	return file_nucleus_plugin_v1_network_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *NetworkPrepareRequest) GetCall() *Call {
@@ -663,13 +756,14 @@ type NetworkPrepareResponse struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Handle        *Handle                `protobuf:"bytes,1,opt,name=handle,proto3" json:"handle,omitempty"` // comes again as "prepared"
 	Openings      []*Opening             `protobuf:"bytes,2,rep,name=openings,proto3" json:"openings,omitempty"`
+	Setups        []*Setup               `protobuf:"bytes,3,rep,name=setups,proto3" json:"setups,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *NetworkPrepareResponse) Reset() {
 	*x = NetworkPrepareResponse{}
-	mi := &file_nucleus_plugin_v1_network_proto_msgTypes[8]
+	mi := &file_nucleus_plugin_v1_network_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -681,7 +775,7 @@ func (x *NetworkPrepareResponse) String() string {
 func (*NetworkPrepareResponse) ProtoMessage() {}
 
 func (x *NetworkPrepareResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_nucleus_plugin_v1_network_proto_msgTypes[8]
+	mi := &file_nucleus_plugin_v1_network_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -694,7 +788,7 @@ func (x *NetworkPrepareResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NetworkPrepareResponse.ProtoReflect.Descriptor instead.
 func (*NetworkPrepareResponse) Descriptor() ([]byte, []int) {
-	return file_nucleus_plugin_v1_network_proto_rawDescGZIP(), []int{8}
+	return file_nucleus_plugin_v1_network_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *NetworkPrepareResponse) GetHandle() *Handle {
@@ -707,6 +801,13 @@ func (x *NetworkPrepareResponse) GetHandle() *Handle {
 func (x *NetworkPrepareResponse) GetOpenings() []*Opening {
 	if x != nil {
 		return x.Openings
+	}
+	return nil
+}
+
+func (x *NetworkPrepareResponse) GetSetups() []*Setup {
+	if x != nil {
+		return x.Setups
 	}
 	return nil
 }
@@ -728,13 +829,14 @@ type AttachRequest struct {
 	// The names of the descriptors that come over the side channel under this call's
 	// request_id, in their order: those of the openings.
 	Descriptors   []string `protobuf:"bytes,13,rep,name=descriptors,proto3" json:"descriptors,omitempty"`
+	Missing       []string `protobuf:"bytes,14,rep,name=missing,proto3" json:"missing,omitempty"` // names of optional openings and setups that this kernel has not
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *AttachRequest) Reset() {
 	*x = AttachRequest{}
-	mi := &file_nucleus_plugin_v1_network_proto_msgTypes[9]
+	mi := &file_nucleus_plugin_v1_network_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -746,7 +848,7 @@ func (x *AttachRequest) String() string {
 func (*AttachRequest) ProtoMessage() {}
 
 func (x *AttachRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_nucleus_plugin_v1_network_proto_msgTypes[9]
+	mi := &file_nucleus_plugin_v1_network_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -759,7 +861,7 @@ func (x *AttachRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AttachRequest.ProtoReflect.Descriptor instead.
 func (*AttachRequest) Descriptor() ([]byte, []int) {
-	return file_nucleus_plugin_v1_network_proto_rawDescGZIP(), []int{9}
+	return file_nucleus_plugin_v1_network_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *AttachRequest) GetCall() *Call {
@@ -853,6 +955,13 @@ func (x *AttachRequest) GetDescriptors() []string {
 	return nil
 }
 
+func (x *AttachRequest) GetMissing() []string {
+	if x != nil {
+		return x.Missing
+	}
+	return nil
+}
+
 // Interface is a network interface.
 type Interface struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -866,7 +975,7 @@ type Interface struct {
 
 func (x *Interface) Reset() {
 	*x = Interface{}
-	mi := &file_nucleus_plugin_v1_network_proto_msgTypes[10]
+	mi := &file_nucleus_plugin_v1_network_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -878,7 +987,7 @@ func (x *Interface) String() string {
 func (*Interface) ProtoMessage() {}
 
 func (x *Interface) ProtoReflect() protoreflect.Message {
-	mi := &file_nucleus_plugin_v1_network_proto_msgTypes[10]
+	mi := &file_nucleus_plugin_v1_network_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -891,7 +1000,7 @@ func (x *Interface) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Interface.ProtoReflect.Descriptor instead.
 func (*Interface) Descriptor() ([]byte, []int) {
-	return file_nucleus_plugin_v1_network_proto_rawDescGZIP(), []int{10}
+	return file_nucleus_plugin_v1_network_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *Interface) GetName() string {
@@ -933,7 +1042,7 @@ type IPConfig struct {
 
 func (x *IPConfig) Reset() {
 	*x = IPConfig{}
-	mi := &file_nucleus_plugin_v1_network_proto_msgTypes[11]
+	mi := &file_nucleus_plugin_v1_network_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -945,7 +1054,7 @@ func (x *IPConfig) String() string {
 func (*IPConfig) ProtoMessage() {}
 
 func (x *IPConfig) ProtoReflect() protoreflect.Message {
-	mi := &file_nucleus_plugin_v1_network_proto_msgTypes[11]
+	mi := &file_nucleus_plugin_v1_network_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -958,7 +1067,7 @@ func (x *IPConfig) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use IPConfig.ProtoReflect.Descriptor instead.
 func (*IPConfig) Descriptor() ([]byte, []int) {
-	return file_nucleus_plugin_v1_network_proto_rawDescGZIP(), []int{11}
+	return file_nucleus_plugin_v1_network_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *IPConfig) GetAddress() string {
@@ -994,7 +1103,7 @@ type Route struct {
 
 func (x *Route) Reset() {
 	*x = Route{}
-	mi := &file_nucleus_plugin_v1_network_proto_msgTypes[12]
+	mi := &file_nucleus_plugin_v1_network_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1006,7 +1115,7 @@ func (x *Route) String() string {
 func (*Route) ProtoMessage() {}
 
 func (x *Route) ProtoReflect() protoreflect.Message {
-	mi := &file_nucleus_plugin_v1_network_proto_msgTypes[12]
+	mi := &file_nucleus_plugin_v1_network_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1019,7 +1128,7 @@ func (x *Route) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Route.ProtoReflect.Descriptor instead.
 func (*Route) Descriptor() ([]byte, []int) {
-	return file_nucleus_plugin_v1_network_proto_rawDescGZIP(), []int{12}
+	return file_nucleus_plugin_v1_network_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *Route) GetDst() string {
@@ -1062,7 +1171,7 @@ type Mount struct {
 
 func (x *Mount) Reset() {
 	*x = Mount{}
-	mi := &file_nucleus_plugin_v1_network_proto_msgTypes[13]
+	mi := &file_nucleus_plugin_v1_network_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1074,7 +1183,7 @@ func (x *Mount) String() string {
 func (*Mount) ProtoMessage() {}
 
 func (x *Mount) ProtoReflect() protoreflect.Message {
-	mi := &file_nucleus_plugin_v1_network_proto_msgTypes[13]
+	mi := &file_nucleus_plugin_v1_network_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1087,7 +1196,7 @@ func (x *Mount) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Mount.ProtoReflect.Descriptor instead.
 func (*Mount) Descriptor() ([]byte, []int) {
-	return file_nucleus_plugin_v1_network_proto_rawDescGZIP(), []int{13}
+	return file_nucleus_plugin_v1_network_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *Mount) GetSource() string {
@@ -1127,7 +1236,7 @@ type AttachResponse struct {
 
 func (x *AttachResponse) Reset() {
 	*x = AttachResponse{}
-	mi := &file_nucleus_plugin_v1_network_proto_msgTypes[14]
+	mi := &file_nucleus_plugin_v1_network_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1139,7 +1248,7 @@ func (x *AttachResponse) String() string {
 func (*AttachResponse) ProtoMessage() {}
 
 func (x *AttachResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_nucleus_plugin_v1_network_proto_msgTypes[14]
+	mi := &file_nucleus_plugin_v1_network_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1152,7 +1261,7 @@ func (x *AttachResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AttachResponse.ProtoReflect.Descriptor instead.
 func (*AttachResponse) Descriptor() ([]byte, []int) {
-	return file_nucleus_plugin_v1_network_proto_rawDescGZIP(), []int{14}
+	return file_nucleus_plugin_v1_network_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *AttachResponse) GetHandle() *Handle {
@@ -1225,7 +1334,7 @@ type DetachRequest struct {
 
 func (x *DetachRequest) Reset() {
 	*x = DetachRequest{}
-	mi := &file_nucleus_plugin_v1_network_proto_msgTypes[15]
+	mi := &file_nucleus_plugin_v1_network_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1237,7 +1346,7 @@ func (x *DetachRequest) String() string {
 func (*DetachRequest) ProtoMessage() {}
 
 func (x *DetachRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_nucleus_plugin_v1_network_proto_msgTypes[15]
+	mi := &file_nucleus_plugin_v1_network_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1250,7 +1359,7 @@ func (x *DetachRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DetachRequest.ProtoReflect.Descriptor instead.
 func (*DetachRequest) Descriptor() ([]byte, []int) {
-	return file_nucleus_plugin_v1_network_proto_rawDescGZIP(), []int{15}
+	return file_nucleus_plugin_v1_network_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *DetachRequest) GetCall() *Call {
@@ -1304,7 +1413,7 @@ type DetachResponse struct {
 
 func (x *DetachResponse) Reset() {
 	*x = DetachResponse{}
-	mi := &file_nucleus_plugin_v1_network_proto_msgTypes[16]
+	mi := &file_nucleus_plugin_v1_network_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1316,7 +1425,7 @@ func (x *DetachResponse) String() string {
 func (*DetachResponse) ProtoMessage() {}
 
 func (x *DetachResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_nucleus_plugin_v1_network_proto_msgTypes[16]
+	mi := &file_nucleus_plugin_v1_network_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1329,7 +1438,7 @@ func (x *DetachResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DetachResponse.ProtoReflect.Descriptor instead.
 func (*DetachResponse) Descriptor() ([]byte, []int) {
-	return file_nucleus_plugin_v1_network_proto_rawDescGZIP(), []int{16}
+	return file_nucleus_plugin_v1_network_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *DetachResponse) GetRemoved() []string {
@@ -1352,7 +1461,7 @@ type NetworkStatusRequest struct {
 
 func (x *NetworkStatusRequest) Reset() {
 	*x = NetworkStatusRequest{}
-	mi := &file_nucleus_plugin_v1_network_proto_msgTypes[17]
+	mi := &file_nucleus_plugin_v1_network_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1364,7 +1473,7 @@ func (x *NetworkStatusRequest) String() string {
 func (*NetworkStatusRequest) ProtoMessage() {}
 
 func (x *NetworkStatusRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_nucleus_plugin_v1_network_proto_msgTypes[17]
+	mi := &file_nucleus_plugin_v1_network_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1377,7 +1486,7 @@ func (x *NetworkStatusRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NetworkStatusRequest.ProtoReflect.Descriptor instead.
 func (*NetworkStatusRequest) Descriptor() ([]byte, []int) {
-	return file_nucleus_plugin_v1_network_proto_rawDescGZIP(), []int{17}
+	return file_nucleus_plugin_v1_network_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *NetworkStatusRequest) GetSandboxId() string {
@@ -1420,13 +1529,15 @@ type NetworkStatusResponse struct {
 	Ok            bool                   `protobuf:"varint,1,opt,name=ok,proto3" json:"ok,omitempty"`
 	Drift         []string               `protobuf:"bytes,2,rep,name=drift,proto3" json:"drift,omitempty"` // what is not as Attach has left it
 	Stats         []*IfStats             `protobuf:"bytes,3,rep,name=stats,proto3" json:"stats,omitempty"`
+	Flows         []*FlowStats           `protobuf:"bytes,4,rep,name=flows,proto3" json:"flows,omitempty"`
+	Denied        uint64                 `protobuf:"varint,5,opt,name=denied,proto3" json:"denied,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *NetworkStatusResponse) Reset() {
 	*x = NetworkStatusResponse{}
-	mi := &file_nucleus_plugin_v1_network_proto_msgTypes[18]
+	mi := &file_nucleus_plugin_v1_network_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1438,7 +1549,7 @@ func (x *NetworkStatusResponse) String() string {
 func (*NetworkStatusResponse) ProtoMessage() {}
 
 func (x *NetworkStatusResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_nucleus_plugin_v1_network_proto_msgTypes[18]
+	mi := &file_nucleus_plugin_v1_network_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1451,7 +1562,7 @@ func (x *NetworkStatusResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NetworkStatusResponse.ProtoReflect.Descriptor instead.
 func (*NetworkStatusResponse) Descriptor() ([]byte, []int) {
-	return file_nucleus_plugin_v1_network_proto_rawDescGZIP(), []int{18}
+	return file_nucleus_plugin_v1_network_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *NetworkStatusResponse) GetOk() bool {
@@ -1475,6 +1586,242 @@ func (x *NetworkStatusResponse) GetStats() []*IfStats {
 	return nil
 }
 
+func (x *NetworkStatusResponse) GetFlows() []*FlowStats {
+	if x != nil {
+		return x.Flows
+	}
+	return nil
+}
+
+func (x *NetworkStatusResponse) GetDenied() uint64 {
+	if x != nil {
+		return x.Denied
+	}
+	return 0
+}
+
+// FlowStats counts what went to one destination, as the sandbox sees it.
+type FlowStats struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Name          string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"` // empty for all that was reached by address
+	Connections   uint64                 `protobuf:"varint,2,opt,name=connections,proto3" json:"connections,omitempty"`
+	RxBytes       uint64                 `protobuf:"varint,3,opt,name=rx_bytes,json=rxBytes,proto3" json:"rx_bytes,omitempty"`
+	TxBytes       uint64                 `protobuf:"varint,4,opt,name=tx_bytes,json=txBytes,proto3" json:"tx_bytes,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *FlowStats) Reset() {
+	*x = FlowStats{}
+	mi := &file_nucleus_plugin_v1_network_proto_msgTypes[20]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *FlowStats) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*FlowStats) ProtoMessage() {}
+
+func (x *FlowStats) ProtoReflect() protoreflect.Message {
+	mi := &file_nucleus_plugin_v1_network_proto_msgTypes[20]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use FlowStats.ProtoReflect.Descriptor instead.
+func (*FlowStats) Descriptor() ([]byte, []int) {
+	return file_nucleus_plugin_v1_network_proto_rawDescGZIP(), []int{20}
+}
+
+func (x *FlowStats) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *FlowStats) GetConnections() uint64 {
+	if x != nil {
+		return x.Connections
+	}
+	return 0
+}
+
+func (x *FlowStats) GetRxBytes() uint64 {
+	if x != nil {
+		return x.RxBytes
+	}
+	return 0
+}
+
+func (x *FlowStats) GetTxBytes() uint64 {
+	if x != nil {
+		return x.TxBytes
+	}
+	return 0
+}
+
+type NetworkWatchRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	SandboxId     string                 `protobuf:"bytes,1,opt,name=sandbox_id,json=sandboxId,proto3" json:"sandbox_id,omitempty"`
+	InstanceId    string                 `protobuf:"bytes,2,opt,name=instance_id,json=instanceId,proto3" json:"instance_id,omitempty"`
+	Handle        *Handle                `protobuf:"bytes,3,opt,name=handle,proto3" json:"handle,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *NetworkWatchRequest) Reset() {
+	*x = NetworkWatchRequest{}
+	mi := &file_nucleus_plugin_v1_network_proto_msgTypes[21]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *NetworkWatchRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*NetworkWatchRequest) ProtoMessage() {}
+
+func (x *NetworkWatchRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_nucleus_plugin_v1_network_proto_msgTypes[21]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use NetworkWatchRequest.ProtoReflect.Descriptor instead.
+func (*NetworkWatchRequest) Descriptor() ([]byte, []int) {
+	return file_nucleus_plugin_v1_network_proto_rawDescGZIP(), []int{21}
+}
+
+func (x *NetworkWatchRequest) GetSandboxId() string {
+	if x != nil {
+		return x.SandboxId
+	}
+	return ""
+}
+
+func (x *NetworkWatchRequest) GetInstanceId() string {
+	if x != nil {
+		return x.InstanceId
+	}
+	return ""
+}
+
+func (x *NetworkWatchRequest) GetHandle() *Handle {
+	if x != nil {
+		return x.Handle
+	}
+	return nil
+}
+
+// NetworkWatchResponse is a flow, or a question for a name, that the policy has refused.
+type NetworkWatchResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	At            *timestamppb.Timestamp `protobuf:"bytes,1,opt,name=at,proto3" json:"at,omitempty"`
+	Protocol      string                 `protobuf:"bytes,2,opt,name=protocol,proto3" json:"protocol,omitempty"` // "tcp", "udp", "icmp", "dns", or the number of an IP protocol
+	Address       string                 `protobuf:"bytes,3,opt,name=address,proto3" json:"address,omitempty"`   // with the port: "192.0.2.1:443"; empty for a name
+	Name          string                 `protobuf:"bytes,4,opt,name=name,proto3" json:"name,omitempty"`         // if one is known
+	Rule          int32                  `protobuf:"varint,5,opt,name=rule,proto3" json:"rule,omitempty"`        // place in the egress's allow of the rule that came closest; -1 for the default
+	Reason        string                 `protobuf:"bytes,6,opt,name=reason,proto3" json:"reason,omitempty"`     // a stable word
+	Count         uint64                 `protobuf:"varint,7,opt,name=count,proto3" json:"count,omitempty"`      // of denials alike since the last that was told of
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *NetworkWatchResponse) Reset() {
+	*x = NetworkWatchResponse{}
+	mi := &file_nucleus_plugin_v1_network_proto_msgTypes[22]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *NetworkWatchResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*NetworkWatchResponse) ProtoMessage() {}
+
+func (x *NetworkWatchResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_nucleus_plugin_v1_network_proto_msgTypes[22]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use NetworkWatchResponse.ProtoReflect.Descriptor instead.
+func (*NetworkWatchResponse) Descriptor() ([]byte, []int) {
+	return file_nucleus_plugin_v1_network_proto_rawDescGZIP(), []int{22}
+}
+
+func (x *NetworkWatchResponse) GetAt() *timestamppb.Timestamp {
+	if x != nil {
+		return x.At
+	}
+	return nil
+}
+
+func (x *NetworkWatchResponse) GetProtocol() string {
+	if x != nil {
+		return x.Protocol
+	}
+	return ""
+}
+
+func (x *NetworkWatchResponse) GetAddress() string {
+	if x != nil {
+		return x.Address
+	}
+	return ""
+}
+
+func (x *NetworkWatchResponse) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *NetworkWatchResponse) GetRule() int32 {
+	if x != nil {
+		return x.Rule
+	}
+	return 0
+}
+
+func (x *NetworkWatchResponse) GetReason() string {
+	if x != nil {
+		return x.Reason
+	}
+	return ""
+}
+
+func (x *NetworkWatchResponse) GetCount() uint64 {
+	if x != nil {
+		return x.Count
+	}
+	return 0
+}
+
 // IfStats counts as the sandbox sees it: received is what came in.
 type IfStats struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -1490,7 +1837,7 @@ type IfStats struct {
 
 func (x *IfStats) Reset() {
 	*x = IfStats{}
-	mi := &file_nucleus_plugin_v1_network_proto_msgTypes[19]
+	mi := &file_nucleus_plugin_v1_network_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1502,7 +1849,7 @@ func (x *IfStats) String() string {
 func (*IfStats) ProtoMessage() {}
 
 func (x *IfStats) ProtoReflect() protoreflect.Message {
-	mi := &file_nucleus_plugin_v1_network_proto_msgTypes[19]
+	mi := &file_nucleus_plugin_v1_network_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1515,7 +1862,7 @@ func (x *IfStats) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use IfStats.ProtoReflect.Descriptor instead.
 func (*IfStats) Descriptor() ([]byte, []int) {
-	return file_nucleus_plugin_v1_network_proto_rawDescGZIP(), []int{19}
+	return file_nucleus_plugin_v1_network_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *IfStats) GetIfname() string {
@@ -1573,7 +1920,7 @@ type Attachment struct {
 
 func (x *Attachment) Reset() {
 	*x = Attachment{}
-	mi := &file_nucleus_plugin_v1_network_proto_msgTypes[20]
+	mi := &file_nucleus_plugin_v1_network_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1585,7 +1932,7 @@ func (x *Attachment) String() string {
 func (*Attachment) ProtoMessage() {}
 
 func (x *Attachment) ProtoReflect() protoreflect.Message {
-	mi := &file_nucleus_plugin_v1_network_proto_msgTypes[20]
+	mi := &file_nucleus_plugin_v1_network_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1598,7 +1945,7 @@ func (x *Attachment) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Attachment.ProtoReflect.Descriptor instead.
 func (*Attachment) Descriptor() ([]byte, []int) {
-	return file_nucleus_plugin_v1_network_proto_rawDescGZIP(), []int{20}
+	return file_nucleus_plugin_v1_network_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *Attachment) GetSandboxId() string {
@@ -1640,7 +1987,7 @@ type GCRequest struct {
 
 func (x *GCRequest) Reset() {
 	*x = GCRequest{}
-	mi := &file_nucleus_plugin_v1_network_proto_msgTypes[21]
+	mi := &file_nucleus_plugin_v1_network_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1652,7 +1999,7 @@ func (x *GCRequest) String() string {
 func (*GCRequest) ProtoMessage() {}
 
 func (x *GCRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_nucleus_plugin_v1_network_proto_msgTypes[21]
+	mi := &file_nucleus_plugin_v1_network_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1665,7 +2012,7 @@ func (x *GCRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GCRequest.ProtoReflect.Descriptor instead.
 func (*GCRequest) Descriptor() ([]byte, []int) {
-	return file_nucleus_plugin_v1_network_proto_rawDescGZIP(), []int{21}
+	return file_nucleus_plugin_v1_network_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *GCRequest) GetCall() *Call {
@@ -1699,7 +2046,7 @@ type GCResponse struct {
 
 func (x *GCResponse) Reset() {
 	*x = GCResponse{}
-	mi := &file_nucleus_plugin_v1_network_proto_msgTypes[22]
+	mi := &file_nucleus_plugin_v1_network_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1711,7 +2058,7 @@ func (x *GCResponse) String() string {
 func (*GCResponse) ProtoMessage() {}
 
 func (x *GCResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_nucleus_plugin_v1_network_proto_msgTypes[22]
+	mi := &file_nucleus_plugin_v1_network_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1724,7 +2071,7 @@ func (x *GCResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GCResponse.ProtoReflect.Descriptor instead.
 func (*GCResponse) Descriptor() ([]byte, []int) {
-	return file_nucleus_plugin_v1_network_proto_rawDescGZIP(), []int{22}
+	return file_nucleus_plugin_v1_network_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *GCResponse) GetRemoved() []string {
@@ -1745,7 +2092,7 @@ var File_nucleus_plugin_v1_network_proto protoreflect.FileDescriptor
 
 const file_nucleus_plugin_v1_network_proto_rawDesc = "" +
 	"\n" +
-	"\x1fnucleus/plugin/v1/network.proto\x12\x11nucleus.plugin.v1\x1a\x1cnucleus/plugin/v1/base.proto\"\x82\x01\n" +
+	"\x1fnucleus/plugin/v1/network.proto\x12\x11nucleus.plugin.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1cnucleus/plugin/v1/base.proto\"\x82\x01\n" +
 	"\aPortMap\x12\x17\n" +
 	"\ahost_ip\x18\x01 \x01(\tR\x06hostIp\x12\x1b\n" +
 	"\thost_port\x18\x02 \x01(\rR\bhostPort\x12%\n" +
@@ -1776,13 +2123,15 @@ const file_nucleus_plugin_v1_network_proto_rawDesc = "" +
 	"\vEgressPorts\x12\x1a\n" +
 	"\bprotocol\x18\x01 \x01(\tR\bprotocol\x12\x14\n" +
 	"\x05first\x18\x02 \x01(\rR\x05first\x12\x12\n" +
-	"\x04last\x18\x03 \x01(\rR\x04last\"\xb1\x02\n" +
+	"\x04last\x18\x03 \x01(\rR\x04last\"\x8d\x03\n" +
 	"\aOpening\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x123\n" +
 	"\x04kind\x18\x02 \x01(\x0e2\x1f.nucleus.plugin.v1.Opening.KindR\x04kind\x12\x18\n" +
 	"\aaddress\x18\x03 \x01(\tR\aaddress\x12\x16\n" +
 	"\x06ifname\x18\x04 \x01(\tR\x06ifname\x12\x14\n" +
-	"\x05count\x18\x05 \x01(\rR\x05count\"\x94\x01\n" +
+	"\x05count\x18\x05 \x01(\rR\x05count\x12\x1a\n" +
+	"\boptional\x18\x06 \x01(\bR\boptional\x12 \n" +
+	"\vtransparent\x18\a \x01(\bR\vtransparent\"\xb2\x01\n" +
 	"\x04Kind\x12\x14\n" +
 	"\x10KIND_UNSPECIFIED\x10\x00\x12\f\n" +
 	"\bKIND_TAP\x10\x01\x12\x0e\n" +
@@ -1792,15 +2141,24 @@ const file_nucleus_plugin_v1_network_proto_rawDesc = "" +
 	"\x0fKIND_LISTEN_TCP\x10\x04\x12\x13\n" +
 	"\x0fKIND_LISTEN_UDP\x10\x05\x12\f\n" +
 	"\bKIND_TCP\x10\x06\x12\f\n" +
-	"\bKIND_UDP\x10\a\"\xd3\x01\n" +
+	"\bKIND_UDP\x10\a\x12\x0e\n" +
+	"\n" +
+	"KIND_NETNS\x10\b\x12\f\n" +
+	"\bKIND_RAW\x10\t\"o\n" +
+	"\x05Setup\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12\x1a\n" +
+	"\bprotocol\x18\x02 \x01(\rR\bprotocol\x12\x1a\n" +
+	"\bmessages\x18\x03 \x01(\fR\bmessages\x12\x1a\n" +
+	"\boptional\x18\x04 \x01(\bR\boptional\"\xd3\x01\n" +
 	"\x15NetworkPrepareRequest\x12+\n" +
 	"\x04call\x18\x01 \x01(\v2\x17.nucleus.plugin.v1.CallR\x04call\x120\n" +
 	"\x05ports\x18\x02 \x03(\v2\x1a.nucleus.plugin.v1.PortMapR\x05ports\x12(\n" +
 	"\x03dns\x18\x03 \x01(\v2\x16.nucleus.plugin.v1.DNSR\x03dns\x121\n" +
-	"\x06egress\x18\x04 \x01(\v2\x19.nucleus.plugin.v1.EgressR\x06egress\"\x83\x01\n" +
+	"\x06egress\x18\x04 \x01(\v2\x19.nucleus.plugin.v1.EgressR\x06egress\"\xb5\x01\n" +
 	"\x16NetworkPrepareResponse\x121\n" +
 	"\x06handle\x18\x01 \x01(\v2\x19.nucleus.plugin.v1.HandleR\x06handle\x126\n" +
-	"\bopenings\x18\x02 \x03(\v2\x1a.nucleus.plugin.v1.OpeningR\bopenings\"\x87\x04\n" +
+	"\bopenings\x18\x02 \x03(\v2\x1a.nucleus.plugin.v1.OpeningR\bopenings\x120\n" +
+	"\x06setups\x18\x03 \x03(\v2\x18.nucleus.plugin.v1.SetupR\x06setups\"\xa1\x04\n" +
 	"\rAttachRequest\x12+\n" +
 	"\x04call\x18\x01 \x01(\v2\x17.nucleus.plugin.v1.CallR\x04call\x122\n" +
 	"\x05netns\x18\x02 \x01(\v2\x1c.nucleus.plugin.v1.NamespaceR\x05netns\x12\x16\n" +
@@ -1815,7 +2173,8 @@ const file_nucleus_plugin_v1_network_proto_rawDesc = "" +
 	" \x01(\v2\x19.nucleus.plugin.v1.UserNSR\x06userns\x12\x10\n" +
 	"\x03mtu\x18\v \x01(\rR\x03mtu\x121\n" +
 	"\x06egress\x18\f \x01(\v2\x19.nucleus.plugin.v1.EgressR\x06egress\x12 \n" +
-	"\vdescriptors\x18\r \x03(\tR\vdescriptors\"`\n" +
+	"\vdescriptors\x18\r \x03(\tR\vdescriptors\x12\x18\n" +
+	"\amissing\x18\x0e \x03(\tR\amissing\"`\n" +
 	"\tInterface\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x10\n" +
 	"\x03mac\x18\x02 \x01(\tR\x03mac\x12\x10\n" +
@@ -1864,11 +2223,32 @@ const file_nucleus_plugin_v1_network_proto_rawDesc = "" +
 	"instanceId\x121\n" +
 	"\x06handle\x18\x03 \x01(\v2\x19.nucleus.plugin.v1.HandleR\x06handle\x122\n" +
 	"\x05netns\x18\x04 \x01(\v2\x1c.nucleus.plugin.v1.NamespaceR\x05netns\x12\x16\n" +
-	"\x06ifname\x18\x05 \x01(\tR\x06ifname\"o\n" +
+	"\x06ifname\x18\x05 \x01(\tR\x06ifname\"\xbb\x01\n" +
 	"\x15NetworkStatusResponse\x12\x0e\n" +
 	"\x02ok\x18\x01 \x01(\bR\x02ok\x12\x14\n" +
 	"\x05drift\x18\x02 \x03(\tR\x05drift\x120\n" +
-	"\x05stats\x18\x03 \x03(\v2\x1a.nucleus.plugin.v1.IfStatsR\x05stats\"\xaf\x01\n" +
+	"\x05stats\x18\x03 \x03(\v2\x1a.nucleus.plugin.v1.IfStatsR\x05stats\x122\n" +
+	"\x05flows\x18\x04 \x03(\v2\x1c.nucleus.plugin.v1.FlowStatsR\x05flows\x12\x16\n" +
+	"\x06denied\x18\x05 \x01(\x04R\x06denied\"w\n" +
+	"\tFlowStats\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12 \n" +
+	"\vconnections\x18\x02 \x01(\x04R\vconnections\x12\x19\n" +
+	"\brx_bytes\x18\x03 \x01(\x04R\arxBytes\x12\x19\n" +
+	"\btx_bytes\x18\x04 \x01(\x04R\atxBytes\"\x88\x01\n" +
+	"\x13NetworkWatchRequest\x12\x1d\n" +
+	"\n" +
+	"sandbox_id\x18\x01 \x01(\tR\tsandboxId\x12\x1f\n" +
+	"\vinstance_id\x18\x02 \x01(\tR\n" +
+	"instanceId\x121\n" +
+	"\x06handle\x18\x03 \x01(\v2\x19.nucleus.plugin.v1.HandleR\x06handle\"\xce\x01\n" +
+	"\x14NetworkWatchResponse\x12*\n" +
+	"\x02at\x18\x01 \x01(\v2\x1a.google.protobuf.TimestampR\x02at\x12\x1a\n" +
+	"\bprotocol\x18\x02 \x01(\tR\bprotocol\x12\x18\n" +
+	"\aaddress\x18\x03 \x01(\tR\aaddress\x12\x12\n" +
+	"\x04name\x18\x04 \x01(\tR\x04name\x12\x12\n" +
+	"\x04rule\x18\x05 \x01(\x05R\x04rule\x12\x16\n" +
+	"\x06reason\x18\x06 \x01(\tR\x06reason\x12\x14\n" +
+	"\x05count\x18\a \x01(\x04R\x05count\"\xaf\x01\n" +
 	"\aIfStats\x12\x16\n" +
 	"\x06ifname\x18\x01 \x01(\tR\x06ifname\x12\x19\n" +
 	"\brx_bytes\x18\x02 \x01(\x04R\arxBytes\x12\x19\n" +
@@ -1893,13 +2273,14 @@ const file_nucleus_plugin_v1_network_proto_rawDesc = "" +
 	"\n" +
 	"GCResponse\x12\x18\n" +
 	"\aremoved\x18\x01 \x03(\tR\aremoved\x12\x16\n" +
-	"\x06failed\x18\x02 \x03(\tR\x06failed2\xa7\x03\n" +
+	"\x06failed\x18\x02 \x03(\tR\x06failed2\x83\x04\n" +
 	"\aNetwork\x12^\n" +
 	"\aPrepare\x12(.nucleus.plugin.v1.NetworkPrepareRequest\x1a).nucleus.plugin.v1.NetworkPrepareResponse\x12M\n" +
 	"\x06Attach\x12 .nucleus.plugin.v1.AttachRequest\x1a!.nucleus.plugin.v1.AttachResponse\x12M\n" +
 	"\x06Detach\x12 .nucleus.plugin.v1.DetachRequest\x1a!.nucleus.plugin.v1.DetachResponse\x12[\n" +
 	"\x06Status\x12'.nucleus.plugin.v1.NetworkStatusRequest\x1a(.nucleus.plugin.v1.NetworkStatusResponse\x12A\n" +
-	"\x02GC\x12\x1c.nucleus.plugin.v1.GCRequest\x1a\x1d.nucleus.plugin.v1.GCResponseBIZGgithub.com/nucleus-runtime/nucleus/sdk/proto/nucleus/plugin/v1;pluginv1b\x06proto3"
+	"\x02GC\x12\x1c.nucleus.plugin.v1.GCRequest\x1a\x1d.nucleus.plugin.v1.GCResponse\x12Z\n" +
+	"\x05Watch\x12&.nucleus.plugin.v1.NetworkWatchRequest\x1a'.nucleus.plugin.v1.NetworkWatchResponse0\x01BIZGgithub.com/nucleus-runtime/nucleus/sdk/proto/nucleus/plugin/v1;pluginv1b\x06proto3"
 
 var (
 	file_nucleus_plugin_v1_network_proto_rawDescOnce sync.Once
@@ -1914,7 +2295,7 @@ func file_nucleus_plugin_v1_network_proto_rawDescGZIP() []byte {
 }
 
 var file_nucleus_plugin_v1_network_proto_enumTypes = make([]protoimpl.EnumInfo, 2)
-var file_nucleus_plugin_v1_network_proto_msgTypes = make([]protoimpl.MessageInfo, 24)
+var file_nucleus_plugin_v1_network_proto_msgTypes = make([]protoimpl.MessageInfo, 28)
 var file_nucleus_plugin_v1_network_proto_goTypes = []any{
 	(Egress_Verdict)(0),            // 0: nucleus.plugin.v1.Egress.Verdict
 	(Opening_Kind)(0),              // 1: nucleus.plugin.v1.Opening.Kind
@@ -1925,82 +2306,93 @@ var file_nucleus_plugin_v1_network_proto_goTypes = []any{
 	(*EgressRule)(nil),             // 6: nucleus.plugin.v1.EgressRule
 	(*EgressPorts)(nil),            // 7: nucleus.plugin.v1.EgressPorts
 	(*Opening)(nil),                // 8: nucleus.plugin.v1.Opening
-	(*NetworkPrepareRequest)(nil),  // 9: nucleus.plugin.v1.NetworkPrepareRequest
-	(*NetworkPrepareResponse)(nil), // 10: nucleus.plugin.v1.NetworkPrepareResponse
-	(*AttachRequest)(nil),          // 11: nucleus.plugin.v1.AttachRequest
-	(*Interface)(nil),              // 12: nucleus.plugin.v1.Interface
-	(*IPConfig)(nil),               // 13: nucleus.plugin.v1.IPConfig
-	(*Route)(nil),                  // 14: nucleus.plugin.v1.Route
-	(*Mount)(nil),                  // 15: nucleus.plugin.v1.Mount
-	(*AttachResponse)(nil),         // 16: nucleus.plugin.v1.AttachResponse
-	(*DetachRequest)(nil),          // 17: nucleus.plugin.v1.DetachRequest
-	(*DetachResponse)(nil),         // 18: nucleus.plugin.v1.DetachResponse
-	(*NetworkStatusRequest)(nil),   // 19: nucleus.plugin.v1.NetworkStatusRequest
-	(*NetworkStatusResponse)(nil),  // 20: nucleus.plugin.v1.NetworkStatusResponse
-	(*IfStats)(nil),                // 21: nucleus.plugin.v1.IfStats
-	(*Attachment)(nil),             // 22: nucleus.plugin.v1.Attachment
-	(*GCRequest)(nil),              // 23: nucleus.plugin.v1.GCRequest
-	(*GCResponse)(nil),             // 24: nucleus.plugin.v1.GCResponse
-	nil,                            // 25: nucleus.plugin.v1.AttachResponse.EnvEntry
-	(*Namespace)(nil),              // 26: nucleus.plugin.v1.Namespace
-	(*IDMap)(nil),                  // 27: nucleus.plugin.v1.IDMap
-	(*Call)(nil),                   // 28: nucleus.plugin.v1.Call
-	(*Handle)(nil),                 // 29: nucleus.plugin.v1.Handle
+	(*Setup)(nil),                  // 9: nucleus.plugin.v1.Setup
+	(*NetworkPrepareRequest)(nil),  // 10: nucleus.plugin.v1.NetworkPrepareRequest
+	(*NetworkPrepareResponse)(nil), // 11: nucleus.plugin.v1.NetworkPrepareResponse
+	(*AttachRequest)(nil),          // 12: nucleus.plugin.v1.AttachRequest
+	(*Interface)(nil),              // 13: nucleus.plugin.v1.Interface
+	(*IPConfig)(nil),               // 14: nucleus.plugin.v1.IPConfig
+	(*Route)(nil),                  // 15: nucleus.plugin.v1.Route
+	(*Mount)(nil),                  // 16: nucleus.plugin.v1.Mount
+	(*AttachResponse)(nil),         // 17: nucleus.plugin.v1.AttachResponse
+	(*DetachRequest)(nil),          // 18: nucleus.plugin.v1.DetachRequest
+	(*DetachResponse)(nil),         // 19: nucleus.plugin.v1.DetachResponse
+	(*NetworkStatusRequest)(nil),   // 20: nucleus.plugin.v1.NetworkStatusRequest
+	(*NetworkStatusResponse)(nil),  // 21: nucleus.plugin.v1.NetworkStatusResponse
+	(*FlowStats)(nil),              // 22: nucleus.plugin.v1.FlowStats
+	(*NetworkWatchRequest)(nil),    // 23: nucleus.plugin.v1.NetworkWatchRequest
+	(*NetworkWatchResponse)(nil),   // 24: nucleus.plugin.v1.NetworkWatchResponse
+	(*IfStats)(nil),                // 25: nucleus.plugin.v1.IfStats
+	(*Attachment)(nil),             // 26: nucleus.plugin.v1.Attachment
+	(*GCRequest)(nil),              // 27: nucleus.plugin.v1.GCRequest
+	(*GCResponse)(nil),             // 28: nucleus.plugin.v1.GCResponse
+	nil,                            // 29: nucleus.plugin.v1.AttachResponse.EnvEntry
+	(*Namespace)(nil),              // 30: nucleus.plugin.v1.Namespace
+	(*IDMap)(nil),                  // 31: nucleus.plugin.v1.IDMap
+	(*Call)(nil),                   // 32: nucleus.plugin.v1.Call
+	(*Handle)(nil),                 // 33: nucleus.plugin.v1.Handle
+	(*timestamppb.Timestamp)(nil),  // 34: google.protobuf.Timestamp
 }
 var file_nucleus_plugin_v1_network_proto_depIdxs = []int32{
-	26, // 0: nucleus.plugin.v1.UserNS.namespace:type_name -> nucleus.plugin.v1.Namespace
-	27, // 1: nucleus.plugin.v1.UserNS.uids:type_name -> nucleus.plugin.v1.IDMap
-	27, // 2: nucleus.plugin.v1.UserNS.gids:type_name -> nucleus.plugin.v1.IDMap
+	30, // 0: nucleus.plugin.v1.UserNS.namespace:type_name -> nucleus.plugin.v1.Namespace
+	31, // 1: nucleus.plugin.v1.UserNS.uids:type_name -> nucleus.plugin.v1.IDMap
+	31, // 2: nucleus.plugin.v1.UserNS.gids:type_name -> nucleus.plugin.v1.IDMap
 	0,  // 3: nucleus.plugin.v1.Egress.default_verdict:type_name -> nucleus.plugin.v1.Egress.Verdict
 	6,  // 4: nucleus.plugin.v1.Egress.allow:type_name -> nucleus.plugin.v1.EgressRule
 	7,  // 5: nucleus.plugin.v1.EgressRule.ports:type_name -> nucleus.plugin.v1.EgressPorts
 	1,  // 6: nucleus.plugin.v1.Opening.kind:type_name -> nucleus.plugin.v1.Opening.Kind
-	28, // 7: nucleus.plugin.v1.NetworkPrepareRequest.call:type_name -> nucleus.plugin.v1.Call
+	32, // 7: nucleus.plugin.v1.NetworkPrepareRequest.call:type_name -> nucleus.plugin.v1.Call
 	2,  // 8: nucleus.plugin.v1.NetworkPrepareRequest.ports:type_name -> nucleus.plugin.v1.PortMap
 	3,  // 9: nucleus.plugin.v1.NetworkPrepareRequest.dns:type_name -> nucleus.plugin.v1.DNS
 	5,  // 10: nucleus.plugin.v1.NetworkPrepareRequest.egress:type_name -> nucleus.plugin.v1.Egress
-	29, // 11: nucleus.plugin.v1.NetworkPrepareResponse.handle:type_name -> nucleus.plugin.v1.Handle
+	33, // 11: nucleus.plugin.v1.NetworkPrepareResponse.handle:type_name -> nucleus.plugin.v1.Handle
 	8,  // 12: nucleus.plugin.v1.NetworkPrepareResponse.openings:type_name -> nucleus.plugin.v1.Opening
-	28, // 13: nucleus.plugin.v1.AttachRequest.call:type_name -> nucleus.plugin.v1.Call
-	26, // 14: nucleus.plugin.v1.AttachRequest.netns:type_name -> nucleus.plugin.v1.Namespace
-	2,  // 15: nucleus.plugin.v1.AttachRequest.ports:type_name -> nucleus.plugin.v1.PortMap
-	3,  // 16: nucleus.plugin.v1.AttachRequest.dns:type_name -> nucleus.plugin.v1.DNS
-	29, // 17: nucleus.plugin.v1.AttachRequest.prepared:type_name -> nucleus.plugin.v1.Handle
-	4,  // 18: nucleus.plugin.v1.AttachRequest.userns:type_name -> nucleus.plugin.v1.UserNS
-	5,  // 19: nucleus.plugin.v1.AttachRequest.egress:type_name -> nucleus.plugin.v1.Egress
-	29, // 20: nucleus.plugin.v1.AttachResponse.handle:type_name -> nucleus.plugin.v1.Handle
-	12, // 21: nucleus.plugin.v1.AttachResponse.interfaces:type_name -> nucleus.plugin.v1.Interface
-	13, // 22: nucleus.plugin.v1.AttachResponse.ips:type_name -> nucleus.plugin.v1.IPConfig
-	14, // 23: nucleus.plugin.v1.AttachResponse.routes:type_name -> nucleus.plugin.v1.Route
-	3,  // 24: nucleus.plugin.v1.AttachResponse.dns:type_name -> nucleus.plugin.v1.DNS
-	2,  // 25: nucleus.plugin.v1.AttachResponse.ports:type_name -> nucleus.plugin.v1.PortMap
-	15, // 26: nucleus.plugin.v1.AttachResponse.extra_mounts:type_name -> nucleus.plugin.v1.Mount
-	25, // 27: nucleus.plugin.v1.AttachResponse.env:type_name -> nucleus.plugin.v1.AttachResponse.EnvEntry
-	28, // 28: nucleus.plugin.v1.DetachRequest.call:type_name -> nucleus.plugin.v1.Call
-	29, // 29: nucleus.plugin.v1.DetachRequest.handle:type_name -> nucleus.plugin.v1.Handle
-	29, // 30: nucleus.plugin.v1.DetachRequest.prepared:type_name -> nucleus.plugin.v1.Handle
-	26, // 31: nucleus.plugin.v1.DetachRequest.netns:type_name -> nucleus.plugin.v1.Namespace
-	29, // 32: nucleus.plugin.v1.NetworkStatusRequest.handle:type_name -> nucleus.plugin.v1.Handle
-	26, // 33: nucleus.plugin.v1.NetworkStatusRequest.netns:type_name -> nucleus.plugin.v1.Namespace
-	21, // 34: nucleus.plugin.v1.NetworkStatusResponse.stats:type_name -> nucleus.plugin.v1.IfStats
-	29, // 35: nucleus.plugin.v1.Attachment.handle:type_name -> nucleus.plugin.v1.Handle
-	28, // 36: nucleus.plugin.v1.GCRequest.call:type_name -> nucleus.plugin.v1.Call
-	22, // 37: nucleus.plugin.v1.GCRequest.valid:type_name -> nucleus.plugin.v1.Attachment
-	9,  // 38: nucleus.plugin.v1.Network.Prepare:input_type -> nucleus.plugin.v1.NetworkPrepareRequest
-	11, // 39: nucleus.plugin.v1.Network.Attach:input_type -> nucleus.plugin.v1.AttachRequest
-	17, // 40: nucleus.plugin.v1.Network.Detach:input_type -> nucleus.plugin.v1.DetachRequest
-	19, // 41: nucleus.plugin.v1.Network.Status:input_type -> nucleus.plugin.v1.NetworkStatusRequest
-	23, // 42: nucleus.plugin.v1.Network.GC:input_type -> nucleus.plugin.v1.GCRequest
-	10, // 43: nucleus.plugin.v1.Network.Prepare:output_type -> nucleus.plugin.v1.NetworkPrepareResponse
-	16, // 44: nucleus.plugin.v1.Network.Attach:output_type -> nucleus.plugin.v1.AttachResponse
-	18, // 45: nucleus.plugin.v1.Network.Detach:output_type -> nucleus.plugin.v1.DetachResponse
-	20, // 46: nucleus.plugin.v1.Network.Status:output_type -> nucleus.plugin.v1.NetworkStatusResponse
-	24, // 47: nucleus.plugin.v1.Network.GC:output_type -> nucleus.plugin.v1.GCResponse
-	43, // [43:48] is the sub-list for method output_type
-	38, // [38:43] is the sub-list for method input_type
-	38, // [38:38] is the sub-list for extension type_name
-	38, // [38:38] is the sub-list for extension extendee
-	0,  // [0:38] is the sub-list for field type_name
+	9,  // 13: nucleus.plugin.v1.NetworkPrepareResponse.setups:type_name -> nucleus.plugin.v1.Setup
+	32, // 14: nucleus.plugin.v1.AttachRequest.call:type_name -> nucleus.plugin.v1.Call
+	30, // 15: nucleus.plugin.v1.AttachRequest.netns:type_name -> nucleus.plugin.v1.Namespace
+	2,  // 16: nucleus.plugin.v1.AttachRequest.ports:type_name -> nucleus.plugin.v1.PortMap
+	3,  // 17: nucleus.plugin.v1.AttachRequest.dns:type_name -> nucleus.plugin.v1.DNS
+	33, // 18: nucleus.plugin.v1.AttachRequest.prepared:type_name -> nucleus.plugin.v1.Handle
+	4,  // 19: nucleus.plugin.v1.AttachRequest.userns:type_name -> nucleus.plugin.v1.UserNS
+	5,  // 20: nucleus.plugin.v1.AttachRequest.egress:type_name -> nucleus.plugin.v1.Egress
+	33, // 21: nucleus.plugin.v1.AttachResponse.handle:type_name -> nucleus.plugin.v1.Handle
+	13, // 22: nucleus.plugin.v1.AttachResponse.interfaces:type_name -> nucleus.plugin.v1.Interface
+	14, // 23: nucleus.plugin.v1.AttachResponse.ips:type_name -> nucleus.plugin.v1.IPConfig
+	15, // 24: nucleus.plugin.v1.AttachResponse.routes:type_name -> nucleus.plugin.v1.Route
+	3,  // 25: nucleus.plugin.v1.AttachResponse.dns:type_name -> nucleus.plugin.v1.DNS
+	2,  // 26: nucleus.plugin.v1.AttachResponse.ports:type_name -> nucleus.plugin.v1.PortMap
+	16, // 27: nucleus.plugin.v1.AttachResponse.extra_mounts:type_name -> nucleus.plugin.v1.Mount
+	29, // 28: nucleus.plugin.v1.AttachResponse.env:type_name -> nucleus.plugin.v1.AttachResponse.EnvEntry
+	32, // 29: nucleus.plugin.v1.DetachRequest.call:type_name -> nucleus.plugin.v1.Call
+	33, // 30: nucleus.plugin.v1.DetachRequest.handle:type_name -> nucleus.plugin.v1.Handle
+	33, // 31: nucleus.plugin.v1.DetachRequest.prepared:type_name -> nucleus.plugin.v1.Handle
+	30, // 32: nucleus.plugin.v1.DetachRequest.netns:type_name -> nucleus.plugin.v1.Namespace
+	33, // 33: nucleus.plugin.v1.NetworkStatusRequest.handle:type_name -> nucleus.plugin.v1.Handle
+	30, // 34: nucleus.plugin.v1.NetworkStatusRequest.netns:type_name -> nucleus.plugin.v1.Namespace
+	25, // 35: nucleus.plugin.v1.NetworkStatusResponse.stats:type_name -> nucleus.plugin.v1.IfStats
+	22, // 36: nucleus.plugin.v1.NetworkStatusResponse.flows:type_name -> nucleus.plugin.v1.FlowStats
+	33, // 37: nucleus.plugin.v1.NetworkWatchRequest.handle:type_name -> nucleus.plugin.v1.Handle
+	34, // 38: nucleus.plugin.v1.NetworkWatchResponse.at:type_name -> google.protobuf.Timestamp
+	33, // 39: nucleus.plugin.v1.Attachment.handle:type_name -> nucleus.plugin.v1.Handle
+	32, // 40: nucleus.plugin.v1.GCRequest.call:type_name -> nucleus.plugin.v1.Call
+	26, // 41: nucleus.plugin.v1.GCRequest.valid:type_name -> nucleus.plugin.v1.Attachment
+	10, // 42: nucleus.plugin.v1.Network.Prepare:input_type -> nucleus.plugin.v1.NetworkPrepareRequest
+	12, // 43: nucleus.plugin.v1.Network.Attach:input_type -> nucleus.plugin.v1.AttachRequest
+	18, // 44: nucleus.plugin.v1.Network.Detach:input_type -> nucleus.plugin.v1.DetachRequest
+	20, // 45: nucleus.plugin.v1.Network.Status:input_type -> nucleus.plugin.v1.NetworkStatusRequest
+	27, // 46: nucleus.plugin.v1.Network.GC:input_type -> nucleus.plugin.v1.GCRequest
+	23, // 47: nucleus.plugin.v1.Network.Watch:input_type -> nucleus.plugin.v1.NetworkWatchRequest
+	11, // 48: nucleus.plugin.v1.Network.Prepare:output_type -> nucleus.plugin.v1.NetworkPrepareResponse
+	17, // 49: nucleus.plugin.v1.Network.Attach:output_type -> nucleus.plugin.v1.AttachResponse
+	19, // 50: nucleus.plugin.v1.Network.Detach:output_type -> nucleus.plugin.v1.DetachResponse
+	21, // 51: nucleus.plugin.v1.Network.Status:output_type -> nucleus.plugin.v1.NetworkStatusResponse
+	28, // 52: nucleus.plugin.v1.Network.GC:output_type -> nucleus.plugin.v1.GCResponse
+	24, // 53: nucleus.plugin.v1.Network.Watch:output_type -> nucleus.plugin.v1.NetworkWatchResponse
+	48, // [48:54] is the sub-list for method output_type
+	42, // [42:48] is the sub-list for method input_type
+	42, // [42:42] is the sub-list for extension type_name
+	42, // [42:42] is the sub-list for extension extendee
+	0,  // [0:42] is the sub-list for field type_name
 }
 
 func init() { file_nucleus_plugin_v1_network_proto_init() }
@@ -2015,7 +2407,7 @@ func file_nucleus_plugin_v1_network_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_nucleus_plugin_v1_network_proto_rawDesc), len(file_nucleus_plugin_v1_network_proto_rawDesc)),
 			NumEnums:      2,
-			NumMessages:   24,
+			NumMessages:   28,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -24,6 +24,7 @@ const (
 	Network_Detach_FullMethodName  = "/nucleus.plugin.v1.Network/Detach"
 	Network_Status_FullMethodName  = "/nucleus.plugin.v1.Network/Status"
 	Network_GC_FullMethodName      = "/nucleus.plugin.v1.Network/GC"
+	Network_Watch_FullMethodName   = "/nucleus.plugin.v1.Network/Watch"
 )
 
 // NetworkClient is the client API for Network service.
@@ -49,6 +50,9 @@ type NetworkClient interface {
 	// GC removes what belongs to none of the valid attachments. It never runs beside
 	// Prepare, Attach and Detach. Feature "network.gc".
 	GC(ctx context.Context, in *GCRequest, opts ...grpc.CallOption) (*GCResponse, error)
+	// Watch tells what the policy refuses, until the caller ends it. Feature
+	// "network.watch".
+	Watch(ctx context.Context, in *NetworkWatchRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[NetworkWatchResponse], error)
 }
 
 type networkClient struct {
@@ -109,6 +113,25 @@ func (c *networkClient) GC(ctx context.Context, in *GCRequest, opts ...grpc.Call
 	return out, nil
 }
 
+func (c *networkClient) Watch(ctx context.Context, in *NetworkWatchRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[NetworkWatchResponse], error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	stream, err := c.cc.NewStream(ctx, &Network_ServiceDesc.Streams[0], Network_Watch_FullMethodName, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	x := &grpc.GenericClientStream[NetworkWatchRequest, NetworkWatchResponse]{ClientStream: stream}
+	if err := x.ClientStream.SendMsg(in); err != nil {
+		return nil, err
+	}
+	if err := x.ClientStream.CloseSend(); err != nil {
+		return nil, err
+	}
+	return x, nil
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type Network_WatchClient = grpc.ServerStreamingClient[NetworkWatchResponse]
+
 // NetworkServer is the server API for Network service.
 // All implementations must embed UnimplementedNetworkServer
 // for forward compatibility.
@@ -132,6 +155,9 @@ type NetworkServer interface {
 	// GC removes what belongs to none of the valid attachments. It never runs beside
 	// Prepare, Attach and Detach. Feature "network.gc".
 	GC(context.Context, *GCRequest) (*GCResponse, error)
+	// Watch tells what the policy refuses, until the caller ends it. Feature
+	// "network.watch".
+	Watch(*NetworkWatchRequest, grpc.ServerStreamingServer[NetworkWatchResponse]) error
 	mustEmbedUnimplementedNetworkServer()
 }
 
@@ -156,6 +182,9 @@ func (UnimplementedNetworkServer) Status(context.Context, *NetworkStatusRequest)
 }
 func (UnimplementedNetworkServer) GC(context.Context, *GCRequest) (*GCResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method GC not implemented")
+}
+func (UnimplementedNetworkServer) Watch(*NetworkWatchRequest, grpc.ServerStreamingServer[NetworkWatchResponse]) error {
+	return status.Error(codes.Unimplemented, "method Watch not implemented")
 }
 func (UnimplementedNetworkServer) mustEmbedUnimplementedNetworkServer() {}
 func (UnimplementedNetworkServer) testEmbeddedByValue()                 {}
@@ -268,6 +297,17 @@ func _Network_GC_Handler(srv interface{}, ctx context.Context, dec func(interfac
 	return interceptor(ctx, in, info, handler)
 }
 
+func _Network_Watch_Handler(srv interface{}, stream grpc.ServerStream) error {
+	m := new(NetworkWatchRequest)
+	if err := stream.RecvMsg(m); err != nil {
+		return err
+	}
+	return srv.(NetworkServer).Watch(m, &grpc.GenericServerStream[NetworkWatchRequest, NetworkWatchResponse]{ServerStream: stream})
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type Network_WatchServer = grpc.ServerStreamingServer[NetworkWatchResponse]
+
 // Network_ServiceDesc is the grpc.ServiceDesc for Network service.
 // It's only intended for direct use with grpc.RegisterService,
 // and not to be introspected or modified (even as a copy)
@@ -296,6 +336,12 @@ var Network_ServiceDesc = grpc.ServiceDesc{
 			Handler:    _Network_GC_Handler,
 		},
 	},
-	Streams:  []grpc.StreamDesc{},
+	Streams: []grpc.StreamDesc{
+		{
+			StreamName:    "Watch",
+			Handler:       _Network_Watch_Handler,
+			ServerStreams: true,
+		},
+	},
 	Metadata: "nucleus/plugin/v1/network.proto",
 }
