@@ -1,0 +1,211 @@
+// Package netlab is a laboratory of network namespaces for tests: a host, on which
+// Nucleus and its plugins run, and an internet behind its one uplink, with name
+// servers, echo servers and a capture of every packet that the host lets out. It needs
+// root, touches no link, table or sysctl of the machine, and is gone with the test.
+package netlab
+
+import (
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"testing"
+
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
+)
+
+// The addresses of the uplink. They are public ones, so that a policy that denies them
+// does so since they are the host's and not since they are private.
+var (
+	HostV4    = netip.MustParseAddr("151.101.7.2")
+	HostV6    = netip.MustParseAddr("2a04:4e42:7::2")
+	GatewayV4 = netip.MustParseAddr("151.101.7.1")
+	GatewayV6 = netip.MustParseAddr("2a04:4e42:7::1")
+)
+
+// What the internet answers for besides the gateway's addresses: any address of these.
+var (
+	PublicV4  = netip.MustParsePrefix("93.184.216.0/24")
+	PublicV6  = netip.MustParsePrefix("2606:2800:220::/48")
+	PrivateV4 = netip.MustParsePrefix("10.77.0.0/24")
+	PrivateV6 = netip.MustParsePrefix("fd77::/64")
+	// SharedV4 is what providers use behind their address translation (RFC 6598).
+	SharedV4   = netip.MustParsePrefix("100.64.9.0/24")
+	MetadataV4 = netip.MustParseAddr("169.254.169.254")
+	MetadataV6 = netip.MustParseAddr("fd00:ec2::254")
+	// OtherV4 and OtherV6 are a public resolver, of which no job says anything.
+	OtherV4 = netip.MustParseAddr("9.9.9.9")
+	OtherV6 = netip.MustParseAddr("2620:fe::fe")
+)
+
+// DNSV4 and DNSV6 are where the laboratory's name server is asked.
+var (
+	DNSV4 = netip.MustParseAddr("93.184.216.53")
+	DNSV6 = netip.MustParseAddr("2606:2800:220::53")
+)
+
+// Uplink is the name of the host's one link to the internet.
+const Uplink = "uplink0"
+
+// Lab is a host and the internet.
+type Lab struct {
+	Host     *Namespace
+	Internet *Namespace
+	// DNS answers on port 53 of every address of the internet.
+	DNS *DNS
+	// Uplink sees what comes out of the host.
+	Uplink *Capture
+}
+
+// New makes a laboratory that ends with the test. Echo servers run where the test wants
+// them: see Echo.
+func New(t testing.TB) *Lab {
+	t.Helper()
+	if os.Geteuid() != 0 {
+		t.Fatal("network namespaces need root: see Needs")
+	}
+	l := &Lab{Host: newNamespace(t, "host"), Internet: newNamespace(t, "internet")}
+	if err := l.cable(); err != nil {
+		t.Fatalf("connecting the namespaces: %v", err)
+	}
+	conf := fmt.Sprintf("nameserver %s\n", DNSV4)
+	if err := l.Host.useResolvConf(conf); err != nil {
+		t.Fatalf("giving the host a resolv.conf: %v", err)
+	}
+	l.Uplink = newCapture(t, l.Internet, Uplink)
+	l.DNS = newDNS(t, l.Internet)
+	return l
+}
+
+// cable joins the two by a pair of veth devices.
+func (l *Lab) cable() error {
+	err := l.Internet.handle(func(h *netlink.Handle) error {
+		attrs := netlink.NewLinkAttrs()
+		attrs.Name = Uplink
+		return h.LinkAdd(&netlink.Veth{
+			LinkAttrs: attrs, PeerName: Uplink, PeerNamespace: netlink.NsFd(int(l.Host.net.Fd())),
+		})
+	})
+	if err != nil {
+		return err
+	}
+	err = l.Host.handle(func(h *netlink.Handle) error {
+		if err := up(h, Uplink, netip.PrefixFrom(HostV4, 24), netip.PrefixFrom(HostV6, 64)); err != nil {
+			return err
+		}
+		return errors.Join(route(h, Uplink, netip.MustParsePrefix("0.0.0.0/0"), GatewayV4),
+			route(h, Uplink, netip.MustParsePrefix("::/0"), GatewayV6))
+	})
+	if err != nil {
+		return err
+	}
+	return l.Internet.handle(func(h *netlink.Handle) error {
+		if err := up(h, Uplink, netip.PrefixFrom(GatewayV4, 24), netip.PrefixFrom(GatewayV6, 64)); err != nil {
+			return err
+		}
+		for _, p := range everywhere() {
+			if err := anyIP(h, p); err != nil {
+				return err
+			}
+		}
+		// Datagrams come from the address that was asked, and IPv6 knows no whole block as local there.
+		return os.WriteFile("/proc/sys/net/ipv6/ip_nonlocal_bind", []byte("1"), 0)
+	})
+}
+
+func everywhere() []netip.Prefix {
+	all := []netip.Prefix{PublicV4, PublicV6, PrivateV4, PrivateV6, SharedV4}
+	for _, a := range []netip.Addr{MetadataV4, MetadataV6, OtherV4, OtherV6} {
+		all = append(all, netip.PrefixFrom(a, a.BitLen()))
+	}
+	return all
+}
+
+// handle calls f with a netlink socket of the namespace.
+func (n *Namespace) handle(f func(*netlink.Handle) error) (err error) {
+	n.Do(func() {
+		var h *netlink.Handle
+		if h, err = netlink.NewHandle(unix.NETLINK_ROUTE); err != nil {
+			return
+		}
+		defer h.Close()
+		err = f(h)
+	})
+	return err
+}
+
+// pristine undoes what a namespace inherits of the machine: ip-sysctl(7),
+// devconf_inherit_init_net.
+func pristine() error {
+	for name, value := range map[string]string{
+		"ipv4/ip_forward":                  "0",
+		"ipv4/conf/all/rp_filter":          "0",
+		"ipv4/conf/default/rp_filter":      "0",
+		"ipv4/conf/all/route_localnet":     "0",
+		"ipv4/conf/default/route_localnet": "0",
+		"ipv6/conf/all/forwarding":         "0",
+		"ipv6/conf/all/accept_ra":          "0",
+		"ipv6/conf/default/accept_ra":      "0",
+		"ipv4/ping_group_range":            "0 2147483647",
+	} {
+		if err := os.WriteFile(filepath.Join("/proc/sys/net", name), []byte(value), 0); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func up(h *netlink.Handle, name string, addresses ...netip.Prefix) error {
+	lo, err := h.LinkByName("lo")
+	if err != nil {
+		return err
+	}
+	link, err := h.LinkByName(name)
+	if err != nil {
+		return err
+	}
+	for _, p := range addresses {
+		// Without duplicate address detection, which would keep the address for a second.
+		if err := h.AddrAdd(link, &netlink.Addr{IPNet: ipNet(p), Flags: unix.IFA_F_NODAD}); err != nil {
+			return fmt.Errorf("adding %s: %w", p, err)
+		}
+	}
+	return errors.Join(h.LinkSetUp(lo), h.LinkSetUp(link))
+}
+
+func route(h *netlink.Handle, dev string, dst netip.Prefix, via netip.Addr) error {
+	link, err := h.LinkByName(dev)
+	if err != nil {
+		return err
+	}
+	err = h.RouteAdd(&netlink.Route{LinkIndex: link.Attrs().Index, Dst: ipNet(dst), Gw: via.AsSlice()})
+	if err != nil {
+		return fmt.Errorf("adding the route to %s: %w", dst, err)
+	}
+	return nil
+}
+
+// anyIP makes a whole block local, so that one socket answers for all its addresses.
+func anyIP(h *netlink.Handle, p netip.Prefix) error {
+	lo, err := h.LinkByName("lo")
+	if err != nil {
+		return err
+	}
+	err = h.RouteAdd(&netlink.Route{
+		LinkIndex: lo.Attrs().Index, Dst: ipNet(p), Type: unix.RTN_LOCAL, Table: unix.RT_TABLE_LOCAL, Scope: netlink.SCOPE_HOST,
+	})
+	if err != nil {
+		return fmt.Errorf("making %s local: %w", p, err)
+	}
+	return nil
+}
+
+func ipNet(p netip.Prefix) *net.IPNet {
+	return &net.IPNet{IP: p.Addr().AsSlice(), Mask: net.CIDRMask(p.Bits(), p.Addr().BitLen())}
+}
+
+// realResolvConf follows the link that /etc/resolv.conf is on many machines.
+func realResolvConf() (string, error) { return filepath.EvalSymlinks("/etc/resolv.conf") }
