@@ -26,6 +26,7 @@ import (
 	"github.com/nucleus-runtime/nucleus/core/host/fact"
 	"github.com/nucleus-runtime/nucleus/core/job"
 	"github.com/nucleus-runtime/nucleus/core/lifecycle"
+	"github.com/nucleus-runtime/nucleus/core/network"
 	"github.com/nucleus-runtime/nucleus/core/plan"
 	"github.com/nucleus-runtime/nucleus/core/secret"
 	"github.com/nucleus-runtime/nucleus/core/security/seccomp"
@@ -54,6 +55,9 @@ type Options struct {
 	Secrets secret.Source
 	// Hooks calls hooks plugins; without it a job that names one cannot be planned.
 	Hooks boundary.Source
+	// Networks reaches network plugins; without it a job that names one cannot be
+	// planned.
+	Networks network.Source
 	// Refused are further paths of the host that no job may bind, nor what they are in:
 	// where plugins have their sockets.
 	Refused []string
@@ -153,7 +157,7 @@ func (r *Runtime) Plan(j *job.Job) (*plan.Plan, error) {
 	if j.Rootfs == nil {
 		h.Toolchain = host.Toolchain(host.Options{})
 	}
-	in := plan.Inputs{Host: h, Term: os.Getenv("TERM"), CgroupParent: r.o.CgroupParent, Devices: blockDevices(j), Missing: missingMountPoints(j, h), Secrets: r.o.Secrets != nil, HooksPlugins: r.o.Hooks != nil}
+	in := plan.Inputs{Host: h, Term: os.Getenv("TERM"), CgroupParent: r.o.CgroupParent, Devices: blockDevices(j), Missing: missingMountPoints(j, h), Secrets: r.o.Secrets != nil, HooksPlugins: r.o.Hooks != nil, Networks: r.o.Networks != nil}
 	in.Passwd, in.Group = accounts(j)
 	if j.Network.Backend == "host" {
 		in.HostResolv = readSmall("/etc/resolv.conf")
@@ -243,7 +247,7 @@ func (r *Runtime) create(ctx context.Context, p *plan.Plan, o RunOptions) (*Sand
 		State: r.state, Name: o.Name, ExactName: o.Name != "", InitPath: path, Init: program, Refused: append([]string{r.init.dir}, r.o.Refused...),
 		Seccomp: seccomp.Compiler{Helper: filepath.Join(r.init.dir, "nucleus-seccomp"), CacheDir: r.cacheDir()},
 		Cgroups: r.cgroups, Privileged: r.host.Privileged, Streams: o.Streams, Log: audit.NewLog("", p.Name, r.o.Events...), Lap: r.o.Lap,
-		Sources: lifecycle.Sources{Secrets: r.o.Secrets, Hooks: r.o.Hooks},
+		Sources: lifecycle.Sources{Secrets: r.o.Secrets, Hooks: r.o.Hooks, Networks: r.o.Networks},
 	}, p)
 	if err != nil {
 		return nil, locate(err, p)
@@ -283,13 +287,13 @@ func Failed(err error) Result {
 func (r *Runtime) Locate(err error, p *plan.Plan) error { return locate(err, p) }
 
 // Collect removes what sandboxes left whose supervisor was killed, and gives
-// their ids. It is safe beside live sandboxes. Without Options.Hooks and Options.Secrets it leaves what
+// their ids. It is safe beside live sandboxes. Without Options.Hooks, Secrets and Networks it leaves what
 // a plugin has to be called for, with an error that is ErrNoPlugins.
 func (r *Runtime) Collect(ctx context.Context) ([]string, error) {
 	if _, err := r.open(); err != nil {
 		return nil, err
 	}
-	return lifecycle.Collect(ctx, r.state, lifecycle.Sources{Secrets: r.o.Secrets, Hooks: r.o.Hooks}, r.o.Events...)
+	return lifecycle.Collect(ctx, r.state, lifecycle.Sources{Secrets: r.o.Secrets, Hooks: r.o.Hooks, Networks: r.o.Networks}, r.o.Events...)
 }
 
 // Open finds what sandboxes need on disk, makes the state root if it is

@@ -79,14 +79,14 @@ func (in *initProcess) run() error {
 			return err
 		}
 	}
-	digests, err := in.buildRoot(setup, fds)
-	if err != nil {
-		return err
-	}
 	if setup.Loopback {
 		if err := loopbackUp(); err != nil {
 			return err
 		}
+	}
+	digests, err := in.buildRoot(setup, fds)
+	if err != nil {
+		return err
 	}
 	if err := unix.Sethostname([]byte(setup.Hostname)); err != nil {
 		return os.NewSyscallError("sethostname", err)

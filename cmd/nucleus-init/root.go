@@ -36,6 +36,10 @@ type builder struct {
 	stacked int
 	// digests are those of the trees that were unpacked.
 	digests []string
+	// network is the part of init that OpConnect needs, and later the files that are
+	// written then.
+	network *initProcess
+	later   map[string]int
 }
 
 // buildRoot carries out all operations, then makes the new root the root.
@@ -44,7 +48,7 @@ func (in *initProcess) buildRoot(setup *initproto.Setup, fds []int) ([]string, e
 	if err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""); err != nil {
 		return nil, fmt.Errorf("making mounts private: %w", os.NewSyscallError("mount", err))
 	}
-	b := &builder{root: -1, null: -1, fds: fds, own: map[uint64]bool{}}
+	b := &builder{root: -1, null: -1, fds: fds, own: map[uint64]bool{}, network: in}
 	for i := range setup.Ops {
 		if err := b.do(&setup.Ops[i]); err != nil {
 			return nil, &opError{i, err}
@@ -96,6 +100,8 @@ func (b *builder) do(o *initproto.Op) error {
 		return b.remove(o)
 	case initproto.OpSecret:
 		return b.secret(o)
+	case initproto.OpConnect:
+		return b.connect()
 	}
 	return fmt.Errorf("%w: operation %d", initproto.ErrMessage, o.Code)
 }
@@ -236,18 +242,32 @@ func (b *builder) file(o *initproto.Op) error {
 	if err != nil {
 		return fmt.Errorf("creating %q: %w", o.Target, os.NewSyscallError("openat", err))
 	}
-	defer unix.Close(fd)
-	for data := []byte(o.Data); len(data) > 0; {
+	if o.Flags&initproto.FlagNetwork != 0 {
+		if b.later == nil {
+			b.later = map[string]int{}
+		}
+		b.later[o.Source] = fd
+	} else {
+		defer unix.Close(fd)
+	}
+	if err := writeAll(fd, o.Target, o.Data); err != nil {
+		return err
+	}
+	return setOwner(fd, o)
+}
+
+func writeAll(fd int, path, content string) error {
+	for data := []byte(content); len(data) > 0; {
 		n, err := unix.Write(fd, data)
 		if errors.Is(err, unix.EINTR) {
 			continue
 		}
 		if err != nil {
-			return fmt.Errorf("writing %q: %w", o.Target, os.NewSyscallError("write", err))
+			return fmt.Errorf("writing %q: %w", path, os.NewSyscallError("write", err))
 		}
 		data = data[n:]
 	}
-	return setOwner(fd, o)
+	return nil
 }
 
 func (b *builder) symlink(o *initproto.Op) error {

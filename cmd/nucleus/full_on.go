@@ -33,10 +33,13 @@ func (a *app) usePlugins(o *core.Options) (*pluginUse, error) {
 	if err != nil {
 		return nil, err
 	}
-	o.Secrets, o.Hooks = &pluginhost.Secrets{Host: h}, &pluginhost.Hooks{Host: h}
+	o.Secrets, o.Hooks, o.Networks = &pluginhost.Secrets{Host: h}, &pluginhost.Hooks{Host: h}, &pluginhost.Networks{Host: h}
 	return &pluginUse{
 		pinnedOnly: func() { finder.PinnedOnly = true },
 		expect: func(j *job.Job) {
+			if j.Network.Plugin() {
+				h.Expect(j.Network.Backend, manifest.Network)
+			}
 			for _, s := range j.Secrets {
 				h.Expect(s.Provider, manifest.Secrets)
 			}
@@ -108,6 +111,9 @@ func (a *app) checkPlugins(ctx context.Context, j *job.Job) error {
 		if d != nil {
 			diags = append(diags, d.Check(pluginhost.Part{Service: service, Body: body, Eval: j.EvalContext(), At: j.Ranges[origin]})...)
 		}
+	}
+	if j.Network.Plugin() {
+		look(manifest.Network, j.Network.Backend, "network", j.Network.Config)
 	}
 	for _, s := range j.Secrets {
 		look(manifest.Secrets, s.Provider, fmt.Sprintf("secret[%q]", s.Name), s.Config)

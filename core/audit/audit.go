@@ -49,6 +49,11 @@ const (
 	HookRan         Type = "hook.ran"          // a hook of the job, without a fault
 	HookFailed      Type = "hook.failed"       // or with one
 	HookChanged     Type = "hook.changed"      // hooks plugins narrowed the plan
+	NetworkUp       Type = "network.up"        // attached, its policy in force
+	NetworkMissing  Type = "network.missing"   // the backend does without something that this kernel has not
+	NetworkDenied   Type = "network.denied"    // the policy has refused a flow, or a name
+	NetworkLost     Type = "network.lost"      // the backend has ended before the sandbox
+	NetworkStats    Type = "network.stats"     // what went through, at the end
 	Undone          Type = "undo.done"         // one effect is gone again
 	UndoFailed      Type = "undo.failed"       // and is owed to gc
 	Removed         Type = "sandbox.removed"   // nothing is left

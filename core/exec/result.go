@@ -47,8 +47,24 @@ type Result struct {
 	OutputError string `json:"output_error,omitempty"`
 	// HooksError tells what the poststop hooks could not do.
 	HooksError string `json:"hooks_error,omitempty"`
+	// Network is what went through the sandbox's network, if its backend counts.
+	Network *Network `json:"network,omitempty"`
 	// EventsError tells that an event could not be written.
 	EventsError string `json:"events_error,omitempty"`
+}
+
+// Network counts what went through a network.
+type Network struct {
+	Denied uint64 `json:"denied"` // flows and names that the policy refused
+	Flows  []Flow `json:"flows,omitempty"`
+}
+
+// Flow counts what went to one name, or with none to all that was reached by address.
+type Flow struct {
+	Name        string `json:"name,omitempty"`
+	Connections uint64 `json:"connections"`
+	RxBytes     uint64 `json:"rx_bytes"`
+	TxBytes     uint64 `json:"tx_bytes"`
 }
 
 // ExitCode gives the code that a shell would show for a wait status.

@@ -129,6 +129,9 @@ func Prepare(ctx context.Context, pl *plan.Plan, o Options) (_ *Prepared, err er
 // finish clears up and makes read-only what nobody may write to.
 func (p *Prepared) finish() {
 	p.op(initproto.Op{Code: initproto.OpAttr, Target: "/dev", Set: unix.MOUNT_ATTR_RDONLY, FD: -1})
+	if p.plan.Network.Plugin {
+		p.op(initproto.Op{Code: initproto.OpConnect, FD: -1})
+	}
 	if p.plan.Root.Kind == plan.RootOverlay {
 		return // staging lies on the base, which is not in the root
 	}
@@ -164,7 +167,16 @@ func (p *Prepared) file(f plan.File) {
 	if p.plan.Root.Kind == plan.RootOverlay {
 		o.Flags |= initproto.FlagReplace
 	}
-	p.op(o)
+	p.op(later(o, f))
+}
+
+// later marks a file that the network completes.
+func later(o initproto.Op, f plan.File) initproto.Op {
+	if f.Network {
+		o.Flags |= initproto.FlagNetwork
+		o.Source = f.Path
+	}
+	return o
 }
 
 // rootUID gives the owner of what belongs to nobody in particular: 0, or the

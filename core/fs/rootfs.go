@@ -230,7 +230,7 @@ func (c *composer) placeFiles(files []plan.File) []plan.File {
 		}
 		tmp := fmt.Sprintf("%s/file%d", staging, i)
 		set := uint64(unix.MOUNT_ATTR_RDONLY | unix.MOUNT_ATTR_NOSUID | unix.MOUNT_ATTR_NODEV | unix.MOUNT_ATTR_NOEXEC)
-		c.p.op(initproto.Op{Code: initproto.OpFile, Target: tmp, Data: f.Content, Mode: f.Mode, UID: c.p.rootUID(), GID: c.p.rootGID(), FD: -1})
+		c.p.op(later(initproto.Op{Code: initproto.OpFile, Target: tmp, Data: f.Content, Mode: f.Mode, UID: c.p.rootUID(), GID: c.p.rootGID(), FD: -1}, f))
 		c.p.op(initproto.Op{Code: initproto.OpBind, Target: f.Path, Source: tmp, Set: set, Flags: initproto.FlagInRoot | initproto.FlagFile, FD: -1})
 		c.p.op(initproto.Op{Code: initproto.OpRemove, Target: tmp, FD: -1})
 		c.p.want(f.Path, "tmpfs", set)

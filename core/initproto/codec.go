@@ -236,6 +236,38 @@ func (h *Hooks) code(c *coder) {
 	})
 }
 
+func (o *Open) code(c *coder) {
+	list(c, &o.Openings, 23, func(c *coder, o *Opening) {
+		c.str(&o.Name)
+		c.u8(&o.Kind)
+		c.bytes(&o.IP)
+		c.u32(&o.Port)
+		c.str(&o.IfName)
+		c.u32(&o.Count)
+		c.flag(&o.Transparent)
+		c.flag(&o.Optional)
+	})
+	list(c, &o.Setups, 13, func(c *coder, s *NetSetup) {
+		c.str(&s.Name)
+		c.u32(&s.Protocol)
+		c.bytes(&s.Messages)
+		c.flag(&s.Optional)
+	})
+}
+
+func (o *Opened) code(c *coder) {
+	c.strs(&o.Names)
+	c.strs(&o.Missing)
+	c.strs(&o.Reasons)
+}
+
+func (n *Connected) code(c *coder) {
+	list(c, &n.Files, 8, func(c *coder, f *Content) {
+		c.str(&f.Path)
+		c.str(&f.Data)
+	})
+}
+
 func (s *Signal) code(c *coder) {
 	c.u32(&s.Number)
 	c.flag(&s.All)

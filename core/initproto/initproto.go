@@ -30,6 +30,10 @@ const (
 	KindHooks
 	// KindNarrow carries a Narrow, at most once, before KindGo.
 	KindNarrow
+	// KindOpen carries an Open. It and KindConnected come while init is at OpConnect.
+	KindOpen
+	// KindConnected carries a Connected: the network is attached.
+	KindConnected
 )
 
 // Messages from init.
@@ -49,6 +53,8 @@ const (
 	KindBuilt
 	// KindHooksDone says that the startContainer hooks have run.
 	KindHooksDone
+	// KindOpened answers KindOpen with an Opened and the descriptors that it names.
+	KindOpened
 )
 
 // Setup is all that init needs to know.
@@ -98,6 +104,7 @@ const (
 	OpOverlay                  // overlay at Target ("/" replaces the root): Data is lower, upper, work below the root, joined by NUL
 	OpRemove                   // unlink a file, or remove an empty directory (FlagDir) that the builder made
 	OpSecret                   // regular file Target with Mode and owner; its content is all of descriptor FD, which is then closed
+	OpConnect                  // have the network's backend connect the network namespace: KindOpen, KindConnected
 )
 
 // Flags of an Op.
@@ -113,6 +120,7 @@ const (
 	FlagReplace                      // a file that exists makes way
 	FlagDir                          // Target is a directory
 	FlagUserXattr                    // overlay keeps its marks in user.* attributes (user namespaces)
+	FlagNetwork                      // a file whose content is replaced at OpConnect; Source is its path in the sandbox
 )
 
 // Op is one operation. Which fields it uses depends on its Code.
@@ -130,6 +138,47 @@ type Op struct {
 	FSType string
 	Data   string // mount options as "k=v" joined by NUL, or content
 }
+
+// Open asks for what the network's backend wants of the network namespace: tap
+// devices first, then the setups, then the rest.
+type Open struct {
+	Openings []Opening
+	Setups   []NetSetup
+}
+
+// Opening is a descriptor, or Count of them. Its kinds are those of sdk/network.
+type Opening struct {
+	Name        string
+	Kind        uint8
+	IP          []byte // of a socket: 4 or 16 bytes
+	Port        uint32
+	IfName      string
+	Count       uint32
+	Transparent bool
+	Optional    bool
+}
+
+// NetSetup is a batch of netlink messages.
+type NetSetup struct {
+	Name     string
+	Protocol uint32
+	Messages []byte
+	Optional bool
+}
+
+// Opened names what was opened, a name for each descriptor, and what was optional
+// and could not be.
+type Opened struct {
+	Names   []string
+	Missing []string
+	Reasons []string // of the missing
+}
+
+// Connected is what the sandbox is to know of its network.
+type Connected struct{ Files []Content }
+
+// Content is what a file with FlagNetwork holds.
+type Content struct{ Path, Data string }
 
 // Landlock is a ruleset in the kernel's own numbers; zero ABI means none.
 type Landlock struct {

@@ -186,7 +186,7 @@ func (d *decoder) checkNetwork() {
 			"none": `A job without a network has nothing to do with it: name a network plugin, for instance network "netbridge" { ... }, or remove it.`,
 			"host": `On the host's network it can't be enforced: name a network plugin, for instance network "netbridge" { ... }, or remove it.`,
 		}[b]
-		refused := []string{"network.config", "network.publish[0]", "network.egress"}
+		refused := []string{"network.config", "network.publish[0]", "network.egress", "network.on_failure"}
 		if b == "none" {
 			refused = append(refused, "network.dns")
 		}

@@ -16,8 +16,14 @@ func (d *decoder) network(b hclread.Block) {
 	n := &d.j.Network
 	n.Backend = b.Label
 	d.checkName(b.Label, b.LabelRange)
+	if n.Plugin() {
+		n.OnFailure = "stop"
+	}
 	d.r.Read(b, hclread.Schema{
-		Attrs: []hclread.Attr{{Name: "dns", Read: d.dns}},
+		Attrs: []hclread.Attr{
+			{Name: "dns", Read: d.dns},
+			{Name: "on_failure", Read: enum(&n.OnFailure, "stop", "closed")},
+		},
 		Blocks: []hclread.Nested{
 			{Name: "config", Read: func(b hclread.Block) { n.Config = d.r.Config(b) }},
 			{Name: "publish", Many: true, Read: d.publish},

@@ -177,7 +177,13 @@ type Network struct {
 	Publish []Publish
 	DNS     []string
 	Egress  *Egress
+	// OnFailure says what becomes of the sandbox when its network ends before it:
+	// "stop", or "closed" for going on without one.
+	OnFailure string
 }
+
+// Plugin tells whether the backend is a plugin.
+func (n Network) Plugin() bool { return n.Backend != "none" && n.Backend != "host" }
 
 // Publish makes a port of the sandbox reachable from the host.
 type Publish struct {

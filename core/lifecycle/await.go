@@ -122,6 +122,9 @@ func (s *Sandbox) broken(ph string, err error) error {
 }
 
 func (s *Sandbox) awaitFS(ctx context.Context) error {
+	if err := s.connect(ctx); err != nil {
+		return err
+	}
 	if err := s.createHooks(ctx); err != nil {
 		return err
 	}

@@ -101,6 +101,7 @@ type Sandbox struct {
 	inside     *insideHooks       // hooks that init runs at the moment
 	early      []unix.Signal      // came while the start hooks ran
 	bounds     boundaries
+	net        connection
 	// hookWarning is what the poststop hooks could not do.
 	hookWarning error
 
@@ -171,6 +172,7 @@ func Create(ctx context.Context, cfg Config, p *plan.Plan) (_ *Sandbox, err erro
 		run  func(context.Context) error
 	}{
 		{"hooks plugins", s.openPlugins},
+		{"network begun", s.openNetwork},
 		{"cgroup made", s.makeGroup},
 		{"streams", s.openStreams},
 		{"init cloned", s.cloneInit},

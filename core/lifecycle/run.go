@@ -211,6 +211,7 @@ func (s *Sandbox) supervise(ctx context.Context) {
 		}
 	}
 	cancelled := ctx.Done()
+	lost := s.networkLost()
 	var last *message // once it is there, only poststart hooks are waited for
 	stop := func(cause exec.Cause) {
 		if last != nil {
@@ -267,6 +268,12 @@ func (s *Sandbox) supervise(ctx context.Context) {
 			stop(exec.CauseTimeout)
 		case <-grace:
 			kill()
+		case <-lost:
+			lost = nil
+			if err := s.lostNetwork(); err != nil && last == nil {
+				end.err = err
+				kill()
+			}
 		case <-cancelled:
 			cancelled = nil
 			stop(exec.CauseStopped)
@@ -524,7 +531,11 @@ func (s *Sandbox) teardown(ctx context.Context, asked bool) error {
 	if s.unkeep != nil {
 		s.unkeep()
 	}
-	u := &undoing{log: s.log, sandbox: s.dir.ID, name: s.dir.Name, live: &s.bounds, loans: s.loans}
+	s.endNetwork()
+	if s.net.link != nil {
+		defer s.net.link.Close()
+	}
+	u := &undoing{log: s.log, sandbox: s.dir.ID, name: s.dir.Name, live: &s.bounds, loans: s.loans, networks: s.cfg.Networks, link: s.net.link}
 	if s.result.Cause != "" {
 		u.end = &s.result
 	}

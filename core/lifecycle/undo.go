@@ -17,6 +17,7 @@ import (
 	"github.com/nucleus-runtime/nucleus/core/boundary"
 	"github.com/nucleus-runtime/nucleus/core/cgroups"
 	"github.com/nucleus-runtime/nucleus/core/exec"
+	"github.com/nucleus-runtime/nucleus/core/network"
 	"github.com/nucleus-runtime/nucleus/core/secret"
 	"github.com/nucleus-runtime/nucleus/core/state"
 	"github.com/nucleus-runtime/nucleus/internal/procid"
@@ -29,6 +30,8 @@ const (
 	stepHooks  = "hooks"
 	// stepPlugins are the hooks plugins that hear of the clean-up.
 	stepPlugins = "plugin_hooks"
+	// stepNetwork is the backend of the network.
+	stepNetwork = "network"
 	// stepLoans are the leases of secrets.
 	stepLoans = "secret_leases"
 )
@@ -41,12 +44,14 @@ type undoing struct {
 	log           *audit.Log
 	sandbox, name string
 	// nil: plugins cannot be called
-	hooks   boundary.Source
-	secrets secret.Source
+	hooks    boundary.Source
+	secrets  secret.Source
+	networks network.Source
 	// live are the plugins that the sandbox has started, if this is its own
 	// supervisor, and end is how it ended, if it ever ran.
 	live  *boundaries
 	loans loans
+	link  network.Link
 	end   *exec.Result
 }
 
@@ -70,6 +75,7 @@ var undo = map[string]func(*undoing, context.Context, json.RawMessage) error{
 	stepHooks:   (*undoing).runStopHooks,
 	stepPlugins: (*undoing).recall,
 	stepLoans:   (*undoing).endLoans,
+	stepNetwork: (*undoing).disconnect,
 }
 
 // unwind undoes all that a sandbox's journal names, last effect first, and goes
@@ -113,7 +119,7 @@ func unwind(ctx context.Context, d *state.Dir, u *undoing) (warning, err error) 
 // undoOrder is the last effect first; but what plugins have to be told comes after
 // everything that is done here, and the poststop hooks at the very end.
 func undoOrder(records []state.Record) []state.Record {
-	rank := map[string]int{stepLoans: 1, stepPlugins: 2, stepHooks: 3}
+	rank := map[string]int{stepNetwork: 1, stepLoans: 1, stepPlugins: 2, stepHooks: 3}
 	out := slices.Clone(records)
 	slices.Reverse(out)
 	slices.SortStableFunc(out, func(a, b state.Record) int { return cmp.Compare(rank[a.Step], rank[b.Step]) })
@@ -174,8 +180,9 @@ func (p process) end(ctx context.Context) error {
 
 // Sources are what plugins are reached by.
 type Sources struct {
-	Secrets secret.Source
-	Hooks   boundary.Source
+	Secrets  secret.Source
+	Hooks    boundary.Source
+	Networks network.Source
 }
 
 // Collect cleans up after every sandbox whose supervisor is gone and gives
@@ -189,7 +196,7 @@ func Collect(ctx context.Context, root *state.Root, from Sources, sinks ...io.Wr
 	var done []string
 	for _, d := range dead {
 		log := audit.NewLog(d.ID, d.Name, sinks...)
-		if err := collect(ctx, d, &undoing{log: log, sandbox: d.ID, name: d.Name, hooks: from.Hooks, secrets: from.Secrets}); err != nil {
+		if err := collect(ctx, d, &undoing{log: log, sandbox: d.ID, name: d.Name, hooks: from.Hooks, secrets: from.Secrets, networks: from.Networks}); err != nil {
 			errs = append(errs, fmt.Errorf("sandbox %s: %w", d.ID[:12], err), d.Release())
 			continue
 		}

@@ -5,6 +5,7 @@ import (
 	"maps"
 	"slices"
 	"sort"
+	"strconv"
 	"strings"
 	"time"
 
@@ -122,7 +123,7 @@ func (m *maker) unsupported() {
 		m.fail(path, "remove it, or wait for the release that has it", "%s not available in this version of Nucleus", what)
 	}
 	j := m.j
-	if j.Network.Backend != "none" && j.Network.Backend != "host" {
+	if j.Network.Plugin() && !m.in.Networks {
 		later("network", fmt.Sprintf("network plugin %q: network plugins are", j.Network.Backend))
 	}
 	if j.Runtime != nil {
@@ -341,6 +342,9 @@ func (m *maker) hooks() {
 
 func (m *maker) network() {
 	m.p.Network.Backend = m.j.Network.Backend
+	if m.j.Network.Plugin() {
+		m.networkPlugin()
+	}
 	if m.j.Network.Backend != "host" {
 		return
 	}
@@ -353,5 +357,34 @@ func (m *maker) network() {
 	if m.j.Network.Egress != nil {
 		m.fail("network", "remove the egress block, or use a network plugin",
 			"egress on network \"host\" cannot be enforced: Landlock can limit TCP ports there, but nothing else")
+	}
+}
+
+// networkPlugin takes over what is asked of a plugin. A job that says nothing of
+// egress reaches what is public in mode agent, and nothing else.
+func (m *maker) networkPlugin() {
+	j, n := m.j.Network, &m.p.Network
+	n.Plugin, n.Config, n.Eval, n.DNS, n.OnFailure = true, j.Config, m.j.EvalContext(), j.DNS, j.OnFailure
+	for _, p := range j.Publish {
+		n.Publish = append(n.Publish, Publish{p.HostIP, p.HostPort, p.Container, p.Protocol})
+	}
+	n.Egress.Default = EgressDeny
+	if j.Egress == nil {
+		if !m.j.Mode.Strict() {
+			n.Egress.Default = EgressPublic
+		}
+		return
+	}
+	for _, r := range j.Egress.Allow {
+		to := EgressRule{Names: r.Names, CIDRs: r.CIDRs}
+		for _, p := range r.Ports {
+			number, protocol, _ := strings.Cut(p, "/")
+			port, err := strconv.ParseUint(number, 10, 16)
+			if err != nil {
+				m.fail("network.egress", "", "port %q: %v", p, err) // the decoder has checked it
+			}
+			to.Ports = append(to.Ports, EgressPort{protocol, uint16(port)})
+		}
+		n.Egress.Allow = append(n.Egress.Allow, to)
 	}
 }

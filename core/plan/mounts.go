@@ -227,15 +227,21 @@ func (m *maker) files(id identity) {
 		m.p.Files = append(m.p.Files, File{Path: path, Content: content, Mode: 0o644, Keep: keep})
 	}
 	add("/etc/hostname", m.p.Hostname+"\n", false)
+	plugin := m.j.Network.Plugin() // it completes them
 	add("/etc/hosts", "127.0.0.1\tlocalhost "+m.p.Hostname+"\n::1\tlocalhost ip6-localhost ip6-loopback\n", false)
 	resolv := "# network \"none\": there is no resolver\n"
 	if m.j.Network.Backend == "host" {
 		resolv = string(m.in.HostResolv)
 	}
-	if len(m.j.Network.DNS) > 0 {
+	if plugin {
+		resolv = ""
+	} else if len(m.j.Network.DNS) > 0 {
 		resolv = "nameserver " + strings.Join(m.j.Network.DNS, "\nnameserver ") + "\n"
 	}
 	add("/etc/resolv.conf", resolv, false)
+	for i := range m.p.Files {
+		m.p.Files[i].Network = plugin && (m.p.Files[i].Path == "/etc/hosts" || m.p.Files[i].Path == "/etc/resolv.conf")
+	}
 	rootfs := m.j.Rootfs != nil
 	var pw, gr strings.Builder
 	pw.WriteString("root:x:0:0:root:/root:/bin/sh\n")

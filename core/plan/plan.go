@@ -144,6 +144,8 @@ type File struct {
 	Mode    uint32 `json:"mode"`
 	// Keep: if the rootfs has the file, that one stays.
 	Keep bool `json:"keep,omitempty"`
+	// Network: its content is completed when the network is attached.
+	Network bool `json:"network,omitempty"`
 }
 
 // Context is a directory given to the workload read-only.
@@ -201,6 +203,49 @@ type Seccomp struct {
 // Network says what the sandbox's network is.
 type Network struct {
 	Backend string `json:"backend"`
+	// All else is for a plugin.
+	Plugin    bool      `json:"plugin,omitempty"`
+	Publish   []Publish `json:"publish,omitempty"`
+	DNS       []string  `json:"dns,omitempty"`
+	Egress    Egress    `json:"egress,omitzero"`
+	OnFailure string    `json:"on_failure,omitempty"` // "stop" or "closed"
+	// Config is the block for the plugin and Eval what it may refer to. They are
+	// decoded by the plugin's schema, and not part of the JSON form.
+	Config hcl.Body         `json:"-"`
+	Eval   *hcl.EvalContext `json:"-"`
+}
+
+// Publish makes a port of the sandbox reachable from the host.
+type Publish struct {
+	HostIP    string `json:"host_ip"`
+	HostPort  uint16 `json:"host_port"`
+	Container uint16 `json:"container"`
+	Protocol  string `json:"protocol"`
+}
+
+// The verdicts of Egress.Default.
+const (
+	EgressDeny   = "deny"
+	EgressPublic = "public" // public addresses only: RFC 6890's, and no cloud's metadata
+)
+
+// Egress says what may be reached: what a rule allows, and else what Default says.
+type Egress struct {
+	Default string       `json:"default"`
+	Allow   []EgressRule `json:"allow,omitempty"`
+}
+
+// EgressRule allows names and blocks of addresses, on every port if none is given.
+type EgressRule struct {
+	Names []string     `json:"names,omitempty"`
+	CIDRs []string     `json:"cidrs,omitempty"`
+	Ports []EgressPort `json:"ports,omitempty"`
+}
+
+// EgressPort is one port.
+type EgressPort struct {
+	Protocol string `json:"protocol"`
+	Port     uint16 `json:"port"`
 }
 
 // The phases of hooks, in OCI's words (config.md, "POSIX-platform Hooks").
@@ -273,6 +318,8 @@ type Inputs struct {
 	Secrets bool
 	// HooksPlugins: there is somebody who can call them.
 	HooksPlugins bool
+	// Networks: there is somebody who can reach network plugins.
+	Networks bool
 	// Missing holds the mount points of NestedMounts that do not exist.
 	Missing map[string]bool
 }

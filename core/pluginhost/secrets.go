@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"os"
 	"slices"
 	"strings"
 	"sync"
@@ -297,6 +298,9 @@ func (h *Host) allowed(p *Plugin, info manifest.Info) error {
 		}
 	}
 	for _, need := range info.Needs.Capabilities {
+		if os.Geteuid() != 0 {
+			return &Error{p.Name, fmt.Errorf("it needs %s, which only root can give", need), "run nucleus as root, or name a plugin that does without"}
+		}
 		if !slices.ContainsFunc(host.Caps, func(c string) bool { return strings.EqualFold(c, need) }) {
 			return &Error{p.Name, fmt.Errorf("it needs %s, which its operator does not give", need), shown(fmt.Sprintf("caps = [%q] in its block of the host configuration", need))}
 		}

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"slices"
 	"strconv"
 
 	"golang.org/x/sys/unix"
@@ -91,7 +92,8 @@ func (j *Journal) mend() error {
 	return j.f.Truncate(j.size)
 }
 
-// Intent writes down that an effect is about to happen.
+// Intent writes down that an effect is about to happen; once more for the same step,
+// that more is known of it.
 func (j *Journal) Intent(step string, data any) error {
 	b, err := json.Marshal(data)
 	if err != nil {
@@ -168,14 +170,14 @@ func pending(r io.Reader) ([]Record, error) {
 		}
 		switch rec.Phase {
 		case Intent:
-			out = append(out, rec)
-		case Undone:
-			for i := len(out) - 1; i >= 0; i-- {
-				if out[i].Step == rec.Step {
-					out = append(out[:i], out[i+1:]...)
-					break
-				}
+			// A later intent of a step knows more of the same effect.
+			if i := slices.IndexFunc(out, func(r Record) bool { return r.Step == rec.Step }); i >= 0 {
+				out[i] = rec
+			} else {
+				out = append(out, rec)
 			}
+		case Undone:
+			out = slices.DeleteFunc(out, func(r Record) bool { return r.Step == rec.Step })
 		}
 	}
 }

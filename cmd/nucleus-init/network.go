@@ -1,0 +1,336 @@
+package main
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"os"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/nucleus-runtime/nucleus/core/initproto"
+	"github.com/nucleus-runtime/nucleus/core/initproto/channel"
+	"github.com/nucleus-runtime/nucleus/sdk/network"
+)
+
+// connect has the backend connect the network namespace: it gets what it wants
+// opened in here, and tells what the sandbox is to know.
+func (b *builder) connect() error {
+	var files initproto.Connected
+	if err := b.network.open(&files); err != nil {
+		return err
+	}
+	for _, f := range files.Files {
+		fd, ok := b.later[f.Path]
+		if !ok {
+			continue // the rootfs keeps its own
+		}
+		if err := unix.Ftruncate(fd, 0); err != nil {
+			return fmt.Errorf("writing %q: %w", f.Path, os.NewSyscallError("ftruncate", err))
+		}
+		if _, err := unix.Seek(fd, 0, unix.SEEK_SET); err != nil {
+			return fmt.Errorf("writing %q: %w", f.Path, os.NewSyscallError("lseek", err))
+		}
+		if err := writeAll(fd, f.Path, f.Data); err != nil {
+			return err
+		}
+	}
+	// A file that is open for writing keeps its mount from becoming read-only.
+	for _, fd := range b.later {
+		_ = unix.Close(fd)
+	}
+	b.later = nil
+	return nil
+}
+
+// open answers the supervisor, and waits until the network is attached.
+func (in *initProcess) open(files *initproto.Connected) error {
+	msg, fds, err := in.receive(initproto.KindOpen)
+	channel.CloseAll(fds)
+	if err != nil {
+		return err
+	}
+	var want initproto.Open
+	if err := initproto.Decode(msg, &want); err != nil {
+		return err
+	}
+	o := opener{}
+	err = o.all(&want)
+	if err == nil {
+		err = in.conn.Send(initproto.Encode(initproto.KindOpened, &o.said), o.fds...)
+	}
+	channel.CloseAll(o.fds)
+	if err != nil {
+		return err
+	}
+	msg, fds, err = in.receive(initproto.KindConnected)
+	channel.CloseAll(fds)
+	if err != nil {
+		return err
+	}
+	return initproto.Decode(msg, files)
+}
+
+// opener opens things in this network namespace, for somebody outside of it.
+type opener struct {
+	fds  []int
+	said initproto.Opened
+}
+
+func (o *opener) all(want *initproto.Open) error {
+	for i := range want.Openings {
+		if x := &want.Openings[i]; network.OpeningKind(x.Kind) == network.Tap {
+			if err := o.opening(x); err != nil {
+				return err
+			}
+		}
+	}
+	for i := range want.Setups {
+		s := &want.Setups[i]
+		if err := o.optional(s.Name, s.Optional, send(int(s.Protocol), s.Messages)); err != nil {
+			return err
+		}
+	}
+	for i := range want.Openings {
+		if x := &want.Openings[i]; network.OpeningKind(x.Kind) != network.Tap {
+			if err := o.opening(x); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+func (o *opener) optional(name string, optional bool, err error) error {
+	if err == nil {
+		return nil
+	}
+	if !optional {
+		return fmt.Errorf("opening %q for the network: %w", name, err)
+	}
+	o.said.Missing = append(o.said.Missing, name)
+	o.said.Reasons = append(o.said.Reasons, err.Error())
+	return nil
+}
+
+// opening opens all of one, or nothing.
+func (o *opener) opening(x *initproto.Opening) error {
+	var fds []int
+	for range max(x.Count, 1) {
+		fd, err := open(x)
+		if err != nil {
+			channel.CloseAll(fds)
+			return o.optional(x.Name, x.Optional, err)
+		}
+		fds = append(fds, fd)
+	}
+	for _, fd := range fds {
+		o.fds = append(o.fds, fd)
+		o.said.Names = append(o.said.Names, x.Name)
+	}
+	return nil
+}
+
+func open(x *initproto.Opening) (int, error) {
+	switch network.OpeningKind(x.Kind) {
+	case network.Tap:
+		return tap(x.IfName)
+	case network.RouteSocket:
+		return netlinkSocket(unix.NETLINK_ROUTE)
+	case network.NetfilterSocket:
+		return netlinkSocket(unix.NETLINK_NETFILTER)
+	case network.ListenTCP:
+		return socket(x, unix.SOCK_STREAM, 0)
+	case network.ListenUDP:
+		return socket(x, unix.SOCK_DGRAM, 0)
+	case network.TCPSocket:
+		return socket(x, unix.SOCK_STREAM, 0)
+	case network.UDPSocket:
+		return socket(x, unix.SOCK_DGRAM, 0)
+	case network.RawSocket:
+		return socket(x, unix.SOCK_RAW, unix.IPPROTO_RAW)
+	case network.NetNS:
+		fd, err := unix.Open("/proc/thread-self/ns/net", unix.O_RDONLY|unix.O_CLOEXEC, 0)
+		return fd, os.NewSyscallError("open", err)
+	}
+	return -1, fmt.Errorf("%w: opening of kind %d", initproto.ErrMessage, x.Kind)
+}
+
+// tap makes a tap device. The device node is the host's: the root is not entered yet.
+func tap(name string) (int, error) {
+	fd, err := unix.Open("/dev/net/tun", unix.O_RDWR|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return -1, fmt.Errorf("/dev/net/tun: %w", os.NewSyscallError("open", err))
+	}
+	r, err := unix.NewIfreq(name)
+	if err == nil {
+		r.SetUint16(unix.IFF_TAP | unix.IFF_NO_PI | unix.IFF_VNET_HDR)
+		err = os.NewSyscallError("ioctl TUNSETIFF", unix.IoctlIfreq(fd, unix.TUNSETIFF, r))
+	}
+	if err != nil {
+		_ = unix.Close(fd)
+		return -1, err
+	}
+	return fd, nil
+}
+
+func netlinkSocket(protocol int) (int, error) {
+	fd, err := unix.Socket(unix.AF_NETLINK, unix.SOCK_RAW|unix.SOCK_CLOEXEC, protocol)
+	if err != nil {
+		return -1, os.NewSyscallError("socket", err)
+	}
+	if err := unix.Bind(fd, &unix.SockaddrNetlink{Family: unix.AF_NETLINK}); err != nil {
+		_ = unix.Close(fd)
+		return -1, os.NewSyscallError("bind", err)
+	}
+	return fd, nil
+}
+
+// socket makes a socket, and binds it if it is to listen.
+func socket(x *initproto.Opening, kind, protocol int) (_ int, err error) {
+	family := unix.AF_INET
+	if len(x.IP) == 16 {
+		family = unix.AF_INET6
+	}
+	fd, err := unix.Socket(family, kind|unix.SOCK_CLOEXEC, protocol)
+	if err != nil {
+		return -1, os.NewSyscallError("socket", err)
+	}
+	defer func() {
+		if err != nil {
+			_ = unix.Close(fd)
+		}
+	}()
+	if family == unix.AF_INET6 && kind != unix.SOCK_RAW {
+		if err := unix.SetsockoptInt(fd, unix.IPPROTO_IPV6, unix.IPV6_V6ONLY, 1); err != nil {
+			return -1, os.NewSyscallError("setsockopt IPV6_V6ONLY", err)
+		}
+	}
+	if x.Transparent {
+		level, option := unix.IPPROTO_IP, unix.IP_TRANSPARENT
+		if family == unix.AF_INET6 {
+			level, option = unix.IPPROTO_IPV6, unix.IPV6_TRANSPARENT
+		}
+		if err := unix.SetsockoptInt(fd, level, option, 1); err != nil {
+			return -1, os.NewSyscallError("setsockopt IP_TRANSPARENT", err)
+		}
+	}
+	listens := network.OpeningKind(x.Kind) == network.ListenTCP
+	if !listens && network.OpeningKind(x.Kind) != network.ListenUDP {
+		return fd, nil
+	}
+	var at unix.Sockaddr = &unix.SockaddrInet4{Port: int(x.Port), Addr: [4]byte(append(x.IP, make([]byte, 4)...)[:4])}
+	if family == unix.AF_INET6 {
+		at = &unix.SockaddrInet6{Port: int(x.Port), Addr: [16]byte(x.IP)}
+	}
+	if err := unix.Bind(fd, at); err != nil {
+		return -1, os.NewSyscallError("bind", err)
+	}
+	if listens {
+		if err := unix.Listen(fd, backlog); err != nil {
+			return -1, os.NewSyscallError("listen", err)
+		}
+	}
+	return fd, nil
+}
+
+// backlog is what the kernel cuts down to net.core.somaxconn.
+const backlog = 4096
+
+// setupTime is how long the kernel may take for one batch, in seconds.
+const setupTime = 5
+
+// send sends a batch of netlink messages, and waits for what the kernel says to each
+// that asks for an answer.
+func send(protocol int, batch []byte) error {
+	if protocol != unix.NETLINK_ROUTE && protocol != unix.NETLINK_NETFILTER {
+		return fmt.Errorf("%w: netlink protocol %d", initproto.ErrMessage, protocol)
+	}
+	due, err := answers(batch)
+	if err != nil {
+		return err
+	}
+	fd, err := netlinkSocket(protocol)
+	if err != nil {
+		return err
+	}
+	defer unix.Close(fd)
+	if err := unix.SetsockoptTimeval(fd, unix.SOL_SOCKET, unix.SO_RCVTIMEO, &unix.Timeval{Sec: setupTime}); err != nil {
+		return os.NewSyscallError("setsockopt SO_RCVTIMEO", err)
+	}
+	// Best effort: a batch that does not fit the default buffer is rare.
+	_ = unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_SNDBUFFORCE, 4*len(batch)+64<<10)
+	if err := unix.Sendto(fd, batch, 0, &unix.SockaddrNetlink{Family: unix.AF_NETLINK}); err != nil {
+		return os.NewSyscallError("sendto", err)
+	}
+	buf := make([]byte, 64<<10)
+	for len(due) > 0 {
+		n, from, err := unix.Recvfrom(fd, buf, 0)
+		if errors.Is(err, unix.EINTR) {
+			continue
+		}
+		if err != nil {
+			return fmt.Errorf("netlink: %d messages have no answer: %w", len(due), os.NewSyscallError("recvfrom", err))
+		}
+		if k, ok := from.(*unix.SockaddrNetlink); !ok || k.Pid != 0 {
+			continue // not the kernel's
+		}
+		if err := acked(buf[:n], due); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// answers finds the messages of a batch that ask for an answer, by their number.
+func answers(batch []byte) (map[uint32]bool, error) {
+	due := map[uint32]bool{}
+	err := messages(batch, func(h header, _ []byte) error {
+		if h.flags&unix.NLM_F_ACK != 0 {
+			due[h.seq] = true
+		}
+		return nil
+	})
+	if err == nil && len(due) == 0 {
+		err = fmt.Errorf("%w: a netlink batch that asks for no answer", initproto.ErrMessage)
+	}
+	return due, err
+}
+
+type header struct {
+	kind, flags uint16
+	seq         uint32
+}
+
+// messages goes through netlink messages.
+func messages(b []byte, f func(h header, payload []byte) error) error {
+	for len(b) > 0 {
+		if len(b) < unix.NLMSG_HDRLEN {
+			return fmt.Errorf("%w: netlink", initproto.ErrMessage)
+		}
+		n := int(binary.NativeEndian.Uint32(b))
+		if n < unix.NLMSG_HDRLEN || n > len(b) {
+			return fmt.Errorf("%w: netlink message of %d bytes", initproto.ErrMessage, n)
+		}
+		h := header{kind: binary.NativeEndian.Uint16(b[4:]), flags: binary.NativeEndian.Uint16(b[6:]), seq: binary.NativeEndian.Uint32(b[8:])}
+		if err := f(h, b[unix.NLMSG_HDRLEN:n]); err != nil {
+			return err
+		}
+		b = b[min((n+unix.NLMSG_ALIGNTO-1)&^(unix.NLMSG_ALIGNTO-1), len(b)):]
+	}
+	return nil
+}
+
+// acked takes the messages that the kernel has answered from those that are due.
+func acked(b []byte, due map[uint32]bool) error {
+	return messages(b, func(h header, payload []byte) error {
+		if h.kind != unix.NLMSG_ERROR || len(payload) < 4 {
+			return nil
+		}
+		if code := int32(binary.NativeEndian.Uint32(payload)); code != 0 {
+			return fmt.Errorf("netlink message %d: %w", h.seq, unix.Errno(-code))
+		}
+		delete(due, h.seq)
+		return nil
+	})
+}

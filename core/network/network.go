@@ -1,0 +1,144 @@
+// Package network owns what a sandbox asks of the backend that connects it: what is
+// to be reached, and in which order it is asked. It starts no plugin, and knows none:
+// a Source does. The words are those of sdk/network.
+package network
+
+import (
+	"context"
+	"fmt"
+	"net/netip"
+	"os"
+
+	"github.com/hashicorp/hcl/v2"
+
+	"github.com/nucleus-runtime/nucleus/core/plan"
+	"github.com/nucleus-runtime/nucleus/sdk/network"
+)
+
+// Want is what a job asks for.
+type Want struct {
+	// Backend is the name of the plugin.
+	Backend string
+	// Config is the block for the plugin, nil for none, and Eval what it may refer to.
+	Config   hcl.Body
+	Eval     *hcl.EvalContext
+	Hostname string
+	Ports    []network.PortMap
+	DNS      *network.DNS
+	Egress   network.Egress
+}
+
+// Place is a network namespace that is to be connected.
+type Place struct {
+	NetNS  network.Namespace
+	UserNS *network.UserNS
+	// Files are what Prepare wanted opened, and Missing what this kernel has not.
+	Files   []*os.File
+	Missing []string
+}
+
+// Link connects one sandbox. Its methods are called one after the other, but for
+// Watch, Status and Gone.
+type Link interface {
+	// Prepare says what is to be opened inside.
+	Prepare(ctx context.Context) (*network.PrepareResponse, error)
+	// Attach connects the sandbox: its policy is in force when it returns.
+	Attach(ctx context.Context, at Place) (*network.AttachResponse, error)
+	// Detach undoes both, whether or not they have been called.
+	Detach(ctx context.Context) error
+	// Record is for a Detach that somebody else may have to make.
+	Record() Record
+	// Watch tells what the policy refuses, until ctx ends or the backend does.
+	Watch(ctx context.Context, tell func(network.Denial)) error
+	// Status tells how the attachment fares; nil for a backend that does not.
+	Status(ctx context.Context) (*network.Status, error)
+	// Gone is closed when a backend that has to live has ended.
+	Gone() <-chan struct{}
+	// Close ends the backend.
+	Close()
+}
+
+// Source reaches backends. It may be asked by several sandboxes at once.
+type Source interface {
+	// Open starts a backend for one sandbox.
+	Open(ctx context.Context, sandbox string, w Want) (Link, error)
+	// Detach is for the sandbox of a supervisor that is gone.
+	Detach(ctx context.Context, sandbox string, r Record) error
+}
+
+// Record is what another process needs to disconnect a sandbox.
+type Record struct {
+	Backend string `json:"backend"`
+	// Config is what the backend was configured with, as it travels, without what must
+	// not be shown.
+	Config []byte `json:"config,omitempty"`
+	// Pinned: only a plugin whose digest the operator names may be called.
+	Pinned   bool           `json:"pinned,omitempty"`
+	IfName   string         `json:"ifname"`
+	Prepared network.Handle `json:"prepared,omitzero"`
+	Handle   network.Handle `json:"handle,omitzero"`
+}
+
+// IfName is what the sandbox's interface is called.
+const IfName = "eth0"
+
+// WantOf gives what a plan asks for.
+func WantOf(p *plan.Plan) (Want, error) {
+	n := p.Network
+	w := Want{Backend: n.Backend, Config: n.Config, Eval: n.Eval, Hostname: p.Hostname}
+	for _, x := range n.Publish {
+		a, err := netip.ParseAddr(x.HostIP)
+		if err != nil {
+			return w, err
+		}
+		w.Ports = append(w.Ports, network.PortMap{HostIP: a, HostPort: x.HostPort, ContainerPort: x.Container, Protocol: x.Protocol})
+	}
+	if len(n.DNS) > 0 {
+		w.DNS = &network.DNS{}
+		for _, s := range n.DNS {
+			a, err := netip.ParseAddr(s)
+			if err != nil {
+				return w, err
+			}
+			w.DNS.Servers = append(w.DNS.Servers, a)
+		}
+	}
+	var err error
+	w.Egress, err = egressOf(n.Egress)
+	return w, err
+}
+
+var verdicts = map[string]network.Verdict{plan.EgressDeny: network.Deny, plan.EgressPublic: network.Public}
+
+func egressOf(in plan.Egress) (network.Egress, error) {
+	verdict, ok := verdicts[in.Default]
+	if !ok {
+		return network.Egress{}, fmt.Errorf("egress: no verdict %q", in.Default)
+	}
+	out := network.Egress{Default: verdict}
+	for _, r := range in.Allow {
+		to := network.Rule{Names: r.Names}
+		for _, c := range r.CIDRs {
+			p, err := netip.ParsePrefix(c)
+			if err != nil {
+				return out, err
+			}
+			to.CIDRs = append(to.CIDRs, p)
+		}
+		for _, x := range r.Ports {
+			to.Ports = append(to.Ports, network.Ports{Protocol: x.Protocol, First: x.Port, Last: x.Port})
+		}
+		out.Allow = append(out.Allow, to)
+	}
+	return out, nil
+}
+
+// Error is a backend that could not be reached, or that refuses.
+type Error struct {
+	Backend string
+	Hint    string
+	Err     error
+}
+
+func (e *Error) Error() string { return fmt.Sprintf("network plugin %q: %v", e.Backend, e.Err) }
+func (e *Error) Unwrap() error { return e.Err }
