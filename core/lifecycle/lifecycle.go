@@ -502,8 +502,8 @@ func (s *Sandbox) openGates(context.Context) error {
 		s.log.Emit(audit.Cgroup, nil, map[string]any{"group": s.group.Record().Paths})
 	}
 	s.tell(hooks.PostCgroups, nil)
-	if s.holds() {
-		return nil // hooks come first
+	if s.holds() || s.plan.Network.Plugin {
+		return nil // the network comes first, and hooks
 	}
 	return s.letGo()
 }

@@ -136,7 +136,6 @@ func (s *Sandbox) connect(ctx context.Context) error {
 	if err := s.dir.Journal.Intent(stepNetwork, record); err != nil {
 		return phase("network", err)
 	}
-	c.attached = true
 	if len(got.ExtraMounts)+len(got.Env) > 0 {
 		return s.networkFailed(errors.New("it wants mounts or variables in the sandbox, which this version of Nucleus does not give"))
 	}
@@ -147,7 +146,10 @@ func (s *Sandbox) connect(ctx context.Context) error {
 		return s.broken("network", err)
 	}
 	s.lap("network attached")
-	return nil
+	if s.holds() {
+		return nil // hooks come first
+	}
+	return s.letGo()
 }
 
 // networkTime bounds the wait for a backend, from the start of its plugin to the
@@ -259,6 +261,7 @@ func networkDetail(backend string, got *sdk.AttachResponse, missing []string) ma
 // watch makes events of what the policy refuses.
 func (s *Sandbox) watch() {
 	c := &s.net
+	c.attached = true
 	var ctx context.Context
 	ctx, c.unwatch = context.WithCancel(context.Background())
 	c.watched = make(chan struct{})
