@@ -21,7 +21,7 @@ import (
 type Packet struct {
 	Protocol uint8 // unix.IPPROTO_TCP and its like
 	Src, Dst netip.AddrPort
-	// Flags are those of TCP.
+	// Flags are those of TCP; of ICMP it is the type.
 	Flags   uint8
 	Payload int
 }
@@ -218,6 +218,9 @@ func parsePacket(data []byte, size int) (Packet, bool) {
 		return Packet{}, false
 	}
 	var sport, dport uint16
+	if first && (p.Protocol == unix.IPPROTO_ICMP || p.Protocol == unix.IPPROTO_ICMPV6) && len(rest) > 0 {
+		p.Flags = rest[0]
+	}
 	if first && (p.Protocol == unix.IPPROTO_TCP || p.Protocol == unix.IPPROTO_UDP) && len(rest) >= 8 {
 		sport, dport = binary.BigEndian.Uint16(rest), binary.BigEndian.Uint16(rest[2:])
 		if p.Protocol == unix.IPPROTO_UDP {
