@@ -10,7 +10,6 @@ import (
 
 	"github.com/nucleus-runtime/nucleus/core/initproto"
 	"github.com/nucleus-runtime/nucleus/core/initproto/channel"
-	"github.com/nucleus-runtime/nucleus/sdk/network"
 )
 
 // connect has the backend connect the network namespace: it gets what it wants
@@ -79,7 +78,7 @@ type opener struct {
 
 func (o *opener) all(want *initproto.Open) error {
 	for i := range want.Openings {
-		if x := &want.Openings[i]; network.OpeningKind(x.Kind) == network.Tap {
+		if x := &want.Openings[i]; x.Kind == initproto.OpenTap {
 			if err := o.opening(x); err != nil {
 				return err
 			}
@@ -92,7 +91,7 @@ func (o *opener) all(want *initproto.Open) error {
 		}
 	}
 	for i := range want.Openings {
-		if x := &want.Openings[i]; network.OpeningKind(x.Kind) != network.Tap {
+		if x := &want.Openings[i]; x.Kind != initproto.OpenTap {
 			if err := o.opening(x); err != nil {
 				return err
 			}
@@ -132,24 +131,20 @@ func (o *opener) opening(x *initproto.Opening) error {
 }
 
 func open(x *initproto.Opening) (int, error) {
-	switch network.OpeningKind(x.Kind) {
-	case network.Tap:
+	switch x.Kind {
+	case initproto.OpenTap:
 		return tap(x.IfName)
-	case network.RouteSocket:
+	case initproto.OpenRoute:
 		return netlinkSocket(unix.NETLINK_ROUTE)
-	case network.NetfilterSocket:
+	case initproto.OpenNetfilter:
 		return netlinkSocket(unix.NETLINK_NETFILTER)
-	case network.ListenTCP:
+	case initproto.OpenListenTCP, initproto.OpenTCP:
 		return socket(x, unix.SOCK_STREAM, 0)
-	case network.ListenUDP:
+	case initproto.OpenListenUDP, initproto.OpenUDP:
 		return socket(x, unix.SOCK_DGRAM, 0)
-	case network.TCPSocket:
-		return socket(x, unix.SOCK_STREAM, 0)
-	case network.UDPSocket:
-		return socket(x, unix.SOCK_DGRAM, 0)
-	case network.RawSocket:
+	case initproto.OpenRaw:
 		return socket(x, unix.SOCK_RAW, unix.IPPROTO_RAW)
-	case network.NetNS:
+	case initproto.OpenNetNS:
 		fd, err := unix.Open("/proc/thread-self/ns/net", unix.O_RDONLY|unix.O_CLOEXEC, 0)
 		return fd, os.NewSyscallError("open", err)
 	}
@@ -215,8 +210,8 @@ func socket(x *initproto.Opening, kind, protocol int) (_ int, err error) {
 			return -1, os.NewSyscallError("setsockopt IP_TRANSPARENT", err)
 		}
 	}
-	listens := network.OpeningKind(x.Kind) == network.ListenTCP
-	if !listens && network.OpeningKind(x.Kind) != network.ListenUDP {
+	listens := x.Kind == initproto.OpenListenTCP
+	if !listens && x.Kind != initproto.OpenListenUDP {
 		return fd, nil
 	}
 	var at unix.Sockaddr = &unix.SockaddrInet4{Port: int(x.Port), Addr: [4]byte(append(x.IP, make([]byte, 4)...)[:4])}

@@ -146,7 +146,20 @@ type Open struct {
 	Setups   []NetSetup
 }
 
-// Opening is a descriptor, or Count of them. Its kinds are those of sdk/network.
+// The kinds of an Opening, with the numbers of sdk/network.
+const (
+	OpenTap uint8 = iota + 1
+	OpenRoute
+	OpenNetfilter
+	OpenListenTCP
+	OpenListenUDP
+	OpenTCP
+	OpenUDP
+	OpenNetNS
+	OpenRaw
+)
+
+// Opening is a descriptor, or Count of them.
 type Opening struct {
 	Name        string
 	Kind        uint8

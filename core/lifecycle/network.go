@@ -48,15 +48,16 @@ func (s *Sandbox) openNetwork(ctx context.Context) error {
 	if err != nil {
 		return s.networkFailed(err)
 	}
-	if err := s.dir.Journal.Intent(stepNetwork, network.Record{Backend: want.Backend, IfName: network.IfName}); err != nil {
-		return phase("network", err)
-	}
 	c := &s.net
 	ctx, c.cancel = context.WithCancel(ctx)
 	c.ready = make(chan struct{})
 	go func() {
 		defer close(c.ready)
-		if c.link, c.err = s.cfg.Networks.Open(ctx, s.dir.ID, want); c.err == nil {
+		if c.link, c.err = s.cfg.Networks.Open(ctx, s.dir.ID, want); c.err != nil {
+			return
+		}
+		if c.err = s.dir.Journal.Intent(stepNetwork, c.link.Record()); c.err == nil {
+			failpoint.Hit("network preparing")
 			c.prep, c.err = c.link.Prepare(ctx)
 		}
 	}()

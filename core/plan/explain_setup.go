@@ -2,6 +2,8 @@ package plan
 
 import (
 	"fmt"
+	"net/netip"
+	"slices"
 	"strings"
 
 	specs "github.com/opencontainers/runtime-spec/specs-go"
@@ -20,7 +22,11 @@ func (e *explainer) namespaces() {
 	for _, n := range p.Namespaces {
 		switch n.Type {
 		case specs.NetworkNamespace:
-			e.add(string(n.Type), "own", nsMechanism[n.Type], "network")
+			mechanism := nsMechanism[n.Type]
+			if p.Network.Plugin {
+				mechanism = "clone(CLONE_NEWNET), connected by nucleus-plugin-" + p.Network.Backend
+			}
+			e.add(string(n.Type), "own", mechanism, "network")
 		case specs.UserNamespace:
 			e.add(string(n.Type), "own", nsMechanism[n.Type], "namespaces.user")
 		case specs.TimeNamespace:
@@ -35,6 +41,7 @@ func (e *explainer) namespaces() {
 	if !p.Namespace(specs.NetworkNamespace) {
 		e.add("network", "host", "none: the host's network is the sandbox's", "network")
 	}
+	e.connection()
 	if !p.Namespace(specs.TimeNamespace) {
 		e.add("time", "host", "none: clocks are the host's, and cannot be set", "namespaces.time")
 	}
@@ -50,6 +57,36 @@ func (e *explainer) namespaces() {
 	}
 	e.add("supplementary groups", fmt.Sprint(p.Process.User.AdditionalGids), groups, "groups")
 	e.add("hostname", p.Hostname, "sethostname(2) in its UTS namespace, /etc/hostname", "hostname")
+}
+
+// connection is what a network plugin is told to enforce, before it answers.
+func (e *explainer) connection() {
+	n := e.p.Network
+	if !n.Plugin {
+		return
+	}
+	by := "nucleus-plugin-" + n.Backend + ", before the workload runs"
+	e.add("egress", map[string]string{EgressDeny: "nothing but what a rule allows", EgressPublic: "public addresses"}[n.Egress.Default], by, "network.egress")
+	for i, r := range n.Egress.Allow {
+		to := append(slices.Clone(r.Names), r.CIDRs...)
+		on := "every port"
+		if len(r.Ports) > 0 {
+			var ports []string
+			for _, p := range r.Ports {
+				ports = append(ports, fmt.Sprintf("%d/%s", p.Port, p.Protocol))
+			}
+			on = strings.Join(ports, " ")
+		}
+		e.add("egress", strings.Join(to, " ")+" on "+on, by, fmt.Sprintf("network.egress.allow[%d]", i))
+	}
+	if len(n.DNS) > 0 {
+		e.add("dns", strings.Join(n.DNS, " "), "asked by nucleus-plugin-"+n.Backend+"; the sandbox asks that", "network.dns")
+	}
+	for i, p := range n.Publish {
+		host := netip.AddrPortFrom(netip.MustParseAddr(p.HostIP), p.HostPort)
+		e.add("publish", fmt.Sprintf("%s to %d/%s", host, p.Container, p.Protocol), "nucleus-plugin-"+n.Backend, fmt.Sprintf("network.publish[%d]", i))
+	}
+	e.add("network ends", n.OnFailure, map[string]string{"stop": "the run ends with an error", "closed": "the sandbox goes on without a network"}[n.OnFailure], "network.on_failure")
 }
 
 func (e *explainer) mapMechanism() string {

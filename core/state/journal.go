@@ -10,6 +10,7 @@ import (
 	"os"
 	"slices"
 	"strconv"
+	"sync"
 
 	"golang.org/x/sys/unix"
 
@@ -40,6 +41,7 @@ type Record struct {
 // what was written of it is taken back. It is not synced to disk: nothing of a
 // sandbox outlives a power cut but what gc could not find anyway.
 type Journal struct {
+	mu   sync.Mutex // of what follows: some effects happen beside others
 	f    *os.File
 	seq  int
 	size int64 // of the whole records
@@ -112,6 +114,8 @@ func (j *Journal) Undone(step string) error { return j.append(Record{Phase: Undo
 const maxRecord = 1 << 20
 
 func (j *Journal) append(r Record) error {
+	j.mu.Lock()
+	defer j.mu.Unlock()
 	r.Seq = j.seq + 1
 	line := r.line()
 	// What could not be read again must not be written.
