@@ -19,6 +19,7 @@ import (
 	"github.com/nucleus-runtime/nucleus/core/network"
 	"github.com/nucleus-runtime/nucleus/core/plan"
 	"github.com/nucleus-runtime/nucleus/internal/failpoint"
+	"github.com/nucleus-runtime/nucleus/sdk/contract"
 	sdk "github.com/nucleus-runtime/nucleus/sdk/network"
 )
 
@@ -196,7 +197,10 @@ func (s *Sandbox) openInside() (_ network.Place, err error) {
 	for i, name := range opened.Missing {
 		s.log.Emit(audit.NetworkMissing, nil, map[string]any{"name": name, "why": audit.Clean(opened.Reasons[i])})
 	}
-	if place.NetNS, err = s.netNS(); err != nil {
+	if place.NetNS, err = s.netNS(); err == nil {
+		place.UserNS, err = s.ownerNS()
+	}
+	if err != nil {
 		for _, f := range place.Files {
 			_ = f.Close()
 		}
@@ -221,6 +225,26 @@ func (s *Sandbox) netNS() (sdk.Namespace, error) {
 	}
 	n.Dev, n.Ino = st.Dev, st.Ino
 	return n, nil
+}
+
+// ownerNS names the user namespace that owns the network namespace; nil for the host's.
+func (s *Sandbox) ownerNS() (*sdk.UserNS, error) {
+	if s.plan.IDs.Kind == "none" {
+		return nil, nil
+	}
+	u := &sdk.UserNS{Namespace: sdk.Namespace{Path: s.mappedNS}}
+	var st unix.Stat_t
+	if err := unix.Stat(s.mappedNS, &st); err != nil {
+		return nil, s.reason("network", os.NewSyscallError("stat", err))
+	}
+	u.Namespace.Dev, u.Namespace.Ino = st.Dev, st.Ino
+	for _, m := range s.plan.IDs.UIDs {
+		u.UIDs = append(u.UIDs, contract.IDMap{Inside: m.ContainerID, Outside: m.HostID, Count: m.Size})
+	}
+	for _, m := range s.plan.IDs.GIDs {
+		u.GIDs = append(u.GIDs, contract.IDMap{Inside: m.ContainerID, Outside: m.HostID, Count: m.Size})
+	}
+	return u, nil
 }
 
 // networkFiles are what the sandbox is to know of its network.

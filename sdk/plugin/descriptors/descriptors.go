@@ -20,7 +20,7 @@ import (
 
 // Bounds of one message. The kernel's own is 253 descriptors.
 const (
-	MaxFiles = 64
+	MaxFiles = 250
 	MaxTag   = 128
 )
 

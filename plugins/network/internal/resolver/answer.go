@@ -32,11 +32,12 @@ func (r *Resolver) answer(ctx context.Context, wire []byte, size int) []byte {
 		return nil
 	}
 	q := new(dns.Msg)
-	if rcode := accept(wire); rcode != dns.RcodeSuccess || q.Unpack(wire) != nil {
-		if rcode == dns.RcodeSuccess {
-			rcode = dns.RcodeFormatError
-		}
+	if rcode := accept(wire); rcode != dns.RcodeSuccess {
 		return bare(wire, rcode)
+	}
+	// The library takes a header alone for a message, whatever it counts.
+	if q.Unpack(wire) != nil || len(q.Question) != 1 || options(q) > 1 {
+		return bare(wire, dns.RcodeFormatError)
 	}
 	m := new(dns.Msg).SetReply(q)
 	m.RecursionAvailable = true
@@ -74,6 +75,17 @@ func accept(wire []byte) int {
 		return dns.RcodeFormatError
 	}
 	return dns.RcodeSuccess
+}
+
+// options counts the records of EDNS, of which there may be one (RFC 6891 section 6.1.1).
+func options(q *dns.Msg) int {
+	n := 0
+	for _, rr := range q.Extra {
+		if rr.Header().Rrtype == dns.TypeOPT {
+			n++
+		}
+	}
+	return n
 }
 
 // bare is an answer to what cannot be read: a header alone.

@@ -146,7 +146,8 @@ func address(rr dns.RR) (netip.Addr, bool) {
 	case *dns.A:
 		return netip.AddrFromSlice(rr.A.To4())
 	case *dns.AAAA:
-		return netip.AddrFromSlice(rr.AAAA.To16())
+		a, ok := netip.AddrFromSlice(rr.AAAA.To16())
+		return a, ok && !a.Is4In6() // an IPv4 address has no business here
 	}
 	return netip.Addr{}, false
 }

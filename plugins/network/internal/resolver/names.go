@@ -184,7 +184,8 @@ func (r *Resolver) bind(ctx context.Context, o *owner, seq uint64, real []netip.
 	if o.seq >= seq {
 		return nil
 	}
-	if o.seq == 0 || !sameAddrs(o.real, real) {
+	// What was never bound differs from every real address, and from none.
+	if !sameAddrs(o.real, real) {
 		if err := r.c.Bind(ctx, o.name, o.own, real); err != nil {
 			return err
 		}

@@ -13,6 +13,7 @@ import (
 	"errors"
 	"net"
 	"net/netip"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -118,9 +119,9 @@ func (r *Resolver) Close() error {
 	return nil
 }
 
-// Lookup resolves a name for a flow: all its real addresses, IPv4 first, each family
-// in upstream's order. The policy has the last word on each: Policy.Bound. An existing
-// name without addresses has none.
+// Lookup resolves a name for a flow: its real addresses, IPv4 first, each family in
+// upstream's order. The policy has the last word on each, with Policy.Bound. A name
+// that does not exist has none.
 func (r *Resolver) Lookup(ctx context.Context, n dnsname.Name) ([]netip.Addr, error) {
 	if local(n) || !r.c.Policy.Resolve(n).Allow {
 		return nil, ErrRefused
@@ -129,7 +130,7 @@ func (r *Resolver) Lookup(ctx context.Context, n dnsname.Name) ([]netip.Addr, er
 	if err != nil {
 		return nil, err
 	}
-	return f.all(), nil
+	return slices.DeleteFunc(f.all(), hosts), nil
 }
 
 // NameOf says which name owns a synthetic address.
@@ -182,7 +183,9 @@ func (r *Resolver) fly(n dnsname.Name, fl *flight) {
 	r.mu.Lock()
 	r.seq++
 	fl.found.seq = r.seq
-	r.cache.put(n, fl.found)
+	if !fl.found.expires.IsZero() {
+		r.cache.put(n, fl.found)
+	}
 	delete(r.flights, n)
 	r.mu.Unlock()
 	close(fl.done)

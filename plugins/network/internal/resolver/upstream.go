@@ -106,7 +106,7 @@ func (r *Resolver) ask(ctx context.Context, network string, server netip.AddrPor
 			return nil, err
 		}
 		m := new(dns.Msg)
-		if m.Unpack(wire) != nil {
+		if m.Unpack(wire) != nil && !m.Truncated { // what is cut off may end in a record
 			continue
 		}
 		switch answers(m, q) {
@@ -155,6 +155,9 @@ func answers(m, q *dns.Msg) match {
 	}
 	if m.Rcode == dns.RcodeFormatError || m.Rcode == dns.RcodeNotImplemented {
 		return unlike // often without the question
+	}
+	if len(m.Question) == 0 && m.Rcode != dns.RcodeSuccess && m.Rcode != dns.RcodeNameError {
+		return yes // a refusal, from those who save the question
 	}
 	if len(m.Question) != 1 {
 		return no
