@@ -150,7 +150,7 @@ func ping(p Probe) Result {
 		return failure(err)
 	}
 	domain, protocol, request, reply := unix.AF_INET, unix.IPPROTO_ICMP, byte(8), byte(0)
-	var to unix.Sockaddr = &unix.SockaddrInet4{Addr: [4]byte{}}
+	var to unix.Sockaddr
 	if a.Is4() {
 		to = &unix.SockaddrInet4{Addr: a.As4()}
 	} else {
