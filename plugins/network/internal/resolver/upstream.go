@@ -36,15 +36,16 @@ func (r *Resolver) exchange(ctx context.Context, n dnsname.Name, qtype uint16) (
 	err := errNoUpstream
 	leader := int(r.leader.Load())
 	for i := range tries * len(servers) {
+		if ctx.Err() != nil {
+			err = context.Cause(ctx)
+			break
+		}
 		at := (leader + i) % len(servers)
 		var m *dns.Msg
 		m, err = r.try(ctx, servers[at], n, qtype)
 		if err == nil {
 			r.leader.Store(uint32(at))
 			return m, nil
-		}
-		if ctx.Err() != nil {
-			break
 		}
 	}
 	return nil, fmt.Errorf("resolve %s: %w", n, err)

@@ -116,9 +116,13 @@ func TestAnUpstreamThatFailsIsFollowedByTheNext(t *testing.T) {
 		answer func(q *dns.Msg) [][]byte
 		after  time.Duration
 	}{
-		"silent":   {func(*dns.Msg) [][]byte { return nil }, tryLimit},
-		"broken":   {func(q *dns.Msg) [][]byte { return [][]byte{reply(t, q, "9.9.9.9", func(m *dns.Msg) { m.Rcode = dns.RcodeServerFailure })} }, 0},
-		"refusing": {func(q *dns.Msg) [][]byte { return [][]byte{reply(t, q, "9.9.9.9", func(m *dns.Msg) { m.Rcode, m.Question, m.Answer = dns.RcodeRefused, nil, nil })} }, 0},
+		"silent": {func(*dns.Msg) [][]byte { return nil }, tryLimit},
+		"broken": {func(q *dns.Msg) [][]byte {
+			return [][]byte{reply(t, q, "9.9.9.9", func(m *dns.Msg) { m.Rcode = dns.RcodeServerFailure })}
+		}, 0},
+		"refusing": {func(q *dns.Msg) [][]byte {
+			return [][]byte{reply(t, q, "9.9.9.9", func(m *dns.Msg) { m.Rcode, m.Question, m.Answer = dns.RcodeRefused, nil, nil })}
+		}, 0},
 		"lying": {func(q *dns.Msg) [][]byte {
 			return slices.Repeat([][]byte{reply(t, q, "9.9.9.9", func(m *dns.Msg) { m.Id++ })}, strangers)
 		}, 0},
