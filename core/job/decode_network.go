@@ -8,8 +8,8 @@ import (
 
 	"github.com/zclconf/go-cty/cty"
 
-	"github.com/nucleus-runtime/nucleus/sdk/dnsname"
 	"github.com/nucleus-runtime/nucleus/core/job/internal/hclread"
+	"github.com/nucleus-runtime/nucleus/sdk/dnsname"
 )
 
 func (d *decoder) network(b hclread.Block) {

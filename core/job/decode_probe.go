@@ -7,8 +7,8 @@ import (
 	"strings"
 	"time"
 
-	"github.com/nucleus-runtime/nucleus/sdk/dnsname"
 	"github.com/nucleus-runtime/nucleus/core/job/internal/hclread"
+	"github.com/nucleus-runtime/nucleus/sdk/dnsname"
 )
 
 func (d *decoder) readiness(b hclread.Block) {

@@ -10,12 +10,23 @@ import (
 
 	"github.com/nucleus-runtime/nucleus/core/cgroups"
 	"github.com/nucleus-runtime/nucleus/core/pluginhost/rundir"
+	"github.com/nucleus-runtime/nucleus/sdk/manifest"
 )
 
 const (
 	maxTasks  = 256
 	maxMemory = 256 << 20
+	// A backend of networks carries the flows of a sandbox.
+	maxNetworkMemory = 1 << 30
 )
+
+// memoryOf is the limit of a plugin for which its operator names none.
+func memoryOf(as manifest.Service) int64 {
+	if as == manifest.Network {
+		return maxNetworkMemory
+	}
+	return maxMemory
+}
 
 // place is where a plugin is to be: its directory, and its control group. They take
 // most of a millisecond, and so are made while its file is looked at.
@@ -27,15 +38,19 @@ type place struct {
 }
 
 // prepare begins to make the place of a plugin.
-func (h *Host) prepare(name string) *place {
+func (h *Host) prepare(name string, as manifest.Service) *place {
 	host, _ := h.o.Finder.Host.Plugin(name)
+	memory := host.Memory
+	if memory == 0 {
+		memory = memoryOf(as)
+	}
 	at := &place{}
 	at.there.Add(1)
 	at.group.made.Go(func() {
 		at.dir, at.err = rundir.Make(h.o.RunDirs, maxSocketDir)
 		at.there.Done()
 		if at.err == nil {
-			at.group.err = at.group.make(h, at.dir, host.Memory)
+			at.group.err = at.group.make(h, at.dir, memory)
 		}
 	})
 	return at
@@ -84,9 +99,7 @@ func (g *group) make(h *Host, dir *rundir.Dir, memory int64) error {
 	// group, none is needed.
 	spec := cgroups.Spec{Name: rundir.GroupPrefix + filepath.Base(dir.Path), Resources: &specs.LinuxResources{}}
 	if facts.Unsupported(cgroups.Memory) == nil {
-		if g.memory = memory; memory == 0 {
-			g.memory = maxMemory
-		}
+		g.memory = memory
 		spec.Resources.Memory = &specs.LinuxMemory{Limit: &g.memory}
 	}
 	if facts.Unsupported(cgroups.Pids) == nil {

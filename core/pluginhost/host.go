@@ -107,9 +107,9 @@ func (h *Host) begin(ctx context.Context, name string, as manifest.Service) (*Pl
 		if p := h.attach(ctx, program, as); p != nil {
 			return p, nil
 		}
-		return h.start(ctx, program, as, h.prepare(name))
+		return h.start(ctx, program, as, h.prepare(name, as))
 	}
-	at := h.prepare(name)
+	at := h.prepare(name, as)
 	program, err := h.o.Finder.Find(name)
 	if err != nil {
 		at.leave()

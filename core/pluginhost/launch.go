@@ -16,6 +16,7 @@ import (
 
 	"github.com/nucleus-runtime/nucleus/core/cgroups"
 	"github.com/nucleus-runtime/nucleus/internal/birth"
+	"github.com/nucleus-runtime/nucleus/sdk/manifest"
 )
 
 // launch is how a plugin process is started.
@@ -51,11 +52,19 @@ const programFD = 4
 const sideFD = 5
 
 // limits of a plugin process. One that needs more is broken, or hostile.
-func limits() map[int]uint64 {
-	return map[int]uint64{unix.RLIMIT_CORE: 0, unix.RLIMIT_NOFILE: maxFiles, unix.RLIMIT_MEMLOCK: 8 << 20}
+func limits(as manifest.Service) map[int]uint64 {
+	files := uint64(maxFiles)
+	if as == manifest.Network {
+		files = maxNetworkFiles
+	}
+	return map[int]uint64{unix.RLIMIT_CORE: 0, unix.RLIMIT_NOFILE: files, unix.RLIMIT_MEMLOCK: 8 << 20}
 }
 
-const maxFiles = 1024
+const (
+	maxFiles = 1024
+	// A flow takes two sockets, and while bytes are on the way a pipe.
+	maxNetworkFiles = 128 << 10
+)
 
 // start starts the process. What it must not have it takes from itself before it
 // executes its program, in the steps of package birth.
@@ -151,7 +160,7 @@ func (l *launch) steps(tasks []*os.File, from []int, domain int) (*birth.Program
 		return nil, err
 	}
 	p.Call(birth.Must, "chdir", unix.SYS_CHDIR, root)
-	for r, n := range limits() {
+	for r, n := range limits(l.box.as) {
 		lim := &unix.Rlimit{}
 		if err := unix.Prlimit(0, r, nil, lim); err != nil {
 			return nil, os.NewSyscallError("prlimit", err)

@@ -181,7 +181,7 @@ func TestStartRunsWhatWasHashed(t *testing.T) {
 	if err := os.Rename(filepath.Join(r.dir, Prefix+"other"), path); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := r.start(t.Context(), p, manifest.Secrets, r.prepare(p.Name)); hintOf(err) != "it said: checked" {
+	if _, err := r.start(t.Context(), p, manifest.Secrets, r.prepare(p.Name, manifest.Secrets)); hintOf(err) != "it said: checked" {
 		t.Errorf("%v, %s", err, hintOf(err))
 	}
 	if _, err := r.Start(t.Context(), "swapped-file"); hintOf(err) != "it said: swapped" {

@@ -87,6 +87,47 @@ func (wires) Status(_ context.Context, r *network.StatusRequest) (*network.Statu
 	return &network.Status{Drift: []string{"no route for " + r.SandboxID}, Stats: []network.IfStats{{IfName: r.IfName, RxBytes: 1 << 40}}}, nil
 }
 
+func (wires) Watch(ctx context.Context, r *network.WatchRequest, tell func(network.Denial) error) error {
+	if r.SandboxID == "broken" {
+		return errs.Preconditionf("nothing is watched")
+	}
+	for _, d := range denials() {
+		if err := tell(d); err != nil {
+			return err
+		}
+	}
+	<-ctx.Done()
+	effect("watch ended")
+	return nil
+}
+
+func denials() []network.Denial {
+	return []network.Denial{
+		{At: time.Unix(1, 0).UTC(), Protocol: "tcp", Dst: netip.MustParseAddrPort("[2001:db8::1]:443"), Name: "a.example", Rule: 3, Reason: network.ReasonPort, Count: 2},
+		{At: time.Unix(2, 0).UTC(), Protocol: "dns", Name: "b.example", Rule: -1, Reason: network.ReasonDefault, Count: 1},
+	}
+}
+
+// Denials come while the call lasts, and its end reaches the plugin.
+func TestDenialsAreTold(t *testing.T) {
+	h := start(t, "network")
+	n := h.Network([]string{network.FeatureWatch})
+	ctx, cancel := context.WithCancel(soon(t))
+	var got []network.Denial
+	err := n.Watcher.Watch(ctx, &network.WatchRequest{SandboxID: "sb"}, func(d network.Denial) error {
+		if got = append(got, d); len(got) == 2 {
+			cancel()
+		}
+		return nil
+	})
+	if errs.Of(err).Code != errs.Canceled || !reflect.DeepEqual(got, denials()) {
+		t.Errorf("got %+v, %v", got, err)
+	}
+	if err := n.Watcher.Watch(soon(t), &network.WatchRequest{SandboxID: "broken"}, nil); errs.Of(err).Code != errs.Precondition {
+		t.Errorf("got %v", err)
+	}
+}
+
 func (wires) GC(_ context.Context, r *network.GCRequest) (*network.GCResponse, error) {
 	effect("gc")
 	return &network.GCResponse{Removed: []string{fmt.Sprint("all but ", len(r.Valid))}, Failed: []string{"\xff"}}, nil
@@ -128,7 +169,7 @@ func TestNetworkInfo(t *testing.T) {
 	got, err := h.Info(soon(t), "0.1.0", nil)
 	want := manifest.Info{
 		Name: "fake", Version: "1.2.3", SDKVersion: "0.1.0", Services: []manifest.Version{{Service: manifest.Network, Version: "1.0"}},
-		Features: []string{network.FeaturePrepare, network.FeatureStatus, network.FeatureGC}, HandleVersions: []uint32{1, 2},
+		Features: []string{network.FeaturePrepare, network.FeatureStatus, network.FeatureGC, network.FeatureWatch}, HandleVersions: []uint32{1, 2},
 	}
 	if err != nil || !reflect.DeepEqual(got, want) {
 		t.Errorf("got  %+v, %v\nwant %+v", got, err, want)
@@ -136,10 +177,10 @@ func TestNetworkInfo(t *testing.T) {
 }
 
 func TestFeaturesDecideWhatANetworkHas(t *testing.T) {
-	for _, f := range []string{"", network.FeaturePrepare, network.FeatureStatus, network.FeatureGC, "network.future"} {
+	for _, f := range []string{"", network.FeaturePrepare, network.FeatureStatus, network.FeatureGC, network.FeatureWatch, "network.future"} {
 		n := client.New(nil).Network([]string{f})
 		if n.Network == nil || (n.Preparer != nil) != (f == network.FeaturePrepare) || (n.Checker != nil) != (f == network.FeatureStatus) ||
-			(n.Collector != nil) != (f == network.FeatureGC) {
+			(n.Collector != nil) != (f == network.FeatureGC) || (n.Watcher != nil) != (f == network.FeatureWatch) {
 			t.Errorf("%q: %+v", f, n)
 		}
 	}

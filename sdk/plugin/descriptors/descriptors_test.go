@@ -163,7 +163,7 @@ func TestMessagesOfOthersAreChecked(t *testing.T) {
 		oob  []byte
 		want string // "" for a message that nobody will find
 	}{
-		{"too many", append([]byte{form, 65}, "tag"...), rights(65), "of the host's 65 descriptors 64 arrived"},
+		{"too many", append([]byte{form, 251}, "tag"...), rights(251), "of the host's 251 descriptors 250 arrived"},
 		{"fewer than it says", append([]byte{form, 2}, "tag"...), rights(1), "of the host's 2 descriptors 1 arrived"},
 		{"another form", append([]byte{9, 1}, "tag"...), rights(1), "in the form 9"},
 		{"no tag", []byte{form, 1}, rights(1), ""},
