@@ -1,0 +1,293 @@
+// Package exit owns how a flow leaves the sandbox: it asks the policy, finds out where
+// the flow goes, and opens the host's side. Each path by which flows come here gets the
+// same answers. It never opens what the policy has not allowed, and nothing of the host
+// itself that no rule names.
+package exit
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"syscall"
+	"time"
+
+	"github.com/nucleus-runtime/nucleus/plugins/network/internal/ledger"
+	"github.com/nucleus-runtime/nucleus/plugins/network/internal/resolver"
+	"github.com/nucleus-runtime/nucleus/sdk/dnsname"
+	"github.com/nucleus-runtime/nucleus/sdk/network"
+	"github.com/nucleus-runtime/nucleus/sdk/network/egress"
+)
+
+// The protocols, as policies call them.
+const (
+	TCP  = "tcp"
+	UDP  = "udp"
+	ICMP = "icmp"
+)
+
+// ErrRefused is the error for a flow that the policy refuses. That it was refused is
+// in the ledger already.
+var ErrRefused = errors.New("the policy refuses the flow")
+
+// DialTimeout is how long a connection may take.
+const DialTimeout = 10 * time.Second
+
+// Exit is that of one sandbox.
+type Exit struct {
+	policy *egress.Policy
+	names  *resolver.Resolver
+	ledger *ledger.Ledger
+	host   hostAddrs
+}
+
+// New makes one.
+func New(p *egress.Policy, r *resolver.Resolver, l *ledger.Ledger) *Exit {
+	return &Exit{policy: p, names: r, ledger: l}
+}
+
+// Target is where an allowed flow goes.
+type Target struct {
+	Name  dnsname.Name     // "" if it is known by its address alone
+	Addrs []netip.AddrPort // the first is the best, all are allowed
+}
+
+// Quick tells what can be told of a flow without asking anybody: whether it is
+// refused. Then it is in the ledger.
+func (e *Exit) Quick(proto string, dst netip.AddrPort) error {
+	if resolver.Synthetic(dst.Addr()) {
+		return nil
+	}
+	if v := e.policy.Addr(proto, dst); !v.Allow {
+		return e.deny(proto, dst, "", v)
+	}
+	return nil
+}
+
+// Find asks the policy about a flow, and the name's zone where the address stands for
+// a name.
+func (e *Exit) Find(ctx context.Context, proto string, dst netip.AddrPort) (Target, error) {
+	if resolver.Synthetic(dst.Addr()) {
+		return e.findName(ctx, proto, dst)
+	}
+	// What the kernel would take for the host itself is in no rule's power.
+	if v := e.policy.Addr(proto, dst); !v.Allow {
+		return Target{}, e.deny(proto, dst, "", v)
+	}
+	if v, err := e.foreign(proto, dst); err != nil {
+		return Target{}, err
+	} else if !v.Allow {
+		return Target{}, e.deny(proto, dst, "", v)
+	}
+	return Target{Addrs: []netip.AddrPort{plain(dst)}}, nil
+}
+
+func (e *Exit) findName(ctx context.Context, proto string, dst netip.AddrPort) (Target, error) {
+	name, ok := e.names.NameOf(dst.Addr())
+	if !ok {
+		return Target{}, e.deny(proto, dst, "", egress.Verdict{Rule: -1, Reason: network.ReasonUnbound})
+	}
+	v := e.policy.Name(name, proto, dst.Port())
+	if !v.Allow {
+		return Target{}, e.deny(proto, dst, name, v)
+	}
+	addrs, err := e.names.Lookup(ctx, name)
+	if err != nil || len(addrs) == 0 {
+		v.Reason = network.ReasonUnresolved
+		return Target{}, e.deny(proto, dst, name, v)
+	}
+	var refused egress.Verdict
+	t := Target{Name: name}
+	for _, a := range addrs {
+		real := plain(netip.AddrPortFrom(a, dst.Port()))
+		v := e.policy.Bound(name, proto, real)
+		if v.Allow {
+			if v, err = e.foreign(proto, real); err != nil {
+				return Target{}, err
+			}
+		}
+		if v.Allow {
+			t.Addrs = append(t.Addrs, real)
+		} else {
+			refused = v
+		}
+	}
+	if len(t.Addrs) == 0 {
+		return Target{}, e.deny(proto, dst, name, refused)
+	}
+	t.Addrs = interleave(t.Addrs, dst.Addr().Is4())
+	return t, nil
+}
+
+func (e *Exit) deny(proto string, dst netip.AddrPort, name dnsname.Name, v egress.Verdict) error {
+	e.ledger.Deny(network.Denial{At: time.Now(), Protocol: proto, Dst: dst, Name: string(name), Rule: v.Rule, Reason: v.Reason, Count: 1})
+	return ErrRefused
+}
+
+// Refuse notes a flow that no path carries.
+func (e *Exit) Refuse(proto string, dst netip.AddrPort) error {
+	return e.deny(proto, dst, "", egress.Verdict{Rule: -1, Reason: network.ReasonProtocol})
+}
+
+// foreign refuses the host's own addresses unless a rule has a block with them: a
+// public address that the host has reaches services which listen for the host alone.
+// Its loopback, and what the kernel takes for that, is in no rule's power: in a job
+// 127.0.0.1 is the sandbox.
+func (e *Exit) foreign(proto string, dst netip.AddrPort) (egress.Verdict, error) {
+	a := dst.Addr().Unmap()
+	refused := egress.Verdict{Rule: -1, Reason: network.ReasonPrivate}
+	switch {
+	case a.IsLoopback() || a.IsUnspecified() || a.IsMulticast() || a.IsInterfaceLocalMulticast() || a.Zone() != "":
+		return refused, nil
+	case a.Is6() && a.IsLinkLocalUnicast(): // it means nothing without the name of a link
+		return refused, nil
+	}
+	own, err := e.host.has(a)
+	if err != nil {
+		return refused, fmt.Errorf("finding out whether %s is the host's: %w", a, err)
+	}
+	if v := e.policy.Addr(proto, dst); own && (!v.Allow || v.Rule < 0) {
+		return refused, nil
+	}
+	return egress.Verdict{Allow: true}, nil
+}
+
+func plain(a netip.AddrPort) netip.AddrPort { return netip.AddrPortFrom(a.Addr().Unmap(), a.Port()) }
+
+// interleave alternates families, as RFC 8305 wants it.
+func interleave(all []netip.AddrPort, v4First bool) []netip.AddrPort {
+	var by [2][]netip.AddrPort
+	for _, a := range all {
+		i := 0
+		if a.Addr().Is4() != v4First {
+			i = 1
+		}
+		by[i] = append(by[i], a)
+	}
+	out := make([]netip.AddrPort, 0, len(all))
+	for i := range max(len(by[0]), len(by[1])) {
+		for _, b := range by {
+			if i < len(b) {
+				out = append(out, b[i])
+			}
+		}
+	}
+	return out
+}
+
+// attemptDelay is how long an address has before the next one is tried beside it (RFC
+// 8305), and attempts how many are tried.
+const (
+	attemptDelay = 250 * time.Millisecond
+	attempts     = 8
+)
+
+// DialTCP connects to the first address that accepts. The flow is in the ledger from
+// then on.
+func (e *Exit) DialTCP(ctx context.Context, dst netip.AddrPort) (*net.TCPConn, *ledger.Flow, error) {
+	ctx, cancel := context.WithTimeout(ctx, DialTimeout)
+	defer cancel()
+	t, err := e.Find(ctx, TCP, dst)
+	if err != nil {
+		return nil, nil, err
+	}
+	c, err := race(ctx, t.Addrs[:min(len(t.Addrs), attempts)])
+	if err != nil {
+		return nil, nil, err
+	}
+	return c, e.ledger.Open(t.Name), nil
+}
+
+func dialTCP(ctx context.Context, a netip.AddrPort) (*net.TCPConn, error) {
+	// The address is spelled by netip and parsed by net, both without names and zones.
+	var d net.Dialer
+	c, err := d.DialTCP(ctx, "tcp", netip.AddrPort{}, a)
+	if err != nil {
+		return nil, err
+	}
+	return c, nil
+}
+
+type attempt struct {
+	c   *net.TCPConn
+	err error
+}
+
+func race(ctx context.Context, addrs []netip.AddrPort) (*net.TCPConn, error) {
+	if len(addrs) == 1 {
+		return dialTCP(ctx, addrs[0])
+	}
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	results := make(chan attempt, len(addrs))
+	next, running := 0, 0
+	var first error
+	timer := time.NewTimer(0)
+	defer timer.Stop()
+	for next < len(addrs) || running > 0 {
+		var start bool
+		select {
+		case r := <-results:
+			running--
+			if r.err == nil {
+				go drop(results, running)
+				return r.c, nil
+			}
+			first = errors.Join(first, r.err)
+			start = next < len(addrs)
+		case <-timer.C:
+			start = next < len(addrs)
+		}
+		if start {
+			a := addrs[next]
+			go func() {
+				c, err := dialTCP(ctx, a)
+				results <- attempt{c, err}
+			}()
+			next++
+			running++
+			timer.Reset(attemptDelay)
+		}
+	}
+	return nil, first
+}
+
+// drop closes those that came too late.
+func drop(results <-chan attempt, n int) {
+	for range n {
+		if r := <-results; r.err == nil {
+			r.c.Close()
+		}
+	}
+}
+
+// DialUDP opens a socket that speaks to the best address.
+func (e *Exit) DialUDP(ctx context.Context, dst netip.AddrPort) (*net.UDPConn, *ledger.Flow, error) {
+	t, err := e.Find(ctx, UDP, dst)
+	if err != nil {
+		return nil, nil, err
+	}
+	var failed error
+	for _, a := range t.Addrs {
+		c, err := net.DialUDP("udp", nil, net.UDPAddrFromAddrPort(a))
+		if err == nil {
+			return c, e.ledger.Open(t.Name), nil
+		}
+		failed = errors.Join(failed, err) // no route in this family
+	}
+	return nil, nil, failed
+}
+
+// Errno is what a program is to get for an error of Dial.
+func Errno(err error) syscall.Errno {
+	var errno syscall.Errno
+	switch {
+	case errors.Is(err, syscall.ECONNREFUSED): // of several, one was there
+		return syscall.ECONNREFUSED
+	case errors.As(err, &errno):
+		return errno
+	default:
+		return syscall.ETIMEDOUT
+	}
+}

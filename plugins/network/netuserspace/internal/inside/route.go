@@ -1,0 +1,139 @@
+package inside
+
+import (
+	"encoding/binary"
+	"net/netip"
+
+	"github.com/vishvananda/netlink/nl"
+	"golang.org/x/sys/unix"
+)
+
+const (
+	netlinkRoute     = unix.NETLINK_ROUTE
+	netlinkNetfilter = unix.NETLINK_NETFILTER
+)
+
+// family is what differs between IPv4 and IPv6.
+type family struct {
+	number           uint8
+	address, gateway netip.Addr
+	bits             uint8
+	loopback         netip.Prefix
+	listen           netip.AddrPort
+}
+
+var (
+	v4 = &family{
+		number: unix.AF_INET, address: Address4, gateway: Gateway4, bits: 32,
+		loopback: netip.MustParsePrefix("127.0.0.0/8"), listen: listen4,
+	}
+	v6 = &family{
+		number: unix.AF_INET6, address: Address6, gateway: Gateway6, bits: 128,
+		loopback: netip.MustParsePrefix("::1/128"), listen: listen6,
+	}
+)
+
+const (
+	loIndex = 1
+
+	tableLocal = 100 // every address is a local one
+	tableTap   = 101 // every address is behind the tap device
+	markTap    = 2   // of packets that go there
+
+	// Before the main table (32766), after the local one (0).
+	priorityTap   = 100
+	priorityLocal = 200
+)
+
+// batch puts messages one after the other.
+type batch []byte
+
+func (b *batch) add(kind, flags int, parts ...nl.NetlinkRequestData) {
+	r := nl.NewNetlinkRequest(kind, flags|unix.NLM_F_ACK)
+	for _, p := range parts {
+		r.AddData(p)
+	}
+	*b = append(*b, r.Serialize()...)
+}
+
+const create = unix.NLM_F_CREATE | unix.NLM_F_EXCL
+
+func attr(kind int, data []byte) *nl.RtAttr { return nl.NewRtAttr(kind, data) }
+func number(kind int, n uint32) *nl.RtAttr  { return attr(kind, nl.Uint32Attr(n)) }
+
+// link readies the tap device, and makes it the way to everywhere.
+func link(f *family) []byte {
+	var b batch
+	if f == v4 {
+		b.add(unix.RTM_NEWLINK, 0, tapLink(0, 0), attr(unix.IFLA_IFNAME, nl.ZeroTerminated(IfName)), number(unix.IFLA_MTU, MTU), noAutoconf())
+		// NOARP: behind the device is the plugin, and nobody to ask for.
+		up := uint32(unix.IFF_UP | unix.IFF_NOARP)
+		b.add(unix.RTM_NEWLINK, 0, tapLink(up, up))
+	}
+	b.address(f, TapIndex)
+	b.gateway(f, unix.RT_TABLE_MAIN)
+	b.gateway(f, tableTap)
+	return b
+}
+
+// tapLink is the head of a message about the tap device. Where another link has its
+// index, the message that gives the name is refused: two cannot have one name.
+func tapLink(flags, change uint32) *nl.IfInfomsg {
+	m := nl.NewIfInfomsg(unix.AF_UNSPEC)
+	m.Index, m.Flags, m.Change = TapIndex, flags, change
+	return m
+}
+
+// IFLA_INET6_ADDR_GEN_MODE and IN6_ADDR_GEN_MODE_NONE.
+const (
+	addrGenMode = 8
+	addrGenNone = 1
+)
+
+// noAutoconf keeps IPv6 from giving the device an address and asking for routers.
+func noAutoconf() *nl.RtAttr {
+	spec := attr(unix.IFLA_AF_SPEC, nil)
+	spec.AddRtAttr(unix.AF_INET6, nil).AddRtAttr(addrGenMode, []byte{addrGenNone})
+	return spec
+}
+
+func (b *batch) address(f *family, index uint32) {
+	m := nl.NewIfAddrmsg(int(f.number))
+	m.Prefixlen, m.Index, m.Flags = f.bits, index, unix.IFA_F_NODAD
+	local := f.address.AsSlice()
+	b.add(unix.RTM_NEWADDR, create, m, attr(unix.IFA_LOCAL, local), attr(unix.IFA_ADDRESS, local))
+}
+
+// gateway makes the tap device the way to everywhere, in one table. A gateway, though
+// there is none, spares the kernel a neighbour for each destination.
+func (b *batch) gateway(f *family, table uint8) {
+	m := nl.NewRtMsg()
+	m.Family, m.Table, m.Flags = f.number, table, unix.RTNH_F_ONLINK
+	b.add(unix.RTM_NEWROUTE, create, m,
+		attr(unix.RTA_GATEWAY, f.gateway.AsSlice()), number(unix.RTA_OIF, TapIndex), attr(unix.RTA_PREFSRC, f.address.AsSlice()))
+}
+
+// steer leads TCP and UDP to capture.
+func steer(f *family) []byte {
+	var b batch
+	// Also where there is no tap device, the sandbox has an address.
+	b.address(f, loIndex)
+	m := nl.NewRtMsg()
+	m.Family, m.Table, m.Type, m.Scope = f.number, tableLocal, unix.RTN_LOCAL, unix.RT_SCOPE_HOST
+	b.add(unix.RTM_NEWROUTE, create, m, number(unix.RTA_OIF, loIndex), attr(unix.RTA_PREFSRC, f.address.AsSlice()))
+	b.rule(f, tableTap, priorityTap, number(nl.FRA_FWMARK, markTap))
+	// 255 is what the plugin sends through its raw sockets, whatever is in it.
+	for _, protocol := range []uint8{unix.IPPROTO_TCP, unix.IPPROTO_UDP, unix.IPPROTO_RAW} {
+		b.rule(f, tableLocal, priorityLocal+uint32(protocol), attr(nl.FRA_IP_PROTO, []byte{protocol}))
+	}
+	return b
+}
+
+// rule has what selects it looked up in a table.
+func (b *batch) rule(f *family, table uint8, priority uint32, selector *nl.RtAttr) {
+	m := nl.NewRtMsg()
+	m.Family, m.Table, m.Type = f.number, table, unix.RTN_UNICAST // FR_ACT_TO_TBL
+	b.add(unix.RTM_NEWRULE, create, m, number(nl.FRA_PRIORITY, priority), selector)
+}
+
+func be16(n uint16) []byte { return binary.BigEndian.AppendUint16(nil, n) }

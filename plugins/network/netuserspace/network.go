@@ -1,0 +1,274 @@
+package netuserspace
+
+import (
+	"context"
+	"fmt"
+	"net"
+	"net/netip"
+	"os"
+	"slices"
+	"sync"
+
+	"github.com/nucleus-runtime/nucleus/plugins/network/internal/ledger"
+	"github.com/nucleus-runtime/nucleus/plugins/network/internal/resolver"
+	"github.com/nucleus-runtime/nucleus/plugins/network/netuserspace/internal/exit"
+	"github.com/nucleus-runtime/nucleus/plugins/network/netuserspace/internal/inside"
+	"github.com/nucleus-runtime/nucleus/plugins/network/netuserspace/internal/kernel"
+	"github.com/nucleus-runtime/nucleus/sdk/errs"
+	"github.com/nucleus-runtime/nucleus/sdk/network"
+	"github.com/nucleus-runtime/nucleus/sdk/network/egress"
+)
+
+// handleVersion is that of handles. They hold nothing: all that there is lives and
+// ends with the process.
+const handleVersion = 1
+
+// HandleVersions are those that the plugin understands.
+var HandleVersions = []uint32{handleVersion}
+
+// Network serves one sandbox at a time; with its process, what it does ends.
+type Network struct {
+	mu       sync.Mutex
+	attached map[string]*attachment // by sandbox
+}
+
+var (
+	_ network.Network  = (*Network)(nil)
+	_ network.Preparer = (*Network)(nil)
+	_ network.Checker  = (*Network)(nil)
+	_ network.Watcher  = (*Network)(nil)
+)
+
+// New makes one.
+func New() *Network { return &Network{attached: make(map[string]*attachment)} }
+
+// attachment is a connected sandbox.
+type attachment struct {
+	policy   *egress.Policy
+	ledger   *ledger.Ledger
+	resolver *resolver.Resolver
+	path     *kernel.Path
+	stop     context.CancelFunc
+	wg       sync.WaitGroup
+}
+
+// Prepare says what init is to do.
+func (n *Network) Prepare(_ context.Context, r *network.PrepareRequest) (*network.PrepareResponse, error) {
+	if _, err := egress.New(r.Egress); err != nil {
+		return nil, errs.ConfigErrorf(nil, "the policy: %v", err)
+	}
+	if err := checkPorts(r.Ports); err != nil {
+		return nil, err
+	}
+	openings, setups, err := inside.Ask(inside.Kernel, r.Ports)
+	if err != nil {
+		return nil, err
+	}
+	return &network.PrepareResponse{Handle: handle(), Openings: openings, Setups: setups}, nil
+}
+
+func handle() network.Handle { return network.Handle{Version: handleVersion} }
+
+// Attach serves the sandbox through the sockets that init has opened.
+func (n *Network) Attach(_ context.Context, r *network.AttachRequest) (*network.AttachResponse, error) {
+	policy, err := egress.New(r.Egress)
+	if err != nil {
+		return nil, errs.ConfigErrorf(nil, "the policy: %v", err)
+	}
+	if slices.Contains(r.Missing, inside.Capture) || slices.Contains(r.Missing, inside.Steer) {
+		return nil, errs.Preconditionf("the kernel has no nftables with tproxy, or keeps it from user namespaces: load nft_tproxy")
+	}
+	raiseLimit()
+	upstream, err := upstreams(r.DNS)
+	if err != nil {
+		return nil, errs.Preconditionf("%w", err)
+	}
+	a := &attachment{policy: policy, ledger: ledger.New()}
+	a.resolver, err = resolver.New(resolver.Config{Policy: policy, Upstream: upstream, Denied: a.ledger.Deny})
+	if err != nil {
+		return nil, err
+	}
+	if err := a.start(byName(r)); err != nil {
+		a.close()
+		return nil, err
+	}
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if old := n.attached[r.Call.SandboxID]; old != nil {
+		old.close()
+	}
+	n.attached[r.Call.SandboxID] = a
+	return a.response(r), nil
+}
+
+// files are those of a request, by name.
+type files map[string][]*os.File
+
+// byName leaves out what is there and of no use without what is missing.
+func byName(r *network.AttachRequest) files {
+	out := make(files)
+	for _, f := range r.Files {
+		out[f.Name()] = append(out[f.Name()], f)
+	}
+	return out
+}
+
+func (f files) one(name string) *os.File {
+	if len(f[name]) == 0 {
+		return nil
+	}
+	return f[name][0]
+}
+
+func (a *attachment) start(f files) error {
+	ctx, stop := context.WithCancel(context.Background())
+	a.stop = stop
+	e := exit.New(a.policy, a.resolver, a.ledger)
+	s := kernel.Sockets{
+		TCP: [2]*os.File{f.one(inside.TCP4), f.one(inside.TCP6)},
+		UDP: [2]*os.File{f.one(inside.UDP4), f.one(inside.UDP6)},
+		Raw: [2]*os.File{f.one(inside.Raw4), f.one(inside.Raw6)},
+		Tap: f.one(inside.Tap),
+	}
+	if s.TCP[0] == nil || s.UDP[0] == nil || s.Raw[0] == nil {
+		return errs.Preconditionf("the listeners that the plugin asked for did not come")
+	}
+	udp, tcp, err := dnsListeners(f)
+	if err != nil {
+		return err
+	}
+	a.path, err = kernel.New(s, e, inside.Address4, inside.Address6)
+	if err != nil {
+		udp.Close()
+		tcp.Close()
+		return fmt.Errorf("serving the sandbox: %w", err)
+	}
+	a.path.Start()
+	a.wg.Go(func() {
+		_ = a.resolver.Serve(ctx, udp, tcp) // ends with the attachment
+	})
+	return nil
+}
+
+// dnsListeners takes over what the resolver is asked through.
+func dnsListeners(f files) (net.PacketConn, net.Listener, error) {
+	u, t := f.one(inside.DNSUDP), f.one(inside.DNSTCP)
+	if u == nil || t == nil {
+		return nil, nil, errs.Preconditionf("the sockets for the resolver did not come")
+	}
+	udp, err := net.FilePacketConn(u)
+	if err != nil {
+		return nil, nil, fmt.Errorf("the socket for the resolver: %w", err)
+	}
+	tcp, err := net.FileListener(t)
+	if err != nil {
+		udp.Close()
+		return nil, nil, fmt.Errorf("the socket for the resolver: %w", err)
+	}
+	u.Close()
+	t.Close()
+	return udp, tcp, nil
+}
+
+func (a *attachment) close() {
+	if a.stop != nil {
+		a.stop()
+	}
+	if a.path != nil {
+		a.path.Close()
+	}
+	_ = a.resolver.Close()
+	a.wg.Wait()
+}
+
+func (a *attachment) response(r *network.AttachRequest) *network.AttachResponse {
+	name := inside.IfName
+	resp := &network.AttachResponse{
+		Handle: handle(),
+		DNS:    &network.DNS{Servers: []netip.Addr{inside.Resolver}},
+		Ports:  r.Ports,
+	}
+	if r.DNS != nil {
+		resp.DNS.Search, resp.DNS.Options = r.DNS.Search, r.DNS.Options
+	}
+	tap := !slices.Contains(r.Missing, inside.Tap) && !slices.Contains(r.Missing, inside.Link)
+	if !tap {
+		name = "lo"
+	} else {
+		resp.Interfaces = []network.Interface{{Name: name, MTU: inside.MTU}}
+	}
+	add := func(address, gateway netip.Addr) {
+		ip := network.IPConfig{Address: netip.PrefixFrom(address, address.BitLen()), IfName: name}
+		if tap {
+			ip.Gateway = gateway
+			resp.Routes = append(resp.Routes, network.Route{Dst: netip.PrefixFrom(address, 0).Masked(), Via: gateway, IfName: name})
+		}
+		resp.IPs = append(resp.IPs, ip)
+	}
+	add(inside.Address4, inside.Gateway4)
+	if !slices.Contains(r.Missing, inside.Steer6) {
+		add(inside.Address6, inside.Gateway6)
+	}
+	return resp
+}
+
+// upstreams are the servers that the resolver asks.
+func upstreams(d *network.DNS) ([]netip.AddrPort, error) {
+	if d == nil || len(d.Servers) == 0 {
+		return resolver.System("")
+	}
+	var out []netip.AddrPort
+	for _, s := range d.Servers {
+		out = append(out, netip.AddrPortFrom(s, 53))
+	}
+	return out, nil
+}
+
+func (n *Network) get(sandbox string) *attachment {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return n.attached[sandbox]
+}
+
+// Detach ends all flows of the sandbox.
+func (n *Network) Detach(_ context.Context, r *network.DetachRequest) ([]string, error) {
+	n.mu.Lock()
+	a := n.attached[r.Call.SandboxID]
+	delete(n.attached, r.Call.SandboxID)
+	n.mu.Unlock()
+	if a == nil {
+		return nil, errs.NotFoundf("the sandbox is not connected")
+	}
+	a.close()
+	return []string{"the flows of " + r.Call.SandboxID}, nil
+}
+
+// Status tells what went where.
+func (n *Network) Status(_ context.Context, r *network.StatusRequest) (*network.Status, error) {
+	a := n.get(r.SandboxID)
+	if a == nil {
+		return nil, errs.NotFoundf("the sandbox is not connected")
+	}
+	return &network.Status{OK: true, Flows: a.ledger.Flows(), Denied: a.ledger.Denied()}, nil
+}
+
+// Watch tells what the policy refuses.
+func (n *Network) Watch(ctx context.Context, r *network.WatchRequest, tell func(network.Denial) error) error {
+	a := n.get(r.SandboxID)
+	if a == nil {
+		return errs.NotFoundf("the sandbox is not connected")
+	}
+	return a.ledger.Watch(ctx, tell)
+}
+
+// Close ends all flows.
+func (n *Network) Close(context.Context) error {
+	n.mu.Lock()
+	all := n.attached
+	n.attached = make(map[string]*attachment)
+	n.mu.Unlock()
+	for _, a := range all {
+		a.close()
+	}
+	return nil
+}
