@@ -357,12 +357,6 @@ func (s *Sandbox) endNetwork() {
 			}
 		}
 		cancel()
-		select { // what was refused last is on its way
-		case <-c.watched:
-		case <-time.After(lastDenials):
-		}
-		c.unwatch()
-		<-c.watched
 	}
 	c.cancel()
 	<-c.ready
@@ -375,15 +369,33 @@ func connections(st *sdk.Status) (n uint64) {
 	return n
 }
 
+// lastDenials waits for what was refused last: a backend that has nothing more to tell
+// of a sandbox ends its Watch.
+func (c *connection) lastDenials() {
+	if !c.attached {
+		return
+	}
+	patience := time.NewTimer(denialTime)
+	defer patience.Stop()
+	select {
+	case <-c.watched:
+	case <-patience.C:
+	}
+	c.unwatch()
+	<-c.watched
+}
+
 const (
-	statusTime  = time.Second
-	lastDenials = 20 * time.Millisecond
+	statusTime = time.Second
+	denialTime = 50 * time.Millisecond
 )
 
 // disconnect has the backend undo what it has made.
 func (u *undoing) disconnect(ctx context.Context, data json.RawMessage) error {
-	if u.link != nil {
-		return u.link.Detach(ctx)
+	if u.net != nil && u.net.link != nil {
+		err := u.net.link.Detach(ctx)
+		u.net.lastDenials()
+		return err
 	}
 	var r network.Record
 	if err := json.Unmarshal(data, &r); err != nil {

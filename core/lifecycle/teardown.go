@@ -67,7 +67,7 @@ func (s *Sandbox) teardown(ctx context.Context, asked bool) error {
 	if s.net.link != nil {
 		defer s.net.link.Close()
 	}
-	u := &undoing{log: s.log, sandbox: s.dir.ID, name: s.dir.Name, live: &s.bounds, loans: s.loans, networks: s.cfg.Networks, link: s.net.link}
+	u := &undoing{log: s.log, sandbox: s.dir.ID, name: s.dir.Name, live: &s.bounds, loans: s.loans, networks: s.cfg.Networks, net: &s.net}
 	if s.result.Cause != "" {
 		u.end = &s.result
 	}

@@ -51,7 +51,7 @@ type undoing struct {
 	// supervisor, and end is how it ended, if it ever ran.
 	live  *boundaries
 	loans loans
-	link  network.Link
+	net   *connection
 	end   *exec.Result
 }
 

@@ -137,7 +137,7 @@ func TestGroup(t *testing.T) {
 					}
 				}
 			}
-			if limits["pids"] != "256" || limits["memory"] != strconv.Itoa(256<<20) {
+			if limits["pids"] != "256" || limits["memory"] != strconv.FormatInt(memoryOf(as), 10) {
 				t.Errorf("limits %v", limits)
 			}
 			if own := procsBeside(t, p.Pid()); !slices.Equal(own, []int{p.Pid()}) {

@@ -167,7 +167,7 @@ func (l *link) Detach(ctx context.Context) error {
 	defer cancel()
 	var err error
 	for range tries {
-		if err = l.detach(ctx); errs.Of(err).Code != errs.Unavailable {
+		if err = l.detach(ctx); err == nil || errs.Of(err).Code != errs.Unavailable {
 			break
 		}
 		l.Close()
