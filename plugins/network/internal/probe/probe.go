@@ -21,6 +21,16 @@ const (
 	Serve     = "serve" // echo servers at To, for the time of Wait
 	Self      = "self"  // addresses, gateways, resolv.conf, hosts
 	Sleep     = "sleep"
+	// Raw sends one packet that is made by hand, From anywhere To anywhere, with the IP
+	// protocol Proto. It passes if the kernel takes it: what becomes of it is seen
+	// elsewhere. It needs NET_RAW.
+	Raw = "raw"
+	// Frame is Raw as an Ethernet frame on the sandbox's link, past its own rules and
+	// routes.
+	Frame = "frame"
+	// Tamper undoes what was set up inside: it deletes the tables of nftables, and gives
+	// the link the addresses of From and the route to To. It needs NET_ADMIN.
+	Tamper = "tamper"
 )
 
 // Probe is one thing to try.
@@ -35,7 +45,11 @@ type Probe struct {
 	Name string `json:",omitempty"`
 	Type string `json:",omitempty"`
 	// Over is "tcp" for a question that is not asked by a datagram.
-	Over string `json:",omitempty"`
+	Over  string `json:",omitempty"`
+	From  string `json:",omitempty"`
+	Proto uint8  `json:",omitempty"`
+	Flags uint8  `json:",omitempty"` // of TCP
+	MAC   string `json:",omitempty"` // of the sender of a frame; the link's own if empty
 	// Wait bounds one try.
 	Wait time.Duration `json:",omitempty"`
 	// Times repeats the probe; the result counts. 0 for once.
@@ -134,6 +148,12 @@ func once(ctx context.Context, p Probe) Result {
 		return ask(ctx, p)
 	case Serve:
 		return serve(p)
+	case Raw:
+		return raw(p)
+	case Frame:
+		return frame(p)
+	case Tamper:
+		return tamper(p)
 	case Self:
 		return self()
 	case Sleep:

@@ -1,0 +1,170 @@
+package e2e
+
+import (
+	"fmt"
+	"net/netip"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/nucleus-runtime/nucleus/plugins/network/internal/probe"
+)
+
+// powers give a workload what no job should: it rules its own side of the network.
+const powers = `
+security {
+  capabilities {
+    keep = ["NET_RAW", "NET_ADMIN"]
+  }
+}
+`
+
+// forged are packets that a program makes by hand: from whomever, of odd protocols and
+// in no order that a connection has.
+func forged(self []string, kind string) []probe.Probe {
+	var own4, own6 string
+	for _, a := range self {
+		if netip.MustParseAddr(a).Is4() {
+			own4 = a
+		} else {
+			own6 = "[" + a + "]"
+		}
+	}
+	var all []probe.Probe
+	add := func(from, to string, proto, flags uint8) {
+		all = append(all, probe.Probe{ID: fmt.Sprintf("%s %s > %s %d %#x", kind, from, to, proto, flags), Kind: kind, From: from + ":4444", To: to + ":443", Proto: proto, Flags: flags})
+	}
+	for _, family := range []struct {
+		own, denied, allowed string
+		forged               []string
+		icmp                 uint8
+		echo                 uint8
+	}{
+		{own4, "93.184.216.99", "93.184.216.130", []string{"151.101.7.2", "151.101.7.1", "10.77.0.50", "127.0.0.1", "198.18.0.1", "0.0.0.0"}, unix.IPPROTO_ICMP, 8},
+		{own6, "[2606:2800:220::99]", "[2606:2800:220:a::130]", []string{"[2a04:4e42:7::2]", "[2a04:4e42:7::1]", "[fd77::50]", "[::1]"}, unix.IPPROTO_ICMPV6, 128},
+	} {
+		if family.own == "" {
+			continue
+		}
+		for _, from := range append([]string{family.own}, family.forged...) {
+			// With flags of no beginning: a firewall that looks only at SYN lets them out.
+			for _, flags := range []uint8{0x02, 0x10, 0x12, 0x04, 0x01, 0x00, 0x29} {
+				add(from, family.denied, unix.IPPROTO_TCP, flags)
+			}
+			add(from, family.denied, unix.IPPROTO_UDP, 0)
+			add(from, family.denied, family.icmp, family.echo)
+			add(from, family.denied, family.icmp, 3)
+			if from != family.own {
+				add(from, family.allowed, unix.IPPROTO_TCP, 0x02)
+				add(from, family.allowed, unix.IPPROTO_UDP, 0)
+			}
+		}
+		// Protocols that no rule has a word for: SCTP, GRE, tunnels, one that is not assigned.
+		for _, proto := range []uint8{132, 47, 4, 41, 50, 253} {
+			add(family.own, family.denied, proto, 0)
+			add(family.own, family.allowed, proto, 0)
+		}
+	}
+	return all
+}
+
+// The policy stands where a workload that rules its own side of the network does not
+// reach: it deletes what is set up there, takes other addresses, and makes its packets
+// by hand.
+func TestWorkloadRulesItsOwnSide(t *testing.T) {
+	sites(t, func(t *testing.T, s *site) {
+		publish(s.lab)
+		s.lab.Echo(t, 443, 444)
+		s.lab.Host.Echo(t, 443, 9000)
+		// On one machine the next sandbox has the addresses beside those of the first.
+		neighbour := s.start(job{name: "neighbour", network: policy, probes: []probe.Probe{
+			{ID: "self", Kind: probe.Self, Alone: true}, {ID: "serve", Kind: probe.Serve, To: "[::]:443", Wait: patience},
+		}})
+		beside := neighbour.result("self")
+		self := s.run(job{network: policy, more: powers, probes: []probe.Probe{{ID: "self", Kind: probe.Self}}}).results["self"]
+		s.lab.ForgetPackets(t)
+
+		probes := append(forged(self.Addresses, probe.Raw), forged(self.Addresses, probe.Frame)...)
+		probes = append(probes, probe.Probe{ID: "tamper", Kind: probe.Tamper, From: "151.101.7.9/24", To: "93.184.216.96/28", Alone: true},
+			probe.Probe{ID: "tamper again", Kind: probe.Tamper, From: "169.254.169.1/16", To: "2606:2800:220::/64", Alone: true})
+		afterwards := []probe.Probe{
+			{ID: "tcp denied", Kind: probe.TCP, To: "93.184.216.99:443"},
+			{ID: "udp denied", Kind: probe.UDP, To: "93.184.216.99:443"},
+			{ID: "tcp6 denied", Kind: probe.TCP, To: "[2606:2800:220::99]:443"},
+			{ID: "metadata", Kind: probe.TCP, To: "169.254.169.254:443"},
+			{ID: "the host", Kind: probe.TCP, To: "151.101.7.2:9000"},
+			{ID: "the host's gateway", Kind: probe.TCP, To: "151.101.7.1:443"},
+			{ID: "another resolver", Kind: probe.DNS, Name: "allowed.example", Type: "A", To: "9.9.9.9:53"},
+		}
+		for i, a := range append(beside.Addresses, beside.Gateways...) {
+			to := a
+			if netip.MustParseAddr(a).Is6() {
+				to = "[" + a + "]"
+			}
+			for _, port := range []string{":443", ":9000"} {
+				afterwards = append(afterwards, probe.Probe{ID: fmt.Sprint("near ", i, port), Kind: probe.TCP, To: to + port})
+			}
+		}
+		probes = append(append(probes, afterwards...), forgedLater(self.Addresses)...)
+		o := s.run(job{network: policy, more: powers, probes: probes})
+		if t := o.results["tamper"]; !t.OK {
+			s.t.Logf("the workload could not do all that it wanted: %s", t.Err)
+		}
+		sent := 0
+		for id, r := range o.results {
+			if r.OK && len(id) > 4 && (id[:4] == "raw " || id[:5] == "frame") {
+				sent++
+			}
+		}
+		if sent == 0 {
+			t.Errorf("nothing was sent: %v", o.results[probes[0].ID].Err)
+		}
+		for _, p := range afterwards {
+			if r := o.results[p.ID]; r.OK {
+				t.Errorf("%s passed: %s", p.ID, r.Line)
+			}
+		}
+		time.Sleep(100 * time.Millisecond)
+		for _, p := range escaped(t, s.lab, mayLeave()) {
+			t.Errorf("left the host: %s", p)
+		}
+		neighbour.stop()
+	})
+}
+
+// forgedLater are packets with the addresses that the workload has taken.
+func forgedLater(self []string) []probe.Probe {
+	all := forged(self, probe.Frame)
+	for i := range all {
+		all[i].ID = "later " + all[i].ID
+		all[i].MAC = "02:00:00:00:00:0" + fmt.Sprint(i%10)
+	}
+	return all
+}
+
+// Replies to published ports leave, and nothing that only looks like one.
+func TestPublishedPortIsNoWayOut(t *testing.T) {
+	sites(t, func(t *testing.T, s *site) {
+		publish(s.lab)
+		s.lab.Echo(t, 443)
+		self := s.run(job{network: policy, probes: []probe.Probe{{ID: "self", Kind: probe.Self}}}).results["self"]
+		var probes []probe.Probe
+		for _, a := range self.Addresses {
+			from, to := a+":8080", "93.184.216.99:443"
+			if netip.MustParseAddr(a).Is6() {
+				from, to = "["+a+"]:8080", "[2606:2800:220::99]:443"
+			}
+			for _, proto := range []uint8{unix.IPPROTO_TCP, unix.IPPROTO_UDP} {
+				for _, flags := range []uint8{0x02, 0x12, 0x10} {
+					probes = append(probes, probe.Probe{ID: fmt.Sprint(from, proto, flags), Kind: probe.Raw, From: from, To: to, Proto: proto, Flags: flags})
+				}
+			}
+		}
+		s.lab.ForgetPackets(t)
+		s.run(job{network: policy + published("0.0.0.0:8083", 8080, "tcp") + published("[::]:8084", 8080, "udp"), more: powers, probes: probes})
+		for _, p := range escaped(t, s.lab, mayLeave()) {
+			t.Errorf("left the host: %s", p)
+		}
+	})
+}
