@@ -52,6 +52,7 @@ func probes() []probe {
 		{name: featSysfsMount, place: sandboxed, flags: mnt | net, needs: []string{featMountNS, featNetNS}, run: probeSysfsMount},
 
 		{name: featNft, place: sandboxed, flags: net, needs: []string{featNetNS}, run: probeNft},
+		{name: featTProxy, place: sandboxed, flags: net, needs: []string{featNft}, run: probeTProxy},
 		{name: featTun, place: sandboxed, flags: net, needs: []string{featNetNS}, run: probeTun, explain: explainTun},
 		{name: featVeth, place: sandboxed, flags: net, needs: []string{featNetNS}, run: func(string) (string, error) { return addsLink("veth") }},
 		{name: featBridge, place: sandboxed, flags: net, needs: []string{featNetNS}, run: func(string) (string, error) { return addsLink("bridge") }},

@@ -42,6 +42,7 @@ const (
 	featProcMount     = "proc-mount"
 	featSysfsMount    = "sysfs-mount"
 	featNft           = "nftables.userns"
+	featTProxy        = "tproxy.userns"
 	featTun           = "tun"
 	featVeth          = "veth"
 	featBridge        = "bridge"

@@ -90,3 +90,39 @@ func judgeMode(mode string, needs []string, state map[string]fact.State) ModeVer
 	}
 	return v
 }
+
+// NetworkVerdict says whether a network plugin of this project could work here, by
+// one of its ways.
+type NetworkVerdict struct {
+	Plugin  string
+	Path    string // "" for one with a single way
+	State   fact.State
+	Missing []string
+	Unsure  []string
+}
+
+// Networks judges the network plugins by what their ways need of the kernel. That
+// netbridge wants root is no feature: it is "root" among what is missing.
+func Networks(h fact.Host, features []fact.Feature) []NetworkVerdict {
+	state := make(map[string]fact.State, len(features)+1)
+	for _, f := range features {
+		state[f.Name] = f.State
+	}
+	state["root"] = fact.Unavailable
+	if h.Privileged {
+		state["root"] = fact.Available
+	}
+	var out []NetworkVerdict
+	for _, x := range []struct {
+		plugin, path string
+		needs        []string
+	}{
+		{"netbridge", "", []string{"root", featNetNS, featVeth, featBridge, featNft}},
+		{"netuserspace", "kernel", []string{featNetNS, featNft, featTProxy, featTun}},
+		{"netuserspace", "netstack", []string{featNetNS, featTun}},
+	} {
+		v := judgeMode("", x.needs, state)
+		out = append(out, NetworkVerdict{x.plugin, x.path, v.State, v.Missing, v.Unsure})
+	}
+	return out
+}

@@ -1,7 +1,9 @@
 package host
 
 import (
+	"fmt"
 	"reflect"
+	"strings"
 	"testing"
 
 	"github.com/nucleus-runtime/nucleus/core/host/fact"
@@ -104,6 +106,41 @@ func TestModesOfAHostThatNobodyProbed(t *testing.T) {
 	for _, v := range Modes(fact.Host{}, nil) {
 		if v.State != fact.Unknown || len(v.Unsure) == 0 {
 			t.Errorf("got %+v", v)
+		}
+	}
+}
+
+func TestNetworks(t *testing.T) {
+	features := func(without ...string) []fact.Feature {
+		var out []fact.Feature
+		for _, n := range []string{featNetNS, featVeth, featBridge, featNft, featTProxy, featTun} {
+			f := fact.Feature{Name: n, State: fact.Available}
+			if slices.Contains(without, n) {
+				f.State = fact.Unavailable
+			}
+			out = append(out, f)
+		}
+		return out
+	}
+	for name, tc := range map[string]struct {
+		host     fact.Host
+		features []fact.Feature
+		want     string
+	}{
+		"root":              {fact.Host{Privileged: true}, features(), "yes [] yes [] yes []"},
+		"a user":            {fact.Host{}, features(), "no [root] yes [] yes []"},
+		"no nftables":       {fact.Host{Privileged: true}, features(featNft, featTProxy), "no [nftables.userns] no [nftables.userns tproxy.userns] yes []"},
+		"no tproxy":         {fact.Host{}, features(featTProxy), "no [root] no [tproxy.userns] yes []"},
+		"no tap":            {fact.Host{Privileged: true}, features(featTun), "yes [] no [tun] no [tun]"},
+		"nobody has looked": {fact.Host{Privileged: true}, nil, "? [] ? [] ? []"},
+	} {
+		var got []string
+		for _, v := range Networks(tc.host, tc.features) {
+			state := map[fact.State]string{fact.Available: "yes", fact.Unavailable: "no", fact.Unknown: "?"}[v.State]
+			got = append(got, state, fmt.Sprint(v.Missing))
+		}
+		if strings.Join(got, " ") != tc.want {
+			t.Errorf("%s: %s, want %s", name, strings.Join(got, " "), tc.want)
 		}
 	}
 }

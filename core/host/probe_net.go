@@ -21,30 +21,75 @@ func addsLink(kind string) (string, error) {
 	return "", nil
 }
 
-// probeNft adds a table and a nat chain, as the network plugins' rules need,
-// in one transaction.
-func probeNft(string) (string, error) {
-	const table, chain = 2, 3
-	nftMsg := func(kind uint16, seq uint32, attrs ...[]byte) []byte {
-		body := nfgen(unix.NFPROTO_INET, 0)
+// nftBatch is one transaction: a table, a chain in it at a hook, and rules.
+func nftBatch(family uint8, kind string, hook, priority uint32, rules ...[]byte) error {
+	var batch []byte
+	var seqs []uint32
+	next := uint32(1)
+	add := func(kind uint16, attrs ...[]byte) {
+		body := nfgen(family, 0)
 		for _, a := range attrs {
 			body = append(body, a...)
 		}
-		return message(unix.NFNL_SUBSYS_NFTABLES<<8|kind, unix.NLM_F_REQUEST|unix.NLM_F_ACK|unix.NLM_F_CREATE, seq, body)
+		next++
+		seqs = append(seqs, next)
+		batch = append(batch, message(unix.NFNL_SUBSYS_NFTABLES<<8|kind, unix.NLM_F_REQUEST|unix.NLM_F_ACK|unix.NLM_F_CREATE, next, body)...)
 	}
-	name := []byte("probe\x00")
-	hook := append(attr(unix.NFTA_HOOK_HOOKNUM, be32(unix.NF_INET_LOCAL_OUT)), attr(unix.NFTA_HOOK_PRIORITY, be32(0xffffff9c))...) // -100, dstnat
-	var batch []byte
 	batch = append(batch, message(unix.NFNL_MSG_BATCH_BEGIN, unix.NLM_F_REQUEST, 1, nfgen(unix.AF_UNSPEC, unix.NFNL_SUBSYS_NFTABLES))...)
-	batch = append(batch, nftMsg(unix.NFT_MSG_NEWTABLE, table, attr(unix.NFTA_TABLE_NAME, name))...)
-	batch = append(batch, nftMsg(unix.NFT_MSG_NEWCHAIN, chain,
+	name := []byte("probe\x00")
+	add(unix.NFT_MSG_NEWTABLE, attr(unix.NFTA_TABLE_NAME, name))
+	at := append(attr(unix.NFTA_HOOK_HOOKNUM, be32(hook)), attr(unix.NFTA_HOOK_PRIORITY, be32(priority))...)
+	add(unix.NFT_MSG_NEWCHAIN,
 		attr(unix.NFTA_CHAIN_TABLE, name), attr(unix.NFTA_CHAIN_NAME, name),
-		attr(unix.NFTA_CHAIN_HOOK|unix.NLA_F_NESTED, hook), attr(unix.NFTA_CHAIN_TYPE, []byte("nat\x00")))...)
-	batch = append(batch, message(unix.NFNL_MSG_BATCH_END, unix.NLM_F_REQUEST, 4, nfgen(unix.AF_UNSPEC, unix.NFNL_SUBSYS_NFTABLES))...)
-	if err := transact(unix.NETLINK_NETFILTER, batch, table, chain); err != nil {
+		attr(unix.NFTA_CHAIN_HOOK|unix.NLA_F_NESTED, at), attr(unix.NFTA_CHAIN_TYPE, []byte(kind+"\x00")))
+	for _, r := range rules {
+		add(unix.NFT_MSG_NEWRULE, attr(unix.NFTA_RULE_TABLE, name), attr(unix.NFTA_RULE_CHAIN, name), attr(unix.NFTA_RULE_EXPRESSIONS|unix.NLA_F_NESTED, r))
+	}
+	batch = append(batch, message(unix.NFNL_MSG_BATCH_END, unix.NLM_F_REQUEST, next+1, nfgen(unix.AF_UNSPEC, unix.NFNL_SUBSYS_NFTABLES))...)
+	return transact(unix.NETLINK_NETFILTER, batch, seqs...)
+}
+
+func nftExpr(name string, attrs ...[]byte) []byte {
+	var data []byte
+	for _, a := range attrs {
+		data = append(data, a...)
+	}
+	return attr(unix.NFTA_LIST_ELEM|unix.NLA_F_NESTED, append(attr(unix.NFTA_EXPR_NAME, []byte(name+"\x00")), attr(unix.NFTA_EXPR_DATA|unix.NLA_F_NESTED, data)...))
+}
+
+// Priorities of chains (linux/netfilter_ipv4.h), as the kernel takes them.
+const (
+	prioDNAT   = 0xffffff9c // -100
+	prioMangle = 0xffffff6a // -150
+)
+
+// probeNft adds a table and a nat chain, in one transaction.
+func probeNft(string) (string, error) {
+	if err := nftBatch(unix.NFPROTO_INET, "nat", unix.NF_INET_LOCAL_OUT, prioDNAT); err != nil {
 		return "", fmt.Errorf("adding an nftables nat chain: %w", err)
 	}
 	return "table and nat chain", nil
+}
+
+// probeTProxy does what brings flows to a socket whose address they do not have.
+func probeTProxy(string) (string, error) {
+	const family, port = 1, 3 // NFTA_TPROXY_FAMILY, NFTA_TPROXY_REG_PORT
+	rule := append(
+		nftExpr("immediate", attr(unix.NFTA_IMMEDIATE_DREG, be32(unix.NFT_REG_1)),
+			attr(unix.NFTA_IMMEDIATE_DATA|unix.NLA_F_NESTED, attr(unix.NFTA_DATA_VALUE, []byte{4, 0}))),
+		nftExpr("tproxy", attr(family, be32(unix.NFPROTO_IPV4)), attr(port, be32(unix.NFT_REG_1)))...)
+	if err := nftBatch(unix.NFPROTO_IPV4, "filter", unix.NF_INET_PRE_ROUTING, prioMangle, rule); err != nil {
+		return "", fmt.Errorf("adding an nftables tproxy rule: %w", err)
+	}
+	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return "", fmt.Errorf("making a TCP socket: %w", err)
+	}
+	defer unix.Close(fd)
+	if err := unix.SetsockoptInt(fd, unix.IPPROTO_IP, unix.IP_TRANSPARENT, 1); err != nil {
+		return "", fmt.Errorf("IP_TRANSPARENT: %w", err)
+	}
+	return "tproxy rule, transparent socket", nil
 }
 
 func probeTun(string) (string, error) {

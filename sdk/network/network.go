@@ -56,7 +56,8 @@ type Checker interface {
 // Watcher is a Network that tells what its policy refuses.
 type Watcher interface {
 	// Watch tells of denials until ctx ends, or the sandbox is detached and there is
-	// nothing left to tell: those from before it is called, too, as far as they are kept. What is alike and comes fast is told once, with a Count.
+	// nothing left to tell: those from before it is called, too, as far as they are
+	// kept. What is alike and comes fast is told once, with a Count.
 	// There is one Watch for an attachment.
 	Watch(ctx context.Context, r *WatchRequest, tell func(Denial) error) error
 }

@@ -34,6 +34,7 @@ type Report struct {
 	Host     fact.Host
 	Features []fact.Feature
 	Modes    []host.ModeVerdict
+	Networks []host.NetworkVerdict
 }
 
 // Collect probes this host.
@@ -47,7 +48,7 @@ func Collect(ctx context.Context, o Options) (Report, error) {
 	if err := ctx.Err(); err != nil {
 		return Report{}, fmt.Errorf("probing this host: %w", err)
 	}
-	return Report{Host: h, Features: features, Modes: host.Modes(h, features)}, nil
+	return Report{Host: h, Features: features, Modes: host.Modes(h, features), Networks: host.Networks(h, features)}, nil
 }
 
 // Run prints the report, as a table or as JSON, and returns the exit status

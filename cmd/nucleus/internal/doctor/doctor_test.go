@@ -36,6 +36,11 @@ func sample() Report {
 			{Name: "lockdown", Why: "securityfs is not mounted"},
 			{Name: "userns.idmap.subid", State: fact.Unavailable, Why: "newuidmap says \x1b[31mno\a"},
 		},
+		Networks: []host.NetworkVerdict{
+			{Plugin: "netbridge", State: fact.Unavailable, Missing: []string{"root", "veth"}},
+			{Plugin: "netuserspace", Path: "kernel", State: fact.Unknown, Unsure: []string{"tproxy.userns"}},
+			{Plugin: "netuserspace", Path: "netstack", State: fact.Available},
+		},
 		Modes: []host.ModeVerdict{
 			{Mode: "agent", State: fact.Available, Degraded: []string{"landlock.scope"}},
 			{Mode: "strict-agent", State: fact.Unavailable, Missing: []string{"landlock.scope"}, Unsure: []string{"cgroup"}},

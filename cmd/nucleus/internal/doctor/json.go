@@ -15,6 +15,7 @@ type document struct {
 	Version  int       `json:"version"`
 	Host     hostJSON  `json:"host"`
 	Features []feature `json:"features"`
+	Networks []network `json:"networks"`
 	Modes    []mode    `json:"modes"`
 	Exit     int       `json:"exit"`
 }
@@ -50,6 +51,14 @@ type mode struct {
 	Degraded []string `json:"degraded"`
 }
 
+type network struct {
+	Plugin    string   `json:"plugin"`
+	Path      string   `json:"path,omitempty"`
+	CouldWork string   `json:"could_work"`
+	Missing   []string `json:"missing"`
+	Unsure    []string `json:"unsure"`
+}
+
 func writeJSON(w io.Writer, r Report) error {
 	c := r.Host.Cgroup
 	doc := document{
@@ -62,6 +71,9 @@ func writeJSON(w io.Writer, r Report) error {
 	}
 	for _, m := range r.Modes {
 		doc.Modes = append(doc.Modes, mode{m.Mode, yesNo(m.State), list(m.Missing), list(m.Unsure), list(m.Degraded)})
+	}
+	for _, n := range r.Networks {
+		doc.Networks = append(doc.Networks, network{n.Plugin, n.Path, yesNo(n.State), list(n.Missing), list(n.Unsure)})
 	}
 	enc := json.NewEncoder(w)
 	enc.SetEscapeHTML(false)

@@ -3,6 +3,7 @@ package doctor
 import (
 	"fmt"
 	"io"
+	"slices"
 	"strings"
 	"unicode"
 	"unicode/utf8"
@@ -47,6 +48,16 @@ func writeTable(w io.Writer, r Report) error {
 	}
 	b.WriteByte('\n')
 	align(&b, modes, nil)
+	networks := [][3]string{{"NETWORK", "COULD WORK", "WHAT IS MISSING"}}
+	for _, n := range r.Networks {
+		name := n.Plugin
+		if n.Path != "" {
+			name += ", " + n.Path + " path"
+		}
+		networks = append(networks, [3]string{name, yesNo(n.State), strings.Join(append(slices.Clone(n.Missing), n.Unsure...), ", ")})
+	}
+	b.WriteByte('\n')
+	align(&b, networks, nil)
 	_, err := io.WriteString(w, b.String())
 	return err
 }
