@@ -3,6 +3,7 @@ package host
 import (
 	"fmt"
 	"reflect"
+	"slices"
 	"strings"
 	"testing"
 
