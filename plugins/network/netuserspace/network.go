@@ -88,7 +88,8 @@ func (n *Network) Attach(_ context.Context, r *network.AttachRequest) (*network.
 	if err != nil {
 		return nil, err
 	}
-	if err := a.start(byName(r)); err != nil {
+	ports, err := a.start(byName(r), r.Ports)
+	if err != nil {
 		a.close()
 		return nil, err
 	}
@@ -98,7 +99,7 @@ func (n *Network) Attach(_ context.Context, r *network.AttachRequest) (*network.
 		old.close()
 	}
 	n.attached[r.Call.SandboxID] = a
-	return a.response(r), nil
+	return a.response(r, ports), nil
 }
 
 // files are those of a request, by name.
@@ -120,7 +121,7 @@ func (f files) one(name string) *os.File {
 	return f[name][0]
 }
 
-func (a *attachment) start(f files) error {
+func (a *attachment) start(f files, ports []network.PortMap) ([]network.PortMap, error) {
 	ctx, stop := context.WithCancel(context.Background())
 	a.stop = stop
 	e := exit.New(a.policy, a.resolver, a.ledger)
@@ -131,23 +132,30 @@ func (a *attachment) start(f files) error {
 		Tap: f.one(inside.Tap),
 	}
 	if s.TCP[0] == nil || s.UDP[0] == nil || s.Raw[0] == nil {
-		return errs.Preconditionf("the listeners that the plugin asked for did not come")
+		return nil, errs.Preconditionf("the listeners that the plugin asked for did not come")
 	}
 	udp, tcp, err := dnsListeners(f)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	a.path, err = kernel.New(s, e, inside.Address4, inside.Address6)
 	if err != nil {
 		udp.Close()
 		tcp.Close()
-		return fmt.Errorf("serving the sandbox: %w", err)
+		return nil, fmt.Errorf("serving the sandbox: %w", err)
+	}
+	if len(ports) > 0 {
+		if ports, err = a.path.Publish(ports, f[inside.PublishTCP], inside.Gateway4); err != nil {
+			udp.Close()
+			tcp.Close()
+			return nil, portError(err)
+		}
 	}
 	a.path.Start()
 	a.wg.Go(func() {
 		_ = a.resolver.Serve(ctx, udp, tcp) // ends with the attachment
 	})
-	return nil
+	return ports, nil
 }
 
 // dnsListeners takes over what the resolver is asked through.
@@ -181,12 +189,12 @@ func (a *attachment) close() {
 	a.wg.Wait()
 }
 
-func (a *attachment) response(r *network.AttachRequest) *network.AttachResponse {
+func (a *attachment) response(r *network.AttachRequest, ports []network.PortMap) *network.AttachResponse {
 	name := inside.IfName
 	resp := &network.AttachResponse{
 		Handle: handle(),
 		DNS:    &network.DNS{Servers: []netip.Addr{inside.Resolver}},
-		Ports:  r.Ports,
+		Ports:  ports,
 	}
 	if r.DNS != nil {
 		resp.DNS.Search, resp.DNS.Options = r.DNS.Search, r.DNS.Options

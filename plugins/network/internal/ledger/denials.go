@@ -126,15 +126,17 @@ func (l *Ledger) next(ctx context.Context, now time.Time) (d *denial, wait time.
 	if ctx.Err() != nil || len(l.waiting) == 0 {
 		return nil, 0
 	}
-	l.tokens = min(rate, l.tokens+rate*now.Sub(l.filled).Seconds())
-	l.filled = now
+	const each = time.Second / rate
+	if l.paid.Before(now) {
+		l.paid = now
+	}
 	for k, at := range l.told {
 		if now.Sub(at) >= alike {
 			delete(l.told, k)
 		}
 	}
-	if l.tokens < 1 {
-		return nil, time.Second / rate
+	if ahead := l.paid.Sub(now) - (rate-1)*each; ahead > 0 {
+		return nil, ahead
 	}
 	wait = alike
 	for i, d := range l.waiting {
@@ -145,7 +147,7 @@ func (l *Ledger) next(ctx context.Context, now time.Time) (d *denial, wait time.
 		l.waiting = append(l.waiting[:i], l.waiting[i+1:]...)
 		delete(l.byKind, d.kind)
 		l.told[d.kind] = now
-		l.tokens--
+		l.paid = l.paid.Add(each)
 		return d, 0
 	}
 	return nil, wait

@@ -32,8 +32,7 @@ type Ledger struct {
 	waiting []*denial
 	byKind  map[kind]*denial
 	told    map[kind]time.Time
-	tokens  float64
-	filled  time.Time // when tokens were last counted
+	paid    time.Time // until when those that were told have used up the rate
 	arrived chan struct{}
 	watcher context.CancelCauseFunc
 
@@ -59,8 +58,6 @@ func New() *Ledger {
 	return &Ledger{
 		byKind:  make(map[kind]*denial),
 		told:    make(map[kind]time.Time),
-		tokens:  rate,
-		filled:  time.Now(),
 		arrived: make(chan struct{}, 1),
 		flows:   make(map[string]*Flow),
 	}

@@ -21,12 +21,19 @@ import (
 // fake is an upstream. Its connections are pipes, so that it works in a bubble of
 // synctest, too.
 type fake struct {
-	// answer gives the messages that go back, none for silence.
-	answer func(q *dns.Msg, network, server string) [][]byte
+	wg     sync.WaitGroup // connections
+	mu     sync.Mutex
+	answer answering
+	asked  []string // "udp name type"
+}
 
-	wg    sync.WaitGroup // connections
-	mu    sync.Mutex
-	asked []string // "udp name type"
+// answering gives the messages that go back, none for silence.
+type answering func(q *dns.Msg, network, server string) [][]byte
+
+func (f *fake) set(a answering) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.answer = a
 }
 
 func (f *fake) dial(_ context.Context, network, server string) (net.Conn, error) {
@@ -48,8 +55,9 @@ func (f *fake) dial(_ context.Context, network, server string) (net.Conn, error)
 		}
 		f.mu.Lock()
 		f.asked = append(f.asked, strings.Join([]string{network, q.Question[0].Name, dns.TypeToString[q.Question[0].Qtype]}, " "))
+		answer := f.answer
 		f.mu.Unlock()
-		for _, out := range f.answer(q, network, server) {
+		for _, out := range answer(q, network, server) {
 			if network == "tcp" {
 				out = append(binary.BigEndian.AppendUint16(nil, uint16(len(out))), out...)
 			}
@@ -73,7 +81,7 @@ func (f *fake) questions() []string {
 
 // zone answers from records in the form of zone files. A name without any does not
 // exist.
-func zone(t testing.TB, records ...string) func(q *dns.Msg, network, server string) [][]byte {
+func zone(t testing.TB, records ...string) answering {
 	t.Helper()
 	var rrs []dns.RR
 	for _, s := range records {

@@ -2,10 +2,11 @@ package resolver
 
 import (
 	"context"
+	"errors"
 	"fmt"
-	"io"
 	"net"
 	"net/netip"
+	"os"
 	"slices"
 	"strings"
 	"sync"
@@ -71,7 +72,7 @@ func TestServe(t *testing.T) {
 		_, _ = w.Write(out)
 	})
 	for _, s := range []*dns.Server{{PacketConn: udp, Handler: handler}, {Listener: tcp, Handler: handler}} {
-		go s.ActivateAndServe()
+		go func() { _ = s.ActivateAndServe() }()
 		t.Cleanup(func() { _ = s.Shutdown() })
 	}
 	b := newBench(t, names2rules("*.example"), nil, func(c *Config, _ *bench) {
@@ -90,9 +91,11 @@ func TestServe(t *testing.T) {
 	}
 	// Each question had a socket and an id of its own: three names, two types, one of
 	// them twice.
+	mu.Lock()
 	if len(ports) < 7 || len(ids) < 7 {
 		t.Errorf("%d ports, %d ids", len(ports), len(ids))
 	}
+	mu.Unlock()
 	if err := stop(); err != nil {
 		t.Error(err)
 	}
@@ -135,8 +138,7 @@ func TestConnectionsAreLimited(t *testing.T) {
 	closed := func(conn net.Conn) bool {
 		_ = conn.SetDeadline(time.Now().Add(5 * time.Second))
 		_, err := conn.Read(make([]byte, 1))
-		var timeout net.Error
-		return err != nil && !(asTimeout(err, &timeout))
+		return err != nil && !errors.Is(err, os.ErrDeadlineExceeded)
 	}
 	more, err := net.Dial("tcp", server)
 	if err != nil {
@@ -164,22 +166,16 @@ func TestConnectionsAreLimited(t *testing.T) {
 	}
 }
 
-func asTimeout(err error, to *net.Error) bool {
-	e, ok := err.(net.Error)
-	*to = e
-	return ok && e.Timeout()
-}
-
 // Names that hang do not keep others from being answered, until there are very many.
 func TestSlowNamesAreNotInTheWay(t *testing.T) {
 	b := newBench(t, names2rules("*.example"), nil, nil)
 	answer := zone(t, "a.example. 300 A 8.8.8.8")
-	b.up.answer = func(q *dns.Msg, network, server string) [][]byte {
+	b.up.set(func(q *dns.Msg, network, server string) [][]byte {
 		if strings.HasPrefix(q.Question[0].Name, "slow") {
 			return nil
 		}
 		return answer(q, network, server)
-	}
+	})
 	server, stop := b.serve(t)
 	conn, err := dns.Dial("udp", server)
 	if err != nil {
@@ -204,7 +200,7 @@ func TestSlowNamesAreNotInTheWay(t *testing.T) {
 func TestManyAtOnce(t *testing.T) {
 	const clients, each = 16, 100
 	b := newBench(t, names2rules("*.example"), nil, nil)
-	b.up.answer = func(q *dns.Msg, _, _ string) [][]byte { return [][]byte{reply(t, q, "8.8.8.8", nil)} }
+	b.up.set(func(q *dns.Msg, _, _ string) [][]byte { return [][]byte{reply(t, q, "8.8.8.8", nil)} })
 	server, stop := b.serve(t)
 	var mu sync.Mutex
 	owners := make(map[string]string)
@@ -265,7 +261,7 @@ func TestCloseEndsServe(t *testing.T) {
 	if err := <-done; err != nil {
 		t.Error(err)
 	}
-	if _, _, err := udp.ReadFrom(nil); err == nil || err == io.EOF {
+	if _, _, err := udp.ReadFrom(nil); !errors.Is(err, net.ErrClosed) {
 		t.Error("the socket is left open")
 	}
 }

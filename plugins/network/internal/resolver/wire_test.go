@@ -81,11 +81,11 @@ func TestALongAnswerIsTruncatedOverUDP(t *testing.T) {
 	b := newBench(t, names2rules("*.example"), nil, nil)
 	long := strings.Repeat(strings.Repeat("x", 60)+".", 4)
 	name := strings.Repeat(strings.Repeat("y", 60)+".", 4)[:230] + ".example."
-	b.up.answer = func(q *dns.Msg, _, _ string) [][]byte {
+	b.up.set(func(q *dns.Msg, _, _ string) [][]byte {
 		m := new(dns.Msg).SetRcode(q, dns.RcodeNameError)
 		m.Ns = []dns.RR{&dns.SOA{Hdr: dns.RR_Header{Name: "example.", Rrtype: dns.TypeSOA, Class: dns.ClassINET}, Ns: "a." + long, Mbox: "b.c." + long[2:]}}
 		return [][]byte{pack(t, m)}
-	}
+	})
 	for _, c := range []struct {
 		size int
 		edns uint16

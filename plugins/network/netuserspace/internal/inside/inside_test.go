@@ -50,7 +50,7 @@ func initPart(path string) error {
 // its own, and on the host it is nobody.
 func run(t *testing.T, path string) []string {
 	t.Helper()
-	c := exec.Command("/proc/self/exe") //nolint:forbidigo // a test in a namespace of its own
+	c := exec.Command("/proc/self/exe")
 	c.Env = append(os.Environ(), asInit+"="+path)
 	c.SysProcAttr = &syscall.SysProcAttr{
 		Cloneflags: syscall.CLONE_NEWUSER | syscall.CLONE_NEWNET, Credential: &syscall.Credential{},

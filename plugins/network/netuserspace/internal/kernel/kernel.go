@@ -128,6 +128,9 @@ func (p *Path) Close() {
 	for _, u := range p.udp {
 		u.close()
 	}
+	if p.published != nil {
+		p.published.close()
+	}
 	if p.tap != nil {
 		p.tap.file.Close()
 	}
@@ -141,6 +144,9 @@ func (p *Path) Close() {
 	}
 	p.mu.Unlock()
 	p.wg.Wait()
+	if p.published != nil {
+		p.published.release()
+	}
 	for _, r := range p.raw {
 		if r != nil {
 			r.file.Close()

@@ -129,7 +129,7 @@ func (u *sessions) serve() {
 
 // take carries a datagram of the sandbox's.
 func (u *sessions) take(f flow, data []byte) {
-	if p := u.path.published; p != nil && p.reply(f, data) {
+	if p := u.path.published; p != nil && p.udp.reply(f, data) {
 		return
 	}
 	u.mu.Lock()
