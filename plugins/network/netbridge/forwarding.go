@@ -1,0 +1,221 @@
+package netbridge
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"github.com/google/nftables"
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
+
+	"github.com/nucleus-runtime/nucleus/sdk/errs"
+)
+
+// everywhere stands for all interfaces in setOpened; no interface has such a name.
+const everywhere = "all"
+
+const sysctls = "/proc/sys/net"
+
+// opening is what has to change for packets to go from a sandbox out and back.
+type opening struct {
+	family string // "4", "6"
+	name   string // of the interface, or everywhere
+	file   string
+}
+
+// openings finds them. IPv4 asks the interface by which a packet comes in, so that
+// those with routes are enough. IPv6 asks one switch for all before Linux 6.17, which
+// has force_forwarding for each.
+func (h *host) openings(ours map[string]netlink.Link) ([]opening, error) {
+	var out []opening
+	for _, f := range []struct {
+		suffix string
+		family int
+		dir    string
+	}{{"4", netlink.FAMILY_V4, "ipv4"}, {"6", netlink.FAMILY_V6, "ipv6"}} {
+		if f.suffix == "6" && !h.v6 {
+			continue
+		}
+		all := filepath.Join(sysctls, f.dir, "conf/all/forwarding")
+		if sysctl(all) == "1" {
+			continue
+		}
+		file := "forwarding"
+		if f.suffix == "6" {
+			file = "force_forwarding"
+			if _, err := os.Stat(filepath.Join(sysctls, "ipv6/conf/all", file)); errors.Is(err, fs.ErrNotExist) {
+				out = append(out, opening{"6", everywhere, all})
+				continue
+			}
+		}
+		devs, err := h.routed(f.family)
+		if err != nil {
+			return nil, err
+		}
+		for name := range ours {
+			if f.suffix == "6" {
+				devs = append(devs, name)
+			}
+		}
+		for _, name := range devs {
+			path := filepath.Join(sysctls, f.dir, "conf", name, file)
+			if sysctl(path) == "0" {
+				out = append(out, opening{f.suffix, name, path})
+			}
+		}
+	}
+	return out, nil
+}
+
+// routed are the names of interfaces by which there are routes.
+func (h *host) routed(family int) ([]string, error) {
+	routes, err := h.route.RouteList(nil, family)
+	if err != nil {
+		return nil, fmt.Errorf("listing routes: %w", err)
+	}
+	seen := make(map[int]bool)
+	var out []string
+	for _, r := range routes {
+		for _, i := range append([]int{r.LinkIndex}, hops(r)...) {
+			if i == 0 || seen[i] {
+				continue
+			}
+			seen[i] = true
+			l, err := h.route.LinkByIndex(i)
+			if err != nil || l.Attrs().Flags&unix.IFF_LOOPBACK != 0 || strings.HasPrefix(l.Attrs().Alias, bridgeMark) {
+				continue
+			}
+			out = append(out, l.Attrs().Name)
+		}
+	}
+	return out, nil
+}
+
+func hops(r netlink.Route) []int {
+	var out []int
+	for _, n := range r.MultiPath {
+		out = append(out, n.LinkIndex)
+	}
+	return out
+}
+
+func sysctl(path string) string {
+	b, err := os.ReadFile(path)
+	if err != nil {
+		return ""
+	}
+	return string(bytes.TrimSpace(b))
+}
+
+func setSysctl(path, value string) error {
+	f, err := os.OpenFile(path, os.O_WRONLY, 0)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	_, err = f.WriteString(value)
+	return err
+}
+
+// forward lets packets pass this host, as far as they do not yet. What is changed is
+// noted in our tables first, so that whoever removes the last sandbox can undo it.
+func (h *host) forward(ours map[string]netlink.Link) error {
+	todo, err := h.openings(ours)
+	if err != nil || len(todo) == 0 {
+		return err
+	}
+	c, err := newChange()
+	if err != nil {
+		return err
+	}
+	defer c.close()
+	var advertised []string
+	for _, o := range todo {
+		if o.name != everywhere {
+			c.elements(c.in(names(setOpened+o.family)), nftables.SetElement{Key: ifname(o.name)})
+			continue
+		}
+		c.elements(c.in(names(setOpened+o.family)), nftables.SetElement{Key: ifname(everywhere)})
+		c.rule(c.inet, chainStrangers, inet6().only(), drop())
+		// A router takes no advertisements, and the default route that came by one would
+		// go at once, unless it is told to.
+		for _, path := range glob("ipv6/conf/*/accept_ra") {
+			if sysctl(path) == "1" {
+				name := filepath.Base(filepath.Dir(path))
+				advertised = append(advertised, path)
+				c.elements(c.in(names(setAsked)), nftables.SetElement{Key: ifname(name)})
+			}
+		}
+	}
+	if err := c.commit(); err != nil {
+		return fmt.Errorf("noting which interfaces are to forward: %w", err)
+	}
+	for _, path := range advertised {
+		if err := setSysctl(path, "2"); err != nil {
+			return cannotForward(path, err)
+		}
+	}
+	for _, o := range todo {
+		if err := setSysctl(o.file, "1"); err != nil {
+			return cannotForward(o.file, err)
+		}
+	}
+	return nil
+}
+
+func glob(pattern string) []string {
+	paths, err := filepath.Glob(filepath.Join(sysctls, pattern))
+	if err != nil {
+		return nil
+	}
+	return paths
+}
+
+func cannotForward(path string, err error) error {
+	name := strings.ReplaceAll(strings.TrimPrefix(path, "/proc/sys/"), "/", ".")
+	return errs.Preconditionf("this host does not forward packets, and the plugin may not change that: run sysctl -w %s=1: %w", name, err)
+}
+
+// closeAgain puts back what forward has changed. Who has changed it since meant it:
+// what is not as forward left it stays.
+func (c *change) closeAgain() error {
+	var failed []error
+	restore := func(path, from, to string) {
+		if sysctl(path) == from {
+			if err := setSysctl(path, to); err != nil {
+				failed = append(failed, err)
+			}
+		}
+	}
+	opened := func(set string) []string {
+		var out []string
+		elements, err := c.GetSetElements(c.in(names(set)))
+		if err != nil {
+			failed = append(failed, err)
+		}
+		for _, e := range elements {
+			name, _, _ := bytes.Cut(e.Key, []byte{0})
+			out = append(out, string(name))
+		}
+		return out
+	}
+	for _, name := range opened(setOpened + "4") {
+		restore(filepath.Join(sysctls, "ipv4/conf", name, "forwarding"), "1", "0")
+	}
+	for _, name := range opened(setOpened + "6") {
+		file := "force_forwarding"
+		if name == everywhere {
+			file = "forwarding"
+		}
+		restore(filepath.Join(sysctls, "ipv6/conf", name, file), "1", "0")
+	}
+	for _, name := range opened(setAsked) {
+		restore(filepath.Join(sysctls, "ipv6/conf", name, "accept_ra"), "2", "1")
+	}
+	return errors.Join(failed...)
+}

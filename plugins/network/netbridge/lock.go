@@ -1,0 +1,73 @@
+package netbridge
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"time"
+
+	"github.com/vishvananda/netlink/nl"
+	"golang.org/x/sys/unix"
+
+	"github.com/nucleus-runtime/nucleus/sdk/errs"
+)
+
+// lockTable is a table that exists while a process changes what all sandboxes share.
+const lockTable = "nucleus_lock"
+
+const nftTableOwner = 2 // NFT_TABLE_F_OWNER, Linux 5.12
+
+// lock makes this the one process in the host's network namespace that makes and
+// removes what sandboxes share. The lock is a table of nftables that belongs to a
+// socket: making it is exclusive, takes CAP_NET_ADMIN, so that no user can hold it,
+// and the kernel removes it with the socket, however the process ends. A lock file
+// would be one for each state root.
+func lock(ctx context.Context) (unlock func(), err error) {
+	s, err := open(unix.NETLINK_NETFILTER)
+	if err != nil {
+		return nil, err
+	}
+	defer func() {
+		if err != nil {
+			s.close()
+		}
+	}()
+	for wait := 200 * time.Microsecond; ; wait = min(2*wait, 5*time.Millisecond) {
+		err := s.send(ctx, nil, batchEdge(unix.NFNL_MSG_BATCH_BEGIN),
+			request(unix.NFNL_SUBSYS_NFTABLES<<8|unix.NFT_MSG_NEWTABLE, unix.NLM_F_CREATE|unix.NLM_F_EXCL|unix.NLM_F_ACK,
+				&nl.Nfgenmsg{NfgenFamily: unix.NFPROTO_INET},
+				attr(unix.NFTA_TABLE_NAME, nl.ZeroTerminated(lockTable)), attr(unix.NFTA_TABLE_FLAGS, nl.BEUint32Attr(nftTableOwner))),
+			batchEdge(unix.NFNL_MSG_BATCH_END))
+		switch {
+		case err == nil:
+			return s.close, nil
+		case errors.Is(err, unix.EEXIST), errors.Is(err, unix.EPERM) && ctx.Err() == nil && netAdmin():
+		case errors.Is(err, unix.EOPNOTSUPP):
+			return nil, errs.Preconditionf("the kernel has no tables of nftables that belong to a process: Linux 5.12 is needed: %w", err)
+		default:
+			return nil, fmt.Errorf("locking the network of sandboxes: %w", err)
+		}
+		select {
+		case <-ctx.Done():
+			return nil, fmt.Errorf("another process has changed the network of sandboxes for too long: %w", context.Cause(ctx))
+		case <-time.After(wait/2 + rand.N(wait)):
+		}
+	}
+}
+
+// batchEdge begins or ends a transaction of nftables.
+func batchEdge(kind int) *nl.NetlinkRequest {
+	return request(kind, 0, &nl.Nfgenmsg{ResId: nl.Swap16(unix.NFNL_SUBSYS_NFTABLES)})
+}
+
+// netAdmin tells whether this process has CAP_NET_ADMIN: the kernel says EPERM both to
+// one that has not, and to one that makes a table which is another socket's.
+func netAdmin() bool {
+	header := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
+	var data [2]unix.CapUserData
+	if err := unix.Capget(&header, &data[0]); err != nil {
+		return false
+	}
+	return data[0].Effective&(1<<unix.CAP_NET_ADMIN) != 0
+}

@@ -1,0 +1,291 @@
+package netbridge
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"math"
+	"net"
+	"net/netip"
+	"slices"
+	"sync"
+
+	"github.com/google/nftables"
+	"github.com/google/nftables/binaryutil"
+	"golang.org/x/sys/unix"
+
+	"github.com/nucleus-runtime/nucleus/plugins/network/internal/resolver"
+	"github.com/nucleus-runtime/nucleus/sdk/dnsname"
+	"github.com/nucleus-runtime/nucleus/sdk/network"
+	"github.com/nucleus-runtime/nucleus/sdk/network/egress"
+)
+
+// maxNames is how many names a sandbox may have bound at a time. Each change of a set
+// copies it, so that it must not grow as long as a workload invents names.
+const maxNames = 1024
+
+// maxPairs is how many real addresses of a name, in a family, are remembered after they
+// are no longer answered, for connections that were about to be made.
+const maxPairs = 16
+
+// bound is what the names of a sandbox stand for.
+type bound struct {
+	a        *attachment
+	resolver *resolver.Resolver
+	wg       sync.WaitGroup
+
+	mu    sync.Mutex
+	names map[dnsname.Name]*name
+	gone  map[string]network.FlowStats // of names that were unbound
+}
+
+type name struct {
+	own  resolver.Own
+	real []netip.Addr
+	is   [2]standing // by family, as families gives them
+}
+
+// standing is what the kernel has of a name in one family.
+type standing struct {
+	real  []nftables.SetElement
+	pairs []netip.Addr
+	flows bool
+}
+
+// resolve serves the sandbox's resolver.
+func (a *attachment) resolve(dns *network.DNS, in files) error {
+	var upstream []netip.AddrPort
+	if dns != nil {
+		for _, s := range dns.Servers {
+			upstream = append(upstream, netip.AddrPortFrom(s, 53))
+		}
+	}
+	if upstream == nil {
+		var err error
+		if upstream, err = resolver.System(""); err != nil {
+			return err
+		}
+	}
+	b := &bound{a: a, names: make(map[dnsname.Name]*name), gone: make(map[string]network.FlowStats)}
+	r, err := resolver.New(resolver.Config{Policy: a.policy, Upstream: upstream, Denied: a.ledger.Deny, Bind: b.bind, SameFamily: true})
+	if err != nil {
+		return err
+	}
+	b.resolver = r
+	udp, err := net.FilePacketConn(in.udp)
+	if err != nil {
+		return fmt.Errorf("the resolver's socket: %w", err)
+	}
+	tcp, err := net.FileListener(in.tcp)
+	if err != nil {
+		udp.Close()
+		return fmt.Errorf("the resolver's socket: %w", err)
+	}
+	a.names = b
+	b.wg.Go(func() {
+		// Without its resolver a sandbox has no names; flows by address are the kernel's.
+		_ = r.Serve(a.ctx, udp, tcp)
+	})
+	return nil
+}
+
+func (b *bound) close() {
+	_ = b.resolver.Close()
+	b.wg.Wait()
+}
+
+func (b *bound) of(a netip.Addr) (dnsname.Name, bool) {
+	if b == nil {
+		return "", false
+	}
+	return b.resolver.NameOf(a)
+}
+
+// verdict says why a flow to a name's own address was refused.
+func (b *bound) verdict(n dnsname.Name, proto string, dst netip.AddrPort) egress.Verdict {
+	v := b.a.policy.Name(n, proto, dst.Port())
+	if !v.Allow {
+		return v
+	}
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if is := b.names[n]; is != nil {
+		for _, real := range is.real {
+			if real.BitLen() == dst.Addr().BitLen() {
+				if w := b.a.policy.Bound(n, proto, netip.AddrPortFrom(real, dst.Port())); !w.Allow {
+					return w
+				}
+			}
+		}
+	}
+	return egress.Verdict{Rule: v.Rule, Reason: network.ReasonUnresolved}
+}
+
+// bind lets a name's own addresses stand for real ones, in one change of the rules.
+// Connections that are there keep the address that they have.
+func (b *bound) bind(_ context.Context, n dnsname.Name, own resolver.Own, real []netip.Addr) error {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	was := b.names[n]
+	if was == nil {
+		if len(real) == 0 {
+			return nil
+		}
+		if len(b.names) >= maxNames {
+			return fmt.Errorf("more than %d names are in use", maxNames)
+		}
+		was = &name{own: own}
+	}
+	c, err := newChange()
+	if err != nil {
+		return err
+	}
+	defer c.close()
+	next := &name{own: own, real: real}
+	for i, f := range families() {
+		next.is[i] = b.stand(c, f, n, was.is[i], own, real)
+	}
+	if len(real) == 0 {
+		b.keepCounts(c, n, was)
+	}
+	if err := c.commit(); err != nil {
+		return fmt.Errorf("binding %s: %w", n, err)
+	}
+	if len(real) == 0 {
+		delete(b.names, n)
+	} else {
+		b.names[n] = next
+	}
+	return nil
+}
+
+func (b *bound) stand(c *change, f fam, n dnsname.Name, was standing, own resolver.Own, all []netip.Addr) standing {
+	a := own.V4
+	if f.size == 16 {
+		a = own.V6
+	}
+	mine := a.AsSlice()
+	var real []netip.Addr
+	for _, r := range all {
+		if f.has(r) {
+			real = append(real, r)
+		}
+	}
+	next := standing{real: b.a.reals(f, n, mine, real), flows: was.flows}
+	set := c.in(f.realMap(b.a.slot))
+	gone := without(was.real, next.real)
+	for i := range gone {
+		gone[i].Val = nil
+	}
+	c.without(set, gone...)
+	c.elements(set, without(next.real, was.real)...)
+
+	pair := func(r netip.Addr) nftables.SetElement { return nftables.SetElement{Key: key(mine, r.AsSlice())} }
+	next.pairs = slices.Clone(was.pairs)
+	pairs := c.in(f.pairSet(b.a.slot))
+	for _, r := range real {
+		if !slices.Contains(next.pairs, r) {
+			next.pairs = append(next.pairs, r)
+			c.elements(pairs, pair(r))
+		}
+	}
+	for i := 0; i < len(next.pairs) && (len(next.pairs) > maxPairs+len(real) || len(all) == 0); {
+		if slices.Contains(real, next.pairs[i]) {
+			i++
+			continue
+		}
+		c.without(pairs, pair(next.pairs[i]))
+		next.pairs = slices.Delete(next.pairs, i, i+1)
+	}
+	flows := []nftables.SetElement{{Key: key([]byte{0}, mine)}, {Key: key([]byte{1}, mine)}}
+	switch {
+	case len(all) == 0 && was.flows:
+		c.without(c.in(f.flowSet(b.a.slot)), flows...)
+		next.flows = false
+	case len(all) > 0 && !was.flows:
+		c.elements(c.in(f.flowSet(b.a.slot)), flows...)
+		next.flows = true
+	}
+	return next
+}
+
+// without gives the elements of a that are not in b.
+func without(a, b []nftables.SetElement) []nftables.SetElement {
+	var out []nftables.SetElement
+	for _, e := range a {
+		same := func(o nftables.SetElement) bool {
+			return bytes.Equal(e.Key, o.Key) && bytes.Equal(e.KeyEnd, o.KeyEnd) && bytes.Equal(e.Val, o.Val)
+		}
+		if !slices.ContainsFunc(b, same) {
+			out = append(out, e)
+		}
+	}
+	return out
+}
+
+// reals are the elements of a name: for each protocol and range of ports the first real
+// address that the policy lets the name have there.
+func (a *attachment) reals(f fam, n dnsname.Name, own []byte, real []netip.Addr) []nftables.SetElement {
+	element := func(p1, p2 byte, first, last uint16, to netip.Addr) nftables.SetElement {
+		return nftables.SetElement{
+			Key:    key(own, []byte{p1}, binaryutil.BigEndian.PutUint16(first)),
+			KeyEnd: key(own, []byte{p2}, binaryutil.BigEndian.PutUint16(last)),
+			Val:    to.AsSlice(),
+		}
+	}
+	if len(real) == 0 {
+		return nil
+	}
+	if a.egress.Default == network.Allow {
+		return []nftables.SetElement{element(0, 255, 0, math.MaxUint16, real[0])}
+	}
+	target := func(proto string, port uint16) netip.Addr {
+		for _, r := range real {
+			if a.policy.Bound(n, proto, netip.AddrPortFrom(r, port)).Allow {
+				return r
+			}
+		}
+		return netip.Addr{}
+	}
+	var out []nftables.SetElement
+	if to := target("icmp", 0); to.IsValid() {
+		out = append(out, element(f.icmp, f.icmp, 0, math.MaxUint16, to))
+	}
+	for _, p := range []struct {
+		number byte
+		name   string
+	}{{unix.IPPROTO_TCP, "tcp"}, {unix.IPPROTO_UDP, "udp"}} {
+		starts := a.boundaries(p.name)
+		for i := 0; i < len(starts); {
+			first, to := starts[i], target(p.name, starts[i])
+			for i++; i < len(starts) && target(p.name, starts[i]) == to; i++ {
+			}
+			last := uint16(math.MaxUint16)
+			if i < len(starts) {
+				last = starts[i] - 1
+			}
+			if to.IsValid() {
+				out = append(out, element(p.number, p.number, first, last, to))
+			}
+		}
+	}
+	return out
+}
+
+// boundaries are the ports at which a verdict may change.
+func (a *attachment) boundaries(proto string) []uint16 {
+	out := []uint16{0}
+	for _, r := range a.egress.Allow {
+		for _, p := range r.Ports {
+			if p.Protocol != proto {
+				continue
+			}
+			out = append(out, p.First)
+			if p.Last < math.MaxUint16 {
+				out = append(out, p.Last+1)
+			}
+		}
+	}
+	slices.Sort(out)
+	return slices.Compact(out)
+}

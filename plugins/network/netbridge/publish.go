@@ -1,0 +1,302 @@
+package netbridge
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/netip"
+	"strconv"
+	"sync"
+	"time"
+
+	"github.com/google/nftables"
+	"github.com/google/nftables/binaryutil"
+	"golang.org/x/sys/unix"
+
+	"github.com/nucleus-runtime/nucleus/sdk/errs"
+	"github.com/nucleus-runtime/nucleus/sdk/network"
+)
+
+// published are the ports of a sandbox on the host. What comes from outside is
+// translated by the kernel. A socket holds each port all the same: nobody else can have
+// it then, and it takes what comes from the host itself, which the kernel does not
+// translate.
+type published struct {
+	ports   []network.PortMap
+	sockets []relay
+	wg      sync.WaitGroup
+}
+
+type relay struct {
+	stream net.Listener
+	packet net.PacketConn
+	to     netip.AddrPort
+}
+
+func publish(a *attachment, ports []network.PortMap) (*published, error) {
+	p := &published{}
+	for _, m := range ports {
+		taken, err := p.take(a, m)
+		if err != nil {
+			p.close()
+			return nil, err
+		}
+		p.ports = append(p.ports, taken)
+	}
+	return p, nil
+}
+
+// hosts are the addresses at which a port is to be taken, each in one family.
+func hosts(m network.PortMap) []netip.Addr {
+	if m.HostIP.IsValid() {
+		return []netip.Addr{m.HostIP.Unmap()}
+	}
+	out := []netip.Addr{netip.IPv4Unspecified()}
+	if hasIPv6() {
+		out = append(out, netip.IPv6Unspecified())
+	}
+	return out
+}
+
+// anyTries is how often a free port of the first family may turn out to be taken in
+// the second.
+const anyTries = 16
+
+func (p *published) take(a *attachment, m network.PortMap) (network.PortMap, error) {
+	for try := 0; ; try++ {
+		got, sockets, err := takeOnce(a, m)
+		if err == nil {
+			p.sockets = append(p.sockets, sockets...)
+			return got, nil
+		}
+		if m.HostPort != 0 || !errors.Is(err, unix.EADDRINUSE) || try == anyTries {
+			return m, err
+		}
+	}
+}
+
+func takeOnce(a *attachment, m network.PortMap) (_ network.PortMap, out []relay, err error) {
+	defer func() {
+		if err != nil {
+			for _, r := range out {
+				r.close()
+			}
+		}
+	}()
+	var lc net.ListenConfig
+	for _, ip := range hosts(m) {
+		suffix, to := "4", a.v4
+		if ip.Is6() {
+			suffix, to = "6", a.v6
+		}
+		at := net.JoinHostPort(ip.String(), strconv.Itoa(int(m.HostPort)))
+		r := relay{to: netip.AddrPortFrom(to, m.ContainerPort)}
+		var bound net.Addr
+		if m.Protocol == "tcp" {
+			if r.stream, err = lc.Listen(a.ctx, "tcp"+suffix, at); err == nil {
+				bound = r.stream.Addr()
+			}
+		} else {
+			if r.packet, err = lc.ListenPacket(a.ctx, "udp"+suffix, at); err == nil {
+				bound = r.packet.LocalAddr()
+			}
+		}
+		if err != nil {
+			return m, out, refusedPort(m, at, err)
+		}
+		out = append(out, r)
+		if m.HostPort == 0 {
+			m.HostPort = netip.MustParseAddrPort(bound.String()).Port()
+		}
+	}
+	return m, out, nil
+}
+
+func refusedPort(m network.PortMap, at string, err error) error {
+	what := fmt.Sprintf("publishing port %d of the sandbox (%s) at %s", m.ContainerPort, m.Protocol, at)
+	switch {
+	case errors.Is(err, unix.EADDRINUSE):
+		return errs.Because(errs.Existsf("%s: the port is in use on this host: publish another, or none to have one chosen: %w", what, err),
+			"PORT_IN_USE", map[string]string{"address": at, "protocol": m.Protocol})
+	case errors.Is(err, unix.EADDRNOTAVAIL):
+		return errs.Preconditionf("%s: this host has no such address: %w", what, err)
+	case errors.Is(err, unix.EACCES):
+		return errs.Deniedf("%s: ports below 1024 need CAP_NET_BIND_SERVICE in the plugin's caps: %w", what, err)
+	default:
+		return fmt.Errorf("%s: %w", what, err)
+	}
+}
+
+// exposePorts adds the translations.
+func (c *change) exposePorts(s sandbox) {
+	for _, m := range s.ports {
+		for _, ip := range hosts(m) {
+			if ip.IsLoopback() {
+				continue
+			}
+			f := inet4()
+			if ip.Is6() {
+				f = inet6()
+			}
+			c.elements(c.in(f.expose()), nftables.SetElement{
+				Key: key(ip.AsSlice(), []byte{protocolNumber(m.Protocol)}, binaryutil.BigEndian.PutUint16(m.HostPort)),
+				Val: key(s.addr(f).AsSlice(), binaryutil.BigEndian.PutUint16(m.ContainerPort)),
+			})
+		}
+	}
+}
+
+func (r relay) close() {
+	if r.stream != nil {
+		_ = r.stream.Close()
+	}
+	if r.packet != nil {
+		_ = r.packet.Close()
+	}
+}
+
+func (p *published) close() {
+	for _, r := range p.sockets {
+		r.close()
+	}
+	p.wg.Wait()
+}
+
+// relays limits what one port may have open: each takes two descriptors.
+const relays = 128
+
+func (p *published) start(a *attachment) {
+	for _, r := range p.sockets {
+		if r.stream != nil {
+			p.wg.Go(func() { r.serveStream(a.ctx, &p.wg) })
+		} else {
+			p.wg.Go(func() { r.servePacket(a.ctx, &p.wg) })
+		}
+	}
+}
+
+const (
+	dialLimit  = 10 * time.Second
+	udpIdle    = 60 * time.Second
+	acceptRest = 50 * time.Millisecond
+)
+
+func (r relay) serveStream(ctx context.Context, wg *sync.WaitGroup) {
+	slots := make(chan struct{}, relays)
+	for {
+		select {
+		case slots <- struct{}{}:
+		case <-ctx.Done():
+			return
+		}
+		c, err := r.stream.Accept()
+		if err != nil {
+			<-slots
+			if errors.Is(err, net.ErrClosed) || !pause(ctx, acceptRest) {
+				return
+			}
+			continue
+		}
+		wg.Go(func() {
+			defer func() { <-slots }()
+			r.splice(ctx, c)
+		})
+	}
+}
+
+func pause(ctx context.Context, d time.Duration) bool {
+	select {
+	case <-ctx.Done():
+		return false
+	case <-time.After(d):
+		return true
+	}
+}
+
+func (r relay) splice(ctx context.Context, outer net.Conn) {
+	defer outer.Close()
+	inner, err := (&net.Dialer{Timeout: dialLimit}).DialContext(ctx, "tcp", r.to.String())
+	if err != nil {
+		reset(outer)
+		return
+	}
+	defer inner.Close()
+	defer context.AfterFunc(ctx, func() { outer.Close(); inner.Close() })()
+	var wg sync.WaitGroup
+	half := func(to, from net.Conn) {
+		_, _ = io.Copy(to, from) // splice(2), by the net package
+		if t, ok := to.(*net.TCPConn); ok {
+			_ = t.CloseWrite()
+		}
+	}
+	wg.Go(func() { half(inner, outer) })
+	half(outer, inner)
+	wg.Wait()
+}
+
+// reset tells whoever has connected that nobody is there, as the kernel would.
+func reset(c net.Conn) {
+	if t, ok := c.(*net.TCPConn); ok {
+		_ = t.SetLinger(0)
+	}
+}
+
+// servePacket keeps a socket for each peer, so that answers find their way.
+func (r relay) servePacket(ctx context.Context, wg *sync.WaitGroup) {
+	var mu sync.Mutex
+	peers := make(map[netip.AddrPort]net.Conn)
+	buf := make([]byte, 64<<10)
+	for {
+		n, from, err := r.packet.(*net.UDPConn).ReadFromUDPAddrPort(buf)
+		if err != nil {
+			if errors.Is(err, net.ErrClosed) || !pause(ctx, acceptRest) {
+				return
+			}
+			continue
+		}
+		mu.Lock()
+		inner := peers[from]
+		full := len(peers) >= relays
+		mu.Unlock()
+		if inner == nil {
+			if full {
+				continue
+			}
+			if inner, err = (&net.Dialer{Timeout: dialLimit}).DialContext(ctx, "udp", r.to.String()); err != nil {
+				continue
+			}
+			mu.Lock()
+			peers[from] = inner
+			mu.Unlock()
+			wg.Go(func() {
+				defer func() {
+					mu.Lock()
+					delete(peers, from)
+					mu.Unlock()
+					inner.Close()
+				}()
+				defer context.AfterFunc(ctx, func() { inner.Close() })()
+				r.answers(inner, from)
+			})
+		}
+		_ = inner.SetReadDeadline(time.Now().Add(udpIdle))
+		_, _ = inner.Write(buf[:n])
+	}
+}
+
+func (r relay) answers(inner net.Conn, to netip.AddrPort) {
+	buf := make([]byte, 64<<10)
+	for {
+		n, err := inner.Read(buf)
+		if errors.Is(err, unix.ECONNREFUSED) {
+			continue // nobody listens yet
+		}
+		if err != nil {
+			return
+		}
+		_ = inner.SetReadDeadline(time.Now().Add(udpIdle))
+		_, _ = r.packet.(*net.UDPConn).WriteToUDPAddrPort(buf[:n], to)
+	}
+}

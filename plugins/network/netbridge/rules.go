@@ -1,0 +1,247 @@
+package netbridge
+
+import (
+	"bytes"
+	"net"
+	"net/netip"
+
+	"github.com/google/nftables"
+	"github.com/google/nftables/binaryutil"
+	"github.com/google/nftables/expr"
+	"golang.org/x/sys/unix"
+
+	"github.com/nucleus-runtime/nucleus/sdk/network"
+)
+
+// The chains and sets of one sandbox are named after its slot.
+const (
+	chainOut   = "-out"
+	chainIn    = "-in"
+	chainNo    = "-no"
+	chainNames = "-names"
+
+	setReal  = "-real" // + family: name's address, protocol and port to the real address
+	setPairs = "-pair" // + family: what a name's address may have become
+	setFlows = "-flow" // + family: bytes by direction and name's address
+)
+
+// realMap is what a name's address stands for, by protocol and port.
+func (f fam) realMap(s slot) *nftables.Set {
+	return &nftables.Set{
+		Name: s.name() + setReal + f.suffix, IsMap: true, Interval: true, Concatenation: true,
+		KeyType: concat(f.key, nftables.TypeInetProto, nftables.TypeInetService), DataType: f.key,
+	}
+}
+
+func (f fam) pairSet(s slot) *nftables.Set {
+	return &nftables.Set{Name: s.name() + setPairs + f.suffix, KeyType: concat(f.key, f.key), Counter: true}
+}
+
+func (f fam) flowSet(s slot) *nftables.Set {
+	return &nftables.Set{Name: s.name() + setFlows + f.suffix, KeyType: concat(nftables.TypeCTDir, f.key), Counter: true}
+}
+
+// sandbox is what the rules of one are made of.
+type sandbox struct {
+	slot
+	mac    net.HardwareAddr
+	egress network.Egress
+	names  bool // there is a resolver
+	group  uint16
+	ports  []network.PortMap
+}
+
+func (s sandbox) addr(f fam) netip.Addr {
+	if f.size == 4 {
+		return s.v4
+	}
+	return s.v6
+}
+
+// admit adds the rules of a sandbox, in place of what has its slot's name.
+func (c *change) admit(s sandbox) {
+	name := s.name()
+	for _, chain := range []string{chainNo, chainIn, chainOut} {
+		c.chain(c.inet, name+chain)
+		c.FlushChain(&nftables.Chain{Table: c.inet, Name: name + chain})
+	}
+	if s.names {
+		c.nameSets(s)
+	}
+	c.refuse(s)
+	c.incoming(s)
+	c.outgoing(s)
+	to := func(chain string) *expr.Verdict {
+		return &expr.Verdict{Kind: expr.VerdictGoto, Chain: name + chain}
+	}
+	for _, f := range families() {
+		a := s.addr(f).AsSlice()
+		c.elements(c.in(f.verdicts(mapOut)), nftables.SetElement{Key: a, VerdictData: to(chainOut)})
+		c.elements(c.in(f.verdicts(mapIn)), nftables.SetElement{Key: a, VerdictData: to(chainIn)})
+		c.elements(c.in(f.verdicts(mapNo)), nftables.SetElement{Key: a, VerdictData: to(chainNo)})
+		if s.names {
+			c.elements(c.in(f.verdicts(mapNames)), nftables.SetElement{Key: a, VerdictData: to(chainNames)})
+		}
+		c.elements(f.pins(c), nftables.SetElement{Key: key(ifname(name), s.mac, a)})
+	}
+}
+
+// in puts a set into the table that most are in.
+func (c *change) in(s *nftables.Set) *nftables.Set {
+	s.Table = c.inet
+	return s
+}
+
+func (c *change) nameSets(s sandbox) {
+	c.chain(c.inet, s.name()+chainNames)
+	c.FlushChain(&nftables.Chain{Table: c.inet, Name: s.name() + chainNames})
+	for _, f := range families() {
+		for _, set := range []*nftables.Set{f.realMap(s.slot), f.pairSet(s.slot), f.flowSet(s.slot)} {
+			c.set(set)
+			c.FlushSet(set)
+		}
+		c.rule(c.inet, s.name()+chainNames, f.only(), header(f.dst, f.size, r0), meta(expr.MetaKeyL4PROTO, r0+f.words), dport(r0+f.words+1),
+			valueOf(s.name()+setReal+f.suffix, r0, r0), exprs{&expr.NAT{Type: expr.NATTypeDestNAT, Family: f.nfproto, RegAddrMin: r0}})
+	}
+	c.rule(c.inet, s.name()+chainNames, accept())
+}
+
+// snap is how much of a refused packet is told: headers, with all options of IPv4.
+const snap = 128
+
+// refuse tells of a packet, not more often than somebody could read, and answers it so
+// that whoever has sent it need not wait.
+func (c *change) refuse(s sandbox) {
+	rule := func(parts ...exprs) { c.rule(c.inet, s.name()+chainNo, parts...) }
+	rule(exprs{&expr.Counter{}})
+	if s.group != 0 {
+		rule(exprs{
+			&expr.Limit{Type: expr.LimitTypePkts, Rate: 50, Unit: expr.LimitTimeSecond, Burst: 100},
+			&expr.Log{
+				Key:   1<<unix.NFTA_LOG_GROUP | 1<<unix.NFTA_LOG_SNAPLEN | 1<<unix.NFTA_LOG_PREFIX | 1<<unix.NFTA_LOG_QTHRESHOLD,
+				Group: s.group, Snaplen: snap, QThreshold: 1, Data: []byte(s.name()),
+			},
+		})
+	}
+	rule(protocol(unix.IPPROTO_TCP), exprs{&expr.Reject{Type: unix.NFT_REJECT_TCP_RST}})
+	rule(exprs{&expr.Reject{Type: unix.NFT_REJECT_ICMPX_UNREACH, Code: unix.NFT_REJECT_ICMPX_ADMIN_PROHIBITED}})
+}
+
+// errorsOf passes what is about a connection that passed. Related means more where
+// somebody has set up helpers, which open ports for what a protocol says.
+func (c *change) errorsOf(chain string) {
+	for _, f := range families() {
+		c.rule(c.inet, chain, f.only(), protocol(f.icmp), state(related), accept())
+	}
+}
+
+// incoming passes answers, and new connections to published ports.
+func (c *change) incoming(s sandbox) {
+	chain := s.name() + chainIn
+	c.counting(s, chain)
+	c.rule(c.inet, chain, state(established), accept())
+	c.errorsOf(chain)
+	for _, p := range s.ports {
+		c.rule(c.inet, chain, protocol(protocolNumber(p.Protocol)), dport(r0), eq(r0, binaryutil.BigEndian.PutUint16(p.ContainerPort)), state(fresh), accept())
+	}
+	c.rule(c.inet, chain, drop())
+}
+
+// counting adds up bytes by name, in both directions.
+func (c *change) counting(s sandbox, chain string) {
+	if !s.names {
+		return
+	}
+	for _, f := range families() {
+		c.rule(c.inet, chain, f.only(), translated(true), exprs{&expr.Ct{Key: expr.CtKeyDIRECTION, Register: r0}}, original(r0+1), in(s.name()+setFlows+f.suffix, r0))
+	}
+}
+
+// outgoing decides on new flows.
+func (c *change) outgoing(s sandbox) {
+	chain, refuse := s.name()+chainOut, goTo(s.name()+chainNo)
+	rule := func(parts ...exprs) { c.rule(c.inet, chain, parts...) }
+	c.counting(s, chain)
+	rule(state(established), accept())
+	c.errorsOf(chain)
+	for _, f := range families() {
+		if s.names {
+			rule(f.only(), translated(true), original(r0), header(f.dst, f.size, r0+f.words), in(s.name()+setPairs+f.suffix, r0), accept())
+		}
+		rule(f.only(), within(c, f, []netip.Prefix{f.synthetics}), refuse)
+	}
+	// Somebody else's translation: a service of the host, a container's port.
+	rule(translated(true), refuse)
+	for _, r := range s.egress.Allow {
+		for _, f := range families() {
+			c.literal(chain, f, r)
+		}
+	}
+	switch s.egress.Default {
+	case network.Allow:
+		rule(accept())
+	case network.Public:
+		rule(jump(chainPublic))
+	}
+	rule(refuse)
+}
+
+// literal passes what a rule allows by address.
+func (c *change) literal(chain string, f fam, r network.Rule) {
+	var blocks []netip.Prefix
+	for _, b := range r.CIDRs {
+		if f.has(b.Addr()) {
+			blocks = append(blocks, b)
+		}
+	}
+	if len(blocks) == 0 {
+		return
+	}
+	pass := func(proto byte, parts ...exprs) {
+		c.rule(c.inet, chain, f.only(), protocol(proto), within(c, f, blocks), seq(parts...), accept())
+	}
+	if len(r.Ports)+len(r.Protocols) == 0 {
+		for _, p := range []byte{unix.IPPROTO_TCP, unix.IPPROTO_UDP, f.icmp} {
+			pass(p)
+		}
+		return
+	}
+	for _, p := range r.Ports {
+		first, last := binaryutil.BigEndian.PutUint16(p.First), binaryutil.BigEndian.PutUint16(p.Last)
+		pass(protocolNumber(p.Protocol), dport(r0), between(r0, first, last))
+	}
+	if len(r.Protocols) > 0 { // icmp is the only one
+		pass(f.icmp)
+	}
+}
+
+func protocolNumber(name string) byte {
+	switch name {
+	case "tcp":
+		return unix.IPPROTO_TCP
+	case "udp":
+		return unix.IPPROTO_UDP
+	default:
+		// Nothing is sent by the protocol that is reserved.
+		return 255
+	}
+}
+
+func between(reg uint32, first, last []byte) exprs {
+	if bytes.Equal(first, last) {
+		return eq(reg, first)
+	}
+	return exprs{&expr.Range{Op: expr.CmpOpEq, Register: reg, FromData: first, ToData: last}}
+}
+
+// within matches destinations in any of the blocks.
+func within(c *change, f fam, blocks []netip.Prefix) exprs {
+	load := header(f.dst, f.size, r0)
+	all := merged(blocks)
+	if len(all) == 1 {
+		return seq(load, between(r0, all[0].first.AsSlice(), all[0].last.AsSlice()))
+	}
+	s := &nftables.Set{Anonymous: true, Constant: true, Interval: true, KeyType: f.key}
+	c.set(s, intervals(blocks)...)
+	return seq(load, exprs{&expr.Lookup{SourceRegister: r0, SetName: s.Name, SetID: s.ID}})
+}
