@@ -26,12 +26,15 @@ type box struct {
 }
 
 // boxOf gives the box of a plugin by what it is started for. One that is only asked
-// what it is gets the narrowest. A backend of networks or a runtime changes the host
-// on purpose: its user and capabilities are what holds it.
+// what it is gets the narrowest. A runtime, or a backend of networks that was given
+// capabilities, changes the host on purpose: its user and capabilities are what holds
+// it. One without reads what a hostile workload sends, and needs nothing but sockets.
 func boxOf(as manifest.Service, host hostconfig.Plugin) box {
 	switch as {
 	case manifest.Secrets:
 		return box{as: as, confined: true, writable: host.Writable}
+	case manifest.Network:
+		return box{as: as, confined: len(host.Caps) == 0, writable: host.Writable}
 	case manifest.Hooks, "":
 		return box{as: as, confined: true, offline: !host.Network, writable: host.Writable}
 	}

@@ -157,7 +157,8 @@ func TestBox(t *testing.T) {
 		"hooks":               {manifest.Hooks, false, "", with(offline)},
 		"hooks with network":  {manifest.Hooks, false, "network = true", free},
 		"asked what it is":    {"", false, "", with(offline)},
-		"network": {"network", false, "", with(map[string]string{
+		"network":             {manifest.Network, false, "", free},
+		"runtime": {manifest.Runtime, false, "", with(map[string]string{
 			"write open": "ok", "change open": "ok", "remove open": "ok", "write tmp": "ok", "abstract": "ok", "packet": "EPERM", "signal": "", "userns": "",
 		})},
 	} {
@@ -211,7 +212,7 @@ func TestBoxSeenFromOutside(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for as, filters := range map[manifest.Service]int{manifest.Secrets: 1, manifest.Hooks: 2, "network": 0} {
+	for as, filters := range map[manifest.Service]int{manifest.Secrets: 1, manifest.Hooks: 2, manifest.Network: 1, manifest.Runtime: 0} {
 		t.Run(string(as), func(t *testing.T) {
 			r := newRig(t, nil)
 			p, err := r.Host.Start(t.Context(), "chatty", as) // without the SDK
@@ -235,7 +236,16 @@ func TestBoxSeenFromOutside(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			for _, want := range []string{"Max core file size 0 0 bytes", "Max open files 1024 1024 files", "Max locked memory 8388608 8388608 bytes"} {
+			files := uint64(maxFiles)
+			if as == manifest.Network {
+				files = maxNetworkFiles
+			}
+			var own unix.Rlimit
+			if err := unix.Getrlimit(unix.RLIMIT_NOFILE, &own); err != nil {
+				t.Fatal(err)
+			}
+			files = min(files, own.Max)
+			for _, want := range []string{"Max core file size 0 0 bytes", fmt.Sprintf("Max open files %d %d files", files, files), "Max locked memory 8388608 8388608 bytes"} {
 				if !strings.Contains(strings.Join(strings.Fields(string(limits)), " "), want) {
 					t.Errorf("no %q in\n%s", want, limits)
 				}
@@ -263,7 +273,9 @@ func TestNeedsFitIntoTheBox(t *testing.T) {
 		"a network it has":     {manifest.Hooks, manifest.Needs{HostNetwork: true}, hostconfig.Plugin{Network: true}, ""},
 		"a provider's network": {manifest.Secrets, manifest.Needs{HostNetwork: true}, hostconfig.Plugin{}, ""},
 		"any's network":        {"", manifest.Needs{HostNetwork: true}, hostconfig.Plugin{}, ""},
-		"no box":               {"network", manifest.Needs{HostNetwork: true, WritablePaths: []string{"/x"}}, hostconfig.Plugin{}, ""},
+		"a backend":            {manifest.Network, manifest.Needs{HostNetwork: true, WritablePaths: []string{"/x"}}, hostconfig.Plugin{}, `to write to /x writable = ["/x"]`},
+		"with capabilities":    {manifest.Network, manifest.Needs{WritablePaths: []string{"/x"}}, hostconfig.Plugin{Caps: []string{"CAP_NET_ADMIN"}}, ""},
+		"no box":               {manifest.Runtime, manifest.Needs{HostNetwork: true, WritablePaths: []string{"/x"}}, hostconfig.Plugin{}, ""},
 	} {
 		what, remedy := boxOf(c.as, c.host).refuses(c.needs)
 		if got := strings.TrimSpace(what + " " + remedy); got != c.what {

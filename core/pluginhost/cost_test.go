@@ -34,9 +34,9 @@ func BenchmarkStart(b *testing.B) {
 	}
 	kinds := []*kind{
 		{name: "both", as: manifest.Secrets, group: true},
-		{name: "group", as: "network", group: true},
+		{name: "group", as: manifest.Runtime, group: true},
 		{name: "box", as: manifest.Secrets},
-		{name: "neither", as: "network"},
+		{name: "neither", as: manifest.Runtime},
 	}
 	for _, k := range kinds {
 		k.Host = New(Options{

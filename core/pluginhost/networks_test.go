@@ -140,8 +140,6 @@ func attach(t *testing.T, l network.Link) (*sdknet.AttachResponse, error) {
 // A backend is told what its job asks for, gets what init has opened, and another
 // process of it undoes what there is, with what was written down.
 func TestNetworkPluginIsCalled(t *testing.T) {
-	r := newRig(t, nil)
-	n := &Networks{Host: r.Host}
 	dir, err := os.MkdirTemp("", "net")
 	if err == nil {
 		err = os.Chmod(dir, 0o777)
@@ -150,6 +148,8 @@ func TestNetworkPluginIsCalled(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer os.RemoveAll(dir)
+	r := newRig(t, map[string]string{"net-good": fmt.Sprintf("writable = [%q]", dir)})
+	n := &Networks{Host: r.Host}
 	log := filepath.Join(dir, "log")
 	l, err := n.Open(t.Context(), "id", wantNetwork(t, "net-good", fmt.Sprintf("log = %q\ntoken = \"canary\"\n", log)))
 	if err != nil {
