@@ -47,6 +47,9 @@ func checkPorts(ports []network.PortMap) error {
 		if p.Protocol != exitTCP && p.Protocol != exitUDP {
 			return errs.ConfigErrorf(nil, "the protocol %q cannot be published: tcp and udp can", p.Protocol)
 		}
+		if !p.HostIP.IsValid() {
+			return errs.ConfigErrorf(nil, "port %d is published at no address of the host", p.HostPort)
+		}
 	}
 	return nil
 }

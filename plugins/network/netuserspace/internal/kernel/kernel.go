@@ -142,6 +142,9 @@ func (p *Path) Close() {
 	for _, f := range p.pending {
 		f.drop()
 	}
+	for _, s := range p.pings {
+		s.Close()
+	}
 	p.mu.Unlock()
 	p.wg.Wait()
 	if p.published != nil {
