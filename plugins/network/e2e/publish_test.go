@@ -7,7 +7,6 @@ import (
 	"net"
 	"net/netip"
 	"os"
-	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -45,7 +44,7 @@ func try(ns *netlab.Namespace, protocol, address string, wait time.Duration) (st
 
 // eventually is try for a server that has only just been started.
 func eventually(ns *netlab.Namespace, protocol, address string) (line string, err error) {
-	for end := time.Now().Add(10 * time.Second); time.Now().Before(end); time.Sleep(50 * time.Millisecond) {
+	for end := time.Now().Add(3 * time.Second); time.Now().Before(end); time.Sleep(50 * time.Millisecond) {
 		if line, err = try(ns, protocol, address, time.Second); err == nil {
 			return line, nil
 		}
@@ -245,17 +244,5 @@ func TestPortOfAnotherSandbox(t *testing.T) {
 			t.Errorf("the first sandbox has lost its port: %v", err)
 		}
 		r.stop()
-	})
-}
-
-// A port that the host chooses is told of.
-func TestAnyHostPort(t *testing.T) {
-	sites(t, func(t *testing.T, s *site) {
-		r := s.server(policy + published("127.0.0.1:0", 8080, "tcp"))
-		o := r.stop()
-		up := o.of("network.up")
-		if len(up) != 1 || len(up[0].Detail.Published) != 1 || slices.ContainsFunc(up[0].Detail.Published, func(p string) bool { return strings.Contains(p, ":0 ") }) {
-			t.Errorf("published: %+v", up)
-		}
 	})
 }

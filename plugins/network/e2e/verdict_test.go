@@ -43,6 +43,11 @@ egress {
     cidrs = ["10.77.0.128/25", "fd77::8000:0:0/96"]
     ports = ["443/tcp", "443/udp"]
   }
+
+  # 4
+  allow {
+    cidrs = ["93.184.216.240/28", "2606:2800:220:c::/64"]
+  }
 }
 `
 
@@ -106,6 +111,7 @@ func table() []row {
 		literal(inside, 444, "allowed block, other port", false),
 		literal(both{"93.184.216.144", "2606:2800:220:b::"}, 443, "just beyond an allowed block", false),
 		literal(both{"93.184.216.99", "2606:2800:220::99"}, 443, "denied block", false),
+		literal(both{"93.184.216.241", "2606:2800:220:c::1"}, 853, "block without ports", true),
 		name("allowed.example", 443, "allowed name", true),
 		name("ALLOWED.Example.", 443, "allowed name, written otherwise", true),
 		name("allowed.example", 444, "allowed name, other port", false),
@@ -207,8 +213,15 @@ func expand(rows []row) ([]probe.Probe, map[string]bool) {
 			ask("at the resolver behind ours over IPv6", "allowed.example", "[2606:2800:220::53]:53", false)
 		}
 	}
-	for family, to := range map[string]string{"4": "93.184.216.97", "6": "2606:2800:220::97"} {
-		add(false, probe.Probe{ID: "icmp" + family + " denied block", Kind: probe.ICMP, To: to})
+	for _, r := range []row{
+		{"denied block", "93.184.216.97", "2606:2800:220::97", false},
+		{"block with ports", "93.184.216.130", "2606:2800:220:a::130", false},
+		{"block without ports", "93.184.216.241", "2606:2800:220:c::1", true},
+		{"the host's address", "151.101.7.2", "2a04:4e42:7::2", false},
+		{"metadata", "169.254.169.254", "fd00:ec2::254", false},
+	} {
+		add(r.pass, probe.Probe{ID: "icmp4 " + r.what, Kind: probe.ICMP, To: r.v4})
+		add(r.pass, probe.Probe{ID: "icmp6 " + r.what, Kind: probe.ICMP, To: r.v6})
 	}
 	// Resolved first, and then reached as the address that the name has outside.
 	a := zone["resolved.example"]
@@ -231,6 +244,8 @@ func mayLeave() map[string]bool {
 		for _, a := range []string{"93.184.216.130:443", "93.184.216.131:443", "[2606:2800:220:a::130]:443", "10.77.0.201:443", "[fd77::8000:0:6]:443"} {
 			may[proto+" "+a] = true
 		}
+		may[proto+" 93.184.216.241:853"], may[proto+" [2606:2800:220:c::1]:853"] = true, true
+		may["icmp 93.184.216.241:0"], may["icmp [2606:2800:220:c::1]:0"] = true, true
 		may[proto+" 93.184.216.53:53"] = true // by the plugin: what a sandbox sends there itself is another's question
 	}
 	return may

@@ -11,7 +11,9 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"slices"
 	"testing"
+	"time"
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
@@ -70,6 +72,11 @@ func New(t testing.TB) *Lab {
 	l := &Lab{Host: newNamespace(t, "host"), Internet: newNamespace(t, "internet")}
 	if err := l.cable(); err != nil {
 		t.Fatalf("connecting the namespaces: %v", err)
+	}
+	for _, n := range []*Namespace{l.Host, l.Internet} {
+		if err := n.settle(); err != nil {
+			t.Fatalf("waiting for the link of the %s: %v", n.Name, err)
+		}
 	}
 	conf := fmt.Sprintf("nameserver %s\n", DNSV4)
 	if err := l.Host.useResolvConf(conf); err != nil {
@@ -167,13 +174,41 @@ func up(h *netlink.Handle, name string, addresses ...netip.Prefix) error {
 	if err != nil {
 		return err
 	}
+	// Without duplicate address detection, which would keep addresses for a second, and so
+	// change what a census finds. It stays on for the links that plugins make.
+	if err := os.WriteFile("/proc/sys/net/ipv6/conf/"+name+"/accept_dad", []byte("0"), 0); err != nil {
+		return err
+	}
 	for _, p := range addresses {
-		// Without duplicate address detection, which would keep the address for a second.
 		if err := h.AddrAdd(link, &netlink.Addr{IPNet: ipNet(p), Flags: unix.IFA_F_NODAD}); err != nil {
 			return fmt.Errorf("adding %s: %w", p, err)
 		}
 	}
 	return errors.Join(h.LinkSetUp(lo), h.LinkSetUp(link))
+}
+
+// settle waits until the link has all that the kernel gives it by and by, so that
+// nothing changes later by itself.
+func (n *Namespace) settle() error {
+	return n.handle(func(h *netlink.Handle) error {
+		for end := time.Now().Add(5 * time.Second); time.Now().Before(end); time.Sleep(time.Millisecond) {
+			link, err := h.LinkByName(Uplink)
+			if err != nil {
+				return err
+			}
+			addrs, err := h.AddrList(link, netlink.FAMILY_V6)
+			if err != nil {
+				return err
+			}
+			local := slices.ContainsFunc(addrs, func(a netlink.Addr) bool {
+				return a.IP.IsLinkLocalUnicast() && a.Flags&unix.IFA_F_TENTATIVE == 0
+			})
+			if local && link.Attrs().OperState == netlink.OperUp {
+				return nil
+			}
+		}
+		return errors.New("it is not up")
+	})
 }
 
 func route(h *netlink.Handle, dev string, dst netip.Prefix, via netip.Addr) error {
