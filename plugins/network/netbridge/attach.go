@@ -2,8 +2,10 @@ package netbridge
 
 import (
 	"context"
+	"crypto/rand"
 	"errors"
 	"fmt"
+	mrand "math/rand/v2"
 	"net"
 	"net/netip"
 	"os"
@@ -22,6 +24,7 @@ import (
 type attachment struct {
 	sandbox
 	mark   string
+	rules  *rules
 	policy *egress.Policy
 	ledger *ledger.Ledger
 	answer *network.AttachResponse
@@ -50,12 +53,12 @@ func (p *Plugin) Attach(ctx context.Context, r *network.AttachRequest) (*network
 	if err != nil {
 		return nil, err
 	}
-	h, err := newHost()
+	h, err := p.host()
 	if err != nil {
 		return nil, err
 	}
 	defer h.close()
-	a := &attachment{mark: mark, policy: policy, ledger: ledger.New()}
+	a := &attachment{mark: mark, rules: &p.rules, policy: policy, ledger: ledger.New()}
 	a.egress, a.sandbox.names = r.Egress, policy.Names()
 	//nolint:govet // what runs for the sandbox outlives the call
 	a.ctx, a.cancel = context.WithCancel(context.WithoutCancel(ctx))
@@ -122,7 +125,7 @@ func (a *attachment) connect(ctx context.Context, h *host, pl *pool, r *network.
 	if err != nil {
 		return err
 	}
-	if err := forget(ctx, a.v4, a.v6); err != nil {
+	if _, err := rand.Read(a.tag[4:]); err != nil {
 		return err
 	}
 	if a.log, err = listenDenials(a); err != nil {
@@ -133,7 +136,7 @@ func (a *attachment) connect(ctx context.Context, h *host, pl *pool, r *network.
 		return err
 	}
 	a.ports = a.public.ports
-	c, err := newChange()
+	c, err := h.rules.change()
 	if err != nil {
 		return err
 	}
@@ -153,6 +156,10 @@ func (a *attachment) connect(ctx context.Context, h *host, pl *pool, r *network.
 		return err
 	}
 	if err := h.up(ctx, port); err != nil {
+		return err
+	}
+	inside := socket{int(in.route.Fd())}
+	if err := errors.Join(inside.carrier(ctx, ifname), h.batch.carrier(ctx, a.name()), h.batch.carrier(ctx, pl.bridge)); err != nil {
 		return err
 	}
 	a.log.start(a)
@@ -222,7 +229,7 @@ func (a *attachment) stop() {
 // reserve takes a slot by making the link, on a bridge that stays as long as there are
 // links on it. It holds the lock, and nothing that follows does.
 func (h *host) reserve(ctx context.Context, a *attachment, pl *pool, r *network.AttachRequest, netns *os.File, ifname string) (port, bridge int, err error) {
-	unlock, err := lock(ctx)
+	unlock, err := h.locks.lock(ctx)
 	if err != nil {
 		return 0, 0, err
 	}
@@ -245,7 +252,7 @@ func (h *host) reserve(ctx context.Context, a *attachment, pl *pool, r *network.
 		}
 		delete(have.ports, name)
 	}
-	c, err := newChange()
+	c, err := h.rules.change()
 	if err != nil {
 		return 0, 0, err
 	}
@@ -259,9 +266,8 @@ func (h *host) reserve(ctx context.Context, a *attachment, pl *pool, r *network.
 	if err := c.serve(pl); err != nil {
 		return 0, 0, err
 	}
-	ours := have.bridges
-	ours[pl.bridge] = nil
-	if err := h.forward(ours); err != nil {
+	have.bridges[pl.bridge] = nil
+	if err := h.forward(c, have); err != nil {
 		return 0, 0, err
 	}
 	if err := c.besides(pl.bridge); err != nil {
@@ -277,19 +283,15 @@ func (h *host) reserve(ctx context.Context, a *attachment, pl *pool, r *network.
 	return l.Attrs().Index, bridge, nil
 }
 
-// first is where the search for a free slot begins: at a hint, or at a place that
-// follows from the sandbox, so that an address is not given again at once.
+// first is where the search for a free slot begins: at a hint, or anywhere, so that an
+// address is seldom given again while the kernel still knows its earlier flows.
 func (pl *pool) first(r *network.AttachRequest) uint32 {
 	for _, hint := range r.IPHints {
 		if n, ok := pl.index(hint); hint.Is4() && ok {
 			return n
 		}
 	}
-	var n uint32
-	for _, b := range []byte(r.Call.SandboxID + "\x00" + r.Call.InstanceID) {
-		n = n*16777619 ^ uint32(b)
-	}
-	return 2 + n%(pl.last()-1)
+	return 2 + mrand.N(pl.last()-1)
 }
 
 // take makes the link in the first free slot.

@@ -18,6 +18,7 @@ const (
 	setOpened  = "opened"  // + family: interfaces that forward because of us
 	setAsked   = "accept_ra"
 	setPrivate = "private" // + family: what is not public
+	setKnown   = "known"   // + family: protocols that have a place in a policy
 	setPins    = "pins"    // + family: what a port may send from
 
 	mapOut    = "out" // + family: source to the chain of what the sandbox sends
@@ -25,20 +26,13 @@ const (
 	mapNo     = "no"  // + family: source to the chain of what is refused
 	mapNames  = "names"
 	mapExpose = "publish" // + family: published ports, by host address, protocol and port
+	mapAny    = "any"     // + family: those of any address, by protocol and port
 
-	chainPublic    = "public"
 	chainStrangers = "strangers"
 )
 
-// exposed is the key of any address of the host in mapExpose.
-func (f fam) any() []byte { return make([]byte, f.size) }
-
 func (f fam) pinKey() nftables.SetDatatype {
 	return concat(nftables.TypeIFName, nftables.TypeEtherAddr, f.key)
-}
-
-func (f fam) exposeKey() nftables.SetDatatype {
-	return concat(f.key, nftables.TypeInetProto, nftables.TypeInetService)
 }
 
 // verdicts is a map of addresses to chains.
@@ -51,14 +45,27 @@ func (f fam) pins(c *change) *nftables.Set {
 }
 
 func (f fam) expose() *nftables.Set {
-	return &nftables.Set{Name: mapExpose + f.suffix, IsMap: true, KeyType: f.exposeKey(), DataType: concat(f.key, nftables.TypeInetService)}
+	return &nftables.Set{
+		Name: mapExpose + f.suffix, IsMap: true, KeyType: concat(f.key, nftables.TypeInetProto, nftables.TypeInetService),
+		DataType: concat(f.key, nftables.TypeInetService),
+	}
+}
+
+func (f fam) exposeAny() *nftables.Set {
+	return &nftables.Set{
+		Name: mapAny + f.suffix, IsMap: true, KeyType: concat(nftables.TypeInetProto, nftables.TypeInetService),
+		DataType: concat(f.key, nftables.TypeInetService),
+	}
 }
 
 func (f fam) subnets() *nftables.Set {
 	return &nftables.Set{Name: setSubnets + f.suffix, Interval: true, KeyType: f.key}
 }
 
-func names(set string) *nftables.Set { return &nftables.Set{Name: set, KeyType: nftables.TypeIFName} }
+// names is a set of interfaces. The byte order is for programs that print it.
+func names(set string) *nftables.Set {
+	return &nftables.Set{Name: set, KeyType: nftables.TypeIFName, KeyByteOrder: binaryutil.NativeEndian}
+}
 
 // base adds what all share. It must not be there yet.
 func (c *change) base() {
@@ -74,12 +81,14 @@ func (c *change) base() {
 		c.set(f.verdicts(mapNo))
 		c.set(f.verdicts(mapNames))
 		c.set(f.expose())
+		c.set(f.exposeAny())
 		c.set(f.pins(c))
+		c.set(&nftables.Set{Name: setKnown + f.suffix, KeyType: nftables.TypeInetProto},
+			nftables.SetElement{Key: []byte{unix.IPPROTO_TCP}}, nftables.SetElement{Key: []byte{unix.IPPROTO_UDP}}, nftables.SetElement{Key: []byte{f.icmp}})
 		c.set(&nftables.Set{Name: setPrivate + f.suffix, Interval: true, KeyType: f.key}, intervals(private(f))...)
 	}
 	c.pinning()
 	c.chain(c.inet, chainStrangers)
-	c.public()
 	c.translating()
 	c.deciding()
 }
@@ -131,10 +140,10 @@ func (c *change) translating() {
 	c.rule(c.inet, "prerouting", iifOurs(), accept())
 	local := seq(exprs{&expr.Fib{Register: r0, ResultADDRTYPE: true, FlagDADDR: true}}, eq(r0, binaryutil.NativeEndian.PutUint32(unix.RTN_LOCAL)))
 	for _, f := range families() {
-		rest := seq(meta(expr.MetaKeyL4PROTO, r0+f.words), dport(r0+f.words+1), valueOf(mapExpose+f.suffix, r0, r0),
-			exprs{&expr.NAT{Type: expr.NATTypeDestNAT, Family: f.nfproto, RegAddrMin: r0, RegProtoMin: r0 + f.words, Specified: true}})
-		c.rule(c.inet, "prerouting", f.only(), local, header(f.dst, f.size, r0), rest)
-		c.rule(c.inet, "prerouting", f.only(), local, exprs{&expr.Immediate{Register: r0, Data: f.any()}}, rest)
+		dnat := exprs{&expr.NAT{Type: expr.NATTypeDestNAT, Family: f.nfproto, RegAddrMin: r0, RegProtoMin: r0 + f.words, Specified: true}}
+		port := func(at uint32) exprs { return seq(meta(expr.MetaKeyL4PROTO, at), dport(at+1)) }
+		c.rule(c.inet, "prerouting", f.only(), local, header(f.dst, f.size, r0), port(r0+f.words), valueOf(mapExpose+f.suffix, r0, r0), dnat)
+		c.rule(c.inet, "prerouting", f.only(), local, port(r0), valueOf(mapAny+f.suffix, r0, r0), dnat)
 		c.rule(c.inet, "postrouting", f.only(), oifOther(), header(f.src, f.size, r0), in(setSubnets+f.suffix, r0), exprs{&expr.Masq{}})
 	}
 }
@@ -149,6 +158,11 @@ func (c *change) deciding() {
 	for _, name := range []string{"from-sandbox", "to-sandbox", "to-host"} {
 		c.chain(c.inet, name)
 	}
+	// Before it is forwarded to where it came from, the host would send a redirect, whose
+	// rate limit then holds the refusal back (ip_rt_send_redirect).
+	four := inet4()
+	c.hook(c.inet, "neighbours", nftables.ChainTypeFilter, nftables.ChainHookPrerouting, -150)
+	c.rule(c.inet, "neighbours", four.only(), iifOurs(), header(four.dst, 4, r0), in(setSubnets+four.suffix, r0), header(four.src, 4, r0), verdictOf(mapNo+four.suffix, r0))
 	c.rule(c.inet, "forward", fromPort(), drop())
 	c.rule(c.inet, "forward", iifOurs(), goTo("from-sandbox"))
 	// What is published is translated; whoever routes to a sandbox's own address from
@@ -158,6 +172,8 @@ func (c *change) deciding() {
 	c.rule(c.inet, "forward", goTo(chainStrangers))
 	c.rule(c.inet, "input", fromPort(), drop())
 	c.rule(c.inet, "input", iifOurs(), goTo("to-host"))
+	// Refusals, and errors that the host itself tells of.
+	c.rule(c.inet, "output", oifOurs(), state(related), accept())
 	c.rule(c.inet, "output", oifOurs(), goTo("to-sandbox"))
 
 	six := inet6()
@@ -182,33 +198,6 @@ func (c *change) deciding() {
 	for _, chain := range []string{"from-sandbox", "to-sandbox", "to-host"} {
 		c.rule(c.inet, chain, drop())
 	}
-}
-
-// public accepts what egress.Public says is public, by protocols that have a place in
-// a policy; the rest returns.
-func (c *change) public() {
-	c.chain(c.inet, chainPublic)
-	rule := func(parts ...exprs) { c.rule(c.inet, chainPublic, parts...) }
-	for _, f := range families() {
-		c.chain(c.inet, chainPublic+f.suffix)
-		for _, p := range []byte{unix.IPPROTO_TCP, unix.IPPROTO_UDP, f.icmp} {
-			rule(f.only(), protocol(p), goTo(chainPublic+f.suffix))
-		}
-	}
-	four, six := inet4(), inet6()
-	c.rule(c.inet, "public4", header(four.dst, 4, r0), in(setPrivate+four.suffix, r0), back())
-	c.rule(c.inet, "public4", accept())
-
-	// The IPv4 address in the last four bytes.
-	embedded := seq(header(six.dst+12, 4, r0), in(setPrivate+four.suffix, r0))
-	nat64 := netip.MustParseAddr("64:ff9b::").As16()
-	is64 := seq(header(six.dst, 12, r0), eq(r0, nat64[:12]))
-	c.rule(c.inet, "public6", is64, embedded, back())
-	c.rule(c.inet, "public6", is64, accept())
-	c.rule(c.inet, "public6", header(six.dst, 1, r0), masked(r0, []byte{0xe0}), neq(r0, []byte{0x20}), back())
-	c.rule(c.inet, "public6", header(six.dst, 16, r0), in(setPrivate+six.suffix, r0), back())
-	c.rule(c.inet, "public6", header(six.dst+8, 4, r0), masked(r0, []byte{0xfc, 0xff, 0xff, 0xff}), eq(r0, []byte{0, 0, 0x5e, 0xfe}), embedded, back())
-	c.rule(c.inet, "public6", accept())
 }
 
 // private are the blocks that egress.Public denies; for IPv6 those within 2000::/3. A

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net"
 	"net/netip"
 	"strings"
 
@@ -25,10 +26,12 @@ const bridgeMark = "nucleus bridge "
 type links struct {
 	bridges map[string]netlink.Link // by name
 	ports   map[string]netlink.Link // by name
+	// others are the names of those that are not, but for loopback, by index.
+	others map[int]string
 }
 
 func (h *host) links() (links, error) {
-	out := links{bridges: make(map[string]netlink.Link), ports: make(map[string]netlink.Link)}
+	out := links{bridges: make(map[string]netlink.Link), ports: make(map[string]netlink.Link), others: make(map[int]string)}
 	all, err := h.route.LinkList()
 	if err != nil {
 		return out, fmt.Errorf("listing links: %w", err)
@@ -40,6 +43,8 @@ func (h *host) links() (links, error) {
 			out.bridges[a.Name] = l
 		case l.Type() == "veth" && strings.HasPrefix(a.Name, portPrefix):
 			out.ports[a.Name] = l
+		case a.Flags&net.FlagLoopback == 0:
+			out.others[a.Index] = a.Name
 		}
 	}
 	return out, nil
@@ -51,7 +56,9 @@ func (h *host) ensureBridge(ctx context.Context, pl *pool, have links) (index in
 		if was := l.Attrs().Alias; was != pl.bridgeAlias() {
 			return 0, pl.wrong("the bridge %s serves %s as long as sandboxes are on it", pl.bridge, strings.TrimPrefix(was, bridgeMark))
 		}
-		// Somebody may have changed what is set once; setting it again costs little.
+		if l.Attrs().Flags&net.FlagUp != 0 {
+			return l.Attrs().Index, nil
+		}
 		return l.Attrs().Index, h.bridgeUp(ctx, pl, l.Attrs().Index)
 	}
 	if err := h.collides(pl); err != nil {

@@ -31,6 +31,8 @@ const (
 	nflogPayload    = 9
 	nflogPrefix     = 10
 
+	nflogHeader = unix.SizeofNlMsghdr + 4 // with nfgenmsg
+
 	// firstGroup leaves those alone that people use by hand.
 	firstGroup = 0x4000
 	groupTries = 64
@@ -88,13 +90,13 @@ func (d *denials) start(a *attachment) {
 			case err != nil:
 				return
 			}
-			for m := buf[:n]; len(m) >= firstAttrAfterNL; {
+			for m := buf[:n]; len(m) >= nflogHeader; {
 				size := int(binary.NativeEndian.Uint32(m))
-				if size < firstAttrAfterNL || size > len(m) {
+				if size < nflogHeader || size > len(m) {
 					break
 				}
 				if binary.NativeEndian.Uint16(m[4:]) == nflogPacket {
-					d.packet(a, m[firstAttrAfterNL:size])
+					d.packet(a, m[nflogHeader:size])
 				}
 				m = m[min(len(m), (size+3)&^3):]
 			}
@@ -108,20 +110,7 @@ func (d *denials) close() {
 }
 
 func (d *denials) packet(a *attachment, m []byte) {
-	var payload, prefix []byte
-	for len(m) >= unix.SizeofNlAttr {
-		size := int(binary.NativeEndian.Uint16(m))
-		if size < unix.SizeofNlAttr || size > len(m) {
-			return
-		}
-		switch binary.NativeEndian.Uint16(m[2:]) {
-		case nflogPayload:
-			payload = m[unix.SizeofNlAttr:size]
-		case nflogPrefix:
-			prefix = m[unix.SizeofNlAttr:size]
-		}
-		m = m[min(len(m), (size+3)&^3):]
-	}
+	payload, prefix := attributeOf(m, nflogPayload), attributeOf(m, nflogPrefix)
 	// Rules of a process that had the group before this one may still be there.
 	if string(prefix) != a.name()+"\x00" {
 		return

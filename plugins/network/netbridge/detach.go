@@ -30,7 +30,7 @@ func (p *Plugin) Detach(ctx context.Context, r *network.DetachRequest) ([]string
 	if a != nil {
 		a.stop()
 	}
-	h, err := newHost()
+	h, err := p.host()
 	if err != nil {
 		return nil, err
 	}
@@ -46,7 +46,7 @@ func (h *host) detach(ctx context.Context, mark string) ([]string, error) {
 // use for: of one sandbox, of a bridge, and in the end of all. A link without an alias
 // is of an Attach that was interrupted: who has the lock sees none that goes on.
 func (h *host) clean(ctx context.Context, dry bool, chosen func(alias string) bool) (removed []string, err error) {
-	unlock, err := lock(ctx)
+	unlock, err := h.locks.lock(ctx)
 	if err != nil {
 		return nil, err
 	}
@@ -74,7 +74,7 @@ func (h *host) clean(ctx context.Context, dry bool, chosen func(alias string) bo
 		}
 		delete(have.ports, name)
 	}
-	c, err := newChange()
+	c, err := h.rules.change()
 	if err != nil {
 		return removed, errors.Join(append(failed, err)...)
 	}
@@ -92,11 +92,6 @@ func (h *host) clean(ctx context.Context, dry bool, chosen func(alias string) bo
 		}
 		if !dry && len(slots) > 0 && len(have.ports) > 0 {
 			fail("the rules of sandboxes that are gone", c.expel(slots))
-		}
-		if !dry {
-			for _, s := range slots {
-				_ = forget(ctx, addrOf(s)) // the next one with this address does it again
-			}
 		}
 	}
 	if dry {
@@ -167,6 +162,7 @@ func (c *change) ensure() error {
 }
 
 func (c *change) dropTables() {
+	c.idle = false
 	for _, t := range []*nftables.Table{c.inet, c.link} {
 		c.AddTable(t)
 		c.DelTable(t)
@@ -288,7 +284,7 @@ func (c *change) expel(slots []string) error {
 	gone6 := make(map[string]bool)
 	for _, f := range families() {
 		for _, s := range []*nftables.Set{
-			c.in(f.verdicts(mapIn)), c.in(f.verdicts(mapOut)), c.in(f.verdicts(mapNo)), c.in(f.verdicts(mapNames)), c.in(f.expose()), f.pins(c),
+			c.in(f.verdicts(mapIn)), c.in(f.verdicts(mapOut)), c.in(f.verdicts(mapNo)), c.in(f.verdicts(mapNames)), c.in(f.expose()), c.in(f.exposeAny()), f.pins(c),
 		} {
 			all, err := c.GetSetElements(s)
 			if err != nil {
@@ -317,6 +313,7 @@ func (c *change) expel(slots []string) error {
 		return ok && slices.Contains(slots, s)
 	}
 	chains = slices.DeleteFunc(chains, func(ch *nftables.Chain) bool { return ch.Table.Name != tableName || !of(ch.Name) })
+	c.idle = false
 	for _, ch := range chains {
 		ch.Table = c.inet
 		c.FlushChain(ch)
@@ -339,7 +336,7 @@ func (p *Plugin) GC(ctx context.Context, r *network.GCRequest) (*network.GCRespo
 	for _, v := range r.Valid {
 		valid[p.alias(v.SandboxID, v.InstanceID)] = true
 	}
-	h, err := newHost()
+	h, err := p.host()
 	if err != nil {
 		return nil, err
 	}

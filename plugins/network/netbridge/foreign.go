@@ -57,6 +57,7 @@ func (c *change) besides(bridge string) error {
 		if len(ours) > 0 {
 			continue
 		}
+		c.idle = false
 		for _, e := range passes(bridge) {
 			c.InsertRule(&nftables.Rule{Table: t, Chain: &nftables.Chain{Name: chain.Name, Table: t}, Exprs: e})
 		}
@@ -136,6 +137,7 @@ func (c *change) leave(bridge string) error {
 			}
 			for _, r := range ours {
 				if isPass(r, bridge) {
+					c.idle = false
 					if err := c.DelRule(r); err != nil {
 						return err
 					}

@@ -11,7 +11,6 @@ import (
 
 	"github.com/google/nftables"
 	"github.com/vishvananda/netlink"
-	"golang.org/x/sys/unix"
 
 	"github.com/nucleus-runtime/nucleus/sdk/errs"
 )
@@ -31,7 +30,7 @@ type opening struct {
 // openings finds them. IPv4 asks the interface by which a packet comes in, so that
 // those with routes are enough. IPv6 asks one switch for all before Linux 6.17, which
 // has force_forwarding for each.
-func (h *host) openings(ours map[string]netlink.Link) ([]opening, error) {
+func (h *host) openings(have links) ([]opening, error) {
 	var out []opening
 	for _, f := range []struct {
 		suffix string
@@ -53,11 +52,11 @@ func (h *host) openings(ours map[string]netlink.Link) ([]opening, error) {
 				continue
 			}
 		}
-		devs, err := h.routed(f.family)
+		devs, err := h.routed(f.family, have)
 		if err != nil {
 			return nil, err
 		}
-		for name := range ours {
+		for name := range have.bridges {
 			if f.suffix == "6" {
 				devs = append(devs, name)
 			}
@@ -73,7 +72,7 @@ func (h *host) openings(ours map[string]netlink.Link) ([]opening, error) {
 }
 
 // routed are the names of interfaces by which there are routes.
-func (h *host) routed(family int) ([]string, error) {
+func (h *host) routed(family int, have links) ([]string, error) {
 	routes, err := h.route.RouteList(nil, family)
 	if err != nil {
 		return nil, fmt.Errorf("listing routes: %w", err)
@@ -82,15 +81,10 @@ func (h *host) routed(family int) ([]string, error) {
 	var out []string
 	for _, r := range routes {
 		for _, i := range append([]int{r.LinkIndex}, hops(r)...) {
-			if i == 0 || seen[i] {
-				continue
+			if name := have.others[i]; name != "" && !seen[i] {
+				out = append(out, name)
 			}
 			seen[i] = true
-			l, err := h.route.LinkByIndex(i)
-			if err != nil || l.Attrs().Flags&unix.IFF_LOOPBACK != 0 || strings.HasPrefix(l.Attrs().Alias, bridgeMark) {
-				continue
-			}
-			out = append(out, l.Attrs().Name)
 		}
 	}
 	return out, nil
@@ -124,16 +118,11 @@ func setSysctl(path, value string) error {
 
 // forward lets packets pass this host, as far as they do not yet. What is changed is
 // noted in our tables first, so that whoever removes the last sandbox can undo it.
-func (h *host) forward(ours map[string]netlink.Link) error {
-	todo, err := h.openings(ours)
+func (h *host) forward(c *change, have links) error {
+	todo, err := h.openings(have)
 	if err != nil || len(todo) == 0 {
 		return err
 	}
-	c, err := newChange()
-	if err != nil {
-		return err
-	}
-	defer c.close()
 	var advertised []string
 	for _, o := range todo {
 		if o.name != everywhere {

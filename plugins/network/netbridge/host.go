@@ -12,9 +12,11 @@ type host struct {
 	route *netlink.Handle
 	batch socket
 	v6    bool
+	locks *locker
+	rules *rules
 }
 
-func newHost() (*host, error) {
+func (p *Plugin) host() (*host, error) {
 	route, err := netlink.NewHandle(unix.NETLINK_ROUTE)
 	if err != nil {
 		return nil, fmt.Errorf("opening a netlink socket: %w", err)
@@ -24,7 +26,7 @@ func newHost() (*host, error) {
 		route.Close()
 		return nil, err
 	}
-	return &host{route: route, batch: batch, v6: hasIPv6()}, nil
+	return &host{route: route, batch: batch, v6: hasIPv6(), locks: &p.locks, rules: &p.rules}, nil
 }
 
 func (h *host) close() {

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"sync"
 	"time"
 
 	"github.com/vishvananda/netlink/nl"
@@ -18,31 +19,38 @@ const lockTable = "nucleus_lock"
 
 const nftTableOwner = 2 // NFT_TABLE_F_OWNER, Linux 5.12
 
-// lock makes this the one process in the host's network namespace that makes and
+// locker makes this the one process in the host's network namespace that makes and
 // removes what sandboxes share. The lock is a table of nftables that belongs to a
 // socket: making it is exclusive, takes CAP_NET_ADMIN, so that no user can hold it,
 // and the kernel removes it with the socket, however the process ends. A lock file
 // would be one for each state root.
-func lock(ctx context.Context) (unlock func(), err error) {
-	s, err := open(unix.NETLINK_NETFILTER)
-	if err != nil {
-		return nil, err
-	}
+type locker struct {
+	mu sync.Mutex
+	// s stays open: when a socket is closed that had tables, the kernel waits for all
+	// readers of rules.
+	s    socket
+	open bool
+}
+
+func (l *locker) lock(ctx context.Context) (unlock func(), err error) {
+	l.mu.Lock()
 	defer func() {
 		if err != nil {
-			s.close()
+			l.mu.Unlock()
 		}
 	}()
+	if !l.open {
+		if l.s, err = open(unix.NETLINK_NETFILTER); err != nil {
+			return nil, err
+		}
+		l.open = true
+	}
 	for wait := 200 * time.Microsecond; ; wait = min(2*wait, 5*time.Millisecond) {
-		err := s.send(ctx, nil, batchEdge(unix.NFNL_MSG_BATCH_BEGIN),
-			request(unix.NFNL_SUBSYS_NFTABLES<<8|unix.NFT_MSG_NEWTABLE, unix.NLM_F_CREATE|unix.NLM_F_EXCL|unix.NLM_F_ACK,
-				&nl.Nfgenmsg{NfgenFamily: unix.NFPROTO_INET},
-				attr(unix.NFTA_TABLE_NAME, nl.ZeroTerminated(lockTable)), attr(unix.NFTA_TABLE_FLAGS, nl.BEUint32Attr(nftTableOwner))),
-			batchEdge(unix.NFNL_MSG_BATCH_END))
+		err := l.table(ctx, unix.NFT_MSG_NEWTABLE, unix.NLM_F_CREATE|unix.NLM_F_EXCL)
 		switch {
 		case err == nil:
-			return s.close, nil
-		case errors.Is(err, unix.EEXIST), errors.Is(err, unix.EPERM) && ctx.Err() == nil && netAdmin():
+			return l.unlock, nil
+		case errors.Is(err, unix.EEXIST), errors.Is(err, unix.EPERM) && netAdmin():
 		case errors.Is(err, unix.EOPNOTSUPP):
 			return nil, errs.Preconditionf("the kernel has no tables of nftables that belong to a process: Linux 5.12 is needed: %w", err)
 		default:
@@ -54,6 +62,22 @@ func lock(ctx context.Context) (unlock func(), err error) {
 		case <-time.After(wait/2 + rand.N(wait)):
 		}
 	}
+}
+
+func (l *locker) unlock() {
+	defer l.mu.Unlock()
+	if err := l.table(context.Background(), unix.NFT_MSG_DELTABLE, 0); err != nil {
+		// The socket's end is the lock's.
+		l.s.close()
+		l.open = false
+	}
+}
+
+func (l *locker) table(ctx context.Context, message, flags int) error {
+	return l.s.send(ctx, nil, batchEdge(unix.NFNL_MSG_BATCH_BEGIN),
+		request(unix.NFNL_SUBSYS_NFTABLES<<8|message, flags|unix.NLM_F_ACK, &nl.Nfgenmsg{NfgenFamily: unix.NFPROTO_INET},
+			attr(unix.NFTA_TABLE_NAME, nl.ZeroTerminated(lockTable)), attr(unix.NFTA_TABLE_FLAGS, nl.BEUint32Attr(nftTableOwner))),
+		batchEdge(unix.NFNL_MSG_BATCH_END))
 }
 
 // batchEdge begins or ends a transaction of nftables.

@@ -124,6 +124,11 @@ func (b *bound) verdict(n dnsname.Name, proto string, dst netip.AddrPort) egress
 // bind lets a name's own addresses stand for real ones, in one change of the rules.
 // Connections that are there keep the address that they have.
 func (b *bound) bind(_ context.Context, n dnsname.Name, own resolver.Own, real []netip.Addr) error {
+	c, err := b.a.rules.change()
+	if err != nil {
+		return err
+	}
+	defer c.close()
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	was := b.names[n]
@@ -136,11 +141,6 @@ func (b *bound) bind(_ context.Context, n dnsname.Name, own resolver.Own, real [
 		}
 		was = &name{own: own}
 	}
-	c, err := newChange()
-	if err != nil {
-		return err
-	}
-	defer c.close()
 	next := &name{own: own, real: real}
 	for i, f := range families() {
 		next.is[i] = b.stand(c, f, n, was.is[i], own, real)

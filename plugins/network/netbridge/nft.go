@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"net/netip"
 	"slices"
+	"sync"
 
 	"github.com/google/nftables"
 	"github.com/google/nftables/binaryutil"
@@ -111,6 +112,23 @@ func ctBits(key expr.CtKey, bits uint32, set bool) exprs {
 
 func translated(yes bool) exprs { return ctBits(expr.CtKeySTATUS, statusDNAT, yes) }
 
+// mine matches flows that the sandbox's own rules have passed. Its address may have
+// been another sandbox's before, whose flows the kernel still knows: those are
+// established, and get through no more than a new one would. The label is kept with
+// the flow, and setting it adds bits: so that a flow that is taken over becomes ours, it
+// is asked whether all bits of ours are there. The first four bytes are left to others.
+func (t tag) mine() exprs {
+	return seq(exprs{&expr.Ct{Key: expr.CtKeyLABELS, Register: r0}}, masked(r0, t[:]), eq(r0, t[:]))
+}
+
+// pass accepts, and makes the flow one of ours.
+func (t tag) pass() exprs {
+	return seq(exprs{&expr.Immediate{Register: r0, Data: t[:]}, &expr.Ct{Key: expr.CtKeyLABELS, Register: r0, SourceRegister: true}}, accept())
+}
+
+// tag is random, and of one attachment.
+type tag [16]byte
+
 // original loads the destination that the sandbox has sent to, before it was
 // translated. In an inet table the register is taken for 16 bytes, but an IPv4 address
 // fills four: load it before what comes behind it.
@@ -135,9 +153,7 @@ func valueOf(set string, reg, to uint32) exprs {
 
 func accept() exprs            { return exprs{&expr.Verdict{Kind: expr.VerdictAccept}} }
 func drop() exprs              { return exprs{&expr.Verdict{Kind: expr.VerdictDrop}} }
-func back() exprs              { return exprs{&expr.Verdict{Kind: expr.VerdictReturn}} }
 func goTo(chain string) exprs  { return exprs{&expr.Verdict{Kind: expr.VerdictGoto, Chain: chain}} }
-func jump(chain string) exprs  { return exprs{&expr.Verdict{Kind: expr.VerdictJump, Chain: chain}} }
 func protocol(p ...byte) exprs { return seq(meta(expr.MetaKeyL4PROTO, r0), eq(r0, p)) }
 
 // ifname is a name as a register has it.
@@ -147,52 +163,80 @@ func ifname(name string) []byte {
 	return b
 }
 
-// change is a transaction that is being put together.
+// rules is this process's connection to nftables. It stays open: when a socket of
+// nftables is closed, the kernel waits until nobody reads what was removed lately, and
+// whoever changes rules meanwhile waits, too.
+type rules struct {
+	mu   sync.Mutex
+	conn *nftables.Conn
+}
+
+// change is a transaction that is being put together, by one goroutine at a time.
 type change struct {
 	*nftables.Conn
 	inet *nftables.Table
 	link *nftables.Table
 	ids  uint32
 	err  error
+	// idle means that nothing waits in Conn for a commit.
+	idle bool
+	of   *rules
 }
 
 const tableName = "nucleus"
 
-func newChange() (*change, error) {
-	c, err := nftables.New(nftables.AsLasting(), nftables.WithSockOptions(func(c *netlink.Conn) error {
-		// An acknowledgement comes for each of a few hundred messages.
-		return c.SetReadBuffer(4 << 20)
-	}))
-	if err != nil {
-		return nil, err
+// change begins one. Nobody else has one until it is closed.
+func (r *rules) change() (*change, error) {
+	r.mu.Lock()
+	if r.conn == nil {
+		c, err := nftables.New(nftables.AsLasting(), nftables.WithSockOptions(func(c *netlink.Conn) error {
+			// An acknowledgement comes for each of a few hundred messages.
+			return c.SetReadBuffer(4 << 20)
+		}))
+		if err != nil {
+			r.mu.Unlock()
+			return nil, err
+		}
+		r.conn = c
 	}
 	return &change{
-		Conn: c, inet: &nftables.Table{Name: tableName, Family: nftables.TableFamilyINet},
-		link: &nftables.Table{Name: tableName, Family: nftables.TableFamilyBridge},
+		Conn: r.conn, inet: &nftables.Table{Name: tableName, Family: nftables.TableFamilyINet},
+		link: &nftables.Table{Name: tableName, Family: nftables.TableFamilyBridge}, of: r, idle: true,
 	}, nil
 }
 
-func (c *change) close() { _ = c.CloseLasting() }
+func (c *change) close() {
+	defer c.of.mu.Unlock()
+	if !c.idle || c.err != nil {
+		// What was not committed must not be with the next change.
+		_ = c.CloseLasting()
+		c.of.conn = nil
+	}
+}
 
 // commit makes the change whole, or not at all.
 func (c *change) commit() error {
 	if c.err != nil {
 		return c.err
 	}
+	c.idle = true
 	return c.Flush()
 }
 
 func (c *change) rule(t *nftables.Table, chain string, parts ...exprs) {
+	c.idle = false
 	c.AddRule(&nftables.Rule{Table: t, Chain: &nftables.Chain{Table: t, Name: chain}, Exprs: seq(parts...)})
 }
 
 func (c *change) chain(t *nftables.Table, name string) {
+	c.idle = false
 	c.AddChain(&nftables.Chain{Table: t, Name: name})
 }
 
 // set adds one with its elements; those of the library share a counter for their ids
 // that is not safe beside other goroutines.
 func (c *change) set(s *nftables.Set, elements ...nftables.SetElement) {
+	c.idle = false
 	c.ids++
 	s.ID = c.ids
 	if s.Table == nil {
@@ -204,6 +248,7 @@ func (c *change) set(s *nftables.Set, elements ...nftables.SetElement) {
 }
 
 func (c *change) elements(s *nftables.Set, elements ...nftables.SetElement) {
+	c.idle = false
 	if len(elements) == 0 {
 		return
 	}
@@ -213,6 +258,7 @@ func (c *change) elements(s *nftables.Set, elements ...nftables.SetElement) {
 }
 
 func (c *change) without(s *nftables.Set, elements ...nftables.SetElement) {
+	c.idle = false
 	if len(elements) == 0 {
 		return
 	}

@@ -29,6 +29,8 @@ var resolverAt = netip.AddrFrom4([4]byte{127, 0, 0, 53})
 
 // Plugin is the network.
 type Plugin struct {
+	locks     locker
+	rules     rules
 	mu        sync.Mutex
 	pool      pool
 	root      string          // marks what is of this state root

@@ -8,6 +8,7 @@ import (
 	"net"
 	"net/netip"
 	"os"
+	"time"
 
 	"github.com/vishvananda/netlink"
 	"github.com/vishvananda/netlink/nl"
@@ -125,6 +126,28 @@ func (h *host) inside(ctx context.Context, route *os.File, s slot, ifname string
 		return fmt.Errorf("setting up %s inside the sandbox: %w", ifname, err)
 	}
 	return nil
+}
+
+// carrier waits until a link works: the kernel sees to that a little after it is up
+// (linkwatch), and what is sent until then is lost, as is what a bridge's port gets.
+func (s socket) carrier(ctx context.Context, ifname string) error {
+	for {
+		state := byte(0)
+		err := s.send(ctx, func(m []byte) {
+			if a := attributeOf(m[min(len(m), unix.SizeofNlMsghdr+unix.SizeofIfInfomsg):], unix.IFLA_OPERSTATE); len(a) > 0 {
+				state = a[0]
+			}
+		}, request(unix.RTM_GETLINK, unix.NLM_F_ACK, nl.NewIfInfomsg(unix.AF_UNSPEC), attr(unix.IFLA_IFNAME, nl.ZeroTerminated(ifname))))
+		if err != nil {
+			return fmt.Errorf("waiting for %s: %w", ifname, err)
+		}
+		if state == netlink.OperUp {
+			return nil
+		}
+		if !pause(ctx, 200*time.Microsecond) {
+			return fmt.Errorf("waiting for %s to come up: %w", ifname, context.Cause(ctx))
+		}
+	}
 }
 
 // leg gives the interface an address of one family and the way out. The rest of the

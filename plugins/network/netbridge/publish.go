@@ -140,10 +140,13 @@ func (c *change) exposePorts(s sandbox) {
 			if ip.Is6() {
 				f = inet6()
 			}
-			c.elements(c.in(f.expose()), nftables.SetElement{
-				Key: key(ip.AsSlice(), []byte{protocolNumber(m.Protocol)}, binaryutil.BigEndian.PutUint16(m.HostPort)),
-				Val: key(s.addr(f).AsSlice(), binaryutil.BigEndian.PutUint16(m.ContainerPort)),
-			})
+			port := key([]byte{protocolNumber(m.Protocol)}, binaryutil.BigEndian.PutUint16(m.HostPort))
+			to := key(s.addr(f).AsSlice(), binaryutil.BigEndian.PutUint16(m.ContainerPort))
+			if ip.IsUnspecified() {
+				c.elements(c.in(f.exposeAny()), nftables.SetElement{Key: port, Val: to})
+			} else {
+				c.elements(c.in(f.expose()), nftables.SetElement{Key: key(ip.AsSlice(), port), Val: to})
+			}
 		}
 	}
 }

@@ -48,6 +48,7 @@ type sandbox struct {
 	egress network.Egress
 	names  bool // there is a resolver
 	group  uint16
+	tag    tag
 	ports  []network.PortMap
 }
 
@@ -127,11 +128,12 @@ func (c *change) refuse(s sandbox) {
 	rule(exprs{&expr.Reject{Type: unix.NFT_REJECT_ICMPX_UNREACH, Code: unix.NFT_REJECT_ICMPX_ADMIN_PROHIBITED}})
 }
 
-// errorsOf passes what is about a connection that passed. Related means more where
-// somebody has set up helpers, which open ports for what a protocol says.
-func (c *change) errorsOf(chain string) {
+// known passes what belongs to a flow that passed, and errors about one. Related means
+// more where somebody has set up helpers, which open ports for what a protocol says.
+func (c *change) known(s sandbox, chain string) {
+	c.rule(c.inet, chain, state(established), s.tag.mine(), accept())
 	for _, f := range families() {
-		c.rule(c.inet, chain, f.only(), protocol(f.icmp), state(related), accept())
+		c.rule(c.inet, chain, f.only(), protocol(f.icmp), state(related), s.tag.mine(), accept())
 	}
 }
 
@@ -139,10 +141,9 @@ func (c *change) errorsOf(chain string) {
 func (c *change) incoming(s sandbox) {
 	chain := s.name() + chainIn
 	c.counting(s, chain)
-	c.rule(c.inet, chain, state(established), accept())
-	c.errorsOf(chain)
+	c.known(s, chain)
 	for _, p := range s.ports {
-		c.rule(c.inet, chain, protocol(protocolNumber(p.Protocol)), dport(r0), eq(r0, binaryutil.BigEndian.PutUint16(p.ContainerPort)), state(fresh), accept())
+		c.rule(c.inet, chain, protocol(protocolNumber(p.Protocol)), dport(r0), eq(r0, binaryutil.BigEndian.PutUint16(p.ContainerPort)), state(fresh), s.tag.pass())
 	}
 	c.rule(c.inet, chain, drop())
 }
@@ -162,11 +163,10 @@ func (c *change) outgoing(s sandbox) {
 	chain, refuse := s.name()+chainOut, goTo(s.name()+chainNo)
 	rule := func(parts ...exprs) { c.rule(c.inet, chain, parts...) }
 	c.counting(s, chain)
-	rule(state(established), accept())
-	c.errorsOf(chain)
+	c.known(s, chain)
 	for _, f := range families() {
 		if s.names {
-			rule(f.only(), translated(true), original(r0), header(f.dst, f.size, r0+f.words), in(s.name()+setPairs+f.suffix, r0), accept())
+			rule(f.only(), translated(true), original(r0), header(f.dst, f.size, r0+f.words), in(s.name()+setPairs+f.suffix, r0), s.tag.pass())
 		}
 		rule(f.only(), within(c, f, []netip.Prefix{f.synthetics}), refuse)
 	}
@@ -174,20 +174,20 @@ func (c *change) outgoing(s sandbox) {
 	rule(translated(true), refuse)
 	for _, r := range s.egress.Allow {
 		for _, f := range families() {
-			c.literal(chain, f, r)
+			c.literal(s, f, r)
 		}
 	}
 	switch s.egress.Default {
 	case network.Allow:
-		rule(accept())
+		rule(s.tag.pass())
 	case network.Public:
-		rule(jump(chainPublic))
+		c.public(s)
 	}
 	rule(refuse)
 }
 
 // literal passes what a rule allows by address.
-func (c *change) literal(chain string, f fam, r network.Rule) {
+func (c *change) literal(s sandbox, f fam, r network.Rule) {
 	var blocks []netip.Prefix
 	for _, b := range r.CIDRs {
 		if f.has(b.Addr()) {
@@ -198,7 +198,7 @@ func (c *change) literal(chain string, f fam, r network.Rule) {
 		return
 	}
 	pass := func(proto byte, parts ...exprs) {
-		c.rule(c.inet, chain, f.only(), protocol(proto), within(c, f, blocks), seq(parts...), accept())
+		c.rule(c.inet, s.name()+chainOut, f.only(), protocol(proto), within(c, f, blocks), seq(parts...), s.tag.pass())
 	}
 	if len(r.Ports)+len(r.Protocols) == 0 {
 		for _, p := range []byte{unix.IPPROTO_TCP, unix.IPPROTO_UDP, f.icmp} {
@@ -213,6 +213,26 @@ func (c *change) literal(chain string, f fam, r network.Rule) {
 	if len(r.Protocols) > 0 { // icmp is the only one
 		pass(f.icmp)
 	}
+}
+
+// public passes what egress.Public says is public, by protocols that have a place in a
+// policy.
+func (c *change) public(s sandbox) {
+	four, six := inet4(), inet6()
+	refuse, pass := goTo(s.name()+chainNo), s.tag.pass()
+	rule := func(f fam, parts ...exprs) { c.rule(c.inet, s.name()+chainOut, f.only(), seq(parts...)) }
+	protocols := func(f fam) exprs { return seq(meta(expr.MetaKeyL4PROTO, r0), in(setKnown+f.suffix, r0)) }
+	rule(four, protocols(four), header(four.dst, 4, r0), notIn(setPrivate+four.suffix, r0), pass)
+	// The IPv4 address in the last four bytes.
+	embedded := header(six.dst+12, 4, r0)
+	nat64 := netip.MustParseAddr("64:ff9b::").As16()
+	is64 := seq(header(six.dst, 12, r0), eq(r0, nat64[:12]))
+	rule(six, is64, embedded, in(setPrivate+four.suffix, r0), refuse)
+	rule(six, is64, protocols(six), pass)
+	rule(six, header(six.dst, 1, r0), masked(r0, []byte{0xe0}), neq(r0, []byte{0x20}), refuse)
+	isatap := seq(header(six.dst+8, 4, r0), masked(r0, []byte{0xfc, 0xff, 0xff, 0xff}), eq(r0, []byte{0, 0, 0x5e, 0xfe}))
+	rule(six, isatap, embedded, in(setPrivate+four.suffix, r0), refuse)
+	rule(six, protocols(six), header(six.dst, 16, r0), notIn(setPrivate+six.suffix, r0), pass)
 }
 
 func protocolNumber(name string) byte {

@@ -140,3 +140,18 @@ func nested(kind int, parts ...*nl.RtAttr) *nl.RtAttr {
 	}
 	return a
 }
+
+// attributeOf finds an attribute among those of a message, nil if it is not there.
+func attributeOf(m []byte, kind uint16) []byte {
+	for len(m) >= unix.SizeofNlAttr {
+		size := int(binary.NativeEndian.Uint16(m))
+		if size < unix.SizeofNlAttr || size > len(m) {
+			return nil
+		}
+		if binary.NativeEndian.Uint16(m[2:])&^unix.NLA_F_NESTED == kind {
+			return m[unix.SizeofNlAttr:size]
+		}
+		m = m[min(len(m), (size+3)&^3):]
+	}
+	return nil
+}

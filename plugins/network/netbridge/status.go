@@ -3,12 +3,14 @@ package netbridge
 import (
 	"context"
 	"fmt"
+	"net"
 	"net/netip"
 	"slices"
 
 	"github.com/google/nftables"
 	"github.com/google/nftables/expr"
 	"github.com/vishvananda/netlink"
+	"github.com/vishvananda/netlink/nl"
 	"golang.org/x/sys/unix"
 
 	"github.com/nucleus-runtime/nucleus/sdk/dnsname"
@@ -16,13 +18,13 @@ import (
 )
 
 // Status compares what the kernel has with what Attach has made.
-func (p *Plugin) Status(_ context.Context, r *network.StatusRequest) (*network.Status, error) {
-	h, err := newHost()
+func (p *Plugin) Status(ctx context.Context, r *network.StatusRequest) (*network.Status, error) {
+	h, err := p.host()
 	if err != nil {
 		return nil, err
 	}
 	defer h.close()
-	c, err := newChange()
+	c, err := h.rules.change()
 	if err != nil {
 		return nil, err
 	}
@@ -45,7 +47,7 @@ func (p *Plugin) Status(_ context.Context, r *network.StatusRequest) (*network.S
 	} else {
 		h.portDrift(port, have, drift)
 		out.Stats = append(out.Stats, stats(port, r.IfName))
-		if err := c.ruleDrift(port.Attrs().Name, drift); err != nil {
+		if err := c.ruleDrift(ctx, port.Attrs().Name, drift); err != nil {
 			return nil, err
 		}
 	}
@@ -71,7 +73,7 @@ func stats(port netlink.Link, name string) network.IfStats {
 
 func (h *host) portDrift(port netlink.Link, have links, drift func(string, ...any)) {
 	a := port.Attrs()
-	if a.Flags&unix.IFF_UP == 0 {
+	if a.Flags&net.FlagUp == 0 {
 		drift("%s is down", a.Name)
 	}
 	var bridge netlink.Link
@@ -85,7 +87,7 @@ func (h *host) portDrift(port netlink.Link, have links, drift func(string, ...an
 		return
 	}
 	name := bridge.Attrs().Name
-	if bridge.Attrs().Flags&unix.IFF_UP == 0 {
+	if bridge.Attrs().Flags&net.FlagUp == 0 {
 		drift("%s is down", name)
 	}
 	if info, err := h.route.LinkGetProtinfo(port); err != nil || !info.Isolated {
@@ -108,7 +110,7 @@ func (h *host) portDrift(port netlink.Link, have links, drift func(string, ...an
 }
 
 // ruleDrift looks for the sandbox's rules.
-func (c *change) ruleDrift(slot string, drift func(string, ...any)) error {
+func (c *change) ruleDrift(ctx context.Context, slot string, drift func(string, ...any)) error {
 	there, err := c.there()
 	if err != nil {
 		return err
@@ -118,8 +120,8 @@ func (c *change) ruleDrift(slot string, drift func(string, ...any)) error {
 		return nil
 	}
 	for _, suffix := range []string{chainOut, chainIn, chainNo} {
-		rules, err := c.GetRules(c.inet, &nftables.Chain{Name: slot + suffix, Table: c.inet})
-		if err != nil || len(rules) == 0 {
+		n, err := ruleCount(ctx, slot+suffix)
+		if err != nil || n == 0 {
 			drift("the rules of %s%s are gone", slot, suffix)
 		}
 	}
@@ -132,6 +134,18 @@ func (c *change) ruleDrift(slot string, drift func(string, ...any)) error {
 		}
 	}
 	return nil
+}
+
+// ruleCount counts the rules of a chain. The library cannot read all that it writes.
+func ruleCount(ctx context.Context, chain string) (n int, err error) {
+	s, err := open(unix.NETLINK_NETFILTER)
+	if err != nil {
+		return 0, err
+	}
+	defer s.close()
+	err = s.send(ctx, func([]byte) { n++ }, request(unix.NFNL_SUBSYS_NFTABLES<<8|unix.NFT_MSG_GETRULE, unix.NLM_F_DUMP,
+		&nl.Nfgenmsg{NfgenFamily: unix.NFPROTO_INET}, attr(unix.NFTA_RULE_TABLE, nl.ZeroTerminated(tableName)), attr(unix.NFTA_RULE_CHAIN, nl.ZeroTerminated(chain))))
+	return n, err
 }
 
 // count adds what this process knows: flows by name, and what was refused.
