@@ -18,6 +18,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/nucleus-runtime/nucleus/sdk/conformance/internal/lab"
 	"github.com/nucleus-runtime/nucleus/sdk/manifest"
 )
 
@@ -114,7 +115,7 @@ type suite struct {
 	learn func(context.Context, *Checker, *process)
 }
 
-func suites() []suite { return []suite{base(), secretsSuite(), hooksSuite()} }
+func suites() []suite { return []suite{base(), secretsSuite(), hooksSuite(), networkSuite()} }
 
 // Suites are the names that Config.Suites takes.
 func Suites() []string {
@@ -132,6 +133,11 @@ type Checker struct {
 	nextID atomic.Int64
 
 	known *facts
+
+	// Of a plugin that serves networks.
+	network bool
+	home    *lab.Lab // the host for the rules of every plugin; nil without the right to make one
+	begun   begun
 }
 
 // New makes a Checker. It starts nothing.
@@ -180,6 +186,9 @@ func shortDir() (string, error) {
 // Close removes what the Checker has made. Its plugins have ended with their rules.
 func (k *Checker) Close() error {
 	k.cleanUp()
+	if k.home != nil {
+		k.home.Close()
+	}
 	return os.RemoveAll(k.dir)
 }
 

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"path/filepath"
+	"slices"
 	"time"
 
 	"google.golang.org/grpc/codes"
@@ -36,6 +37,11 @@ type facts struct {
 
 	fetch error             // of Fetch of all secrets
 	masks map[string]uint64 // of boundaries that are answered, by the instance of hooks
+
+	// Of a sandbox with a policy of the simplest kind: what of connecting it, of what
+	// is allowed, of what is denied and of disconnecting it is broken.
+	attach, carries, denies, detach error
+	forwarding                      bool // the network wants a host that forwards packets
 }
 
 // learn finds out once.
@@ -50,10 +56,20 @@ func (k *Checker) learn(ctx context.Context) *facts {
 		k.known = f
 		return f
 	}
-	defer p.close()
+	defer func() { p.close() }()
 	k.known = f
 	if f.describe = k.describe(ctx, p, f); f.describe != nil {
 		return f
+	}
+	if k.serves(manifest.Network) {
+		// What changes a host's network when it is configured must not be in the machine's.
+		p.close()
+		moved, err := k.moveOut(ctx)
+		if err != nil {
+			f.start = err
+			return f
+		}
+		p = moved
 	}
 	if f.unconfigured, f.configure = k.configure(ctx, p); f.configure != nil || f.unconfigured != "" {
 		return f
@@ -141,10 +157,17 @@ func (k *Checker) instances(s manifest.Service) []Instance {
 			out = append(out, i)
 		}
 	}
-	if b := k.block(s); out == nil && (b == nil || len(b.Attrs)+len(b.Blocks) == 0) && s == manifest.Hooks {
+	b := k.block(s)
+	if out == nil && (s == manifest.Hooks && (b == nil || len(b.Attrs)+len(b.Blocks) == 0) || s == manifest.Network && optionalOnly(b)) {
 		out = []Instance{{Service: s, ID: "check"}}
 	}
 	return out
+}
+
+// optionalOnly tells whether an empty body will do.
+func optionalOnly(b *config.Block) bool {
+	return b == nil || !slices.ContainsFunc(b.Attrs, func(a config.Attr) bool { return a.Required }) &&
+		!slices.ContainsFunc(b.Blocks, func(n config.Nested) bool { return n.Min > 0 })
 }
 
 // encoded is a body on its way; a nil one is empty.

@@ -45,6 +45,9 @@ const cleanUpTime = 10 * time.Second
 // cleanUp tells the plugin of the end of the sandbox that all rules are about: what it
 // took for that, it took for real.
 func (k *Checker) cleanUp() {
+	if k.known == nil {
+		return
+	}
 	ctx, cancel := context.WithTimeout(context.Background(), cleanUpTime)
 	defer cancel()
 	for _, i := range k.instances(manifest.Hooks) {

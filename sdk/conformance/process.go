@@ -17,6 +17,8 @@ import (
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/connectivity"
 
+	"github.com/nucleus-runtime/nucleus/sdk/conformance/internal/lab"
+	"github.com/nucleus-runtime/nucleus/sdk/plugin/descriptors"
 	"github.com/nucleus-runtime/nucleus/sdk/plugin/handshake"
 	pluginv1 "github.com/nucleus-runtime/nucleus/sdk/proto/nucleus/plugin/v1"
 )
@@ -30,6 +32,9 @@ type launch struct {
 	work   string // for state, run and temporary files; "" makes one
 	uid    uint32 // 0 for the caller's
 	orphan bool   // by a shell, so that its parent is not us
+	// at is the host whose network it is in; nil for that of the rules of every plugin.
+	at   *lab.Lab
+	caps []uintptr // of another user, which has none else
 }
 
 // process is one process of the plugin, and its host.
@@ -48,6 +53,7 @@ type process struct {
 	base    pluginv1.BaseClient
 	secrets pluginv1.SecretsClient
 	hooks   pluginv1.HooksClient
+	sender  *descriptors.Sender // nil for who is given none
 
 	proc    *os.Process
 	done    chan struct{} // closed when it has ended; it is reaped by close
@@ -146,7 +152,20 @@ func (k *Checker) spawn(l launch) (_ *process, err error) {
 	theirs = append(theirs, outW, errW, lifeR)
 	p.pipes, p.lifeline = []*os.File{outR, errR}, lifeW
 
+	if l.at == nil {
+		l.at = k.home
+	}
+	var side *os.File
+	if k.network {
+		if p.sender, side, err = descriptors.Pair(); err != nil {
+			return nil, err
+		}
+		theirs = append(theirs, side)
+	}
 	attr := &os.ProcAttr{Dir: "/", Env: k.environment(l, p), Files: []*os.File{null, outW, errW, lifeR, program}, Sys: &syscall.SysProcAttr{Setsid: true}}
+	if side != nil {
+		attr.Files = append(attr.Files, side)
+	}
 	if l.bare {
 		attr.Files[0] = nil
 	}
@@ -156,17 +175,30 @@ func (k *Checker) spawn(l launch) (_ *process, err error) {
 		// By descriptor, as the core does: that user may not be able to walk there.
 		path = "/proc/self/fd/4"
 		attr.Sys.Credential = &syscall.Credential{Uid: l.uid, Gid: l.uid}
-		if err := os.Chown(p.dir, int(l.uid), int(l.uid)); err != nil {
-			return nil, err
+		attr.Sys.AmbientCaps = l.caps
+		for _, d := range []string{p.dir, p.work, filepath.Join(p.work, "state"), filepath.Join(p.work, "run"), filepath.Join(p.work, "tmp")} {
+			if err := os.Chown(d, int(l.uid), int(l.uid)); err != nil {
+				return nil, err
+			}
 		}
 	}
 	if l.orphan {
 		path, argv = "/bin/sh", append([]string{"sh", "-c", `"$@" & wait`, "sh"}, argv...)
 	}
-	if p.proc, err = os.StartProcess(path, argv, attr); err != nil { //nolint:forbidigo // starting plugins is what this file is for
+	run := func() (err error) {
+		p.proc, err = os.StartProcess(path, argv, attr) //nolint:forbidigo // starting plugins is what this file is for
+		return err
+	}
+	if l.at != nil {
+		err = l.at.Host.Do(run)
+	} else {
+		err = run()
+	}
+	if err != nil {
 		p.lifeline.Close()
 		outR.Close()
 		errR.Close()
+		p.hangUp()
 		return nil, fmt.Errorf("executing %s: %w", k.conf.Binary, err)
 	}
 	p.pid = p.proc.Pid
@@ -197,6 +229,9 @@ func (k *Checker) environment(l launch, p *process) []string {
 			fmt.Sprintf("PLUGIN_PROTOCOL_VERSIONS=%d", c.ProtocolVersion), "PLUGIN_MIN_PORT=10000", "PLUGIN_MAX_PORT=25000",
 			fmt.Sprintf("%s=%d", handshake.EnvPeerUID, os.Geteuid()),
 		)
+		if p.sender != nil {
+			env = append(env, handshake.EnvDescriptorsFD+"=5")
+		}
 	}
 	return append(env, k.conf.Env...)
 }
@@ -336,10 +371,18 @@ func (p *process) close() {
 		<-p.done
 		_, _ = p.proc.Wait() // its fate is known
 		p.drain()
+		p.hangUp()
 		for _, f := range append(p.pipes, p.lifeline) {
 			f.Close()
 		}
 	})
+}
+
+// hangUp closes the side channel.
+func (p *process) hangUp() {
+	if p.sender != nil {
+		p.sender.Close()
+	}
 }
 
 // kill kills it, with its process group, as a host does. As long as it is not reaped

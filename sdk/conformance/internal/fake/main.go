@@ -134,6 +134,11 @@ func serve() error {
 	pluginv1.RegisterBaseServer(g, &baseServer{fake: f})
 	pluginv1.RegisterSecretsServer(g, &secretsServer{fake: f})
 	pluginv1.RegisterHooksServer(g, &hooksServer{fake: f})
+	n, err := newNetworkServer(f)
+	if err != nil {
+		return err
+	}
+	pluginv1.RegisterNetworkServer(g, n)
 	if broken("noise") {
 		fmt.Println("loading modules")
 	}

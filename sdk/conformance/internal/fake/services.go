@@ -23,6 +23,7 @@ import (
 	"github.com/nucleus-runtime/nucleus/sdk/config"
 	"github.com/nucleus-runtime/nucleus/sdk/errs"
 	"github.com/nucleus-runtime/nucleus/sdk/internal/wire"
+	"github.com/nucleus-runtime/nucleus/sdk/network"
 	pluginv1 "github.com/nucleus-runtime/nucleus/sdk/proto/nucleus/plugin/v1"
 )
 
@@ -39,6 +40,9 @@ func schema() config.Schema {
 		level.Description = ""
 	case broken("default out of bounds"):
 		level.Default = []byte("11")
+	}
+	if ofNetworks() {
+		return config.Schema{Plugin: &config.Block{}, Instance: map[string]*config.Block{"network": {Attrs: []config.Attr{level}}}}
 	}
 	return config.Schema{
 		Plugin: &config.Block{
@@ -136,6 +140,12 @@ func (b *baseServer) Info(context.Context, *pluginv1.InfoRequest) (*pluginv1.Inf
 		},
 		Features: []string{"secrets.renew", "secrets.revoke"}, Lifetime: pluginv1.Lifetime_LIFETIME_ONE_SHOT,
 	}
+	if ofNetworks() {
+		in.Services = []*pluginv1.ServiceVersion{{Service: pluginv1.Service_SERVICE_NETWORK, Version: "1.0"}}
+		in.Features = []string{network.FeaturePrepare, network.FeatureStatus, network.FeatureGC, network.FeatureWatch}
+		in.Needs = &pluginv1.Privileges{Capabilities: []string{"CAP_NET_ADMIN", "CAP_NET_RAW"}}
+		in.HandleVersions = []uint32{1}
+	}
 	switch {
 	case broken("version 1.0-beta"):
 		in.Services[0].Version = "1.0-beta"
@@ -156,14 +166,16 @@ func (*baseServer) ConfigSchema(context.Context, *pluginv1.ConfigSchemaRequest) 
 func (b *baseServer) Configure(_ context.Context, r *pluginv1.ConfigureRequest) (*pluginv1.ConfigureResponse, error) {
 	for _, s := range r.GetSelected() {
 		same := strings.HasPrefix(s.GetVersion(), "1.") && (s.GetVersion() == "1.0" || !broken("wants its own minor version"))
-		if s.GetService() >= pluginv1.Service_SERVICE_SECRETS && !same && !broken("any version") {
+		if (s.GetService() >= pluginv1.Service_SERVICE_SECRETS || ofNetworks()) && !same && !broken("any version") {
 			return nil, status.Errorf(codes.FailedPrecondition, "version %s", s.GetVersion())
 		}
 	}
 	all := schema()
 	block := all.Plugin
 	if r.GetInstanceId() != "" {
-		block = all.Instance[map[pluginv1.Service]string{pluginv1.Service_SERVICE_SECRETS: "secrets", pluginv1.Service_SERVICE_HOOKS: "hooks"}[r.GetService()]]
+		block = all.Instance[map[pluginv1.Service]string{
+			pluginv1.Service_SERVICE_SECRETS: "secrets", pluginv1.Service_SERVICE_HOOKS: "hooks", pluginv1.Service_SERVICE_NETWORK: "network",
+		}[r.GetService()]]
 	}
 	if block == nil && broken("fails at unknown services") {
 		return nil, errors.New("index out of range")
@@ -212,7 +224,7 @@ func (f *fake) keep(r *pluginv1.ConfigureRequest, v cty.Value) error {
 	switch {
 	case r.GetInstanceId() == "" && broken("refuses its configuration"):
 		return status.Error(codes.FailedPrecondition, "the server is down")
-	case r.GetInstanceId() == "":
+	case r.GetInstanceId() == "" && !ofNetworks():
 		if t := v.GetAttr("token"); !t.IsNull() {
 			f.token = t.AsString()
 		}
