@@ -83,6 +83,7 @@ func (s *Sandbox) initFailed(ph string, f initproto.Failed) error {
 		e.Phase, e.Origin = "fs", s.prep.Origins[f.Op]
 	}
 	if f.Rule >= 0 && int(f.Rule) < len(s.setup.Landlock.Rules) {
+		e.Phase = "security" // whatever the supervisor was at
 		for _, r := range s.plan.Landlock.Rules {
 			if r.Origin != "" && r.Path == s.setup.Landlock.Rules[f.Rule].Path {
 				e.Origin, e.Hint = r.Origin+".paths", "name a path that exists in the sandbox"
