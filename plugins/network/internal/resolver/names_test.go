@@ -72,7 +72,7 @@ func TestNamesThatHaveAddressesAreLimited(t *testing.T) {
 // stay while it is in use.
 func TestOwnAddressesAreOneNamesAlone(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
-		ns := names{byName: nil, next: indices - 3}
+		var ns names
 		now := time.Unix(1e9, 0)
 		have := make(map[dnsname.Name]Own)
 		for range rapid.IntRange(1, 60).Draw(t, "steps") {
@@ -85,6 +85,9 @@ func TestOwnAddressesAreOneNamesAlone(t *testing.T) {
 				t.Fatalf("%s had %v, has %v", n, own, o.own)
 			}
 			have[n] = o.own
+			if len(have) == 2 {
+				ns.next = indices - 2 // soon it begins anew
+			}
 			if i, ok := indexOf(o.own.V6); !ok || i != o.index || i < firstIndex {
 				t.Fatalf("%s has %v of %d, %d", n, o.own, o.index, i)
 			}
@@ -128,6 +131,9 @@ func TestThereIsNoRoomForAName(t *testing.T) {
 		}
 		if got, want := b.bindings(), []string{"n0.example 8.8.8.8", "n0.example", "x.example 8.8.8.8"}; !slices.Equal(got, want) {
 			t.Errorf("bound %q, want %q", got, want)
+		}
+		if got := brief(b.ask(t, "y.example.", dns.TypeA)); got != "SERVFAIL" {
+			t.Errorf("all others are in use: %s", got)
 		}
 	})
 }

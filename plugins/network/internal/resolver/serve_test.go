@@ -45,7 +45,7 @@ func (b *bench) serve(t testing.TB) (server string, stop func() error) {
 		select {
 		case err := <-done:
 			return err
-		case <-time.After(10 * time.Second):
+		case <-time.After(idleLimit / 2):
 			return context.DeadlineExceeded
 		}
 	})
