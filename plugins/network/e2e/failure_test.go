@@ -110,6 +110,24 @@ func (r *running) plugin() int {
 	return 0
 }
 
+// workload gives the process of a run that is its client.
+func (r *running) workload() int {
+	r.s.t.Helper()
+	for pid := range processes(r.s.t) {
+		line, err := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", pid))
+		if err != nil || !bytes.HasPrefix(line, []byte("/probe/client\x00")) {
+			continue
+		}
+		for up := pid; up > 1; up = parent(up) {
+			if up == r.cmd.Process.Pid {
+				return pid
+			}
+		}
+	}
+	r.s.t.Fatal("the run has no workload")
+	return 0
+}
+
 func parent(pid int) int {
 	stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
 	if err != nil {
@@ -338,8 +356,8 @@ func TestBridgeAsOrdinaryUser(t *testing.T) {
 	netlab.Needs(t)
 	s := newSite(t, setup{"netbridge", ordinary})
 	o := s.start(job{network: policy, probes: []probe.Probe{{ID: "self", Kind: probe.Self}}}).wait()
-	if o.code != 125 || !strings.Contains(o.stderr, "netuserspace") || len(o.results) > 0 {
-		t.Errorf("exit code %d, want 125 and a word about netuserspace: %s", o.code, o.stderr)
+	if o.code != 125 || !strings.Contains(o.stderr, "CAP_NET_ADMIN") || !strings.Contains(o.stderr, "hint") || len(o.results) > 0 {
+		t.Errorf("exit code %d, want 125, what is missing, and a hint: %s", o.code, o.stderr)
 	}
 }
 

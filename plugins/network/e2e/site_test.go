@@ -115,7 +115,7 @@ func (s *site) configure(config string) {
 // rights are what the backend's documentation tells an operator to give it.
 func rights(backend string, who *account) string {
 	if backend == "netbridge" && who.uid == 0 {
-		return "user = \"root\"\ncaps = [\"NET_ADMIN\", \"NET_RAW\", \"SYS_ADMIN\", \"NET_BIND_SERVICE\"]\n"
+		return "caps = [\"NET_ADMIN\", \"NET_BIND_SERVICE\"]\n"
 	}
 	return ""
 }
@@ -211,14 +211,17 @@ type running struct {
 // start begins a run.
 func (s *site) start(j job) *running { return s.startWithin(patience, j) }
 
-func (s *site) startWithin(limit time.Duration, j job) *running {
+func (s *site) startWithin(limit time.Duration, j job) *running { return s.startWith(limit, j) }
+
+// startWith adds flags of nucleus run.
+func (s *site) startWith(limit time.Duration, j job, flags ...string) *running {
 	s.t.Helper()
 	path := s.write(j)
 	r := &running{s: s, job: path, lines: map[string]probe.Result{}, came: make(chan struct{}, 1), done: make(chan struct{})}
 	r.events = filepath.Join(s.who.home, filepath.Base(path)+".events")
 	ctx, cancel := context.WithTimeout(context.Background(), limit)
 	s.t.Cleanup(cancel)
-	r.cmd = s.nucleus(ctx, "run", "-host-config", s.conf, "-events", r.events, "-config", path)
+	r.cmd = s.nucleus(ctx, append([]string{"run", "-host-config", s.conf, "-events", r.events, "-config", path}, flags...)...)
 	r.cmd.Stderr = &r.stderr
 	out, err := r.cmd.StdoutPipe()
 	if err != nil {

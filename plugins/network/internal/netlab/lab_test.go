@@ -225,6 +225,30 @@ func TestCommandsRunOnTheHost(t *testing.T) {
 	}
 }
 
+func TestAnotherNetworkOfTheHost(t *testing.T) {
+	Needs(t)
+	l := New(t)
+	lan := l.Join(t, "lan0")
+	lan.Echo(t, 443)
+	for _, a := range []netip.Addr{LanV4, LanV6} {
+		reach(t, l, "tcp", netip.AddrPortFrom(a, 443).String())
+	}
+	// A host is no router until something makes it one.
+	l.Internet.Route(t, netip.PrefixFrom(LanV4, 32), HostV4)
+	c, cancel := context.WithTimeout(t.Context(), 300*time.Millisecond)
+	defer cancel()
+	if conn, err := l.Internet.Dial(c, "tcp", netip.AddrPortFrom(LanV4, 443).String()); err == nil {
+		conn.Close()
+		t.Error("the host forwards")
+	}
+	l.Host.Sysctl(t, "ipv4/ip_forward", "1")
+	conn, err := l.Internet.Dial(ctx(t), "tcp", netip.AddrPortFrom(LanV4, 443).String())
+	if err != nil {
+		t.Fatalf("the host does not forward: %v", err)
+	}
+	conn.Close()
+}
+
 // Nothing but this test's laboratory has a link of that name.
 func TestMachineIsLeftAlone(t *testing.T) {
 	Needs(t)

@@ -45,6 +45,18 @@ func newNamespace(t testing.TB, name string) *Namespace {
 	return n
 }
 
+// Of gives the network namespace of a process.
+func Of(t testing.TB, pid int) *Namespace {
+	t.Helper()
+	n := &Namespace{Name: fmt.Sprintf("process %d", pid), t: t}
+	var err error
+	if n.net, err = os.Open(fmt.Sprintf("/proc/%d/ns/net", pid)); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = n.net.Close() })
+	return n
+}
+
 // onThread calls f on a thread that ends with it, so that nothing that f does to its
 // thread's namespaces has to be undone.
 func onThread(f func() error) error {

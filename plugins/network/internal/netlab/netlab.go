@@ -74,7 +74,7 @@ func New(t testing.TB) *Lab {
 		t.Fatalf("connecting the namespaces: %v", err)
 	}
 	for _, n := range []*Namespace{l.Host, l.Internet} {
-		if err := n.settle(); err != nil {
+		if err := n.settle(Uplink); err != nil {
 			t.Fatalf("waiting for the link of the %s: %v", n.Name, err)
 		}
 	}
@@ -87,19 +87,61 @@ func New(t testing.TB) *Lab {
 	return l
 }
 
-// cable joins the two by a pair of veth devices.
-func (l *Lab) cable() error {
-	err := l.Internet.handle(func(h *netlink.Handle) error {
-		attrs := netlink.NewLinkAttrs()
-		attrs.Name = Uplink
-		return h.LinkAdd(&netlink.Veth{
-			LinkAttrs: attrs, PeerName: Uplink, PeerNamespace: netlink.NsFd(int(l.Host.net.Fd())),
+// The addresses of a host's other network, which Join makes: the host's own, and those
+// of what is there.
+var (
+	LanHostV4 = netip.MustParseAddr("10.99.0.1")
+	LanHostV6 = netip.MustParseAddr("fd99::1")
+	LanV4     = netip.MustParseAddr("10.99.0.2")
+	LanV6     = netip.MustParseAddr("fd99::2")
+)
+
+// Join gives the host another link, to a network of its own that knows no way but
+// through the host.
+func (l *Lab) Join(t testing.TB, link string) *Namespace {
+	t.Helper()
+	lan := newNamespace(t, link)
+	err := l.veth(lan, link)
+	if err == nil {
+		err = l.Host.handle(func(h *netlink.Handle) error {
+			return up(h, link, netip.PrefixFrom(LanHostV4, 24), netip.PrefixFrom(LanHostV6, 64))
 		})
-	})
+	}
+	if err == nil {
+		err = lan.handle(func(h *netlink.Handle) error {
+			if err := up(h, link, netip.PrefixFrom(LanV4, 24), netip.PrefixFrom(LanV6, 64)); err != nil {
+				return err
+			}
+			return errors.Join(route(h, link, netip.MustParsePrefix("0.0.0.0/0"), LanHostV4),
+				route(h, link, netip.MustParsePrefix("::/0"), LanHostV6))
+		})
+	}
+	for _, n := range []*Namespace{l.Host, lan} {
+		if err == nil {
+			err = n.settle(link)
+		}
+	}
 	if err != nil {
+		t.Fatalf("joining the network %q: %v", link, err)
+	}
+	return lan
+}
+
+// veth joins a namespace to the host by a pair of devices of one name.
+func (l *Lab) veth(n *Namespace, name string) error {
+	return n.handle(func(h *netlink.Handle) error {
+		attrs := netlink.NewLinkAttrs()
+		attrs.Name = name
+		return h.LinkAdd(&netlink.Veth{LinkAttrs: attrs, PeerName: name, PeerNamespace: netlink.NsFd(int(l.Host.net.Fd()))})
+	})
+}
+
+// cable joins host and internet.
+func (l *Lab) cable() error {
+	if err := l.veth(l.Internet, Uplink); err != nil {
 		return err
 	}
-	err = l.Host.handle(func(h *netlink.Handle) error {
+	err := l.Host.handle(func(h *netlink.Handle) error {
 		if err := up(h, Uplink, netip.PrefixFrom(HostV4, 24), netip.PrefixFrom(HostV6, 64)); err != nil {
 			return err
 		}
@@ -189,10 +231,10 @@ func up(h *netlink.Handle, name string, addresses ...netip.Prefix) error {
 
 // settle waits until the link has all that the kernel gives it by and by, so that
 // nothing changes later by itself.
-func (n *Namespace) settle() error {
+func (n *Namespace) settle(name string) error {
 	return n.handle(func(h *netlink.Handle) error {
 		for end := time.Now().Add(5 * time.Second); time.Now().Before(end); time.Sleep(time.Millisecond) {
-			link, err := h.LinkByName(Uplink)
+			link, err := h.LinkByName(name)
 			if err != nil {
 				return err
 			}
@@ -208,6 +250,24 @@ func (n *Namespace) settle() error {
 			}
 		}
 		return errors.New("it is not up")
+	})
+}
+
+// Route sends what is for a block by way of an address, from now on.
+func (n *Namespace) Route(t testing.TB, dst netip.Prefix, via netip.Addr) {
+	t.Helper()
+	if err := n.handle(func(h *netlink.Handle) error { return route(h, Uplink, dst, via) }); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// Sysctl sets one below /proc/sys/net.
+func (n *Namespace) Sysctl(t testing.TB, name, value string) {
+	t.Helper()
+	n.Do(func() {
+		if err := os.WriteFile(filepath.Join("/proc/sys/net", name), []byte(value), 0); err != nil {
+			t.Fatal(err)
+		}
 	})
 }
 

@@ -21,6 +21,13 @@ const (
 	Serve     = "serve" // echo servers at To, for the time of Wait
 	Self      = "self"  // addresses, gateways, resolv.conf, hosts
 	Sleep     = "sleep"
+	// Bulk sends Size bytes to an echo server over tcp while it reads them back, shuts its
+	// side down, and reads to the end.
+	Bulk = "bulk"
+	// Datagram sends one of Size bytes to an echo server, and wants it back whole.
+	Datagram = "datagram"
+	// Flood opens as many connections as it is let, holds them, and closes them.
+	Flood = "flood"
 	// Raw sends one packet that is made by hand, From anywhere To anywhere, with the IP
 	// protocol Proto. It passes if the kernel takes it: what becomes of it is seen
 	// elsewhere. It needs NET_RAW.
@@ -50,6 +57,7 @@ type Probe struct {
 	Proto uint8  `json:",omitempty"`
 	Flags uint8  `json:",omitempty"` // of TCP
 	MAC   string `json:",omitempty"` // of the sender of a frame; the link's own if empty
+	Size  int    `json:",omitempty"`
 	// Wait bounds one try.
 	Wait time.Duration `json:",omitempty"`
 	// Times repeats the probe; the result counts. 0 for once.
@@ -76,6 +84,8 @@ type Result struct {
 	Resolv    string   `json:",omitempty"`
 	Hosts     string   `json:",omitempty"`
 	Took      time.Duration
+	// Count is of connections that a flood held at once.
+	Count int `json:",omitempty"`
 }
 
 // DefaultWait is what a probe waits that says nothing. It is long for a refusal that
@@ -148,6 +158,12 @@ func once(ctx context.Context, p Probe) Result {
 		return ask(ctx, p)
 	case Serve:
 		return serve(p)
+	case Bulk:
+		return bulk(ctx, p)
+	case Datagram:
+		return datagram(ctx, p)
+	case Flood:
+		return flood(ctx, p)
 	case Raw:
 		return raw(p)
 	case Frame:

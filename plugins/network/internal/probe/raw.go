@@ -7,6 +7,7 @@ import (
 	"net"
 	"net/netip"
 	"os"
+	"strings"
 
 	"github.com/google/nftables"
 	"github.com/vishvananda/netlink"
@@ -16,11 +17,11 @@ import (
 // packet makes one of either family, with a payload that names ports where the protocol
 // has them.
 func packet(p Probe) ([]byte, netip.Addr, error) {
-	from, err := netip.ParseAddrPort(p.From)
+	to, err := netip.ParseAddrPort(p.To)
 	if err != nil {
 		return nil, netip.Addr{}, err
 	}
-	to, err := netip.ParseAddrPort(p.To)
+	from, err := sender(p.From, to.Addr())
 	if err != nil {
 		return nil, netip.Addr{}, err
 	}
@@ -60,6 +61,21 @@ func packet(p Probe) ([]byte, netip.Addr, error) {
 	copy(h[8:], from.Addr().AsSlice())
 	copy(h[24:], to.Addr().AsSlice())
 	return append(h, payload...), to.Addr(), nil
+}
+
+// sender reads an address and port. "self" stands for the address that the sandbox has
+// in the family of the other end.
+func sender(s string, to netip.Addr) (netip.AddrPort, error) {
+	port, ok := strings.CutPrefix(s, "self:")
+	if !ok {
+		return netip.ParseAddrPort(s)
+	}
+	for _, a := range self().Addresses {
+		if own := netip.MustParseAddr(a); own.Is4() == to.Is4() {
+			return netip.ParseAddrPort(net.JoinHostPort(a, port))
+		}
+	}
+	return netip.AddrPort{}, errors.New("the sandbox has no address of that family")
 }
 
 func segment(p Probe, sport, dport uint16) []byte {
@@ -142,13 +158,13 @@ func frame(p Probe) Result {
 	if err != nil {
 		return failure(err)
 	}
-	sender := link.Attrs().HardwareAddr
+	mac := link.Attrs().HardwareAddr
 	if p.MAC != "" {
-		if sender, err = net.ParseMAC(p.MAC); err != nil {
+		if mac, err = net.ParseMAC(p.MAC); err != nil {
 			return failure(err)
 		}
 	}
-	if len(sender) != 6 {
+	if len(mac) != 6 {
 		return failure(fmt.Errorf("link %s has no Ethernet address", link.Attrs().Name))
 	}
 	kind := uint16(unix.ETH_P_IP)
@@ -156,7 +172,7 @@ func frame(p Probe) Result {
 		kind = unix.ETH_P_IPV6
 	}
 	// To everybody: whatever the link's other end is, it looks at the packet.
-	out := append([]byte{0xff, 0xff, 0xff, 0xff, 0xff, 0xff}, sender...)
+	out := append([]byte{0xff, 0xff, 0xff, 0xff, 0xff, 0xff}, mac...)
 	out = append(binary.BigEndian.AppendUint16(out, kind), data...)
 	if gateway := nextHop(link); gateway != nil {
 		copy(out, gateway)
