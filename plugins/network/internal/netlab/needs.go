@@ -6,8 +6,7 @@ import (
 	"testing"
 )
 
-// Needs skips a test that is not run by root. Where nothing may be skipped
-// (NUCLEUS_REQUIRE=all) the test fails instead; docs/testing.md.
+// Needs skips a test that is not run by root.
 func Needs(t testing.TB) {
 	t.Helper()
 	if os.Geteuid() != 0 {
@@ -16,10 +15,12 @@ func Needs(t testing.TB) {
 }
 
 // Skip skips a test that lacks a requirement, and says so where the summary of a run
-// counts skips.
+// counts skips. Where nothing may be skipped (NUCLEUS_REQUIRE=all, docs/testing.md) the
+// test fails instead, but for want of root: other passes over the same tests have it,
+// as test/allowed-skips.txt says.
 func Skip(t testing.TB, requirement, why string) {
 	t.Helper()
-	if os.Getenv("NUCLEUS_REQUIRE") == "all" {
+	if os.Getenv("NUCLEUS_REQUIRE") == "all" && requirement != "root" {
 		t.Fatalf("may not be skipped: needs %s: %s", requirement, why)
 	}
 	if err := logSkip(t.Name(), requirement, why); err != nil {
