@@ -136,14 +136,7 @@ func (a *attachment) connect(ctx context.Context, h *host, pl *pool, r *network.
 		return err
 	}
 	a.ports = a.public.ports
-	c, err := h.rules.change()
-	if err != nil {
-		return err
-	}
-	defer c.close()
-	c.admit(a.sandbox)
-	c.exposePorts(a.sandbox)
-	if err := c.commit(); err != nil {
+	if err := a.enforce(); err != nil {
 		return errs.Preconditionf("putting the policy in force: %w", err)
 	}
 	if err := h.fence(ctx, a.slot, port, bridge, a.mac); err != nil {
@@ -166,6 +159,29 @@ func (a *attachment) connect(ctx context.Context, h *host, pl *pool, r *network.
 	a.public.start(a)
 	a.answer, err = a.answerTo(h, r, ifname)
 	return err
+}
+
+// enforceTries is how often a port's earlier rule may go while it is looked at.
+const enforceTries = 3
+
+// enforce puts the sandbox's rules in force, all at once. A port that is published may
+// have a rule of a process that is gone: the socket says whose it is now.
+func (a *attachment) enforce() error {
+	c, err := a.rules.change()
+	if err != nil {
+		return err
+	}
+	defer c.close()
+	for try := 0; ; try++ {
+		c.admit(a.sandbox)
+		if err := c.exposePorts(a.sandbox, try > 0); err != nil {
+			return err
+		}
+		err := c.commit()
+		if try == enforceTries || !errors.Is(err, unix.EEXIST) && !errors.Is(err, unix.ENOENT) {
+			return err
+		}
+	}
 }
 
 // mtu is that of the way out.
@@ -275,6 +291,12 @@ func (h *host) reserve(ctx context.Context, a *attachment, pl *pool, r *network.
 	}
 	if err := h.take(ctx, a, pl, first, have, bridge, netns, ifname, r.MACHint); err != nil {
 		return 0, 0, err
+	}
+	// Rules of a sandbox that had the slot, has gone with its link, and was never detached.
+	if ch, err := c.ListChain(c.inet, a.name()+chainNo); err == nil && ch != nil {
+		if err := c.expel([]string{a.name()}); err != nil {
+			return 0, 0, fmt.Errorf("removing what an earlier sandbox has left: %w", err)
+		}
 	}
 	l, err := h.route.LinkByName(a.name())
 	if err != nil {

@@ -162,7 +162,7 @@ func (c *change) deciding() {
 	// rate limit then holds the refusal back (ip_rt_send_redirect).
 	four := inet4()
 	c.hook(c.inet, "neighbours", nftables.ChainTypeFilter, nftables.ChainHookPrerouting, -150)
-	c.rule(c.inet, "neighbours", four.only(), iifOurs(), header(four.dst, 4, r0), in(setSubnets+four.suffix, r0), header(four.src, 4, r0), verdictOf(mapNo+four.suffix, r0))
+	c.rule(c.inet, "neighbours", four.only(), iifOurs(), state(fresh), header(four.dst, 4, r0), in(setSubnets+four.suffix, r0), header(four.src, 4, r0), verdictOf(mapNo+four.suffix, r0))
 	c.rule(c.inet, "forward", fromPort(), drop())
 	c.rule(c.inet, "forward", iifOurs(), goTo("from-sandbox"))
 	// What is published is translated; whoever routes to a sandbox's own address from

@@ -88,7 +88,9 @@ func (h *host) clean(ctx context.Context, dry bool, chosen func(alias string) bo
 		slots, err := c.orphans(have)
 		fail("the rules of sandboxes that are gone", err)
 		for _, s := range slots {
-			removed = append(removed, "rules of "+s)
+			if !slices.Contains(removed, "link "+s) {
+				removed = append(removed, "rules of "+s)
+			}
 		}
 		if !dry && len(slots) > 0 && len(have.ports) > 0 {
 			fail("the rules of sandboxes that are gone", c.expel(slots))

@@ -11,6 +11,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"sync"
 	"syscall"
 	"testing"
@@ -251,6 +252,7 @@ type process struct {
 	sock    int
 	answers chan answer
 	denials chan network.Denial
+	kept    []network.Denial // those that nobody has waited for yet
 	mu      sync.Mutex
 }
 
@@ -489,16 +491,21 @@ func (p *process) status(b *box) *network.Status {
 // denied waits for a denial that is like this.
 func (p *process) denied(like func(network.Denial) bool) (network.Denial, error) {
 	after := time.After(5 * time.Second)
-	var others []network.Denial
+	for i, d := range p.kept {
+		if like(d) {
+			p.kept = slices.Delete(p.kept, i, i+1)
+			return d, nil
+		}
+	}
 	for {
 		select {
 		case d := <-p.denials:
 			if like(d) {
 				return d, nil
 			}
-			others = append(others, d)
+			p.kept = append(p.kept, d)
 		case <-after:
-			return network.Denial{}, fmt.Errorf("no such denial, but %+v", others)
+			return network.Denial{}, fmt.Errorf("no such denial, but %+v", p.kept)
 		}
 	}
 }

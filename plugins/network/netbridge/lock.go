@@ -46,10 +46,16 @@ func (l *locker) lock(ctx context.Context) (unlock func(), err error) {
 		l.open = true
 	}
 	for wait := 200 * time.Microsecond; ; wait = min(2*wait, 5*time.Millisecond) {
-		err := l.table(ctx, unix.NFT_MSG_NEWTABLE, unix.NLM_F_CREATE|unix.NLM_F_EXCL)
+		// A change that fails costs the kernel a wait for its readers, and all others with
+		// it: to look whether the table is there costs nothing.
+		err := l.held(ctx)
+		if errors.Is(err, unix.ENOENT) {
+			if err = l.table(ctx, unix.NFT_MSG_NEWTABLE, unix.NLM_F_CREATE|unix.NLM_F_EXCL); err == nil {
+				return l.unlock, nil
+			}
+		}
 		switch {
 		case err == nil:
-			return l.unlock, nil
 		case errors.Is(err, unix.EEXIST), errors.Is(err, unix.EPERM) && netAdmin():
 		case errors.Is(err, unix.EOPNOTSUPP):
 			return nil, errs.Preconditionf("the kernel has no tables of nftables that belong to a process: Linux 5.12 is needed: %w", err)
@@ -71,6 +77,12 @@ func (l *locker) unlock() {
 		l.s.close()
 		l.open = false
 	}
+}
+
+// held asks whether anybody has the lock; unix.ENOENT says that nobody has.
+func (l *locker) held(ctx context.Context) error {
+	return l.s.send(ctx, nil, request(unix.NFNL_SUBSYS_NFTABLES<<8|unix.NFT_MSG_GETTABLE, unix.NLM_F_ACK,
+		&nl.Nfgenmsg{NfgenFamily: unix.NFPROTO_INET}, attr(unix.NFTA_TABLE_NAME, nl.ZeroTerminated(lockTable))))
 }
 
 func (l *locker) table(ctx context.Context, message, flags int) error {

@@ -107,11 +107,15 @@ func (b *bound) verdict(n dnsname.Name, proto string, dst netip.AddrPort) egress
 	if !v.Allow {
 		return v
 	}
+	local, _ := localAddresses()
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	if is := b.names[n]; is != nil {
 		for _, real := range is.real {
 			if real.BitLen() == dst.Addr().BitLen() {
+				if slices.Contains(local, real) {
+					return egress.Verdict{Rule: v.Rule, Reason: network.ReasonPrivate}
+				}
 				if w := b.a.policy.Bound(n, proto, netip.AddrPortFrom(real, dst.Port())); !w.Allow {
 					return w
 				}
@@ -142,8 +146,13 @@ func (b *bound) bind(_ context.Context, n dnsname.Name, own resolver.Own, real [
 		was = &name{own: own}
 	}
 	next := &name{own: own, real: real}
+	local, err := localAddresses()
+	if err != nil {
+		return err
+	}
+	away := slices.DeleteFunc(slices.Clone(real), func(a netip.Addr) bool { return slices.Contains(local, a) })
 	for i, f := range families() {
-		next.is[i] = b.stand(c, f, n, was.is[i], own, real)
+		next.is[i] = b.stand(c, f, n, was.is[i], own, away, len(real) == 0)
 	}
 	if len(real) == 0 {
 		b.keepCounts(c, n, was)
@@ -159,7 +168,23 @@ func (b *bound) bind(_ context.Context, n dnsname.Name, own resolver.Own, real [
 	return nil
 }
 
-func (b *bound) stand(c *change, f fam, n dnsname.Name, was standing, own resolver.Own, all []netip.Addr) standing {
+// localAddresses are the host's own. The rules let nobody reach those; a name that
+// stands for one is refused where it still is a name.
+func localAddresses() ([]netip.Addr, error) {
+	all, err := net.InterfaceAddrs()
+	if err != nil {
+		return nil, fmt.Errorf("listing the host's addresses: %w", err)
+	}
+	out := make([]netip.Addr, 0, len(all))
+	for _, a := range all {
+		if p, err := netip.ParsePrefix(a.String()); err == nil {
+			out = append(out, p.Addr())
+		}
+	}
+	return out, nil
+}
+
+func (b *bound) stand(c *change, f fam, n dnsname.Name, was standing, own resolver.Own, all []netip.Addr, gone bool) standing {
 	a := own.V4
 	if f.size == 16 {
 		a = own.V6
@@ -173,11 +198,11 @@ func (b *bound) stand(c *change, f fam, n dnsname.Name, was standing, own resolv
 	}
 	next := standing{real: b.a.reals(f, n, mine, real), flows: was.flows}
 	set := c.in(f.realMap(b.a.slot))
-	gone := without(was.real, next.real)
-	for i := range gone {
-		gone[i].Val = nil
+	old := without(was.real, next.real)
+	for i := range old {
+		old[i].Val = nil
 	}
-	c.without(set, gone...)
+	c.without(set, old...)
 	c.elements(set, without(next.real, was.real)...)
 
 	pair := func(r netip.Addr) nftables.SetElement { return nftables.SetElement{Key: key(mine, r.AsSlice())} }
@@ -189,7 +214,7 @@ func (b *bound) stand(c *change, f fam, n dnsname.Name, was standing, own resolv
 			c.elements(pairs, pair(r))
 		}
 	}
-	for i := 0; i < len(next.pairs) && (len(next.pairs) > maxPairs+len(real) || len(all) == 0); {
+	for i := 0; i < len(next.pairs) && (len(next.pairs) > maxPairs+len(real) || gone); {
 		if slices.Contains(real, next.pairs[i]) {
 			i++
 			continue
@@ -199,10 +224,10 @@ func (b *bound) stand(c *change, f fam, n dnsname.Name, was standing, own resolv
 	}
 	flows := []nftables.SetElement{{Key: key([]byte{0}, mine)}, {Key: key([]byte{1}, mine)}}
 	switch {
-	case len(all) == 0 && was.flows:
+	case gone && was.flows:
 		c.without(c.in(f.flowSet(b.a.slot)), flows...)
 		next.flows = false
-	case len(all) > 0 && !was.flows:
+	case !gone && !was.flows:
 		c.elements(c.in(f.flowSet(b.a.slot)), flows...)
 		next.flows = true
 	}

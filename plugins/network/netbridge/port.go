@@ -142,7 +142,9 @@ func (s socket) carrier(ctx context.Context, ifname string) error {
 			return fmt.Errorf("waiting for %s: %w", ifname, err)
 		}
 		if state == netlink.OperUp {
-			return nil
+			// The state is seen before all is done that goes with it; whatever takes the
+			// route lock comes after.
+			return s.send(ctx, nil, request(unix.RTM_NEWLINK, unix.NLM_F_ACK, nl.NewIfInfomsg(unix.AF_UNSPEC), attr(unix.IFLA_IFNAME, nl.ZeroTerminated(ifname))))
 		}
 		if !pause(ctx, 200*time.Microsecond) {
 			return fmt.Errorf("waiting for %s to come up: %w", ifname, context.Cause(ctx))

@@ -1,6 +1,7 @@
 package netbridge
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -129,8 +130,8 @@ func refusedPort(m network.PortMap, at string, err error) error {
 	}
 }
 
-// exposePorts adds the translations.
-func (c *change) exposePorts(s sandbox) {
+// exposePorts adds the translations, over those that are there.
+func (c *change) exposePorts(s sandbox, over bool) error {
 	for _, m := range s.ports {
 		for _, ip := range hosts(m) {
 			if ip.IsLoopback() {
@@ -140,15 +141,26 @@ func (c *change) exposePorts(s sandbox) {
 			if ip.Is6() {
 				f = inet6()
 			}
-			port := key([]byte{protocolNumber(m.Protocol)}, binaryutil.BigEndian.PutUint16(m.HostPort))
-			to := key(s.addr(f).AsSlice(), binaryutil.BigEndian.PutUint16(m.ContainerPort))
-			if ip.IsUnspecified() {
-				c.elements(c.in(f.exposeAny()), nftables.SetElement{Key: port, Val: to})
-			} else {
-				c.elements(c.in(f.expose()), nftables.SetElement{Key: key(ip.AsSlice(), port), Val: to})
+			set, k := f.exposeAny(), key([]byte{protocolNumber(m.Protocol)}, binaryutil.BigEndian.PutUint16(m.HostPort))
+			if !ip.IsUnspecified() {
+				set, k = f.expose(), key(ip.AsSlice(), k)
 			}
+			set = c.in(set)
+			if over {
+				there, err := c.GetSetElements(set)
+				if err != nil {
+					return fmt.Errorf("reading %s: %w", set.Name, err)
+				}
+				for _, e := range there {
+					if bytes.Equal(e.Key, k) {
+						c.without(set, nftables.SetElement{Key: k})
+					}
+				}
+			}
+			c.elements(set, nftables.SetElement{Key: k, Val: key(s.addr(f).AsSlice(), binaryutil.BigEndian.PutUint16(m.ContainerPort))})
 		}
 	}
+	return nil
 }
 
 func (r relay) close() {
