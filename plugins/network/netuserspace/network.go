@@ -14,6 +14,8 @@ import (
 	"github.com/nucleus-runtime/nucleus/plugins/network/netuserspace/internal/exit"
 	"github.com/nucleus-runtime/nucleus/plugins/network/netuserspace/internal/inside"
 	"github.com/nucleus-runtime/nucleus/plugins/network/netuserspace/internal/kernel"
+	"github.com/nucleus-runtime/nucleus/plugins/network/netuserspace/internal/netstack"
+	"github.com/nucleus-runtime/nucleus/sdk/config"
 	"github.com/nucleus-runtime/nucleus/sdk/errs"
 	"github.com/nucleus-runtime/nucleus/sdk/network"
 	"github.com/nucleus-runtime/nucleus/sdk/network/egress"
@@ -29,6 +31,7 @@ var HandleVersions = []uint32{handleVersion}
 // Network serves one sandbox at a time; with its process, what it does ends.
 type Network struct {
 	mu       sync.Mutex
+	settings Settings
 	attached map[string]*attachment // by sandbox
 }
 
@@ -42,12 +45,31 @@ var (
 // New makes one.
 func New() *Network { return &Network{attached: make(map[string]*attachment)} }
 
+// path is how flows come here.
+type path interface {
+	Start()
+	Close()
+}
+
+// Settings are the operator's.
+type Settings struct {
+	Path string `hcl:"path,optional" default:"auto" enum:"auto,netstack" desc:"How flows leave a sandbox: auto has its kernel bring them where it can, netstack is a network stack in user space."`
+}
+
+// Configure takes the operator's settings.
+func (n *Network) Configure(_ context.Context, _ config.Instance, s Settings) error {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.settings = s
+	return nil
+}
+
 // attachment is a connected sandbox.
 type attachment struct {
 	policy   *egress.Policy
 	ledger   *ledger.Ledger
 	resolver *resolver.Resolver
-	path     *kernel.Path
+	path     path
 	stop     context.CancelFunc
 	wg       sync.WaitGroup
 }
@@ -60,7 +82,13 @@ func (n *Network) Prepare(_ context.Context, r *network.PrepareRequest) (*networ
 	if err := checkPorts(r.Ports); err != nil {
 		return nil, err
 	}
-	openings, setups, err := inside.Ask(inside.Kernel, r.Ports)
+	n.mu.Lock()
+	way := inside.Kernel
+	if n.settings.Path == "netstack" {
+		way = inside.Netstack
+	}
+	n.mu.Unlock()
+	openings, setups, err := inside.Ask(way, r.Ports)
 	if err != nil {
 		return nil, err
 	}
@@ -75,9 +103,6 @@ func (n *Network) Attach(_ context.Context, r *network.AttachRequest) (*network.
 	if err != nil {
 		return nil, errs.ConfigErrorf(nil, "the policy: %v", err)
 	}
-	if slices.Contains(r.Missing, inside.Capture) || slices.Contains(r.Missing, inside.Steer) {
-		return nil, errs.Preconditionf("the kernel has no nftables with tproxy, or keeps it from user namespaces: load nft_tproxy")
-	}
 	raiseLimit()
 	upstream, err := upstreams(r.DNS)
 	if err != nil {
@@ -88,7 +113,7 @@ func (n *Network) Attach(_ context.Context, r *network.AttachRequest) (*network.
 	if err != nil {
 		return nil, err
 	}
-	ports, err := a.start(byName(r), r.Ports)
+	ports, err := a.start(byName(r), r)
 	if err != nil {
 		a.close()
 		return nil, err
@@ -121,41 +146,77 @@ func (f files) one(name string) *os.File {
 	return f[name][0]
 }
 
-func (a *attachment) start(f files, ports []network.PortMap) ([]network.PortMap, error) {
+func (a *attachment) start(f files, r *network.AttachRequest) ([]network.PortMap, error) {
 	ctx, stop := context.WithCancel(context.Background())
 	a.stop = stop
 	e := exit.New(a.policy, a.resolver, a.ledger)
-	s := kernel.Sockets{
-		TCP: [2]*os.File{f.one(inside.TCP4), f.one(inside.TCP6)},
-		UDP: [2]*os.File{f.one(inside.UDP4), f.one(inside.UDP6)},
-		Raw: [2]*os.File{f.one(inside.Raw4), f.one(inside.Raw6)},
-		Tap: f.one(inside.Tap),
-	}
-	if s.TCP[0] == nil || s.UDP[0] == nil || s.Raw[0] == nil {
-		return nil, errs.Preconditionf("the listeners that the plugin asked for did not come")
-	}
 	udp, tcp, err := dnsListeners(f)
 	if err != nil {
 		return nil, err
 	}
-	a.path, err = kernel.New(s, e, inside.Address4, inside.Address6)
+	ports, err := a.open(f, r, e)
 	if err != nil {
 		udp.Close()
 		tcp.Close()
-		return nil, fmt.Errorf("serving the sandbox: %w", err)
-	}
-	if len(ports) > 0 {
-		if ports, err = a.path.Publish(ports, f[inside.PublishTCP], inside.Gateway4); err != nil {
-			udp.Close()
-			tcp.Close()
-			return nil, portError(err)
-		}
+		return nil, err
 	}
 	a.path.Start()
 	a.wg.Go(func() {
 		_ = a.resolver.Serve(ctx, udp, tcp) // ends with the attachment
 	})
 	return ports, nil
+}
+
+// open chooses the path, by what the sandbox's kernel could do.
+func (a *attachment) open(f files, r *network.AttachRequest, e *exit.Exit) ([]network.PortMap, error) {
+	missing := func(name string) bool { return slices.Contains(r.Missing, name) }
+	tap := f.one(inside.Tap)
+	if missing(inside.Link) {
+		tap = nil
+	}
+	if f.one(inside.TCP4) == nil || missing(inside.Capture) || missing(inside.Steer) {
+		return a.openNetstack(tap, r, e)
+	}
+	s := kernel.Sockets{
+		TCP: [2]*os.File{f.one(inside.TCP4), f.one(inside.TCP6)},
+		UDP: [2]*os.File{f.one(inside.UDP4), f.one(inside.UDP6)},
+		Raw: [2]*os.File{f.one(inside.Raw4), f.one(inside.Raw6)},
+		Tap: tap,
+	}
+	if missing(inside.Capture6) || missing(inside.Steer6) {
+		s.TCP[1], s.UDP[1], s.Raw[1] = nil, nil, nil
+	}
+	if s.UDP[0] == nil || s.Raw[0] == nil {
+		return nil, errs.Preconditionf("the listeners that the plugin asked for did not come")
+	}
+	p, err := kernel.New(s, e, inside.Address4, inside.Address6)
+	if err != nil {
+		return nil, fmt.Errorf("serving the sandbox: %w", err)
+	}
+	a.path = p
+	if len(r.Ports) == 0 {
+		return nil, nil
+	}
+	ports, err := p.Publish(r.Ports, f[inside.PublishTCP], inside.Gateway4)
+	if err != nil {
+		return nil, portError(err)
+	}
+	return ports, nil
+}
+
+func (a *attachment) openNetstack(tap *os.File, r *network.AttachRequest, e *exit.Exit) ([]network.PortMap, error) {
+	if tap == nil {
+		return nil, errs.Preconditionf("the sandbox's kernel gives neither nftables with tproxy (nft_tproxy) nor a tap device (/dev/net/tun): load one of the modules")
+	}
+	if len(r.Ports) > 0 {
+		return nil, errs.Preconditionf("ports can be published where the sandbox's kernel has nftables with tproxy alone: load nft_tproxy")
+	}
+	p, err := netstack.New(tap, inside.MTU, e)
+	if err != nil {
+		return nil, fmt.Errorf("serving the sandbox: %w", err)
+	}
+	a.path = p
+	return nil, nil
 }
 
 // dnsListeners takes over what the resolver is asked through.

@@ -4,6 +4,7 @@ package main
 
 import (
 	"github.com/nucleus-runtime/nucleus/plugins/network/netuserspace"
+	"github.com/nucleus-runtime/nucleus/sdk/config"
 	"github.com/nucleus-runtime/nucleus/sdk/plugin"
 )
 
@@ -17,7 +18,7 @@ func self() plugin.Plugin {
 	return plugin.Plugin{
 		Name: "netuserspace", Version: version, Description: "connects sandboxes without privileges on the host",
 		DocsURL: "https://github.com/nucleus-runtime/nucleus/tree/main/plugins/network",
-		Network: n, HandleVersions: netuserspace.HandleVersions, Close: n.Close,
+		Network: n, Config: config.To(n), HandleVersions: netuserspace.HandleVersions, Close: n.Close,
 		Needs: plugin.Needs{HostNetwork: true}, Lifetime: plugin.Resident,
 	}
 }

@@ -65,7 +65,9 @@ func capture(f *family) ([]byte, error) {
 		// What follows the first packet finds its socket without help.
 		rule(in, f.foreign(), syn(), f.tproxy(), accept())
 		rule(in, f.foreign(), protocol(unix.IPPROTO_UDP), f.tproxy(), accept())
-		rule(out, f.foreign(), syn(), f.unsent(), mark())
+		rule(out, f.foreign(), syn(), f.unsent(), mark(markTap), accept())
+		rule(out, f.foreign(), protocol(unix.IPPROTO_TCP), mark(markLocal), accept())
+		rule(out, f.foreign(), protocol(unix.IPPROTO_UDP), mark(markLocal), accept())
 	})
 }
 
@@ -127,9 +129,9 @@ func (f *family) unsent() []expr.Any {
 	return []expr.Any{header(expr.PayloadBaseNetworkHeader, offset, 1), cmp(expr.CmpOpNeq, []byte{SentTTL})}
 }
 
-func mark() []expr.Any {
+func mark(n uint32) []expr.Any {
 	return []expr.Any{
-		&expr.Immediate{Register: 1, Data: binary.NativeEndian.AppendUint32(nil, markTap)},
+		&expr.Immediate{Register: 1, Data: binary.NativeEndian.AppendUint32(nil, n)},
 		&expr.Meta{Key: expr.MetaKeyMARK, Register: 1, SourceRegister: true},
 	}
 }

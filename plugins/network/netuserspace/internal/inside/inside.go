@@ -9,11 +9,11 @@
 //	tap      eth0, a tap device at the plugin: TCP's first packets, ICMP and all that
 //	         no socket takes
 //	link     its address, NOARP, a default route: what programs look at
-//	capture  nftables: TCP and UDP that come over lo for foreign addresses go to the
-//	         listeners below (tproxy), so that a listener's connection has the address
-//	         that was meant; the first packet of a TCP connection is marked
-//	steer    rules and routes: TCP and UDP take a table in which every address is a
-//	         local one, over lo; what is marked goes to the tap
+//	capture  nftables: TCP and UDP for foreign addresses are marked on their way out, and
+//	         what then comes over lo goes to the listeners below (tproxy), so that a
+//	         listener's connection has the address that was meant
+//	steer    what is marked takes a table in which every address is a local one, over
+//	         lo, or the tap if it is the first packet of a TCP connection
 //
 // and "6" behind the name of a setup is the same for IPv6. The sandbox's own addresses
 // and 127.0.0.0/8 are in the kernel's local table, which comes first, and so nothing of
@@ -22,6 +22,9 @@
 // A first packet waits at the tap until the plugin has decided and dialled. Then it is
 // sent again through a raw socket, recognised by its TTL, and meets the listener: so a
 // program that connects learns what came of it, as if nothing were in between.
+//
+// Without capture or steer nothing is marked or led anywhere, and all packets come to
+// the tap, where the netstack path takes them.
 //
 // What it takes of init: a setup ends at the first message that is refused, and the
 // tap device is the first link after lo, with the index TapIndex. Where modules of the
@@ -102,12 +105,12 @@ const (
 // Ask is what init is to set up and open.
 func Ask(p Path, ports []network.PortMap) ([]network.Opening, []network.Setup, error) {
 	openings := []network.Opening{
-		{Name: Tap, Kind: network.Tap, IfName: IfName, Optional: p == Kernel},
+		{Name: Tap, Kind: network.Tap, IfName: IfName, Optional: true},
 		{Name: DNSUDP, Kind: network.ListenUDP, Address: netip.AddrPortFrom(Resolver, 53)},
 		{Name: DNSTCP, Kind: network.ListenTCP, Address: netip.AddrPortFrom(Resolver, 53)},
 	}
 	setups := []network.Setup{
-		{Name: Link, Protocol: netlinkRoute, Messages: link(v4), Optional: p == Kernel},
+		{Name: Link, Protocol: netlinkRoute, Messages: link(v4), Optional: true},
 		{Name: Link6, Protocol: netlinkRoute, Messages: link(v6), Optional: true},
 	}
 	if p == Netstack {

@@ -38,7 +38,8 @@ const (
 
 	tableLocal = 100 // every address is a local one
 	tableTap   = 101 // every address is behind the tap device
-	markTap    = 2   // of packets that go there
+	markLocal  = 1
+	markTap    = 2
 
 	// Before the main table (32766), after the local one (0).
 	priorityTap   = 100
@@ -113,20 +114,26 @@ func (b *batch) gateway(f *family, table uint8) {
 		attr(unix.RTA_GATEWAY, f.gateway.AsSlice()), number(unix.RTA_OIF, TapIndex), attr(unix.RTA_PREFSRC, f.address.AsSlice()))
 }
 
-// steer leads TCP and UDP to capture.
+// steer leads what capture has marked back to capture.
 func steer(f *family) []byte {
 	var b batch
-	// Also where there is no tap device, the sandbox has an address.
+	// Also where there is no tap device, the sandbox has an address, and a way out.
 	b.address(f, loIndex)
-	m := nl.NewRtMsg()
-	m.Family, m.Table, m.Type, m.Scope = f.number, tableLocal, unix.RTN_LOCAL, unix.RT_SCOPE_HOST
-	b.add(unix.RTM_NEWROUTE, create, m, number(unix.RTA_OIF, loIndex), attr(unix.RTA_PREFSRC, f.address.AsSlice()))
+	b.local(f, unix.RT_TABLE_MAIN)
+	b.local(f, tableLocal)
 	b.rule(f, tableTap, priorityTap, number(nl.FRA_FWMARK, markTap))
-	// 255 is what the plugin sends through its raw sockets, whatever is in it.
-	for _, protocol := range []uint8{unix.IPPROTO_TCP, unix.IPPROTO_UDP, unix.IPPROTO_RAW} {
-		b.rule(f, tableLocal, priorityLocal+uint32(protocol), attr(nl.FRA_IP_PROTO, []byte{protocol}))
-	}
+	b.rule(f, tableLocal, priorityLocal, number(nl.FRA_FWMARK, markLocal))
 	return b
+}
+
+// lastResort is the metric of a route that is used where there is no other.
+const lastResort = 1 << 20
+
+// local makes every address a local one.
+func (b *batch) local(f *family, table uint8) {
+	m := nl.NewRtMsg()
+	m.Family, m.Table, m.Type, m.Scope = f.number, table, unix.RTN_LOCAL, unix.RT_SCOPE_HOST
+	b.add(unix.RTM_NEWROUTE, create, m, number(unix.RTA_OIF, loIndex), number(unix.RTA_PRIORITY, lastResort), attr(unix.RTA_PREFSRC, f.address.AsSlice()))
 }
 
 // rule has what selects it looked up in a table.

@@ -13,6 +13,7 @@ import (
 	"sync"
 
 	"github.com/nucleus-runtime/nucleus/plugins/network/netuserspace/internal/exit"
+	"github.com/nucleus-runtime/nucleus/plugins/network/netuserspace/internal/ping"
 )
 
 const (
@@ -49,7 +50,6 @@ type Path struct {
 	pending map[flow]*pending
 	open    map[*net.TCPConn]struct{} // both ends of each connection
 	closed  bool
-	pings   pings
 }
 
 // flow names a connection as the sandbox sees it.
@@ -96,6 +96,7 @@ func (p *Path) take(s Sockets) error {
 	}
 	if s.Tap != nil {
 		p.tap = &tap{file: s.Tap}
+		p.tap.pings = ping.New(p.exit, p.tap.give)
 	}
 	// The net package has copies of the others.
 	for _, f := range append(s.TCP[:], s.UDP[:]...) {
@@ -133,6 +134,7 @@ func (p *Path) Close() {
 	}
 	if p.tap != nil {
 		p.tap.file.Close()
+		p.tap.pings.Close()
 	}
 	p.mu.Lock()
 	p.closed = true
@@ -141,9 +143,6 @@ func (p *Path) Close() {
 	}
 	for _, f := range p.pending {
 		f.drop()
-	}
-	for _, s := range p.pings {
-		s.Close()
 	}
 	p.mu.Unlock()
 	p.wg.Wait()

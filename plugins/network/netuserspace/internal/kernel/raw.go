@@ -47,14 +47,6 @@ func (p *Path) answer(to netip.Addr, build func([]byte) []byte) {
 
 // unreachable says so to whoever sent a packet.
 func (p *Path) unreachable(original []byte, src, dst netip.Addr, errno error) {
-	why := packet.NoHost
-	switch {
-	case errors.Is(errno, unix.ENETUNREACH):
-		why = packet.NoNetwork
-	case errors.Is(errno, unix.ECONNREFUSED):
-		why = packet.NoPort
-	case errors.Is(errno, unix.EACCES):
-		why = packet.Prohibited
-	}
+	why := packet.Because(errno)
 	p.answer(src, func(b []byte) []byte { return packet.Unreachable(b, original, dst, src, why) })
 }

@@ -1,19 +1,42 @@
 package kernel
 
 import (
+	"encoding/binary"
 	"fmt"
 	"net/netip"
 	"os"
+	"sync/atomic"
 
 	"golang.org/x/sys/unix"
 
 	"github.com/nucleus-runtime/nucleus/plugins/network/netuserspace/internal/exit"
 	"github.com/nucleus-runtime/nucleus/plugins/network/netuserspace/internal/inside"
 	"github.com/nucleus-runtime/nucleus/plugins/network/netuserspace/internal/packet"
+	"github.com/nucleus-runtime/nucleus/plugins/network/netuserspace/internal/ping"
 )
 
 // tap is the sandbox's interface, from the other side.
-type tap struct{ file *os.File }
+type tap struct {
+	file  *os.File
+	pings *ping.Pings
+	head  atomic.Pointer[[ethernet]byte] // of frames to the sandbox
+}
+
+// give sends a packet through the interface, to which a program's socket may be bound.
+func (t *tap) give(b []byte) {
+	head := t.head.Load()
+	if head == nil {
+		return
+	}
+	frame := make([]byte, 0, ethernet+len(b))
+	frame = append(append(frame, head[:]...), b...)
+	if b[0]>>4 == 6 {
+		binary.BigEndian.PutUint16(frame[12:], unix.ETH_P_IPV6)
+	} else {
+		binary.BigEndian.PutUint16(frame[12:], unix.ETH_P_IP)
+	}
+	_, _ = t.file.Write(frame)
+}
 
 const ethernet = 14 // the size of its header
 
@@ -37,12 +60,17 @@ func (p *Path) fromTap(frame []byte) {
 		return
 	}
 	switch {
-	case s.First():
+	case s.First() && p.raw[index(s.Dst.Addr())] != nil:
 		p.first(&s)
 	case s.Protocol == unix.IPPROTO_TCP:
 		// Of a connection that is bound to the interface, or was.
 	case s.Protocol == unix.IPPROTO_ICMP || s.Protocol == unix.IPPROTO_ICMPV6:
-		p.ping(&s, frame[:ethernet])
+		if p.tap.head.Load() == nil {
+			// Without ARP the interface sends to its own address, which is that to send to.
+			head := [ethernet]byte(frame)
+			p.tap.head.Store(&head)
+		}
+		p.tap.pings.Take(&s)
 	case s.Dst.Addr().IsMulticast():
 		// The kernel's own talk, as it joins groups.
 	default:

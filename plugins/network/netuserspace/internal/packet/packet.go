@@ -5,6 +5,7 @@ package packet
 
 import (
 	"encoding/binary"
+	"errors"
 	"net/netip"
 
 	"golang.org/x/sys/unix"
@@ -177,6 +178,20 @@ const (
 	NoHost                // EHOSTUNREACH
 	NoPort                // ECONNREFUSED
 )
+
+// Because gives the reason for what the host's side came to.
+func Because(err error) Why {
+	switch {
+	case errors.Is(err, unix.ENETUNREACH):
+		return NoNetwork
+	case errors.Is(err, unix.ECONNREFUSED):
+		return NoPort
+	case errors.Is(err, unix.EACCES):
+		return Prohibited
+	default:
+		return NoHost
+	}
+}
 
 // Codes of ICMP's and ICMPv6's message that a destination is not reached.
 var codes4, codes6 = [...]uint8{13, 0, 1, 3}, [...]uint8{1, 0, 3, 4}

@@ -1,0 +1,153 @@
+package netstack
+
+import (
+	"encoding/binary"
+	"os"
+	"sync"
+	"sync/atomic"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
+	"gvisor.dev/gvisor/pkg/buffer"
+	"gvisor.dev/gvisor/pkg/tcpip"
+	"gvisor.dev/gvisor/pkg/tcpip/header"
+	"gvisor.dev/gvisor/pkg/tcpip/stack"
+)
+
+const ethernet = 14 // the size of its header
+
+// link is the sandbox's tap device as an interface of the stack. It has no neighbours
+// and asks for none: whatever the stack sends goes to the sandbox.
+type link struct {
+	file *os.File
+	mtu  uint32
+	// mac is the sandbox's end, whose interface has no ARP.
+	mac        [6]byte
+	dispatcher atomic.Pointer[stack.NetworkDispatcher]
+	done       sync.WaitGroup
+}
+
+var _ stack.LinkEndpoint = (*link)(nil)
+
+func newLink(file *os.File, mtu uint32) (*link, error) {
+	l := &link{file: file, mtu: mtu}
+	raw, err := file.SyscallConn()
+	if err != nil {
+		return nil, err
+	}
+	var req [40]byte
+	var failed unix.Errno
+	err = raw.Control(func(fd uintptr) {
+		_, _, failed = unix.Syscall(unix.SYS_IOCTL, fd, unix.SIOCGIFHWADDR, uintptr(unsafe.Pointer(&req)))
+	})
+	if err == nil && failed != 0 {
+		err = os.NewSyscallError("ioctl", failed)
+	}
+	copy(l.mac[:], req[18:])
+	return l, err
+}
+
+// give sends a packet to the sandbox.
+func (l *link) give(b []byte) {
+	frame := make([]byte, ethernet, ethernet+len(b))
+	l.head(frame, b[0]>>4 == 6)
+	_, _ = l.file.Write(append(frame, b...)) // a network may lose packets
+}
+
+func (l *link) head(b []byte, v6 bool) {
+	copy(b, l.mac[:])
+	copy(b[6:], l.mac[:])
+	kind := uint16(unix.ETH_P_IP)
+	if v6 {
+		kind = unix.ETH_P_IPV6
+	}
+	binary.BigEndian.PutUint16(b[12:], kind)
+}
+
+// WritePackets sends what the stack has for the sandbox.
+func (l *link) WritePackets(all stack.PacketBufferList) (int, tcpip.Error) {
+	b, _ := frames.Get().(*[]byte)
+	defer frames.Put(b)
+	n := 0
+	for _, pkt := range all.AsSlice() {
+		frame := (*b)[:ethernet]
+		l.head(frame, pkt.NetworkProtocolNumber == header.IPv6ProtocolNumber)
+		for _, part := range pkt.AsSlices() {
+			frame = append(frame, part...)
+		}
+		*b = frame
+		if _, err := l.file.Write(frame); err != nil {
+			return n, &tcpip.ErrClosedForSend{}
+		}
+		n++
+	}
+	return n, nil
+}
+
+var frames = sync.Pool{New: func() any { b := make([]byte, ethernet, ethernet+65536); return &b }}
+
+// inject hands the stack a packet of the sandbox's.
+func (l *link) inject(b []byte) {
+	d := l.dispatcher.Load()
+	if d == nil {
+		return
+	}
+	kind := header.IPv4ProtocolNumber
+	if b[0]>>4 == 6 {
+		kind = header.IPv6ProtocolNumber
+	}
+	pkt := stack.NewPacketBuffer(stack.PacketBufferOptions{Payload: buffer.MakeWithData(b)})
+	(*d).DeliverNetworkPacket(kind, pkt)
+	pkt.DecRef()
+}
+
+// Attach is told who takes packets.
+func (l *link) Attach(d stack.NetworkDispatcher) {
+	if d == nil {
+		l.dispatcher.Store(nil)
+		return
+	}
+	l.dispatcher.Store(&d)
+}
+
+// IsAttached reports whether there is somebody.
+func (l *link) IsAttached() bool { return l.dispatcher.Load() != nil }
+
+// MTU is that of IP packets.
+func (l *link) MTU() uint32 { return l.mtu }
+
+// SetMTU does nothing: it is the sandbox's interface that has one.
+func (l *link) SetMTU(uint32) {}
+
+// MaxHeaderLength is none: frames are put together here.
+func (l *link) MaxHeaderLength() uint16 { return 0 }
+
+// LinkAddress is none.
+func (l *link) LinkAddress() tcpip.LinkAddress { return "" }
+
+// SetLinkAddress does nothing.
+func (l *link) SetLinkAddress(tcpip.LinkAddress) {}
+
+// Capabilities are none. Checksums are not looked at: between the two ends is a copy
+// in memory.
+func (l *link) Capabilities() stack.LinkEndpointCapabilities {
+	return stack.CapabilityRXChecksumOffload
+}
+
+// Wait has nothing to wait for: reading is the path's.
+func (l *link) Wait() {}
+
+// ARPHardwareType is none.
+func (l *link) ARPHardwareType() header.ARPHardwareType { return header.ARPHardwareNone }
+
+// AddHeader does nothing.
+func (l *link) AddHeader(*stack.PacketBuffer) {}
+
+// ParseHeader does nothing.
+func (l *link) ParseHeader(*stack.PacketBuffer) bool { return true }
+
+// Close does nothing: the file is the path's.
+func (l *link) Close() {}
+
+// SetOnCloseAction does nothing.
+func (l *link) SetOnCloseAction(func()) {}

@@ -1,0 +1,289 @@
+// Package netstack owns the flows that come as packets, through a tap device: where the
+// sandbox's kernel has no nftables for it, or the sandbox has a kernel of its own. A
+// network stack (gVisor's) ends TCP and UDP here, as whatever address was meant, and
+// package exit says what becomes of them, as it does for package kernel. The stack has
+// no address, forwards nothing, and answers for no port that the policy has not opened.
+package netstack
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"os"
+	"sync"
+	"time"
+
+	"golang.org/x/sys/unix"
+	"gvisor.dev/gvisor/pkg/tcpip"
+	"gvisor.dev/gvisor/pkg/tcpip/adapters/gonet"
+	"gvisor.dev/gvisor/pkg/tcpip/header"
+	"gvisor.dev/gvisor/pkg/tcpip/network/ipv4"
+	"gvisor.dev/gvisor/pkg/tcpip/network/ipv6"
+	"gvisor.dev/gvisor/pkg/tcpip/stack"
+	"gvisor.dev/gvisor/pkg/tcpip/transport/tcp"
+	"gvisor.dev/gvisor/pkg/tcpip/transport/udp"
+	"gvisor.dev/gvisor/pkg/waiter"
+
+	"github.com/nucleus-runtime/nucleus/plugins/network/netuserspace/internal/exit"
+	"github.com/nucleus-runtime/nucleus/plugins/network/netuserspace/internal/packet"
+	"github.com/nucleus-runtime/nucleus/plugins/network/netuserspace/internal/ping"
+	"github.com/nucleus-runtime/nucleus/plugins/network/netuserspace/internal/relay"
+)
+
+const (
+	nic = 1
+	// conns is how many TCP connections there may be, firsts how many of them on their
+	// way, and sessions how many UDP flows.
+	conns    = 16384
+	firsts   = 4096
+	sessions = 4096
+	// bufferSize is that of TCP's windows: a few packets of the largest size.
+	bufferSize = 1 << 20
+
+	idleOnce = 60 * time.Second
+	idle     = 180 * time.Second
+)
+
+// Path serves one sandbox.
+type Path struct {
+	exit   *exit.Exit
+	stack  *stack.Stack
+	link   *link
+	pings  *ping.Pings
+	slots  chan struct{} // one for each TCP connection
+	udps   chan struct{} // and each UDP flow
+	ctx    context.Context
+	cancel context.CancelFunc
+	wg     sync.WaitGroup
+}
+
+// New takes the tap device over if it succeeds.
+func New(tap *os.File, mtu uint32, e *exit.Exit) (*Path, error) {
+	l, err := newLink(tap, mtu)
+	if err != nil {
+		return nil, fmt.Errorf("the tap device: %w", err)
+	}
+	p := &Path{exit: e, link: l, slots: make(chan struct{}, conns), udps: make(chan struct{}, sessions)}
+	p.pings = ping.New(e, l.give)
+	p.ctx, p.cancel = context.WithCancel(context.Background())
+	p.stack = stack.New(stack.Options{
+		NetworkProtocols:   []stack.NetworkProtocolFactory{ipv4.NewProtocol, ipv6.NewProtocol},
+		TransportProtocols: []stack.TransportProtocolFactory{tcp.NewProtocol, udp.NewProtocol},
+	})
+	if err := p.configure(); err != nil {
+		p.stack.Close()
+		p.pings.Close()
+		return nil, err
+	}
+	return p, nil
+}
+
+func (p *Path) configure() error {
+	s := p.stack
+	sack, moderate := tcpip.TCPSACKEnabled(true), tcpip.TCPModerateReceiveBufferOption(true)
+	rcv := tcpip.TCPReceiveBufferSizeRangeOption{Min: tcp.MinBufferSize, Default: bufferSize, Max: 4 * bufferSize}
+	snd := tcpip.TCPSendBufferSizeRangeOption{Min: tcp.MinBufferSize, Default: bufferSize, Max: 4 * bufferSize}
+	for _, o := range []tcpip.SettableTransportProtocolOption{&sack, &moderate, &rcv, &snd} {
+		if err := s.SetTransportProtocolOption(tcp.ProtocolNumber, o); err != nil {
+			return errors.New(err.String())
+		}
+	}
+	if err := s.CreateNIC(nic, p.link); err != nil {
+		return errors.New(err.String())
+	}
+	// It answers as whatever address was meant.
+	if err := s.SetPromiscuousMode(nic, true); err != nil {
+		return errors.New(err.String())
+	}
+	if err := s.SetSpoofing(nic, true); err != nil {
+		return errors.New(err.String())
+	}
+	s.SetRouteTable([]tcpip.Route{{Destination: header.IPv4EmptySubnet, NIC: nic}, {Destination: header.IPv6EmptySubnet, NIC: nic}})
+	s.SetTransportProtocolHandler(tcp.ProtocolNumber, tcp.NewForwarder(s, 0, firsts, p.tcp).HandlePacket)
+	s.SetTransportProtocolHandler(udp.ProtocolNumber, udp.NewForwarder(s, p.udp).HandlePacket)
+	return nil
+}
+
+// Start serves until Close.
+func (p *Path) Start() { p.wg.Go(p.read) }
+
+// Close ends all flows, and waits until they have.
+func (p *Path) Close() {
+	p.cancel()
+	p.link.file.Close()
+	p.pings.Close()
+	p.stack.Close()
+	p.wg.Wait()
+	p.stack.Wait()
+}
+
+// read takes the sandbox's packets.
+func (p *Path) read() {
+	b := make([]byte, ethernet+int(p.link.mtu))
+	for {
+		n, err := p.link.file.Read(b)
+		if err != nil {
+			return // closed, or the namespace is gone
+		}
+		if n > ethernet {
+			p.take(b[ethernet:n])
+		}
+	}
+}
+
+// take lets the stack see only what it may answer: to an echo request it would, as any
+// address that it is asked for.
+func (p *Path) take(b []byte) {
+	s, ok := packet.Parse(b)
+	if !ok {
+		return
+	}
+	switch s.Protocol {
+	case unix.IPPROTO_TCP, unix.IPPROTO_UDP:
+		if s.Dst.Addr().IsMulticast() {
+			return
+		}
+		if s.First() && p.exit.Quick(exit.TCP, s.Dst) != nil {
+			p.refuse(&s)
+			return
+		}
+		p.link.inject(s.Whole)
+	case unix.IPPROTO_ICMP, unix.IPPROTO_ICMPV6:
+		p.pings.Take(&s)
+	default:
+		if !s.Dst.Addr().IsMulticast() {
+			_ = p.exit.Refuse(fmt.Sprint(s.Protocol), s.Dst)
+			p.refuse(&s)
+		}
+	}
+}
+
+func (p *Path) refuse(s *packet.Packet) {
+	p.link.give(packet.Unreachable(nil, s.Whole, s.Dst.Addr(), s.Src.Addr(), packet.Prohibited))
+}
+
+// meant gives what a flow's sender asked for.
+func meant(id stack.TransportEndpointID) netip.AddrPort {
+	a, _ := netip.AddrFromSlice(id.LocalAddress.AsSlice())
+	return netip.AddrPortFrom(a, id.LocalPort)
+}
+
+// tcp takes the first packet of a connection. It is answered when the far side has.
+func (p *Path) tcp(r *tcp.ForwarderRequest) {
+	select {
+	case p.slots <- struct{}{}:
+	default:
+		r.Complete(false) // it comes again
+		return
+	}
+	p.wg.Go(func() {
+		defer func() { <-p.slots }()
+		p.connect(r)
+	})
+}
+
+func (p *Path) connect(r *tcp.ForwarderRequest) {
+	out, count, err := p.exit.DialTCP(p.ctx, meant(r.ID()))
+	if err != nil {
+		r.Complete(true) // a reset
+		return
+	}
+	var q waiter.Queue
+	ep, failed := r.CreateEndpoint(&q)
+	r.Complete(failed != nil)
+	if failed != nil {
+		relay.Reset(out)
+		return
+	}
+	ep.SocketOptions().SetDelayOption(false)
+	in := gonet.NewTCPConn(&q, ep)
+	stop := context.AfterFunc(p.ctx, func() { in.Close(); out.Close() })
+	defer stop()
+	relay.Copy(in, out, count.Add, func() {
+		ep.SocketOptions().SetLinger(tcpip.LingerOption{Enabled: true})
+		in.Close()
+	})
+}
+
+// udp takes the first datagram of a flow.
+func (p *Path) udp(r *udp.ForwarderRequest) {
+	dst := meant(r.ID())
+	if p.exit.Quick(exit.UDP, dst) != nil {
+		p.unreachable(r.ID(), unix.EACCES)
+		return
+	}
+	select {
+	case p.udps <- struct{}{}:
+	default:
+		return
+	}
+	var q waiter.Queue
+	ep, failed := r.CreateEndpoint(&q)
+	if failed != nil {
+		<-p.udps
+		return
+	}
+	in := gonet.NewUDPConn(&q, ep)
+	id := r.ID()
+	p.wg.Go(func() {
+		defer func() { <-p.udps }()
+		defer in.Close()
+		if err := p.carry(in, dst); err != nil {
+			p.unreachable(id, err)
+		}
+	})
+}
+
+func (p *Path) unreachable(id stack.TransportEndpointID, err error) {
+	src, _ := netip.AddrFromSlice(id.RemoteAddress.AsSlice())
+	dst := meant(id)
+	original := packet.UDP(nil, netip.AddrPortFrom(src, id.RemotePort), dst, nil)
+	p.link.give(packet.Unreachable(nil, original, dst.Addr(), src, packet.Because(err)))
+}
+
+// carry carries datagrams until the flow was idle for long, or the network says that
+// there is nobody.
+func (p *Path) carry(in *gonet.UDPConn, dst netip.AddrPort) error {
+	out, count, err := p.exit.DialUDP(p.ctx, dst)
+	if errors.Is(err, exit.ErrRefused) {
+		return unix.EACCES
+	} else if err != nil {
+		return exit.Errno(err)
+	}
+	defer out.Close()
+	stop := context.AfterFunc(p.ctx, func() { in.Close(); out.Close() })
+	defer stop()
+	until := make(chan error, 2)
+	timer := time.AfterFunc(idleOnce, func() { until <- nil })
+	defer timer.Stop()
+	move := func(dst, src net.Conn, rx bool) {
+		b := make([]byte, packet.MaxUDP+1)
+		for {
+			n, err := src.Read(b)
+			if err == nil {
+				_, err = dst.Write(b[:n])
+			}
+			if err != nil {
+				until <- err
+				return
+			}
+			timer.Reset(idle)
+			if rx {
+				count.Add(uint64(n), 0)
+			} else {
+				count.Add(0, uint64(n))
+			}
+		}
+	}
+	p.wg.Go(func() { move(out, in, false) })
+	p.wg.Go(func() { move(in, out, true) })
+	err = <-until
+	in.Close()
+	out.Close()
+	if errors.Is(err, unix.ECONNREFUSED) {
+		return unix.ECONNREFUSED
+	}
+	return nil
+}
