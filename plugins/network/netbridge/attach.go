@@ -34,6 +34,8 @@ type attachment struct {
 	names  *bound
 	public *published
 	log    *denials
+	guard  *guard
+	made   string // the census of rules
 }
 
 // Attach connects a sandbox. The link comes up last, when all else is in force.
@@ -139,6 +141,12 @@ func (a *attachment) connect(ctx context.Context, h *host, pl *pool, r *network.
 	if err := a.enforce(); err != nil {
 		return errs.Preconditionf("putting the policy in force: %w", err)
 	}
+	if a.guard, err = newGuard(); err != nil {
+		return err
+	}
+	if a.made, err = a.census(ctx); err != nil {
+		return fmt.Errorf("looking at the rules that were made: %w", err)
+	}
 	if err := h.fence(ctx, a.slot, port, bridge, a.mac); err != nil {
 		return err
 	}
@@ -155,6 +163,7 @@ func (a *attachment) connect(ctx context.Context, h *host, pl *pool, r *network.
 	if err := errors.Join(inside.carrier(ctx, ifname), h.batch.carrier(ctx, a.name()), h.batch.carrier(ctx, pl.bridge)); err != nil {
 		return err
 	}
+	a.guard.start(a, port)
 	a.log.start(a)
 	a.public.start(a)
 	a.answer, err = a.answerTo(h, r, ifname)
@@ -231,6 +240,9 @@ func (a *attachment) answerTo(h *host, r *network.AttachRequest, ifname string) 
 // stop ends what runs for the sandbox.
 func (a *attachment) stop() {
 	a.cancel()
+	if a.guard != nil {
+		a.guard.close()
+	}
 	if a.log != nil {
 		a.log.close()
 	}

@@ -83,7 +83,7 @@ func (h *host) clean(ctx context.Context, dry bool, chosen func(alias string) bo
 	if err != nil {
 		return removed, errors.Join(append(failed, err)...)
 	}
-	there := tables > 0
+	there := tables == 2
 	if there {
 		slots, err := c.orphans(have)
 		fail("the rules of sandboxes that are gone", err)
@@ -99,20 +99,22 @@ func (h *host) clean(ctx context.Context, dry bool, chosen func(alias string) bo
 	if dry {
 		return removed, errors.Join(failed...)
 	}
-	more, err := h.cleanShared(ctx, c, there, have)
+	more, err := h.cleanShared(ctx, c, tables, have)
 	fail("what sandboxes shared", err)
 	return append(removed, more...), errors.Join(failed...)
 }
 
 // cleanShared removes bridges without ports, and with the last port all the rest.
-func (h *host) cleanShared(ctx context.Context, c *change, there bool, have links) (removed []string, err error) {
+func (h *host) cleanShared(ctx context.Context, c *change, tables int, have links) (removed []string, err error) {
 	var failed []error
 	used := make(map[int]bool)
 	for _, l := range have.ports {
 		used[l.Attrs().MasterIndex] = true
 	}
-	if there && len(have.ports) == 0 {
-		failed = append(failed, c.closeAgain())
+	if tables > 0 && len(have.ports) == 0 {
+		if _, err := c.ListTableOfFamily(tableName, nftables.TableFamilyINet); err == nil {
+			failed = append(failed, c.closeAgain())
+		}
 		c.dropTables()
 		failed = append(failed, c.commit())
 		removed = append(removed, "tables "+tableName)
@@ -123,7 +125,7 @@ func (h *host) cleanShared(ctx context.Context, c *change, there bool, have link
 			continue
 		}
 		failed = append(failed, c.leave(name))
-		if there && len(have.ports) > 0 {
+		if tables == 2 && len(have.ports) > 0 {
 			c.unserve(l)
 		}
 		failed = append(failed, c.commit(), h.removeLink(name))
@@ -173,12 +175,8 @@ func (c *change) dropTables() {
 
 // serve makes the rules know the bridge.
 func (c *change) serve(pl *pool) error {
-	known, err := c.GetSetElements(c.in(names(setBridges)))
-	if err != nil {
-		return fmt.Errorf("reading which bridges have rules: %w", err)
-	}
 	mine := ifname(pl.bridge)
-	if slices.ContainsFunc(known, func(e nftables.SetElement) bool { return string(e.Key) == string(mine) }) {
+	if c.knows(pl.bridge) {
 		return nil
 	}
 	if err := c.obstacles(pl.bridge); err != nil {

@@ -119,11 +119,18 @@ func (c *change) ruleDrift(ctx context.Context, slot string, drift func(string, 
 		drift("the tables %s of nftables are gone", tableName)
 		return nil
 	}
-	for _, suffix := range []string{chainOut, chainIn, chainNo} {
-		n, err := ruleCount(ctx, slot+suffix)
-		if err != nil || n == 0 {
-			drift("the rules of %s%s are gone", slot, suffix)
+	s, err := open(unix.NETLINK_NETFILTER)
+	if err != nil {
+		return err
+	}
+	defer s.close()
+	for _, chain := range append(shared(), slot+chainOut, slot+chainIn, slot+chainNo) {
+		if n, err := s.ruleCount(ctx, nftables.TableFamilyINet, chain); err != nil || n == 0 {
+			drift("the rules of %s are gone", chain)
 		}
+	}
+	if n, err := s.ruleCount(ctx, nftables.TableFamilyBridge, "prerouting"); err != nil || n == 0 {
+		drift("the rules that hold sandboxes to their addresses are gone")
 	}
 	for _, f := range families() {
 		for _, m := range []struct{ set, chain string }{{mapOut, chainOut}, {mapIn, chainIn}, {mapNo, chainNo}} {
@@ -137,14 +144,9 @@ func (c *change) ruleDrift(ctx context.Context, slot string, drift func(string, 
 }
 
 // ruleCount counts the rules of a chain. The library cannot read all that it writes.
-func ruleCount(ctx context.Context, chain string) (n int, err error) {
-	s, err := open(unix.NETLINK_NETFILTER)
-	if err != nil {
-		return 0, err
-	}
-	defer s.close()
+func (s socket) ruleCount(ctx context.Context, family nftables.TableFamily, chain string) (n int, err error) {
 	err = s.send(ctx, func([]byte) { n++ }, request(unix.NFNL_SUBSYS_NFTABLES<<8|unix.NFT_MSG_GETRULE, unix.NLM_F_DUMP,
-		&nl.Nfgenmsg{NfgenFamily: unix.NFPROTO_INET}, attr(unix.NFTA_RULE_TABLE, nl.ZeroTerminated(tableName)), attr(unix.NFTA_RULE_CHAIN, nl.ZeroTerminated(chain))))
+		&nl.Nfgenmsg{NfgenFamily: uint8(family)}, attr(unix.NFTA_RULE_TABLE, nl.ZeroTerminated(tableName)), attr(unix.NFTA_RULE_CHAIN, nl.ZeroTerminated(chain))))
 	return n, err
 }
 
