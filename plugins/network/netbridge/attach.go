@@ -62,7 +62,7 @@ func (p *Plugin) Attach(ctx context.Context, r *network.AttachRequest) (*network
 	defer h.close()
 	a := &attachment{mark: mark, rules: &p.rules, policy: policy, ledger: ledger.New()}
 	a.egress, a.sandbox.names = r.Egress, policy.Names()
-	//nolint:govet // what runs for the sandbox outlives the call
+	// What runs for the sandbox outlives the call.
 	a.ctx, a.cancel = context.WithCancel(context.WithoutCancel(ctx))
 	defer func() {
 		if err == nil {
@@ -200,8 +200,8 @@ func (h *host) mtu() int {
 		return 1500
 	}
 	for _, r := range routes {
-		if ones := 0; r.Dst != nil {
-			if ones, _ = r.Dst.Mask.Size(); ones != 0 {
+		if r.Dst != nil {
+			if ones, _ := r.Dst.Mask.Size(); ones != 0 {
 				continue
 			}
 		}

@@ -126,7 +126,6 @@ func (c *change) pinning() {
 
 func iifOurs() exprs  { return seq(meta(expr.MetaKeyIIFNAME, r0), in(setBridges, r0)) }
 func oifOurs() exprs  { return seq(meta(expr.MetaKeyOIFNAME, r0), in(setBridges, r0)) }
-func iifOther() exprs { return seq(meta(expr.MetaKeyIIFNAME, r0), notIn(setBridges, r0)) }
 func oifOther() exprs { return seq(meta(expr.MetaKeyOIFNAME, r0), notIn(setBridges, r0)) }
 
 // translating gives names their real addresses, published ports their sandboxes, and

@@ -154,7 +154,7 @@ func parse(p []byte) (proto uint8, dst netip.AddrPort, ok bool) {
 // transport skips extension headers of IPv6.
 func transport(next uint8, rest []byte) (uint8, []byte) {
 	for len(rest) >= 8 {
-		size := 0
+		var size int
 		switch next {
 		case unix.IPPROTO_HOPOPTS, unix.IPPROTO_ROUTING, unix.IPPROTO_DSTOPTS:
 			size = 8 + 8*int(rest[1])

@@ -9,7 +9,6 @@ import (
 	"strings"
 	"sync"
 
-	"github.com/google/nftables"
 	"github.com/vishvananda/netlink/nl"
 	"golang.org/x/sys/unix"
 )
@@ -144,19 +143,47 @@ func (c *change) knows(bridge string) bool {
 	return false
 }
 
-// census counts the rules that the sandbox stands behind.
+// census tells how many rules the sandbox stands behind, and what leads to them.
 func (a *attachment) census(ctx context.Context) (string, error) {
-	var b strings.Builder
-	one := func(family nftables.TableFamily, chain string) error {
-		n, err := a.guard.query.ruleCount(ctx, family, chain)
-		fmt.Fprintf(&b, "%s %d ", chain, n)
-		return err
+	all, err := a.guard.query.uses(ctx, a.name())
+	return fmt.Sprint(all), err
+}
+
+// use is how much a chain is used: by the rules in it, and by what leads to it.
+type use struct {
+	chain string
+	n     uint32
+}
+
+// uses asks about the chains that a slot stands behind, in one go. The library cannot
+// read all rules that it writes.
+func (s socket) uses(ctx context.Context, slot string) ([]use, error) {
+	out := []use{{chain: "bridge prerouting"}}
+	rs := []*nl.NetlinkRequest{chainRequest(unix.NFPROTO_BRIDGE, "prerouting")}
+	for _, chain := range append(shared(), slot+chainOut, slot+chainIn, slot+chainNo) {
+		out = append(out, use{chain: chain})
+		rs = append(rs, chainRequest(unix.NFPROTO_INET, chain))
 	}
-	err := one(nftables.TableFamilyBridge, "prerouting")
-	for _, chain := range append(shared(), a.name()+chainOut, a.name()+chainIn, a.name()+chainNo) {
-		err = errors.Join(err, one(nftables.TableFamilyINet, chain))
+	at := make(map[uint32]int)
+	for i, r := range rs {
+		at[r.Seq] = i
 	}
-	return b.String(), err
+	err := s.send(ctx, func(m []byte) {
+		i, ok := at[binary.NativeEndian.Uint32(m[8:])]
+		n := attributeOf(m[min(len(m), nflogHeader):], unix.NFTA_CHAIN_USE)
+		if ok && len(n) == 4 {
+			out[i].n = binary.BigEndian.Uint32(n)
+		}
+	}, rs...)
+	if errors.Is(err, unix.ENOENT) {
+		err = nil // it has no uses
+	}
+	return out, err
+}
+
+func chainRequest(family int, chain string) *nl.NetlinkRequest {
+	return request(unix.NFNL_SUBSYS_NFTABLES<<8|unix.NFT_MSG_GETCHAIN, unix.NLM_F_ACK, &nl.Nfgenmsg{NfgenFamily: uint8(family)},
+		attr(unix.NFTA_CHAIN_TABLE, nl.ZeroTerminated(tableName)), attr(unix.NFTA_CHAIN_NAME, nl.ZeroTerminated(chain)))
 }
 
 func shut(port int) {

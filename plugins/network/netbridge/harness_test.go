@@ -4,7 +4,6 @@ import (
 	"bufio"
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -520,5 +519,5 @@ func clean(t testing.TB, lab *netlab.Lab, before netlab.Census) {
 		}
 		time.Sleep(20 * time.Millisecond)
 	}
-	t.Error(errors.New("left on the host:"), changed)
+	t.Errorf("left on the host: %q", changed)
 }

@@ -31,10 +31,8 @@ type fam struct {
 	key        nftables.SetDatatype
 	suffix     string
 	icmp       byte
-	full       netip.Prefix
 	nfproto    uint32
 	ethernet   []byte
-	unmap      func(netip.Addr) []byte
 	synthetics netip.Prefix
 }
 
