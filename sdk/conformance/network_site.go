@@ -272,6 +272,20 @@ func (s *site) changed(before lab.Census, after string) error {
 	}
 }
 
+// settled is what the host has when the kernel has done with it.
+func (s *site) settled() (lab.Census, error) {
+	before, err := s.Host.Census()
+	for end := time.Now().Add(settleTime); err == nil && time.Now().Before(end); {
+		time.Sleep(4 * pause)
+		var now lab.Census
+		if now, err = s.Host.Census(); err == nil && len(before.Changes(now)) == 0 {
+			break
+		}
+		before = now
+	}
+	return before, err
+}
+
 // lines of changes, of which the first few say enough.
 func lines(changes []string) string {
 	const enough = 12

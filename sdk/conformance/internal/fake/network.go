@@ -34,13 +34,14 @@ type networkServer struct {
 
 	mu       sync.Mutex
 	prepared map[string]bool // by this process, and not attached
+	detached map[string]bool // by this process
 }
 
 // ofNetworks tells whether it is a plugin of networks this time.
 func ofNetworks() bool { return os.Getenv("FAKE_SERVES") == "network" }
 
 func newNetworkServer(f *fake) (*networkServer, error) {
-	s := &networkServer{fake: f, prepared: map[string]bool{}}
+	s := &networkServer{fake: f, prepared: map[string]bool{}, detached: map[string]bool{}}
 	fd, err := strconv.Atoi(os.Getenv("NUCLEUS_DESCRIPTORS_FD"))
 	if err != nil {
 		return s, nil //nolint:nilerr // some hosts give none
@@ -269,7 +270,7 @@ func policy(link string, e network.Egress) error {
 	for _, f := range []byte{unix.AF_INET, unix.AF_INET6} {
 		last := lab.RoutingRule{Priority: refused, Family: f, Link: link}
 		if broken("falls open") {
-			last.Table = 100
+			last.Table = swallowing(link)
 		}
 		switch {
 		case broken("forgets IPv6") && f == unix.AF_INET6:
@@ -282,7 +283,7 @@ func policy(link string, e network.Egress) error {
 		out = append(out, last)
 	}
 	if broken("falls open") {
-		if err := swallow(); err != nil {
+		if err := swallow(link); err != nil {
 			return err
 		}
 	}
@@ -296,17 +297,21 @@ func policy(link string, e network.Egress) error {
 
 // swallow makes a link that takes what is refused, and is there as long as this
 // process.
-func swallow() error {
-	fd, err := lab.Tap("swallow")
+func swallow(link string) error {
+	name := "s" + link[1:]
+	fd, err := lab.Tap(name)
 	if err != nil {
 		return err
 	}
 	taps = append(taps, fd)
 	return errors.Join(
-		lab.Up("swallow"), lab.Here.AddRoute(netip.MustParsePrefix("0.0.0.0/0"), netip.Addr{}, "swallow", 100),
-		lab.Here.AddRoute(netip.MustParsePrefix("::/0"), netip.Addr{}, "swallow", 100),
+		lab.Up(name), lab.Here.AddRoute(netip.MustParsePrefix("0.0.0.0/0"), netip.Addr{}, name, swallowing(link)),
+		lab.Here.AddRoute(netip.MustParsePrefix("::/0"), netip.Addr{}, name, swallowing(link)),
 	)
 }
+
+// swallowing is the table in which that link is the way to everywhere.
+func swallowing(link string) byte { return 100 + sha256.Sum256([]byte(link))[0]%100 }
 
 func familyOf(a netip.Addr) byte {
 	if a.Is4() {
@@ -402,6 +407,8 @@ func (s *networkServer) Detach(_ context.Context, r *pluginv1.DetachRequest) (*p
 	s.mu.Lock()
 	prepared := s.prepared[link]
 	delete(s.prepared, link)
+	again := s.detached[link]
+	s.detached[link] = true
 	s.mu.Unlock()
 	index, err := lab.Here.Index(link)
 	switch {
@@ -409,9 +416,9 @@ func (s *networkServer) Detach(_ context.Context, r *pluginv1.DetachRequest) (*p
 		return nil, status.Error(codes.Internal, err.Error())
 	case prepared && broken("keeps what it prepared"), index == 0 && broken("stops where the link is gone"):
 		return &pluginv1.DetachResponse{}, nil
-	case index == 0 && broken("detaches once"):
+	case again && broken("detaches once"):
 		return nil, status.Error(codes.FailedPrecondition, "there is no link "+link)
-	case index != 0 && broken("needs its handle") && r.GetHandle() == nil:
+	case index != 0 && broken("needs its handle") && r.GetHandle() == nil && r.GetPrepared() == nil:
 		return nil, status.Error(codes.FailedPrecondition, "no handle")
 	}
 	if !broken("leaves its link") {
@@ -497,7 +504,7 @@ func (s *networkServer) Watch(r *pluginv1.NetworkWatchRequest, to pluginv1.Netwo
 	for {
 		select {
 		case d := <-w.seen:
-			if broken("tells nobody") || broken("tells of one port only") && d.Dst.Port() != lab.OtherPort {
+			if broken("tells nobody") {
 				continue
 			}
 			if err := to.Send(wire.NetworkDenial(d)); err != nil {
