@@ -68,12 +68,12 @@ build:
 run: deps build
 	@bin/nucleus run -config examples/hello/job.hcl
 
-## test: everything but the VM: unit, script, rootless, software, attack, chaos
+## test: everything but the VM: unit, script, rootless, software, network, attack, chaos
 .PHONY: test
 test: deps-test build
 	@rm -f $(NUCLEUS_SKIP_LOG)
 	@status=0; \
-	$(MAKE) --no-print-directory --keep-going test-unit test-script test-rootless test-software test-attack test-chaos || status=$$?; \
+	$(MAKE) --no-print-directory --keep-going test-unit test-script test-rootless test-software test-network test-attack test-chaos || status=$$?; \
 	scripts/skip-summary $(NUCLEUS_SKIP_LOG); \
 	exit $$status
 
@@ -87,7 +87,7 @@ endef
 .PHONY: test-unit
 test-unit: build
 	@go test $(TESTFLAGS) $$(go list ./... | grep -vE '^$(MODULE)/test/')
-	@for m in $(MODULES); do go -C $$m test $(TESTFLAGS) ./...; done
+	@for m in $(MODULES); do go -C $$m test $(TESTFLAGS) $$(go -C $$m list ./... | grep -v '/network/e2e$$'); done
 
 ## test-script: behaviour through the real binary
 .PHONY: test-script
@@ -98,6 +98,11 @@ test-script: build
 .PHONY: test-software
 test-software: build
 	$(call go-test,test/software)
+
+## test-network: sandboxes with networks, in network namespaces of the tests' own
+.PHONY: test-network
+test-network: build
+	@go -C plugins/network test $(TESTFLAGS) ./e2e
 
 ## test-attack: escapes and abuses, each with its teeth check
 .PHONY: test-attack
@@ -125,7 +130,7 @@ test-vm: build
 race:
 	@CGO_ENABLED=1 go test -race $(TESTFLAGS) $$(go list ./... | grep -vE '^$(MODULE)/(test|bench|cmd/nucleus-init)(/|$$)')
 # What conformance tests start is built without the detector: they would take minutes to find nothing.
-	@for m in $(MODULES); do CGO_ENABLED=1 go -C $$m test -race $(TESTFLAGS) -skip 'Conforms$$' $$(go -C $$m list ./... | grep -v /sdk/conformance); done
+	@for m in $(MODULES); do CGO_ENABLED=1 go -C $$m test -race $(TESTFLAGS) -skip 'Conforms$$' $$(go -C $$m list ./... | grep -vE '/sdk/conformance|/network/e2e'); done
 
 ## fuzz: each fuzz test for FUZZTIME (a number of executions: a time races the fuzzer's own end, golang/go#75804)
 .PHONY: fuzz

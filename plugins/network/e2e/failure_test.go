@@ -354,7 +354,7 @@ func TestBadInputOfTheBridge(t *testing.T) {
 // An ordinary user cannot have a bridge, and learns what to write instead.
 func TestBridgeAsOrdinaryUser(t *testing.T) {
 	netlab.Needs(t)
-	s := newSite(t, setup{"netbridge", ordinary})
+	s := newSite(t, setup{backend: "netbridge", who: ordinary})
 	o := s.start(job{network: policy, probes: []probe.Probe{{ID: "self", Kind: probe.Self}}}).wait()
 	if o.code != 125 || !strings.Contains(o.stderr, "CAP_NET_ADMIN") || !strings.Contains(o.stderr, "hint") || len(o.results) > 0 {
 		t.Errorf("exit code %d, want 125, what is missing, and a hint: %s", o.code, o.stderr)

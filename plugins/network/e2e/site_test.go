@@ -63,20 +63,27 @@ type site struct {
 type setup struct {
 	backend string
 	who     func(*testing.T) *account
+	config  string // of the backend
 }
 
-// setups are those that must agree with each other.
+// order is that of the setups.
+var order = []string{"netbridge/root", "netuserspace/root", "netuserspace/user", "netstack/root", "netstack/user"}
+
+// setups are those that must agree with each other. netstack is netuserspace as it is
+// where a kernel has no nftables for the sandbox.
 var setups = map[string]setup{
-	"netbridge/root":    {"netbridge", root},
-	"netuserspace/root": {"netuserspace", root},
-	"netuserspace/user": {"netuserspace", ordinary},
+	"netbridge/root":    {"netbridge", root, ""},
+	"netuserspace/root": {"netuserspace", root, ""},
+	"netuserspace/user": {"netuserspace", ordinary, ""},
+	"netstack/root":     {"netuserspace", root, `path = "netstack"`},
+	"netstack/user":     {"netuserspace", ordinary, `path = "netstack"`},
 }
 
 // sites runs a test in each setup, with a laboratory of its own.
 func sites(t *testing.T, test func(*testing.T, *site)) {
 	t.Helper()
 	netlab.Needs(t)
-	for _, name := range []string{"netbridge/root", "netuserspace/root", "netuserspace/user"} {
+	for _, name := range order {
 		t.Run(name, func(t *testing.T) { test(t, newSite(t, setups[name])) })
 	}
 }
@@ -97,7 +104,7 @@ func newSite(t *testing.T, with setup) *site {
 	if err := os.WriteFile(filepath.Join(s.stuff, "client"), client, 0o755); err != nil {
 		t.Fatal(err)
 	}
-	s.configure("")
+	s.configure(with.config)
 	return s
 }
 

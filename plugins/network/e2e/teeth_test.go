@@ -14,7 +14,7 @@ import (
 // sees it: a denial of the table is the policy's, and not the laboratory's.
 func TestProbesHaveTeeth(t *testing.T) {
 	netlab.Needs(t)
-	s := newSite(t, setup{"none", root})
+	s := newSite(t, setup{backend: "none", who: root})
 	publish(s.lab)
 	s.lab.Echo(t, 80, 443, 444, 853)
 	s.lab.Host.Echo(t, 22, 80, 443, 8080, 9000)

@@ -22,6 +22,10 @@ func (pl *pool) bridgeAlias() string {
 
 const bridgeMark = "nucleus bridge "
 
+// linkGroup marks a bridge from its first moment on. Its alias comes a moment later, and
+// its maker may die in between.
+const linkGroup = 0x6e75636c
+
 // links are those of the host that are ours.
 type links struct {
 	bridges map[string]netlink.Link // by name
@@ -39,7 +43,7 @@ func (h *host) links() (links, error) {
 	for _, l := range all {
 		a := l.Attrs()
 		switch {
-		case l.Type() == "bridge" && strings.HasPrefix(a.Alias, bridgeMark):
+		case l.Type() == "bridge" && (strings.HasPrefix(a.Alias, bridgeMark) || a.Alias == "" && a.Group == linkGroup):
 			out.bridges[a.Name] = l
 		case l.Type() == "veth" && strings.HasPrefix(a.Name, portPrefix):
 			out.ports[a.Name] = l
@@ -53,7 +57,7 @@ func (h *host) links() (links, error) {
 // ensureBridge makes the pool's bridge, or finds it. The caller has the lock.
 func (h *host) ensureBridge(ctx context.Context, pl *pool, have links) (index int, err error) {
 	if l, ok := have.bridges[pl.bridge]; ok {
-		if was := l.Attrs().Alias; was != pl.bridgeAlias() {
+		if was := l.Attrs().Alias; was != "" && was != pl.bridgeAlias() {
 			return 0, pl.wrong("the bridge %s serves %s as long as sandboxes are on it", pl.bridge, strings.TrimPrefix(was, bridgeMark))
 		}
 		if l.Attrs().Flags&net.FlagUp != 0 {
@@ -65,7 +69,7 @@ func (h *host) ensureBridge(ctx context.Context, pl *pool, have links) (index in
 		return 0, err
 	}
 	la := netlink.NewLinkAttrs()
-	la.Name, la.MTU, la.HardwareAddr = pl.bridge, pl.mtu, pl.mac()
+	la.Name, la.MTU, la.HardwareAddr, la.Group = pl.bridge, pl.mtu, pl.mac(), linkGroup
 	off := false
 	err = h.route.LinkAdd(&netlink.Bridge{LinkAttrs: la, MulticastSnooping: &off})
 	if errors.Is(err, unix.EEXIST) {

@@ -114,6 +114,10 @@ func (h *host) cleanShared(ctx context.Context, c *change, tables int, have link
 	if tables > 0 && len(have.ports) == 0 {
 		if _, err := c.ListTableOfFamily(tableName, nftables.TableFamilyINet); err == nil {
 			failed = append(failed, c.closeAgain())
+			// Of bridges, too, that somebody has removed.
+			for _, bridge := range c.interfaces(setBridges) {
+				failed = append(failed, c.leave(bridge))
+			}
 		}
 		c.dropTables()
 		failed = append(failed, c.commit())

@@ -181,30 +181,32 @@ func (c *change) closeAgain() error {
 			}
 		}
 	}
-	opened := func(set string) []string {
-		var out []string
-		elements, err := c.GetSetElements(c.in(names(set)))
-		if err != nil {
-			failed = append(failed, err)
-		}
-		for _, e := range elements {
-			name, _, _ := bytes.Cut(e.Key, []byte{0})
-			out = append(out, string(name))
-		}
-		return out
-	}
-	for _, name := range opened(setOpened + "4") {
+	for _, name := range c.interfaces(setOpened + "4") {
 		restore(filepath.Join(sysctls, "ipv4/conf", name, "forwarding"), "1", "0")
 	}
-	for _, name := range opened(setOpened + "6") {
+	for _, name := range c.interfaces(setOpened + "6") {
 		file := "force_forwarding"
 		if name == everywhere {
 			file = "forwarding"
 		}
 		restore(filepath.Join(sysctls, "ipv6/conf", name, file), "1", "0")
 	}
-	for _, name := range opened(setAsked) {
+	for _, name := range c.interfaces(setAsked) {
 		restore(filepath.Join(sysctls, "ipv6/conf", name, "accept_ra"), "2", "1")
 	}
 	return errors.Join(failed...)
+}
+
+// interfaces reads a set of their names.
+func (c *change) interfaces(set string) []string {
+	elements, err := c.GetSetElements(c.in(names(set)))
+	if err != nil {
+		return nil
+	}
+	out := make([]string, 0, len(elements))
+	for _, e := range elements {
+		name, _, _ := bytes.Cut(e.Key, []byte{0})
+		out = append(out, string(name))
+	}
+	return out
 }

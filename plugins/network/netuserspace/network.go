@@ -175,7 +175,7 @@ func (a *attachment) open(f files, r *network.AttachRequest, e *exit.Exit) ([]ne
 		tap = nil
 	}
 	if f.one(inside.TCP4) == nil || missing(inside.Capture) || missing(inside.Steer) {
-		return a.openNetstack(tap, r, e)
+		return a.openNetstack(tap, f, r, e)
 	}
 	s := kernel.Sockets{
 		TCP: [2]*os.File{f.one(inside.TCP4), f.one(inside.TCP6)},
@@ -204,12 +204,19 @@ func (a *attachment) open(f files, r *network.AttachRequest, e *exit.Exit) ([]ne
 	return ports, nil
 }
 
-func (a *attachment) openNetstack(tap *os.File, r *network.AttachRequest, e *exit.Exit) ([]network.PortMap, error) {
+func (a *attachment) openNetstack(tap *os.File, f files, r *network.AttachRequest, e *exit.Exit) ([]network.PortMap, error) {
 	if tap == nil {
 		return nil, errs.Preconditionf("the sandbox's kernel gives neither nftables with tproxy (nft_tproxy) nor a tap device (/dev/net/tun): load one of the modules")
 	}
 	if len(r.Ports) > 0 {
 		return nil, errs.Preconditionf("ports can be published where the sandbox's kernel has nftables with tproxy alone: load nft_tproxy")
+	}
+	for name, fs := range f { // listeners that nobody serves would accept
+		if name != inside.Tap && name != inside.DNSUDP && name != inside.DNSTCP {
+			for _, file := range fs {
+				file.Close()
+			}
+		}
 	}
 	p, err := netstack.New(tap, inside.MTU, e)
 	if err != nil {

@@ -152,9 +152,12 @@ type sandbox struct {
 type options struct {
 	egress  network.Egress
 	ports   []network.PortMap
-	without []string // openings that this kernel is to lack
+	without []string // openings and setups that this kernel is to lack
 	network *Network
 }
+
+// lacks is what no kernel of a test has.
+var lacks []string
 
 // attach fails where Attach does.
 func attach(t testing.TB, lab *netlab.Lab, o options) *sandbox {
@@ -175,6 +178,7 @@ func tryAttach(t testing.TB, lab *netlab.Lab, o options) (*sandbox, error) {
 	if err != nil {
 		return nil, err
 	}
+	o.without = append(o.without, lacks...)
 	var lacking []string
 	var openings []network.Opening
 	for _, op := range r.Openings {
@@ -185,6 +189,15 @@ func tryAttach(t testing.TB, lab *netlab.Lab, o options) (*sandbox, error) {
 		}
 	}
 	r.Openings = openings
+	var setups []network.Setup
+	for _, st := range r.Setups {
+		if contains(o.without, st.Name) {
+			lacking = append(lacking, st.Name)
+		} else {
+			setups = append(setups, st)
+		}
+	}
+	r.Setups = setups
 	s := &sandbox{t: t, denials: make(chan network.Denial, 4096), status: make(chan *network.Status, 1), ended: make(chan struct{})}
 	files, got := s.startInit(r)
 	a := attaching{Names: got.Names, Request: network.AttachRequest{

@@ -2,7 +2,9 @@ package netlab
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"io/fs"
 	"net"
 	"os"
 	"os/exec"
@@ -168,8 +170,9 @@ func (n *Namespace) ListenPacket(network, address string) (net.PacketConn, error
 	return p, err
 }
 
-// useResolvConf gives the namespace's commands an /etc/resolv.conf of their own.
-func (n *Namespace) useResolvConf(content string) error {
+// furnish gives the namespace's commands an /etc/resolv.conf of their own, and the
+// device that a user of an ordinary host finds.
+func (n *Namespace) furnish(content string) error {
 	file, err := os.CreateTemp(n.t.TempDir(), "resolv.conf")
 	if err != nil {
 		return err
@@ -198,6 +201,9 @@ func (n *Namespace) useResolvConf(content string) error {
 		if err := unix.Mount(file.Name(), target, "", unix.MS_BIND, ""); err != nil {
 			return os.NewSyscallError("mount", err)
 		}
+		if err := usualTun(); err != nil {
+			return err
+		}
 		n.mnt, err = os.Open("/proc/thread-self/ns/mnt")
 		return err
 	})
@@ -205,4 +211,19 @@ func (n *Namespace) useResolvConf(content string) error {
 		n.t.Cleanup(func() { _ = n.mnt.Close() })
 	}
 	return err
+}
+
+// usualTun has /dev/net/tun as udev makes it, for everybody: some containers give it to
+// root alone. What may be done with it is a question of the network namespace.
+func usualTun() error {
+	if _, err := os.Stat("/dev/net/tun"); errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err := unix.Mount("tmpfs", "/dev/net", "tmpfs", unix.MS_NOSUID|unix.MS_NOEXEC, "mode=755"); err != nil {
+		return os.NewSyscallError("mount", err)
+	}
+	if err := unix.Mknod("/dev/net/tun", unix.S_IFCHR, int(unix.Mkdev(10, 200))); err != nil {
+		return os.NewSyscallError("mknod", err)
+	}
+	return os.Chmod("/dev/net/tun", 0o666)
 }

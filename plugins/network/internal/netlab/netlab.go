@@ -79,8 +79,8 @@ func New(t testing.TB) *Lab {
 		}
 	}
 	conf := fmt.Sprintf("nameserver %s\n", DNSV4)
-	if err := l.Host.useResolvConf(conf); err != nil {
-		t.Fatalf("giving the host a resolv.conf: %v", err)
+	if err := l.Host.furnish(conf); err != nil {
+		t.Fatalf("furnishing the host: %v", err)
 	}
 	l.Uplink = newCapture(t, l.Internet, Uplink)
 	l.DNS = newDNS(t, l.Internet)

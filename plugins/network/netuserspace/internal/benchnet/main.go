@@ -15,6 +15,7 @@ import (
 
 	"github.com/nucleus-runtime/nucleus/plugins/network/netuserspace"
 	"github.com/nucleus-runtime/nucleus/plugins/network/netuserspace/internal/fakeinit"
+	"github.com/nucleus-runtime/nucleus/sdk/config"
 	"github.com/nucleus-runtime/nucleus/sdk/network"
 )
 
@@ -42,6 +43,9 @@ func run(pid string) error {
 	}
 	ctx := context.Background()
 	n := netuserspace.New()
+	if err := n.Configure(ctx, config.Instance{}, netuserspace.Settings{Path: os.Getenv("NETPATH")}); err != nil {
+		return err
+	}
 	all := network.Egress{Default: network.Allow}
 	p, err := n.Prepare(ctx, &network.PrepareRequest{Egress: all})
 	if err != nil {

@@ -12,6 +12,7 @@ import (
 	"net"
 	"net/netip"
 	"os"
+	"slices"
 	"sync"
 	"time"
 
@@ -57,6 +58,9 @@ type Path struct {
 	ctx    context.Context
 	cancel context.CancelFunc
 	wg     sync.WaitGroup
+
+	mu    sync.Mutex
+	first map[flow][]byte // of connections that are not decided on
 }
 
 // New takes the tap device over if it succeeds.
@@ -65,7 +69,7 @@ func New(tap *os.File, mtu uint32, e *exit.Exit) (*Path, error) {
 	if err != nil {
 		return nil, fmt.Errorf("the tap device: %w", err)
 	}
-	p := &Path{exit: e, link: l, slots: make(chan struct{}, conns), udps: make(chan struct{}, sessions)}
+	p := &Path{exit: e, link: l, slots: make(chan struct{}, conns), udps: make(chan struct{}, sessions), first: make(map[flow][]byte)}
 	p.pings = ping.New(e, l.give)
 	p.ctx, p.cancel = context.WithCancel(context.Background())
 	p.stack = stack.New(stack.Options{
@@ -145,9 +149,12 @@ func (p *Path) take(b []byte) {
 		if s.Dst.Addr().IsMulticast() {
 			return
 		}
-		if s.First() && p.exit.Quick(exit.TCP, s.Dst) != nil {
-			p.refuse(&s)
-			return
+		if s.First() {
+			if p.exit.Quick(exit.TCP, s.Dst) != nil {
+				p.refuse(&s)
+				return
+			}
+			p.remember(&s)
 		}
 		p.link.inject(s.Whole)
 	case unix.IPPROTO_ICMP, unix.IPPROTO_ICMPV6:
@@ -164,10 +171,41 @@ func (p *Path) refuse(s *packet.Packet) {
 	p.link.give(packet.Unreachable(nil, s.Whole, s.Dst.Addr(), s.Src.Addr(), packet.Prohibited))
 }
 
+type flow struct{ src, dst netip.AddrPort }
+
+// quoted is how much of a packet an error quotes: of TCP the ports and the number, by
+// which the sandbox's kernel knows it.
+const quoted = 48
+
+// remember keeps the beginning of a connection's first packet while it is decided on.
+func (p *Path) remember(s *packet.Packet) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if len(p.first) < firsts {
+		p.first[flow{s.Src, s.Dst}] = slices.Clone(s.Whole[:min(len(s.Whole), quoted)])
+	}
+}
+
+// recall gives what remember has kept, once.
+func (p *Path) recall(id stack.TransportEndpointID) []byte {
+	f := flow{sender(id), meant(id)}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	b := p.first[f]
+	delete(p.first, f)
+	return b
+}
+
 // meant gives what a flow's sender asked for.
 func meant(id stack.TransportEndpointID) netip.AddrPort {
 	a, _ := netip.AddrFromSlice(id.LocalAddress.AsSlice())
 	return netip.AddrPortFrom(a, id.LocalPort)
+}
+
+// sender is who asked.
+func sender(id stack.TransportEndpointID) netip.AddrPort {
+	a, _ := netip.AddrFromSlice(id.RemoteAddress.AsSlice())
+	return netip.AddrPortFrom(a, id.RemotePort)
 }
 
 // tcp takes the first packet of a connection. It is answered when the far side has.
@@ -175,6 +213,7 @@ func (p *Path) tcp(r *tcp.ForwarderRequest) {
 	select {
 	case p.slots <- struct{}{}:
 	default:
+		p.recall(r.ID())
 		r.Complete(false) // it comes again
 		return
 	}
@@ -185,9 +224,19 @@ func (p *Path) tcp(r *tcp.ForwarderRequest) {
 }
 
 func (p *Path) connect(r *tcp.ForwarderRequest) {
-	out, count, err := p.exit.DialTCP(p.ctx, meant(r.ID()))
+	id := r.ID() // Complete takes it away
+	out, count, err := p.exit.DialTCP(p.ctx, meant(id))
+	first := p.recall(id)
 	if err != nil {
-		r.Complete(true) // a reset
+		errno := error(exit.Errno(err))
+		if errors.Is(err, exit.ErrRefused) {
+			errno = unix.EACCES
+		}
+		there := errors.Is(errno, unix.ECONNREFUSED) || first == nil
+		r.Complete(there) // with a reset
+		if !there {
+			p.link.give(packet.Unreachable(nil, first, meant(id).Addr(), sender(id).Addr(), packet.Because(errno)))
+		}
 		return
 	}
 	var q waiter.Queue
@@ -209,9 +258,10 @@ func (p *Path) connect(r *tcp.ForwarderRequest) {
 
 // udp takes the first datagram of a flow.
 func (p *Path) udp(r *udp.ForwarderRequest) {
-	dst := meant(r.ID())
+	id := r.ID()
+	dst := meant(id)
 	if p.exit.Quick(exit.UDP, dst) != nil {
-		p.unreachable(r.ID(), unix.EACCES)
+		p.unreachable(id, unix.EACCES)
 		return
 	}
 	select {
@@ -226,7 +276,6 @@ func (p *Path) udp(r *udp.ForwarderRequest) {
 		return
 	}
 	in := gonet.NewUDPConn(&q, ep)
-	id := r.ID()
 	p.wg.Go(func() {
 		defer func() { <-p.udps }()
 		defer in.Close()
@@ -237,10 +286,8 @@ func (p *Path) udp(r *udp.ForwarderRequest) {
 }
 
 func (p *Path) unreachable(id stack.TransportEndpointID, err error) {
-	src, _ := netip.AddrFromSlice(id.RemoteAddress.AsSlice())
-	dst := meant(id)
-	original := packet.UDP(nil, netip.AddrPortFrom(src, id.RemotePort), dst, nil)
-	p.link.give(packet.Unreachable(nil, original, dst.Addr(), src, packet.Because(err)))
+	src, dst := sender(id), meant(id)
+	p.link.give(packet.Unreachable(nil, packet.UDP(nil, src, dst, nil), dst.Addr(), src.Addr(), packet.Because(err)))
 }
 
 // carry carries datagrams until the flow was idle for long, or the network says that
