@@ -9,5 +9,22 @@
 // is in package inside. A program's connect is answered when the far side has
 // accepted, refused or not answered, as without anything in between.
 //
+// Where the sandbox's kernel has not what that takes, packets come through a tap device
+// to a network stack in user space (package netstack): slower, and without published
+// ports. An operator may want that always: path = "netstack".
+//
+// What is different from a network of one's own:
+//
+//   - Ping needs net.ipv4.ping_group_range on the host to have the plugin's group, and
+//     on the sandbox's side a socket, so CAP_NET_RAW or that range there. Of ICMP nothing
+//     else is carried, and no other protocol: both are denials.
+//   - Where there is no tap device (/dev/net/tun), connect succeeds before the far side
+//     has answered, and what came of it is a reset at once.
+//   - A connection bound to the interface (SO_BINDTODEVICE) is not carried.
+//   - Published ports reach servers at the sandbox's address, not those at 127.0.0.1
+//     alone, over IPv4, and inside.Pool of them at once; others wait.
+//   - The host's own addresses are refused unless a rule has a block with them, whatever
+//     the default, and its loopback always.
+//
 // A process serves one sandbox, for as long as that lives (manifest: resident).
 package netuserspace

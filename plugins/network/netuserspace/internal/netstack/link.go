@@ -24,7 +24,6 @@ type link struct {
 	// mac is the sandbox's end, whose interface has no ARP.
 	mac        [6]byte
 	dispatcher atomic.Pointer[stack.NetworkDispatcher]
-	done       sync.WaitGroup
 }
 
 var _ stack.LinkEndpoint = (*link)(nil)
