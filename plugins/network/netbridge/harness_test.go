@@ -31,7 +31,11 @@ const role = "NETBRIDGE_TEST_ROLE"
 func TestMain(m *testing.M) {
 	run := map[string]func() error{"init": initMain, "plugin": pluginMain}[os.Getenv(role)]
 	if run == nil {
-		os.Exit(m.Run())
+		code := m.Run()
+		if copied != "" {
+			_ = os.RemoveAll(copied)
+		}
+		os.Exit(code)
 	}
 	if err := run(); err != nil {
 		fmt.Fprintln(os.Stderr, os.Getenv(role)+":", err)
@@ -255,12 +259,16 @@ type process struct {
 	mu      sync.Mutex
 }
 
+// copied is the directory of readable's copy.
+var copied string
+
 // readable is this program where any user may execute it.
 var readable = sync.OnceValues(func() (string, error) {
 	dir, err := os.MkdirTemp("", "netbridge")
 	if err != nil {
 		return "", err
 	}
+	copied = dir
 	if err := os.Chmod(dir, 0o755); err != nil {
 		return "", err
 	}
