@@ -17,9 +17,7 @@ import (
 )
 
 const (
-	// conns is how many TCP connections a sandbox may have.
-	conns = 16384
-	// firsts is how many of them may be on their way.
+	// firsts is how many connections may be on their way.
 	firsts = 4096
 )
 
@@ -59,7 +57,7 @@ type flow struct{ src, dst netip.AddrPort }
 func New(s Sockets, e *exit.Exit, own4, own6 netip.Addr) (*Path, error) {
 	p := &Path{
 		exit: e, own: [2]netip.Addr{own4, own6},
-		slots: make(chan struct{}, conns), pending: make(map[flow]*pending), open: make(map[*net.TCPConn]struct{}),
+		slots: make(chan struct{}, exit.Conns()), pending: make(map[flow]*pending), open: make(map[*net.TCPConn]struct{}),
 	}
 	p.ctx, p.cancel = context.WithCancel(context.Background())
 	if err := p.take(s); err != nil {

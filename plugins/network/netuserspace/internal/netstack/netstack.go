@@ -35,9 +35,8 @@ import (
 
 const (
 	nic = 1
-	// conns is how many TCP connections there may be, firsts how many of them on their
-	// way, and sessions how many UDP flows.
-	conns    = 16384
+	// firsts is how many TCP connections may be on their way, sessions how many UDP
+	// flows there may be.
 	firsts   = 4096
 	sessions = 4096
 	// bufferSize is that of TCP's windows: a few packets of the largest size.
@@ -69,7 +68,7 @@ func New(tap *os.File, mtu uint32, e *exit.Exit) (*Path, error) {
 	if err != nil {
 		return nil, fmt.Errorf("the tap device: %w", err)
 	}
-	p := &Path{exit: e, link: l, slots: make(chan struct{}, conns), udps: make(chan struct{}, sessions), first: make(map[flow][]byte)}
+	p := &Path{exit: e, link: l, slots: make(chan struct{}, exit.Conns()), udps: make(chan struct{}, sessions), first: make(map[flow][]byte)}
 	p.pings = ping.New(e, l.give)
 	p.ctx, p.cancel = context.WithCancel(context.Background())
 	p.stack = stack.New(stack.Options{
