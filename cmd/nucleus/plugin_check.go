@@ -52,6 +52,13 @@ Many rules need a plugin that works. The file of -config says how:
   missing "secrets" "gone" {       # a secret that does not exist
     name = "gone"
   }
+  instance "network" "lan" {       # as in config { } of a job's network; none for none
+    subnet = "10.98.0.0/24"
+  }
+
+A plugin of networks connects sandboxes of a host that is made for it, of network
+namespaces, as a user of its own with the capabilities that it says it needs. That
+takes root; without it those rules do not apply.
 
 Without plugin { }, a plugin by its name is given what the host configuration says.
 The exit status is 1 if a rule was broken.`,

@@ -138,6 +138,7 @@ type Checker struct {
 	network bool
 	home    *lab.Lab // the host for the rules of every plugin; nil without the right to make one
 	begun   begun
+	spent   []interface{ Close() } // namespaces that no rule needs any more
 }
 
 // New makes a Checker. It starts nothing.
@@ -188,6 +189,9 @@ func (k *Checker) Close() error {
 	k.cleanUp()
 	if k.home != nil {
 		k.home.Close()
+	}
+	for _, x := range k.spent {
+		x.Close()
 	}
 	return os.RemoveAll(k.dir)
 }

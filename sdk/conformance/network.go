@@ -189,14 +189,13 @@ func (k *Checker) atSite(ctx context.Context, rule func(*site) error) (err error
 	if s.Lab, err = lab.New(k.known.forwarding); err != nil {
 		return err
 	}
-	defer s.Close()
+	defer s.end(ctx)
 	if s.work, err = k.newWork(); err != nil {
 		return err
 	}
 	if s.before, err = s.Host.Census(); err != nil {
 		return err
 	}
-	defer s.end(ctx)
 	return rule(s)
 }
 

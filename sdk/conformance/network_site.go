@@ -225,13 +225,15 @@ func (s *site) attached(ctx context.Context, e network.Egress) (*link, error) {
 	return l, err
 }
 
-// end undoes what a rule has left. Whether that succeeds is for rules of their own.
+// end undoes what a rule has left. Whether that succeeds is for a rule of its own.
+// Namespaces end with the Checker: the kernel takes its time for that, in which no
+// link of any other namespace changes.
 func (s *site) end(ctx context.Context) {
 	for _, l := range s.links {
 		if l.p == nil {
 			continue
 		}
-		if !l.detached {
+		if !l.detached && s.k.known.detach == nil {
 			if l.p.ended(0) {
 				_ = l.restart(ctx)
 			}
@@ -242,9 +244,12 @@ func (s *site) end(ctx context.Context) {
 			f.Close()
 		}
 		if l.box != nil {
-			l.box.Close()
+			l.box.End()
+			s.k.spent = append(s.k.spent, l.box)
 		}
 	}
+	s.End()
+	s.k.spent = append(s.k.spent, s.Lab)
 }
 
 // settleTime is for what the kernel does in its own time: links end some time after

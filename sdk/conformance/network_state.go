@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/nucleus-runtime/nucleus/sdk/conformance/internal/lab"
+	"github.com/nucleus-runtime/nucleus/sdk/errs"
 	"github.com/nucleus-runtime/nucleus/sdk/network"
 )
 
@@ -228,7 +229,10 @@ func watches(ctx context.Context, k *Checker) error {
 		}
 		stop()
 		select {
-		case <-ended:
+		case err := <-ended:
+			if err != nil && errs.CodeOf(err) != errs.Canceled {
+				return broken("Watch, given up: %s", refusal(err))
+			}
 			return nil
 		case <-time.After(endLimit):
 			return broken("Watch goes on when nobody listens any more")

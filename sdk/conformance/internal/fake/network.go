@@ -414,7 +414,7 @@ func (s *networkServer) Detach(_ context.Context, r *pluginv1.DetachRequest) (*p
 	switch {
 	case err != nil:
 		return nil, status.Error(codes.Internal, err.Error())
-	case prepared && broken("keeps what it prepared"), index == 0 && broken("stops where the link is gone"):
+	case prepared && broken("keeps what it prepared"), index == 0 && r.GetHandle() != nil && broken("stops where the link is gone"):
 		return &pluginv1.DetachResponse{}, nil
 	case again && broken("detaches once"):
 		return nil, status.Error(codes.FailedPrecondition, "there is no link "+link)

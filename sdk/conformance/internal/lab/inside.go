@@ -111,13 +111,13 @@ func open(x *network.Opening) (int, error) {
 // Tap makes a tap device in the calling thread's namespace, which is there as long as
 // its descriptor.
 func Tap(name string) (int, error) {
-	fd, err := unix.Open("/dev/net/tun", unix.O_RDWR|unix.O_CLOEXEC|unix.O_NONBLOCK, 0)
+	fd, err := unix.Open("/dev/net/tun", unix.O_RDWR|unix.O_CLOEXEC, 0)
 	if err != nil {
 		return -1, fmt.Errorf("/dev/net/tun: %w", os.NewSyscallError("open", err))
 	}
 	r, err := unix.NewIfreq(name)
 	if err == nil {
-		r.SetUint16(unix.IFF_TAP | unix.IFF_NO_PI)
+		r.SetUint16(unix.IFF_TAP | unix.IFF_NO_PI | unix.IFF_VNET_HDR)
 		err = os.NewSyscallError("ioctl TUNSETIFF", unix.IoctlIfreq(fd, unix.TUNSETIFF, r))
 	}
 	if err != nil {
@@ -132,7 +132,7 @@ func socket(x *network.Opening, kind, protocol int) (_ int, err error) {
 	if x.Address.Addr().Is6() {
 		domain, level, transparent = unix.AF_INET6, unix.IPPROTO_IPV6, unix.IPV6_TRANSPARENT
 	}
-	fd, err := unix.Socket(domain, kind|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, protocol)
+	fd, err := unix.Socket(domain, kind|unix.SOCK_CLOEXEC, protocol)
 	if err != nil {
 		return -1, os.NewSyscallError("socket", err)
 	}

@@ -10,6 +10,7 @@ import (
 	"net/netip"
 	"os"
 	"strings"
+	"sync"
 	"syscall"
 	"time"
 )
@@ -124,14 +125,21 @@ func everything(via netip.Addr) error {
 	return Here.AddRoute(netip.PrefixFrom(map[bool]netip.Addr{true: netip.IPv4Unspecified(), false: netip.IPv6Unspecified()}[via.Is4()], 0), via, Uplink, 0)
 }
 
-// Close ends it.
-func (l *Lab) Close() {
+// End stops all that is at work in it.
+func (l *Lab) End() {
 	for _, s := range l.servers {
 		s.Close()
 	}
+	l.servers = nil
 	if l.Uplink != nil {
 		l.Uplink.Close()
+		l.Uplink = nil
 	}
+}
+
+// Close ends it, with its namespaces.
+func (l *Lab) Close() {
+	l.End()
 	for _, n := range []*Namespace{l.Host, l.beyond} {
 		if n != nil {
 			n.Close()
@@ -197,9 +205,11 @@ func (n *Namespace) Ask(to netip.AddrPort, limit time.Duration) (string, error) 
 // Sandbox is a process in a user namespace and a network namespace of its own.
 type Sandbox struct {
 	*Namespace
-	Pid  int
-	proc *os.Process
-	life *os.File
+	Pid int
+
+	proc   *os.Process
+	life   *os.File
+	ending sync.Once
 }
 
 // Outside is the first id outside of a sandbox's user namespace, which has Count.
@@ -238,10 +248,17 @@ func NewSandbox() (*Sandbox, error) {
 	return s, nil
 }
 
+// End ends the process, and keeps the namespaces.
+func (s *Sandbox) End() {
+	s.ending.Do(func() {
+		s.life.Close()
+		_ = s.proc.Kill() // it is ending
+		_, _ = s.proc.Wait()
+	})
+}
+
 // Close ends it, with its namespaces.
 func (s *Sandbox) Close() {
-	s.life.Close()
-	_ = s.proc.Kill() // it is ending
-	_, _ = s.proc.Wait()
+	s.End()
 	s.Namespace.Close()
 }
