@@ -15,6 +15,7 @@ import (
 // connect has the backend connect the network namespace: it gets what it wants
 // opened in here, and tells what the sandbox is to know.
 func (b *builder) connect() error {
+	allowPing(b.network.setup.Process.GID)
 	var files initproto.Connected
 	if err := b.network.open(&files); err != nil {
 		return err
@@ -40,6 +41,18 @@ func (b *builder) connect() error {
 	}
 	b.later = nil
 	return nil
+}
+
+// allowPing lets the workload's group make sockets for ICMP echo, which are no raw
+// ones (icmp(7), net.ipv4.ping_group_range). What is asked of the network then is the
+// policy's; without it there is no ping, which is no harm.
+func allowPing(gid uint32) {
+	fd, err := unix.Open("/proc/sys/net/ipv4/ping_group_range", unix.O_WRONLY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return
+	}
+	defer unix.Close(fd)
+	_, _ = unix.Write(fd, fmt.Appendf(nil, "%d %d", gid, gid)) // see above
 }
 
 // open answers the supervisor, and waits until the network is attached.
@@ -133,7 +146,7 @@ func (o *opener) opening(x *initproto.Opening) error {
 func open(x *initproto.Opening) (int, error) {
 	switch x.Kind {
 	case initproto.OpenTap:
-		return tap(x.IfName)
+		return tap(x.IfName, x.Index)
 	case initproto.OpenRoute:
 		return netlinkSocket(unix.NETLINK_ROUTE)
 	case initproto.OpenNetfilter:
@@ -152,14 +165,17 @@ func open(x *initproto.Opening) (int, error) {
 }
 
 // tap makes a tap device. The device node is the host's: the root is not entered yet.
-func tap(name string) (int, error) {
+func tap(name string, index uint32) (int, error) {
 	fd, err := unix.Open("/dev/net/tun", unix.O_RDWR|unix.O_CLOEXEC, 0)
 	if err != nil {
 		return -1, fmt.Errorf("/dev/net/tun: %w", os.NewSyscallError("open", err))
 	}
 	r, err := unix.NewIfreq(name)
+	if err == nil && index != 0 {
+		err = os.NewSyscallError("ioctl TUNSETIFINDEX", unix.IoctlSetPointerInt(fd, unix.TUNSETIFINDEX, int(index)))
+	}
 	if err == nil {
-		r.SetUint16(unix.IFF_TAP | unix.IFF_NO_PI | unix.IFF_VNET_HDR)
+		r.SetUint16(unix.IFF_TAP | unix.IFF_NO_PI)
 		err = os.NewSyscallError("ioctl TUNSETIFF", unix.IoctlIfreq(fd, unix.TUNSETIFF, r))
 	}
 	if err != nil {
@@ -236,14 +252,22 @@ const backlog = 4096
 const setupTime = 5
 
 // send sends a batch of netlink messages, and waits for what the kernel says to each
-// that asks for an answer.
+// that asks for an answer. It ends at the first that is refused: a netfilter batch is
+// one transaction anyway, and of others the next is sent only then.
 func send(protocol int, batch []byte) error {
 	if protocol != unix.NETLINK_ROUTE && protocol != unix.NETLINK_NETFILTER {
 		return fmt.Errorf("%w: netlink protocol %d", initproto.ErrMessage, protocol)
 	}
-	due, err := answers(batch)
+	var parts [][]byte
+	err := messages(batch, func(whole []byte, _ header, _ []byte) error {
+		parts = append(parts, whole)
+		return nil
+	})
 	if err != nil {
 		return err
+	}
+	if protocol == unix.NETLINK_NETFILTER {
+		parts = [][]byte{batch}
 	}
 	fd, err := netlinkSocket(protocol)
 	if err != nil {
@@ -255,6 +279,25 @@ func send(protocol int, batch []byte) error {
 	}
 	// Best effort: a batch that does not fit the default buffer is rare.
 	_ = unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_SNDBUFFORCE, 4*len(batch)+64<<10)
+	for _, p := range parts {
+		if err := transact(fd, p); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func transact(fd int, batch []byte) error {
+	due := map[uint32]bool{}
+	_ = messages(batch, func(_ []byte, h header, _ []byte) error { // it was gone through before
+		if h.flags&unix.NLM_F_ACK != 0 {
+			due[h.seq] = true
+		}
+		return nil
+	})
+	if len(due) == 0 {
+		return fmt.Errorf("%w: a netlink batch that asks for no answer", initproto.ErrMessage)
+	}
 	if err := unix.Sendto(fd, batch, 0, &unix.SockaddrNetlink{Family: unix.AF_NETLINK}); err != nil {
 		return os.NewSyscallError("sendto", err)
 	}
@@ -277,28 +320,13 @@ func send(protocol int, batch []byte) error {
 	return nil
 }
 
-// answers finds the messages of a batch that ask for an answer, by their number.
-func answers(batch []byte) (map[uint32]bool, error) {
-	due := map[uint32]bool{}
-	err := messages(batch, func(h header, _ []byte) error {
-		if h.flags&unix.NLM_F_ACK != 0 {
-			due[h.seq] = true
-		}
-		return nil
-	})
-	if err == nil && len(due) == 0 {
-		err = fmt.Errorf("%w: a netlink batch that asks for no answer", initproto.ErrMessage)
-	}
-	return due, err
-}
-
 type header struct {
 	kind, flags uint16
 	seq         uint32
 }
 
 // messages goes through netlink messages.
-func messages(b []byte, f func(h header, payload []byte) error) error {
+func messages(b []byte, f func(whole []byte, h header, payload []byte) error) error {
 	for len(b) > 0 {
 		if len(b) < unix.NLMSG_HDRLEN {
 			return fmt.Errorf("%w: netlink", initproto.ErrMessage)
@@ -308,17 +336,18 @@ func messages(b []byte, f func(h header, payload []byte) error) error {
 			return fmt.Errorf("%w: netlink message of %d bytes", initproto.ErrMessage, n)
 		}
 		h := header{kind: binary.NativeEndian.Uint16(b[4:]), flags: binary.NativeEndian.Uint16(b[6:]), seq: binary.NativeEndian.Uint32(b[8:])}
-		if err := f(h, b[unix.NLMSG_HDRLEN:n]); err != nil {
+		next := min((n+unix.NLMSG_ALIGNTO-1)&^(unix.NLMSG_ALIGNTO-1), len(b))
+		if err := f(b[:next], h, b[unix.NLMSG_HDRLEN:n]); err != nil {
 			return err
 		}
-		b = b[min((n+unix.NLMSG_ALIGNTO-1)&^(unix.NLMSG_ALIGNTO-1), len(b)):]
+		b = b[next:]
 	}
 	return nil
 }
 
 // acked takes the messages that the kernel has answered from those that are due.
 func acked(b []byte, due map[uint32]bool) error {
-	return messages(b, func(h header, payload []byte) error {
+	return messages(b, func(_ []byte, h header, payload []byte) error {
 		if h.kind != unix.NLMSG_ERROR || len(payload) < 4 {
 			return nil
 		}

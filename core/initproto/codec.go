@@ -237,12 +237,13 @@ func (h *Hooks) code(c *coder) {
 }
 
 func (o *Open) code(c *coder) {
-	list(c, &o.Openings, 23, func(c *coder, o *Opening) {
+	list(c, &o.Openings, 27, func(c *coder, o *Opening) {
 		c.str(&o.Name)
 		c.u8(&o.Kind)
 		c.bytes(&o.IP)
 		c.u32(&o.Port)
 		c.str(&o.IfName)
+		c.u32(&o.Index)
 		c.u32(&o.Count)
 		c.flag(&o.Transparent)
 		c.flag(&o.Optional)

@@ -166,6 +166,7 @@ type Opening struct {
 	IP          []byte // of a socket: 4 or 16 bytes
 	Port        uint32
 	IfName      string
+	Index       uint32
 	Count       uint32
 	Transparent bool
 	Optional    bool

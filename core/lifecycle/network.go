@@ -164,7 +164,7 @@ func (s *Sandbox) openInside() (_ network.Place, err error) {
 	want := &initproto.Open{}
 	for _, o := range s.net.prep.Openings {
 		x := initproto.Opening{
-			Name: o.Name, Kind: uint8(o.Kind), Port: uint32(o.Address.Port()), IfName: o.IfName, Count: o.Count, Transparent: o.Transparent, Optional: o.Optional,
+			Name: o.Name, Kind: uint8(o.Kind), Port: uint32(o.Address.Port()), IfName: o.IfName, Index: o.Index, Count: o.Count, Transparent: o.Transparent, Optional: o.Optional,
 		}
 		if a := o.Address.Addr(); a.IsValid() {
 			x.IP = a.AsSlice()

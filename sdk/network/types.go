@@ -68,7 +68,7 @@ type OpeningKind uint8
 // The kinds. The zero value is one of a newer contract.
 const (
 	_           OpeningKind = iota
-	Tap                     // a tap device
+	Tap                     // a tap device: IFF_TAP | IFF_NO_PI
 	RouteSocket             // a NETLINK_ROUTE socket
 	NetfilterSocket
 	ListenTCP // a socket that listens at an address
@@ -86,6 +86,7 @@ type Opening struct {
 	Kind    OpeningKind
 	Address netip.AddrPort // of listeners; of other sockets it is the family that counts
 	IfName  string         // of a tap device
+	Index   uint32         // of a tap device, for setups that name it; 0 for any
 	Count   uint32         // 0 for one
 	// Transparent lets a socket have addresses that are not the sandbox's
 	// (IP_TRANSPARENT).
@@ -254,6 +255,7 @@ const (
 	ReasonPort       Reason = "port"       // a rule names it, with other ports or protocols
 	ReasonPrivate    Reason = "private"    // the name has only addresses that are not public, and no rule has their block
 	ReasonUnbound    Reason = "unbound"    // an address of the network's own for a name that was never asked for
+	ReasonHost       Reason = "host"       // the host itself, which no network reaches
 	ReasonProtocol   Reason = "protocol"   // a protocol that this network does not carry
 	ReasonUnresolved Reason = "unresolved" // the name cannot be resolved now
 )

@@ -89,7 +89,7 @@ func NetworkPrepared(p *network.PrepareResponse) *pluginv1.NetworkPrepareRespons
 	return &pluginv1.NetworkPrepareResponse{Handle: Handle(p.Handle), Openings: all(p.Openings, func(o network.Opening) *pluginv1.Opening {
 		return &pluginv1.Opening{
 			Name: o.Name, Kind: openings[o.Kind], Address: addrPort(o.Address), Ifname: o.IfName, Count: o.Count,
-			Optional: o.Optional, Transparent: o.Transparent,
+			Optional: o.Optional, Transparent: o.Transparent, Index: o.Index,
 		}
 	}), Setups: all(p.Setups, func(s network.Setup) *pluginv1.Setup {
 		return &pluginv1.Setup{Name: s.Name, Protocol: uint32(s.Protocol), Messages: s.Messages, Optional: s.Optional}
@@ -102,7 +102,7 @@ func FromNetworkPrepared(in *pluginv1.NetworkPrepareResponse) (*network.PrepareR
 	out := &network.PrepareResponse{Handle: FromHandle(in.GetHandle()), Openings: all(in.GetOpenings(), func(o *pluginv1.Opening) network.Opening {
 		return network.Opening{
 			Name: o.GetName(), Kind: openings.from(o.GetKind()), Address: r.addrPort(o.GetAddress()), IfName: o.GetIfname(), Count: o.GetCount(),
-			Optional: o.GetOptional(), Transparent: o.GetTransparent(),
+			Optional: o.GetOptional(), Transparent: o.GetTransparent(), Index: o.GetIndex(),
 		}
 	}), Setups: all(in.GetSetups(), func(s *pluginv1.Setup) network.Setup {
 		return network.Setup{Name: s.GetName(), Protocol: r.port(s.GetProtocol()), Messages: s.GetMessages(), Optional: s.GetOptional()}

@@ -531,6 +531,7 @@ type Opening struct {
 	Count         uint32                 `protobuf:"varint,5,opt,name=count,proto3" json:"count,omitempty"`             // 0 for one
 	Optional      bool                   `protobuf:"varint,6,opt,name=optional,proto3" json:"optional,omitempty"`       // the start goes on without it where the kernel has none
 	Transparent   bool                   `protobuf:"varint,7,opt,name=transparent,proto3" json:"transparent,omitempty"` // IP_TRANSPARENT
+	Index         uint32                 `protobuf:"varint,8,opt,name=index,proto3" json:"index,omitempty"`             // of a tap device, 0 for any
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -612,6 +613,13 @@ func (x *Opening) GetTransparent() bool {
 		return x.Transparent
 	}
 	return false
+}
+
+func (x *Opening) GetIndex() uint32 {
+	if x != nil {
+		return x.Index
+	}
+	return 0
 }
 
 // Setup is a batch of netlink messages that init sends inside the sandbox's network
@@ -2123,7 +2131,7 @@ const file_nucleus_plugin_v1_network_proto_rawDesc = "" +
 	"\vEgressPorts\x12\x1a\n" +
 	"\bprotocol\x18\x01 \x01(\tR\bprotocol\x12\x14\n" +
 	"\x05first\x18\x02 \x01(\rR\x05first\x12\x12\n" +
-	"\x04last\x18\x03 \x01(\rR\x04last\"\x8d\x03\n" +
+	"\x04last\x18\x03 \x01(\rR\x04last\"\xa3\x03\n" +
 	"\aOpening\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x123\n" +
 	"\x04kind\x18\x02 \x01(\x0e2\x1f.nucleus.plugin.v1.Opening.KindR\x04kind\x12\x18\n" +
@@ -2131,7 +2139,8 @@ const file_nucleus_plugin_v1_network_proto_rawDesc = "" +
 	"\x06ifname\x18\x04 \x01(\tR\x06ifname\x12\x14\n" +
 	"\x05count\x18\x05 \x01(\rR\x05count\x12\x1a\n" +
 	"\boptional\x18\x06 \x01(\bR\boptional\x12 \n" +
-	"\vtransparent\x18\a \x01(\bR\vtransparent\"\xb2\x01\n" +
+	"\vtransparent\x18\a \x01(\bR\vtransparent\x12\x14\n" +
+	"\x05index\x18\b \x01(\rR\x05index\"\xb2\x01\n" +
 	"\x04Kind\x12\x14\n" +
 	"\x10KIND_UNSPECIFIED\x10\x00\x12\f\n" +
 	"\bKIND_TAP\x10\x01\x12\x0e\n" +
