@@ -8,7 +8,6 @@ import (
 	"fmt"
 	"net/netip"
 	"os"
-	"unsafe"
 
 	"golang.org/x/sys/unix"
 
@@ -131,7 +130,7 @@ func open(o *network.Opening) (int, error) {
 	stream, datagram := unix.SOCK_STREAM|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK
 	switch o.Kind {
 	case network.Tap:
-		return openTap(o.IfName)
+		return openTap(o.IfName, o.Index)
 	case network.RawSocket:
 		return unix.Socket(family, unix.SOCK_RAW|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, unix.IPPROTO_RAW)
 	case network.ListenTCP:
@@ -183,16 +182,22 @@ func sockaddr(a netip.AddrPort) unix.Sockaddr {
 	return &unix.SockaddrInet6{Addr: a.Addr().As16(), Port: int(a.Port())}
 }
 
-func openTap(name string) (int, error) {
+func openTap(name string, index uint32) (int, error) {
 	fd, err := unix.Open("/dev/net/tun", unix.O_RDWR|unix.O_CLOEXEC|unix.O_NONBLOCK, 0)
 	if err != nil {
 		return -1, err
 	}
-	var req [40]byte
-	copy(req[:15], name)
-	binary.NativeEndian.PutUint16(req[16:], unix.IFF_TAP|unix.IFF_NO_PI)
-	if _, _, e := unix.Syscall(unix.SYS_IOCTL, uintptr(fd), unix.TUNSETIFF, uintptr(unsafe.Pointer(&req))); e != 0 { //nolint:gosec // an ioctl
-		return -1, e
+	r, err := unix.NewIfreq(name)
+	if err == nil && index != 0 {
+		err = unix.IoctlSetPointerInt(fd, unix.TUNSETIFINDEX, int(index))
+	}
+	if err == nil {
+		r.SetUint16(unix.IFF_TAP | unix.IFF_NO_PI)
+		err = unix.IoctlIfreq(fd, unix.TUNSETIFF, r)
+	}
+	if err != nil {
+		_ = unix.Close(fd)
+		return -1, err
 	}
 	return fd, nil
 }

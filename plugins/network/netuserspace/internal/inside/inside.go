@@ -27,9 +27,9 @@
 // the tap, where the netstack path takes them.
 //
 // What it takes of init: a setup ends at the first message that is refused, and the
-// tap device is the first link after lo, with the index TapIndex. Where modules of the
-// kernel have put others there before (net.core.fb_tunnels_only_for_init_net), link is
-// refused, and the plugin does without the tap.
+// tap device has the index that its opening asks for, so that messages can name it
+// whatever links modules of the kernel have put into the namespace before
+// (net.core.fb_tunnels_only_for_init_net).
 package inside
 
 import (
@@ -75,8 +75,8 @@ const IfName = "eth0"
 // MTU is the largest that one datagram of IPv4 fills.
 const MTU = 65520
 
-// TapIndex is the interface's index, the first that a new namespace gives.
-const TapIndex = 2
+// TapIndex is the interface's index, one that no namespace gives by itself.
+const TapIndex = 1000
 
 // SentTTL is that of first packets which are sent again. A program that sets it for
 // its own connections has them accepted before they are dialled, and no more.
@@ -105,7 +105,7 @@ const (
 // Ask is what init is to set up and open.
 func Ask(p Path, ports []network.PortMap) ([]network.Opening, []network.Setup, error) {
 	openings := []network.Opening{
-		{Name: Tap, Kind: network.Tap, IfName: IfName, Optional: true},
+		{Name: Tap, Kind: network.Tap, IfName: IfName, Index: TapIndex, Optional: true},
 		{Name: DNSUDP, Kind: network.ListenUDP, Address: netip.AddrPortFrom(Resolver, 53)},
 		{Name: DNSTCP, Kind: network.ListenTCP, Address: netip.AddrPortFrom(Resolver, 53)},
 	}

@@ -2,6 +2,7 @@ package inside
 
 import (
 	"fmt"
+	"net"
 	"os"
 	"os/exec"
 	"slices"
@@ -42,6 +43,13 @@ func initPart(path string) error {
 	}
 	for _, m := range missing {
 		fmt.Println("missing", m)
+	}
+	if err != nil {
+		return err
+	}
+	i, err := net.InterfaceByName(IfName)
+	if err == nil && i.Index != TapIndex {
+		err = fmt.Errorf("the index of %s is %d", IfName, i.Index)
 	}
 	return err
 }

@@ -66,7 +66,7 @@ func number(kind int, n uint32) *nl.RtAttr  { return attr(kind, nl.Uint32Attr(n)
 func link(f *family) []byte {
 	var b batch
 	if f == v4 {
-		b.add(unix.RTM_NEWLINK, 0, tapLink(0, 0), attr(unix.IFLA_IFNAME, nl.ZeroTerminated(IfName)), number(unix.IFLA_MTU, MTU), noAutoconf())
+		b.add(unix.RTM_NEWLINK, 0, tapLink(0, 0), number(unix.IFLA_MTU, MTU), noAutoconf())
 		// NOARP: behind the device is the plugin, and nobody to ask for.
 		up := uint32(unix.IFF_UP | unix.IFF_NOARP)
 		b.add(unix.RTM_NEWLINK, 0, tapLink(up, up))
@@ -77,8 +77,7 @@ func link(f *family) []byte {
 	return b
 }
 
-// tapLink is the head of a message about the tap device. Where another link has its
-// index, the message that gives the name is refused: two cannot have one name.
+// tapLink is the head of a message about the tap device.
 func tapLink(flags, change uint32) *nl.IfInfomsg {
 	m := nl.NewIfInfomsg(unix.AF_UNSPEC)
 	m.Index, m.Flags, m.Change = TapIndex, flags, change
