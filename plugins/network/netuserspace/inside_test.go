@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"bytes"
 	"errors"
+	"fmt"
 	"io"
 	"net"
 	"net/netip"
@@ -231,6 +232,22 @@ func TestNoFlowOutlivesThePlugin(t *testing.T) {
 				t.Errorf("%s: %s", name, p)
 			}
 		}
+	}
+}
+
+func TestWhatWasDeniedIsToldBeforeTheEnd(t *testing.T) {
+	netlab.Needs(t)
+	s := attach(t, netlab.New(t), options{})
+	const n = 100 // more than may be told at once
+	for i := range n {
+		if _, err := s.ask("tcp", fmt.Sprintf("93.184.216.%d:443", i)); !refused(err) {
+			t.Fatal(err)
+		}
+	}
+	start := time.Now()
+	all := s.toldUntilTheEnd()
+	if took := time.Since(start); len(all) != n || took > quickly {
+		t.Errorf("%d of %d are told after %s", len(all), n, took)
 	}
 }
 

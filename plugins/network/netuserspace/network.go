@@ -246,6 +246,7 @@ func dnsListeners(f files) (net.PacketConn, net.Listener, error) {
 	return udp, tcp, nil
 }
 
+// close ends all flows, and then the watch.
 func (a *attachment) close() {
 	if a.stop != nil {
 		a.stop()
@@ -255,6 +256,7 @@ func (a *attachment) close() {
 	}
 	_ = a.resolver.Close()
 	a.wg.Wait()
+	a.ledger.Close()
 }
 
 func (a *attachment) response(r *network.AttachRequest, ports []network.PortMap) *network.AttachResponse {

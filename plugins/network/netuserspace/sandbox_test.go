@@ -120,13 +120,14 @@ func pluginMain() error {
 		return nil
 	}
 	tell(said{Attached: resp})
+	watched := make(chan error, 1)
 	go func() {
-		_ = n.Watch(ctx, &network.WatchRequest{SandboxID: "sb"}, func(d network.Denial) error { tell(said{Denied: &d}); return nil })
+		watched <- n.Watch(ctx, &network.WatchRequest{SandboxID: "sb"}, func(d network.Denial) error { tell(said{Denied: &d}); return nil })
 	}()
 	for {
 		if _, err := lines.ReadString('\n'); err != nil {
 			_, err := n.Detach(ctx, &network.DetachRequest{Call: a.Request.Call})
-			return err
+			return errors.Join(err, <-watched)
 		}
 		st, err := n.Status(ctx, &network.StatusRequest{SandboxID: "sb"})
 		if err != nil {
@@ -337,6 +338,18 @@ func (s *sandbox) detach() {
 	s.stdin.Close()
 	<-s.ended
 	_ = s.plugin.Wait()
+}
+
+// toldUntilTheEnd detaches, and gives what was told of since the start.
+func (s *sandbox) toldUntilTheEnd() (all []network.Denial) {
+	go func() {
+		s.detach()
+		close(s.denials)
+	}()
+	for d := range s.denials {
+		all = append(all, d)
+	}
+	return all
 }
 
 func (s *sandbox) askStatus() *network.Status {

@@ -63,9 +63,19 @@ func (l *Ledger) Denied() uint64 {
 	return l.denied
 }
 
-// Watch tells of denials until ctx ends, beginning with what waits. Whoever watched
-// before is let go with ErrReplaced: a host that has lost its stream comes again
-// before the old one is known to be dead.
+// Close is called when there will be no more denials. Those that wait are told at once
+// (kinds bounds them), and then the watch ends.
+func (l *Ledger) Close() {
+	l.mu.Lock()
+	l.closed = true
+	l.mu.Unlock()
+	l.wake()
+}
+
+// Watch tells of denials until ctx ends, or the ledger is closed and there is nothing
+// left to tell. It begins with what waits. Whoever watched before is let go with
+// ErrReplaced: a host that has lost its stream comes again before the old one is known
+// to be dead.
 func (l *Ledger) Watch(ctx context.Context, tell func(network.Denial) error) error {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
@@ -79,7 +89,7 @@ func (l *Ledger) Watch(ctx context.Context, tell func(network.Denial) error) err
 	for {
 		d, wait := l.next(ctx, time.Now())
 		if d == nil {
-			if !l.pause(ctx, wait) {
+			if wait < 0 || !l.pause(ctx, wait) {
 				return replaced(ctx)
 			}
 			continue
@@ -119,12 +129,20 @@ func (l *Ledger) pause(ctx context.Context, wait time.Duration) bool {
 }
 
 // next takes the first denial that may be told now. If there is none, wait says when
-// there will be one; zero if nothing waits.
+// there will be one; zero if nothing waits, and less than that if nothing will.
 func (l *Ledger) next(ctx context.Context, now time.Time) (d *denial, wait time.Duration) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if ctx.Err() != nil || len(l.waiting) == 0 {
+	switch {
+	case ctx.Err() != nil || l.closed && len(l.waiting) == 0:
+		return nil, -1
+	case len(l.waiting) == 0:
 		return nil, 0
+	case l.closed:
+		d = l.waiting[0]
+		l.waiting = l.waiting[1:]
+		delete(l.byKind, d.kind)
+		return d, 0
 	}
 	const each = time.Second / rate
 	if l.paid.Before(now) {

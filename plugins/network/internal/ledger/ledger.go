@@ -35,6 +35,7 @@ type Ledger struct {
 	paid    time.Time // until when those that were told have used up the rate
 	arrived chan struct{}
 	watcher context.CancelCauseFunc
+	closed  bool
 
 	flows map[string]*Flow
 }

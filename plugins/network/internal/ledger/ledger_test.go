@@ -204,6 +204,47 @@ func TestALaterWatcherReplacesTheFirst(t *testing.T) {
 	})
 }
 
+func TestAClosedLedgerIsToldWholeAndNotWatchedAnyLonger(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		l := New()
+		h := new(heard)
+		ended := make(chan error)
+		go func() { ended <- l.Watch(t.Context(), h.tell) }()
+		for i := range 200 {
+			l.Deny(denied(i / 2))
+		}
+		synctest.Wait()
+		if told, _ := h.count(); told != rate {
+			t.Errorf("%d are told before the end", told)
+		}
+		began := time.Now()
+		l.Close()
+		if err := <-ended; err != nil || time.Since(began) != 0 {
+			t.Errorf("the watch ends with %v after %s", err, time.Since(began))
+		}
+		if _, counted := h.count(); counted != 200 {
+			t.Errorf("%d are told of 200", counted)
+		}
+		if err := l.Watch(t.Context(), h.tell); err != nil {
+			t.Errorf("a later watch ends with %v", err)
+		}
+	})
+}
+
+func TestAnIdleWatchEndsWithTheLedger(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		l := New()
+		ended := make(chan error)
+		go func() { ended <- l.Watch(t.Context(), new(heard).tell) }()
+		synctest.Wait()
+		l.Close()
+		l.Close()
+		if err := <-ended; err != nil {
+			t.Error(err)
+		}
+	})
+}
+
 func TestNothingIsLostBetweenWatchers(t *testing.T) {
 	l := New()
 	h := new(heard)
