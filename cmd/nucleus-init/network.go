@@ -148,9 +148,9 @@ func open(x *initproto.Opening) (int, error) {
 	case initproto.OpenTap:
 		return tap(x.IfName, x.Index)
 	case initproto.OpenRoute:
-		return netlinkSocket(unix.NETLINK_ROUTE)
+		return netlinkSocket(unix.NETLINK_ROUTE, unix.SOCK_NONBLOCK)
 	case initproto.OpenNetfilter:
-		return netlinkSocket(unix.NETLINK_NETFILTER)
+		return netlinkSocket(unix.NETLINK_NETFILTER, unix.SOCK_NONBLOCK)
 	case initproto.OpenListenTCP, initproto.OpenTCP:
 		return socket(x, unix.SOCK_STREAM, 0)
 	case initproto.OpenListenUDP, initproto.OpenUDP:
@@ -166,7 +166,7 @@ func open(x *initproto.Opening) (int, error) {
 
 // tap makes a tap device. The device node is the host's: the root is not entered yet.
 func tap(name string, index uint32) (int, error) {
-	fd, err := unix.Open("/dev/net/tun", unix.O_RDWR|unix.O_CLOEXEC, 0)
+	fd, err := unix.Open("/dev/net/tun", unix.O_RDWR|unix.O_NONBLOCK|unix.O_CLOEXEC, 0)
 	if err != nil {
 		return -1, fmt.Errorf("/dev/net/tun: %w", os.NewSyscallError("open", err))
 	}
@@ -185,8 +185,8 @@ func tap(name string, index uint32) (int, error) {
 	return fd, nil
 }
 
-func netlinkSocket(protocol int) (int, error) {
-	fd, err := unix.Socket(unix.AF_NETLINK, unix.SOCK_RAW|unix.SOCK_CLOEXEC, protocol)
+func netlinkSocket(protocol, flags int) (int, error) {
+	fd, err := unix.Socket(unix.AF_NETLINK, unix.SOCK_RAW|unix.SOCK_CLOEXEC|flags, protocol)
 	if err != nil {
 		return -1, os.NewSyscallError("socket", err)
 	}
@@ -203,7 +203,7 @@ func socket(x *initproto.Opening, kind, protocol int) (_ int, err error) {
 	if len(x.IP) == 16 {
 		family = unix.AF_INET6
 	}
-	fd, err := unix.Socket(family, kind|unix.SOCK_CLOEXEC, protocol)
+	fd, err := unix.Socket(family, kind|unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC, protocol)
 	if err != nil {
 		return -1, os.NewSyscallError("socket", err)
 	}
@@ -269,7 +269,7 @@ func send(protocol int, batch []byte) error {
 	if protocol == unix.NETLINK_NETFILTER {
 		parts = [][]byte{batch}
 	}
-	fd, err := netlinkSocket(protocol)
+	fd, err := netlinkSocket(protocol, 0)
 	if err != nil {
 		return err
 	}

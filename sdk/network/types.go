@@ -80,7 +80,8 @@ const (
 )
 
 // Opening is something that is to be opened inside the sandbox's network namespace,
-// which a plugin without privileges cannot enter. It comes in AttachRequest.Files.
+// which a plugin without privileges cannot enter. It comes in AttachRequest.Files, and
+// does not block (O_NONBLOCK).
 type Opening struct {
 	Name    string // of the file that comes
 	Kind    OpeningKind

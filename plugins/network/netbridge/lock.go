@@ -36,6 +36,9 @@ func (l *locker) lock(ctx context.Context) (unlock func(), err error) {
 	l.mu.Lock()
 	defer func() {
 		if err != nil {
+			// An answer may have been lost, and the table be this socket's: nobody would
+			// ever get it, this process neither.
+			l.drop()
 			l.mu.Unlock()
 		}
 	}()
@@ -73,7 +76,12 @@ func (l *locker) lock(ctx context.Context) (unlock func(), err error) {
 func (l *locker) unlock() {
 	defer l.mu.Unlock()
 	if err := l.table(context.Background(), unix.NFT_MSG_DELTABLE, 0); err != nil {
-		// The socket's end is the lock's.
+		l.drop() // the socket's end is the lock's
+	}
+}
+
+func (l *locker) drop() {
+	if l.open {
 		l.s.close()
 		l.open = false
 	}

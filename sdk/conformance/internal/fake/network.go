@@ -299,7 +299,7 @@ func policy(link string, e network.Egress) error {
 // process.
 func swallow(link string) error {
 	name := "s" + link[1:]
-	fd, err := lab.Tap(name)
+	fd, err := lab.Tap(name, 0)
 	if err != nil {
 		return err
 	}

@@ -90,7 +90,7 @@ func (o *opener) opening(x *network.Opening) error {
 func open(x *network.Opening) (int, error) {
 	switch x.Kind {
 	case network.Tap:
-		return Tap(x.IfName)
+		return Tap(x.IfName, x.Index)
 	case network.RouteSocket:
 		return netlinkSocket(unix.NETLINK_ROUTE)
 	case network.NetfilterSocket:
@@ -110,14 +110,17 @@ func open(x *network.Opening) (int, error) {
 
 // Tap makes a tap device in the calling thread's namespace, which is there as long as
 // its descriptor.
-func Tap(name string) (int, error) {
-	fd, err := unix.Open("/dev/net/tun", unix.O_RDWR|unix.O_CLOEXEC, 0)
+func Tap(name string, index uint32) (int, error) {
+	fd, err := unix.Open("/dev/net/tun", unix.O_RDWR|unix.O_NONBLOCK|unix.O_CLOEXEC, 0)
 	if err != nil {
 		return -1, fmt.Errorf("/dev/net/tun: %w", os.NewSyscallError("open", err))
 	}
 	r, err := unix.NewIfreq(name)
+	if err == nil && index != 0 {
+		err = os.NewSyscallError("ioctl TUNSETIFINDEX", unix.IoctlSetPointerInt(fd, unix.TUNSETIFINDEX, int(index)))
+	}
 	if err == nil {
-		r.SetUint16(unix.IFF_TAP | unix.IFF_NO_PI | unix.IFF_VNET_HDR)
+		r.SetUint16(unix.IFF_TAP | unix.IFF_NO_PI)
 		err = os.NewSyscallError("ioctl TUNSETIFF", unix.IoctlIfreq(fd, unix.TUNSETIFF, r))
 	}
 	if err != nil {
@@ -132,7 +135,7 @@ func socket(x *network.Opening, kind, protocol int) (_ int, err error) {
 	if x.Address.Addr().Is6() {
 		domain, level, transparent = unix.AF_INET6, unix.IPPROTO_IPV6, unix.IPV6_TRANSPARENT
 	}
-	fd, err := unix.Socket(domain, kind|unix.SOCK_CLOEXEC, protocol)
+	fd, err := unix.Socket(domain, kind|unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC, protocol)
 	if err != nil {
 		return -1, os.NewSyscallError("socket", err)
 	}
