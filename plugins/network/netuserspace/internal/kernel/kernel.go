@@ -13,6 +13,7 @@ import (
 	"sync"
 
 	"github.com/nucleus-runtime/nucleus/plugins/network/netuserspace/internal/exit"
+	"github.com/nucleus-runtime/nucleus/plugins/network/netuserspace/internal/inside"
 	"github.com/nucleus-runtime/nucleus/plugins/network/netuserspace/internal/ping"
 )
 
@@ -131,7 +132,7 @@ func (p *Path) Close() {
 		p.published.close()
 	}
 	if p.tap != nil {
-		p.tap.file.Close()
+		inside.Leave(p.tap.file)
 		p.tap.pings.Close()
 	}
 	p.mu.Lock()

@@ -28,6 +28,7 @@ import (
 	"gvisor.dev/gvisor/pkg/waiter"
 
 	"github.com/nucleus-runtime/nucleus/plugins/network/netuserspace/internal/exit"
+	"github.com/nucleus-runtime/nucleus/plugins/network/netuserspace/internal/inside"
 	"github.com/nucleus-runtime/nucleus/plugins/network/netuserspace/internal/packet"
 	"github.com/nucleus-runtime/nucleus/plugins/network/netuserspace/internal/ping"
 	"github.com/nucleus-runtime/nucleus/plugins/network/netuserspace/internal/relay"
@@ -115,7 +116,7 @@ func (p *Path) Start() { p.wg.Go(p.read) }
 // Close ends all flows, and waits until they have.
 func (p *Path) Close() {
 	p.cancel()
-	p.link.file.Close()
+	inside.Leave(p.link.file)
 	p.pings.Close()
 	p.stack.Close()
 	p.wg.Wait()
