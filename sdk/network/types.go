@@ -256,7 +256,7 @@ const (
 	ReasonPort       Reason = "port"       // a rule names it, with other ports or protocols
 	ReasonPrivate    Reason = "private"    // the name has only addresses that are not public, and no rule has their block
 	ReasonUnbound    Reason = "unbound"    // an address of the network's own for a name that was never asked for
-	ReasonHost       Reason = "host"       // the host itself, which no network reaches
+	ReasonHost       Reason = "host"       // the host itself, or another sandbox: no rule reaches those
 	ReasonProtocol   Reason = "protocol"   // a protocol that this network does not carry
 	ReasonUnresolved Reason = "unresolved" // the name cannot be resolved now
 )

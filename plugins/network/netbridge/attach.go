@@ -252,6 +252,7 @@ func (a *attachment) stop() {
 	if a.names != nil {
 		a.names.close()
 	}
+	a.ledger.Close() // last: a watcher is told what the log had
 }
 
 // reserve takes a slot by making the link, on a bridge that stays as long as there are

@@ -133,11 +133,11 @@ func TestFlowsByAddress(t *testing.T) {
 			{"[fd77::9]:443", probe.UDP, true, ""},
 			{"169.254.169.254:443", probe.TCP, true, ""},
 			{"198.18.1.1:443", probe.TCP, false, network.ReasonUnbound},
-			{"10.203.0.1:22", probe.TCP, false, network.ReasonPrivate},
-			{netlab.HostV4.String() + ":22", probe.TCP, false, network.ReasonPrivate},
-			{netip.AddrPortFrom(netlab.HostV6, 22).String(), probe.TCP, false, network.ReasonPrivate},
-			{netip.AddrPortFrom(netlab.HostV6, 22).String(), probe.UDP, false, network.ReasonPrivate},
-			{"10.203.0.1", probe.ICMP, false, network.ReasonPrivate},
+			{"10.203.0.1:22", probe.TCP, false, network.ReasonHost},
+			{netlab.HostV4.String() + ":22", probe.TCP, false, network.ReasonHost},
+			{netip.AddrPortFrom(netlab.HostV6, 22).String(), probe.TCP, false, network.ReasonHost},
+			{netip.AddrPortFrom(netlab.HostV6, 22).String(), probe.UDP, false, network.ReasonHost},
+			{"10.203.0.1", probe.ICMP, false, network.ReasonHost},
 		}},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
@@ -175,11 +175,11 @@ func TestSandboxesReachNeitherEachOtherNorTheHost(t *testing.T) {
 	time.Sleep(200 * time.Millisecond)
 	v4, v6 := a2.Attached.IPs[0].Address.Addr(), a2.Attached.IPs[1].Address.Addr()
 	expect(t, lab, p1, b1, []flows{
-		{netip.AddrPortFrom(v4, 80).String(), probe.TCP, false, network.ReasonPrivate},
-		{netip.AddrPortFrom(v6, 80).String(), probe.TCP, false, network.ReasonPrivate},
-		{netip.AddrPortFrom(v4, 80).String(), probe.UDP, false, network.ReasonPrivate},
-		{v4.String(), probe.ICMP, false, network.ReasonPrivate},
-		{v6.String(), probe.ICMP, false, network.ReasonPrivate},
+		{netip.AddrPortFrom(v4, 80).String(), probe.TCP, false, network.ReasonHost},
+		{netip.AddrPortFrom(v6, 80).String(), probe.TCP, false, network.ReasonHost},
+		{netip.AddrPortFrom(v4, 80).String(), probe.UDP, false, network.ReasonHost},
+		{v4.String(), probe.ICMP, false, network.ReasonHost},
+		{v6.String(), probe.ICMP, false, network.ReasonHost},
 		// By way of what is published.
 		{netip.AddrPortFrom(netlab.HostV4, 8081).String(), probe.TCP, false, ""},
 		{"10.203.0.1:8081", probe.TCP, false, ""},

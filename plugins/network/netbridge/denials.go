@@ -199,7 +199,7 @@ func (a *attachment) judge(p uint8, dst netip.AddrPort) network.Denial {
 	out.Rule, out.Reason = v.Rule, v.Reason
 	if v.Allow {
 		// The host itself, or another sandbox: no rule reaches those.
-		out.Rule, out.Reason = -1, network.ReasonPrivate
+		out.Rule, out.Reason = -1, network.ReasonHost
 	}
 	return out
 }

@@ -150,9 +150,6 @@ func (p *Plugin) Watch(ctx context.Context, r *network.WatchRequest, tell func(n
 	if a == nil {
 		return errs.NotFoundf("this process has not attached %s", r.SandboxID)
 	}
-	ctx, cancel := context.WithCancel(ctx)
-	defer cancel()
-	defer context.AfterFunc(a.ctx, cancel)()
 	return a.ledger.Watch(ctx, tell)
 }
 
