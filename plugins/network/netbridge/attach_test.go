@@ -183,7 +183,7 @@ func TestSandboxesReachNeitherEachOtherNorTheHost(t *testing.T) {
 		// By way of what is published.
 		{netip.AddrPortFrom(netlab.HostV4, 8081).String(), probe.TCP, false, ""},
 		{"10.203.0.1:8081", probe.TCP, false, ""},
-		{"10.203.0.1:22", probe.TCP, false, network.ReasonPrivate},
+		{"10.203.0.1:22", probe.TCP, false, network.ReasonHost},
 		{"93.184.216.34:443", probe.TCP, true, ""},
 	})
 	// Past its own routes, straight to the other's link.
