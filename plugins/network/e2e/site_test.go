@@ -49,14 +49,15 @@ func TestMain(m *testing.M) {
 
 // site is one account on the host of a laboratory, with a backend.
 type site struct {
-	t       *testing.T
-	lab     *netlab.Lab
-	who     *account
-	backend string
-	conf    string // the host configuration
-	stuff   string // the volume of the sandboxes
-	state   string
-	jobs    int
+	t        *testing.T
+	lab      *netlab.Lab
+	who      *account
+	backend  string
+	netstack bool
+	conf     string // the host configuration
+	stuff    string // the volume of the sandboxes
+	state    string
+	jobs     int
 }
 
 // setup is a backend and who uses it.
@@ -82,15 +83,23 @@ var setups = map[string]setup{
 // sites runs a test in each setup, with a laboratory of its own.
 func sites(t *testing.T, test func(*testing.T, *site)) {
 	t.Helper()
+	sitesOf(t, order, test)
+}
+
+// publishing are the setups that can publish ports.
+var publishing = []string{"netbridge/root", "netuserspace/root", "netuserspace/user"}
+
+func sitesOf(t *testing.T, names []string, test func(*testing.T, *site)) {
+	t.Helper()
 	netlab.Needs(t)
-	for _, name := range order {
+	for _, name := range names {
 		t.Run(name, func(t *testing.T) { test(t, newSite(t, setups[name])) })
 	}
 }
 
 func newSite(t *testing.T, with setup) *site {
 	t.Helper()
-	s := &site{t: t, lab: netlab.New(t), who: with.who(t), backend: with.backend}
+	s := &site{t: t, lab: netlab.New(t), who: with.who(t), backend: with.backend, netstack: with.config != ""}
 	if with.backend != "none" {
 		if _, err := os.Stat(filepath.Join(s.who.bins, "plugins", "nucleus-plugin-"+with.backend)); err != nil {
 			t.Fatalf("%v (make build?)", err)
