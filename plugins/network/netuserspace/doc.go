@@ -23,8 +23,7 @@
 //   - A connection bound to the interface (SO_BINDTODEVICE) is not carried.
 //   - Published ports reach servers at the sandbox's address, not those at 127.0.0.1
 //     alone, over IPv4, and inside.Pool of them at once; others wait.
-//   - The host's own addresses are refused unless a rule has a block with them, whatever
-//     the default, and its loopback always.
+//   - The host's own addresses are refused, whatever the policy says.
 //
 // A process serves one sandbox, for as long as that lives (manifest: resident).
 package netuserspace

@@ -61,12 +61,8 @@ func TestLiteralsNeedARuleOrThePublicDefault(t *testing.T) {
 		"all": {anywhere(), map[string]bool{
 			"93.184.216.34:443": true, "[fd77::9]:443": true, "169.254.169.254:8080": true, "151.101.7.2:443": false,
 		}},
-		"the host's own": {network.Egress{Allow: []network.Rule{{CIDRs: cidrs("151.101.7.2/32")}}}, map[string]bool{"151.101.7.2:7777": true, "[2a04:4e42:7::2]:7777": false}},
 	} {
 		t.Run(name, func(t *testing.T) {
-			if name == "the host's own" {
-				lab.Host.Echo(t, 7777)
-			}
 			s := attach(t, lab, options{egress: c.egress})
 			for at, open := range c.open {
 				for _, proto := range []string{"tcp", "udp"} {
@@ -83,6 +79,31 @@ func TestLiteralsNeedARuleOrThePublicDefault(t *testing.T) {
 				}
 			}
 		})
+	}
+}
+
+func TestNoRuleReachesTheHost(t *testing.T) {
+	netlab.Needs(t)
+	lab := netlab.New(t)
+	lab.Host.Echo(t, 7777)
+	lab.DNS.Set("host.example", netlab.HostV4.String(), netlab.HostV6.String())
+	s := attach(t, lab, options{egress: network.Egress{Default: network.Allow, Allow: []network.Rule{
+		{Names: []string{"host.example"}, CIDRs: cidrs("151.101.7.2/32", "2a04:4e42:7::2/128", "127.0.0.0/8", "0.0.0.0/0", "::/0")},
+	}}})
+	name, err := s.resolve("host.example", false)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, a := range []netip.Addr{netlab.HostV4, netlab.HostV6, name, netip.MustParseAddr("::ffff:127.0.0.1"), netip.MustParseAddr("0.0.0.9")} {
+		at := netip.AddrPortFrom(a, 7777)
+		for _, proto := range []string{"tcp", "udp"} {
+			if got, err := s.ask(proto, at.String()); err == nil {
+				t.Errorf("%s %s: %q", proto, at, got)
+			}
+		}
+		if a == netlab.HostV4 || a == netlab.HostV6 || a == name {
+			s.wantDenial(t, at.String(), network.ReasonHost)
+		}
 	}
 }
 

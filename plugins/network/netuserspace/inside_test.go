@@ -358,7 +358,7 @@ func TestTheNetstackPathIsTheSame(t *testing.T) {
 	lacks = []string{inside.Capture, inside.Capture6}
 	defer func() { lacks = nil }()
 	for name, f := range map[string]func(*testing.T){
-		"literals": TestLiteralsNeedARuleOrThePublicDefault, "denied": TestNothingOfADeniedFlowLeavesTheHost, "connect": TestConnectTellsTheTruth,
+		"literals": TestLiteralsNeedARuleOrThePublicDefault, "host": TestNoRuleReachesTheHost, "denied": TestNothingOfADeniedFlowLeavesTheHost, "connect": TestConnectTellsTheTruth,
 		"names": TestNamesAreReachedWhereverTheyAre, "rotation": TestANameThatRotatesIsNeverDenied, "bytes": TestBytesArriveAndHalvesClose, "resets": TestResetsArePassedOn,
 		"backpressure": TestBackpressureIsPassedOn, "many": TestManyFlowsAtOnce, "datagrams": TestDatagramsOfAllSizes,
 		"end": TestNoFlowOutlivesThePlugin, "ping": TestPing, "each other": TestProgramsOfTheSandboxReachEachOther,

@@ -1,7 +1,7 @@
 // Package exit owns how a flow leaves the sandbox: it asks the policy, finds out where
 // the flow goes, and opens the host's side. Each path by which flows come here gets the
 // same answers. It never opens what the policy has not allowed, and nothing of the host
-// itself that no rule names.
+// itself, whatever the policy says.
 package exit
 
 import (
@@ -71,14 +71,13 @@ func (e *Exit) Find(ctx context.Context, proto string, dst netip.AddrPort) (Targ
 	if resolver.Synthetic(dst.Addr()) {
 		return e.findName(ctx, proto, dst)
 	}
-	// What the kernel would take for the host itself is in no rule's power.
 	if v := e.policy.Addr(proto, dst); !v.Allow {
 		return Target{}, e.deny(proto, dst, "", v)
 	}
-	if v, err := e.foreign(proto, dst); err != nil {
+	if own, err := e.own(dst.Addr()); err != nil {
 		return Target{}, err
-	} else if !v.Allow {
-		return Target{}, e.deny(proto, dst, "", v)
+	} else if own {
+		return Target{}, e.deny(proto, dst, "", ofHost)
 	}
 	return Target{Addrs: []netip.AddrPort{plain(dst)}}, nil
 }
@@ -101,16 +100,17 @@ func (e *Exit) findName(ctx context.Context, proto string, dst netip.AddrPort) (
 	t := Target{Name: name}
 	for _, a := range addrs {
 		real := plain(netip.AddrPortFrom(a, dst.Port()))
-		v := e.policy.Bound(name, proto, real)
-		if v.Allow {
-			if v, err = e.foreign(proto, real); err != nil {
-				return Target{}, err
-			}
+		own, err := e.own(a)
+		if err != nil {
+			return Target{}, err
 		}
-		if v.Allow {
+		switch bound := e.policy.Bound(name, proto, real); {
+		case own:
+			refused = egress.Verdict{Rule: v.Rule, Reason: network.ReasonHost}
+		case bound.Allow:
 			t.Addrs = append(t.Addrs, real)
-		} else {
-			refused = v
+		default:
+			refused = bound
 		}
 	}
 	if len(t.Addrs) == 0 {
@@ -130,28 +130,26 @@ func (e *Exit) Refuse(proto string, dst netip.AddrPort) error {
 	return e.deny(proto, dst, "", egress.Verdict{Rule: -1, Reason: network.ReasonProtocol})
 }
 
-// foreign refuses the host's own addresses unless a rule has a block with them: a
-// public address that the host has reaches services which listen for the host alone.
-// Its loopback, and what the kernel takes for that, is in no rule's power: in a job
-// 127.0.0.1 is the sandbox.
-func (e *Exit) foreign(proto string, dst netip.AddrPort) (egress.Verdict, error) {
-	a := dst.Addr().Unmap()
-	refused := egress.Verdict{Rule: -1, Reason: network.ReasonPrivate}
+// own reports whether an address is the host's, or what its kernel would take for
+// that: whatever listens there often trusts whoever reaches it, and a block that has the
+// address was written for what is behind the host. In a job 127.0.0.1 is the sandbox.
+func (e *Exit) own(a netip.Addr) (bool, error) {
+	a = a.Unmap()
 	switch {
-	case a.IsLoopback() || a.IsUnspecified() || a.IsMulticast() || a.IsInterfaceLocalMulticast() || a.Zone() != "":
-		return refused, nil
+	case a.IsLoopback() || a.IsUnspecified() || a.IsMulticast() || a.Zone() != "":
+		return true, nil
 	case a.Is6() && a.IsLinkLocalUnicast(): // it means nothing without the name of a link
-		return refused, nil
+		return true, nil
 	}
 	own, err := e.host.has(a)
 	if err != nil {
-		return refused, fmt.Errorf("finding out whether %s is the host's: %w", a, err)
+		return true, fmt.Errorf("finding out whether %s is the host's: %w", a, err)
 	}
-	if v := e.policy.Addr(proto, dst); own && (!v.Allow || v.Rule < 0) {
-		return refused, nil
-	}
-	return egress.Verdict{Allow: true}, nil
+	return own, nil
 }
+
+// ofHost is in no rule's power.
+var ofHost = egress.Verdict{Rule: -1, Reason: network.ReasonHost}
 
 func plain(a netip.AddrPort) netip.AddrPort { return netip.AddrPortFrom(a.Addr().Unmap(), a.Port()) }
 
