@@ -349,6 +349,13 @@ func TestNetworkEnds(t *testing.T) {
 		if err != nil && !strings.Contains(err.Error(), `job.hcl:3: network: network plugin "lan": it has ended`) {
 			t.Errorf("%s: %v", mode, err)
 		}
+		want := "open prepare attach detach close"
+		if mode == "closed" {
+			want = "open prepare attach detach close detach close"
+		}
+		if got := strings.Join(b.calls, " "); got != want {
+			t.Errorf("%s: calls %s", mode, got)
+		}
 		if !strings.Contains(events.String(), `"type":"network.lost"`) {
 			t.Errorf("%s: no event in\n%s", mode, events.String())
 		}

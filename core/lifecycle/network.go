@@ -330,14 +330,19 @@ func (s *Sandbox) networkLost() <-chan struct{} {
 }
 
 // lostNetwork tells of it, and gives the error that ends the sandbox, unless its job
-// wants it to go on without a network.
-func (s *Sandbox) lostNetwork() error {
+// wants it to go on without a network. Then what the backend has made is undone at
+// once, by another process of it: what a kernel forwards needs nobody.
+func (s *Sandbox) lostNetwork(ctx context.Context) error {
 	err := &network.Error{Backend: s.plan.Network.Backend, Err: errors.New("it has ended: the sandbox has no network any more")}
 	s.log.Emit(audit.NetworkLost, err, map[string]any{"on_failure": s.plan.Network.OnFailure})
-	if s.plan.Network.OnFailure == "closed" {
-		return nil
+	if s.plan.Network.OnFailure != "closed" {
+		return s.networkFailed(err)
 	}
-	return s.networkFailed(err)
+	if err := s.net.link.Detach(ctx); err != nil {
+		return s.networkFailed(fmt.Errorf("its network cannot be closed: %w", err))
+	}
+	s.net.link.Close()
+	return nil
 }
 
 // endNetwork makes sure that nothing is under way any more, and tells how much there

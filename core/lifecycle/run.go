@@ -270,7 +270,7 @@ func (s *Sandbox) supervise(ctx context.Context) {
 			kill()
 		case <-lost:
 			lost = nil
-			if err := s.lostNetwork(); err != nil && last == nil {
+			if err := s.lostNetwork(context.WithoutCancel(ctx)); err != nil && last == nil {
 				end.err = err
 				kill()
 			}

@@ -64,6 +64,7 @@ type link struct {
 	p      *Plugin // nil once it has been ended
 	n      client.Network
 	schema *Schema
+	gone   <-chan struct{} // of the process that has attached it
 }
 
 func (l *link) instance() string { return instance(l.sandbox, l.record.Backend) }
@@ -157,7 +158,7 @@ func (l *link) Attach(ctx context.Context, at network.Place) (*sdknet.AttachResp
 	if err != nil {
 		return nil, l.failed("attaching", err)
 	}
-	l.record.Handle = got.Handle
+	l.record.Handle, l.gone = got.Handle, l.p.Gone()
 	return got, nil
 }
 
@@ -230,8 +231,8 @@ func (l *link) Status(ctx context.Context) (*sdknet.Status, error) {
 	return l.n.Checker.Status(ctx, &sdknet.StatusRequest{SandboxID: l.sandbox, InstanceID: l.instance(), Handle: l.record.Handle, IfName: l.record.IfName})
 }
 
-// Gone is closed when the plugin has ended.
-func (l *link) Gone() <-chan struct{} { return l.p.Gone() }
+// Gone is closed when the process that has attached the sandbox has ended.
+func (l *link) Gone() <-chan struct{} { return l.gone }
 
 // Close ends the plugin.
 func (l *link) Close() {

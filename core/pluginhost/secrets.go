@@ -299,7 +299,7 @@ func (h *Host) allowed(p *Plugin, info manifest.Info) error {
 	}
 	for _, need := range info.Needs.Capabilities {
 		if os.Geteuid() != 0 {
-			return &Error{p.Name, fmt.Errorf("it needs %s, which only root can give", need), "run nucleus as root, or name a plugin that does without"}
+			return &Error{p.Name, fmt.Errorf("it needs %s, which only root can give", need), noRoot(p.Service)}
 		}
 		if !slices.ContainsFunc(host.Caps, func(c string) bool { return strings.EqualFold(c, need) }) {
 			return &Error{p.Name, fmt.Errorf("it needs %s, which its operator does not give", need), shown(fmt.Sprintf("caps = [%q] in its block of the host configuration", need))}
@@ -312,6 +312,14 @@ func (h *Host) allowed(p *Plugin, info manifest.Info) error {
 		return &Error{p.Name, errors.New("it needs to run as root, which its operator does not say"), `user = "root" in its block of the host configuration`}
 	}
 	return nil
+}
+
+// noRoot is what an ordinary user can do about a plugin that needs capabilities.
+func noRoot(as manifest.Service) string {
+	if as == manifest.Network {
+		return `run nucleus as root, or write: network "netuserspace" { … }`
+	}
+	return "run nucleus as root"
 }
 
 // configureSelf gives a plugin its operator's configuration, an empty one too: it
