@@ -63,7 +63,7 @@ func TestSupervisorDiesBetweenRecords(t *testing.T) {
 	sites(t, func(s *site) {
 		nucleus := s.failing()
 		for name, args := range s.jobs("true") {
-			if name != "plain" && name != "everything" && name != "hooks" && name != "plugins" {
+			if name != "plain" && name != "everything" && name != "hooks" && name != "plugins" && name != "network" {
 				continue
 			}
 			for _, at := range s.instants(nucleus, args...) {

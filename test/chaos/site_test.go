@@ -327,6 +327,7 @@ func (s *site) jobs(command string) map[string][]string {
 		"terminal":   {"run", "-config", s.job("terminal", quoted+"  tty = true\n")},
 		"everything": {"run", "-config", s.everything(command)},
 		"hooks":      {"run", "-config", s.job("hooks", quoted+hooks)},
+		"network":    {"run", "-host-config", s.host, "-config", s.job("network", quoted+"  network \"netuserspace\" {\n    publish {\n      host      = 47080\n      container = 80\n    }\n  }\n")},
 		"plugins": {"run", "-host-config", s.host, "-config", s.job("plugins", quoted+"  plugin_hook \"seats\" {}\n"+
 			"  secret \"a\" {\n    provider = \"file\"\n    config {\n      path = \""+filepath.Join(s.who.Home, "secret")+"\"\n    }\n  }\n")},
 	}
