@@ -32,6 +32,7 @@ var examples = map[string]example{
 	"shell":          {needs: programs("bash", "script"), want: `.*uid=0\(root\).*`, dialogue: "< sandbox:/# \n> id\\r\n< uid=0\n> exit\\r\n"},
 	"rootfs-busybox": {needs: programs("busybox"), prepare: true, made: []string{"rootfs"}, want: `changed`},
 	"limits":         {own: limiting, want: "200 MB in memory: exit code 137\n100 processes: exit code 2"},
+	"egress":         {needs: programs("bash"), want: `example\.org: no rule names it` + "\n" + `192\.0\.2\.1: .*` + "\n" + `169\.254\.169\.254: .*` + "\n" + `127\.0\.0\.1: .*`},
 	"context":        {want: `\./settings\.ini` + "\n" + `\[server\]` + "\n" + `port = 8080` + "\n" + `cannot write`},
 	"production":     {needs: programs("busybox"), own: limiting, prepare: true, made: []string{"rootfs", "digest.hcl"}, args: []string{"-var-file", "digest.hcl"}, want: "1000\ncannot execute what it wrote"},
 }
