@@ -127,6 +127,7 @@ func (a *attachment) connect(ctx context.Context, h *host, pl *pool, r *network.
 	if err != nil {
 		return err
 	}
+	a.six = h.v6
 	if _, err := rand.Read(a.tag[4:]); err != nil {
 		return err
 	}

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"slices"
 	"strings"
 
 	"github.com/vishvananda/netlink"
@@ -60,9 +61,11 @@ func (h *host) ensureBridge(ctx context.Context, pl *pool, have links) (index in
 		if was := l.Attrs().Alias; was != "" && was != pl.bridgeAlias() {
 			return 0, pl.wrong("the bridge %s serves %s as long as sandboxes are on it", pl.bridge, strings.TrimPrefix(was, bridgeMark))
 		}
-		if l.Attrs().Flags&net.FlagUp != 0 {
+		h.v6 = h.v6 && ipv6On(pl.bridge)
+		if l.Attrs().Flags&net.FlagUp != 0 && (!h.v6 || h.has(l, pl.gateway6())) {
 			return l.Attrs().Index, nil
 		}
+		// It is not whole: of a call that was interrupted, or of a time without IPv6.
 		return l.Attrs().Index, h.bridgeUp(ctx, pl, l.Attrs().Index)
 	}
 	if err := h.collides(pl); err != nil {
@@ -83,10 +86,17 @@ func (h *host) ensureBridge(ctx context.Context, pl *pool, have links) (index in
 		return 0, fmt.Errorf("looking for the bridge that was made: %w", err)
 	}
 	index = l.Attrs().Index
+	h.v6 = h.v6 && ipv6On(pl.bridge)
 	if err := h.bridgeUp(ctx, pl, index); err != nil {
 		return 0, errors.Join(err, h.route.LinkDel(l))
 	}
 	return index, nil
+}
+
+// has tells whether a link has an address.
+func (h *host) has(l netlink.Link, a netip.Addr) bool {
+	all, err := h.route.AddrList(l, family(a))
+	return err == nil && slices.ContainsFunc(all, func(x netlink.Addr) bool { return x.IP.Equal(a.AsSlice()) })
 }
 
 func (h *host) bridgeUp(ctx context.Context, pl *pool, index int) error {

@@ -6,7 +6,7 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
-	"os"
+	"path/filepath"
 	"strings"
 
 	"github.com/nucleus-runtime/nucleus/sdk/config"
@@ -204,8 +204,12 @@ func (pl *pool) index(a netip.Addr) (uint32, bool) {
 	return n, n >= 2 && n <= pl.last()
 }
 
-// hasIPv6 tells whether the kernel has it at all.
-func hasIPv6() bool {
-	_, err := os.Stat("/proc/sys/net/ipv6/conf/all")
-	return err == nil
+// hasIPv6 tells whether links that are made now can have IPv6: the kernel may have none,
+// and a host may have switched it off, for all links or for new ones.
+func hasIPv6() bool { return ipv6On("all") && ipv6On("default") }
+
+// ipv6On tells whether a link has it. Where it is switched off the kernel refuses
+// addresses with EACCES (inet6_addr_add).
+func ipv6On(link string) bool {
+	return sysctl(filepath.Join(sysctls, "ipv6/conf", link, "disable_ipv6")) == "0"
 }

@@ -11,7 +11,7 @@ import (
 type host struct {
 	route *netlink.Handle
 	batch socket
-	v6    bool
+	v6    bool // what is made has IPv6, too; reserve asks the bridge
 	locks *locker
 	rules *rules
 }

@@ -50,12 +50,12 @@ func publish(a *attachment, ports []network.PortMap) (*published, error) {
 }
 
 // hosts are the addresses at which a port is to be taken, each in one family.
-func hosts(m network.PortMap) []netip.Addr {
+func hosts(m network.PortMap, six bool) []netip.Addr {
 	if m.HostIP.IsValid() {
 		return []netip.Addr{m.HostIP.Unmap()}
 	}
 	out := []netip.Addr{netip.IPv4Unspecified()}
-	if hasIPv6() {
+	if six {
 		out = append(out, netip.IPv6Unspecified())
 	}
 	return out
@@ -87,10 +87,13 @@ func takeOnce(a *attachment, m network.PortMap) (_ network.PortMap, out []relay,
 		}
 	}()
 	var lc net.ListenConfig
-	for _, ip := range hosts(m) {
+	for _, ip := range hosts(m, a.six) {
 		suffix, to := "4", a.v4
 		if ip.Is6() {
 			suffix, to = "6", a.v6
+			if !a.six {
+				return m, out, errs.Preconditionf("port %d cannot be published at %s: IPv6 is switched off on this host (net.ipv6.conf.default.disable_ipv6)", m.HostPort, ip)
+			}
 		}
 		at := net.JoinHostPort(ip.String(), strconv.Itoa(int(m.HostPort)))
 		r := relay{to: netip.AddrPortFrom(to, m.ContainerPort)}
@@ -133,7 +136,7 @@ func refusedPort(m network.PortMap, at string, err error) error {
 // exposePorts adds the translations, over those that are there.
 func (c *change) exposePorts(s sandbox, over bool) error {
 	for _, m := range s.ports {
-		for _, ip := range hosts(m) {
+		for _, ip := range hosts(m, s.six) {
 			if ip.IsLoopback() {
 				continue
 			}

@@ -18,6 +18,7 @@ const (
 	chainOut   = "-out"
 	chainIn    = "-in"
 	chainNo    = "-no"
+	chainPass  = "-pass"
 	chainNames = "-names"
 
 	setReal  = "-real" // + family: name's address, protocol and port to the real address
@@ -47,6 +48,7 @@ type sandbox struct {
 	mac    net.HardwareAddr
 	egress network.Egress
 	names  bool // there is a resolver
+	six    bool // it has an IPv6 address
 	group  uint16
 	tag    tag
 	ports  []network.PortMap
@@ -62,7 +64,7 @@ func (s sandbox) addr(f fam) netip.Addr {
 // admit adds the rules of a sandbox, in place of what has its slot's name.
 func (c *change) admit(s sandbox) {
 	name := s.name()
-	for _, chain := range []string{chainNo, chainIn, chainOut} {
+	for _, chain := range []string{chainNo, chainPass, chainIn, chainOut} {
 		c.chain(c.inet, name+chain)
 		c.FlushChain(&nftables.Chain{Table: c.inet, Name: name + chain})
 	}
@@ -70,6 +72,7 @@ func (c *change) admit(s sandbox) {
 		c.nameSets(s)
 	}
 	c.refuse(s)
+	c.pass(s)
 	c.incoming(s)
 	c.outgoing(s)
 	to := func(chain string) *expr.Verdict {
@@ -128,6 +131,18 @@ func (c *change) refuse(s sandbox) {
 	rule(exprs{&expr.Reject{Type: unix.NFT_REJECT_ICMPX_UNREACH, Code: unix.NFT_REJECT_ICMPX_ADMIN_PROHIBITED}})
 }
 
+// passRules is how many rules pass makes.
+const passRules = 3
+
+// pass counts a flow that is allowed by address, once: until it is answered all its
+// packets are of a new flow, and decided on again.
+func (c *change) pass(s sandbox) {
+	chain := s.name() + chainPass
+	c.rule(c.inet, chain, s.tag.mine(), accept())
+	c.rule(c.inet, chain, exprs{&expr.Counter{}})
+	c.rule(c.inet, chain, s.tag.pass())
+}
+
 // known passes what belongs to a flow that passed, and errors about one. Related means
 // more where somebody has set up helpers, which open ports for what a protocol says.
 func (c *change) known(s sandbox, chain string) {
@@ -160,7 +175,7 @@ func (c *change) counting(s sandbox, chain string) {
 
 // outgoing decides on new flows.
 func (c *change) outgoing(s sandbox) {
-	chain, refuse := s.name()+chainOut, goTo(s.name()+chainNo)
+	chain, refuse, pass := s.name()+chainOut, goTo(s.name()+chainNo), goTo(s.name()+chainPass)
 	rule := func(parts ...exprs) { c.rule(c.inet, chain, parts...) }
 	c.counting(s, chain)
 	c.known(s, chain)
@@ -179,7 +194,7 @@ func (c *change) outgoing(s sandbox) {
 	}
 	switch s.egress.Default {
 	case network.Allow:
-		rule(s.tag.pass())
+		rule(pass)
 	case network.Public:
 		c.public(s)
 	}
@@ -198,7 +213,7 @@ func (c *change) literal(s sandbox, f fam, r network.Rule) {
 		return
 	}
 	pass := func(proto byte, parts ...exprs) {
-		c.rule(c.inet, s.name()+chainOut, f.only(), protocol(proto), within(c, f, blocks), seq(parts...), s.tag.pass())
+		c.rule(c.inet, s.name()+chainOut, f.only(), protocol(proto), within(c, f, blocks), seq(parts...), goTo(s.name()+chainPass))
 	}
 	if len(r.Ports)+len(r.Protocols) == 0 {
 		for _, p := range []byte{unix.IPPROTO_TCP, unix.IPPROTO_UDP, f.icmp} {
@@ -219,7 +234,7 @@ func (c *change) literal(s sandbox, f fam, r network.Rule) {
 // policy.
 func (c *change) public(s sandbox) {
 	four, six := inet4(), inet6()
-	refuse, pass := goTo(s.name()+chainNo), s.tag.pass()
+	refuse, pass := goTo(s.name()+chainNo), goTo(s.name()+chainPass)
 	rule := func(f fam, parts ...exprs) { c.rule(c.inet, s.name()+chainOut, f.only(), seq(parts...)) }
 	protocols := func(f fam) exprs { return seq(meta(expr.MetaKeyL4PROTO, r0), in(setKnown+f.suffix, r0)) }
 	rule(four, protocols(four), header(four.dst, 4, r0), notIn(setPrivate+four.suffix, r0), pass)

@@ -29,6 +29,9 @@ func (p *Plugin) Status(ctx context.Context, r *network.StatusRequest) (*network
 	}
 	defer c.close()
 	mark := p.alias(r.SandboxID, r.InstanceID)
+	if a := p.serving(r.SandboxID, r.InstanceID); a != nil {
+		h.v6 = a.six // the host may have changed since
+	}
 	have, err := h.links()
 	if err != nil {
 		return nil, err
@@ -97,9 +100,7 @@ func (h *host) portDrift(port netlink.Link, have links, drift func(string, ...an
 		if pre.Addr().Is6() && !h.v6 {
 			continue
 		}
-		addrs, err := h.route.AddrList(bridge, family(pre.Addr()))
-		gateway := add(pre.Addr(), 1)
-		if err != nil || !slices.ContainsFunc(addrs, func(x netlink.Addr) bool { return x.IP.Equal(gateway.AsSlice()) }) {
+		if gateway := add(pre.Addr(), 1); !h.has(bridge, gateway) {
 			drift("%s has not the address %s", name, gateway)
 		}
 	}
@@ -151,6 +152,8 @@ func least(chain, slot string) uint32 {
 		return 4
 	case "to-sandbox":
 		return 5
+	case slot + chainPass:
+		return passRules
 	default:
 		return 1
 	}
@@ -170,7 +173,7 @@ func (a *attachment) count(c *change, out *network.Status) {
 	if a.names == nil {
 		return
 	}
-	rest := network.FlowStats{}
+	rest := network.FlowStats{Connections: a.passed(c)}
 	if len(out.Stats) > 0 {
 		rest.RxBytes, rest.TxBytes = out.Stats[0].RxBytes, out.Stats[0].TxBytes
 	}
@@ -180,6 +183,22 @@ func (a *attachment) count(c *change, out *network.Status) {
 		out.Flows = append(out.Flows, f)
 	}
 	out.Flows = append(out.Flows, rest)
+}
+
+// passed is how many flows the sandbox was allowed by address.
+func (a *attachment) passed(c *change) uint64 {
+	rules, err := c.GetRules(c.inet, &nftables.Chain{Name: a.name() + chainPass, Table: c.inet})
+	if err != nil {
+		return 0
+	}
+	for _, r := range rules {
+		for _, e := range r.Exprs {
+			if n, ok := e.(*expr.Counter); ok {
+				return n.Packets
+			}
+		}
+	}
+	return 0
 }
 
 // flows are the counts by name.
