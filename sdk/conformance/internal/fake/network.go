@@ -219,7 +219,7 @@ func (s *networkServer) connect(r *network.AttachRequest, files []*os.File) (*ne
 		func() error { return hostEnd(link, at) }, func() error { return inside(route, r.IfName, at) },
 	)
 	if late {
-		steps = append(steps, func() error { time.Sleep(20 * time.Millisecond); return policy(link, r.Egress) })
+		steps = append(steps, func() error { time.Sleep(500 * time.Millisecond); return policy(link, r.Egress) })
 	}
 	switch {
 	case broken("makes something for a moment"):
