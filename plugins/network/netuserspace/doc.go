@@ -10,8 +10,9 @@
 // accepted, refused or not answered, as without anything in between.
 //
 // Where the sandbox's kernel has not what that takes, packets come through a tap device
-// to a network stack in user space (package netstack): slower, and without published
-// ports. An operator may want that always: path = "netstack".
+// to a network stack in user space (package netstack): slower, and servers see
+// all clients of published ports come from the gateway. An operator may want that
+// always: path = "netstack".
 //
 // What is different from a network of one's own:
 //
@@ -22,7 +23,7 @@
 //     has answered, and what came of it is a reset at once.
 //   - A connection bound to the interface (SO_BINDTODEVICE) is not carried.
 //   - Published ports reach servers at the sandbox's address, not those at 127.0.0.1
-//     alone, over IPv4, and inside.Pool of them at once; others wait.
+//     alone, over IPv4; on the kernel path inside.Pool of them at once, others wait.
 //   - The host's own addresses are refused, whatever the policy says.
 //
 // A process serves one sandbox, for as long as that lives (manifest: resident).

@@ -5,7 +5,7 @@ import (
 	"fmt"
 	"net/netip"
 
-	"github.com/nucleus-runtime/nucleus/plugins/network/netuserspace/internal/kernel"
+	"github.com/nucleus-runtime/nucleus/plugins/network/netuserspace/internal/inside"
 	"github.com/nucleus-runtime/nucleus/sdk/errs"
 	"github.com/nucleus-runtime/nucleus/sdk/network"
 	"golang.org/x/sys/unix"
@@ -22,7 +22,7 @@ func raiseLimit() {
 
 // portError says which port of the host could not be had, and what to do.
 func portError(err error) error {
-	var p *kernel.PortError
+	var p *inside.PortError
 	if !errors.As(err, &p) {
 		return err
 	}

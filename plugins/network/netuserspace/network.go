@@ -208,9 +208,6 @@ func (a *attachment) openNetstack(tap *os.File, f files, r *network.AttachReques
 	if tap == nil {
 		return nil, errs.Preconditionf("the sandbox's kernel gives neither nftables with tproxy (nft_tproxy) nor a tap device (/dev/net/tun): load one of the modules")
 	}
-	if len(r.Ports) > 0 {
-		return nil, errs.Preconditionf("ports can be published where the sandbox's kernel has nftables with tproxy alone: load nft_tproxy")
-	}
 	for name, fs := range f { // listeners that nobody serves would accept
 		if name != inside.Tap && name != inside.DNSUDP && name != inside.DNSTCP {
 			for _, file := range fs {
@@ -223,7 +220,11 @@ func (a *attachment) openNetstack(tap *os.File, f files, r *network.AttachReques
 		return nil, fmt.Errorf("serving the sandbox: %w", err)
 	}
 	a.path = p
-	return nil, nil
+	ports, err := p.Publish(r.Ports, inside.Gateway4, inside.Address4)
+	if err != nil {
+		return nil, portError(err)
+	}
+	return ports, nil
 }
 
 // dnsListeners takes over what the resolver is asked through.

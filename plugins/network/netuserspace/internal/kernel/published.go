@@ -10,6 +10,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/nucleus-runtime/nucleus/plugins/network/netuserspace/internal/inside"
 	"github.com/nucleus-runtime/nucleus/plugins/network/netuserspace/internal/relay"
 	"github.com/nucleus-runtime/nucleus/sdk/network"
 )
@@ -43,23 +44,13 @@ func (p *Path) Publish(ports []network.PortMap, sockets []*os.File, gateway neti
 		}
 		port, err := listen(netip.AddrPortFrom(m.HostIP, m.HostPort), m.ContainerPort)
 		if err != nil {
-			return nil, &PortError{Port: m, Err: err}
+			return nil, &inside.PortError{Port: m, Err: err}
 		}
 		m.HostPort = port
 		out = append(out, m)
 	}
 	return out, nil
 }
-
-// PortError says which port of the host could not be had.
-type PortError struct {
-	Port network.PortMap
-	Err  error
-}
-
-func (e *PortError) Error() string { return e.Err.Error() }
-
-func (e *PortError) Unwrap() error { return e.Err }
 
 // family gives the network's name for one family alone: a port at 0.0.0.0 is not one
 // at ::.

@@ -59,6 +59,8 @@ type Path struct {
 	cancel context.CancelFunc
 	wg     sync.WaitGroup
 
+	published published
+
 	mu    sync.Mutex
 	first map[flow][]byte // of connections that are not decided on
 }
@@ -116,6 +118,7 @@ func (p *Path) Start() { p.wg.Go(p.read) }
 // Close ends all flows, and waits until they have.
 func (p *Path) Close() {
 	p.cancel()
+	p.published.close()
 	inside.Leave(p.link.file)
 	p.pings.Close()
 	p.stack.Close()
