@@ -253,10 +253,13 @@ func (p *Path) connect(r *tcp.ForwarderRequest) {
 	in := gonet.NewTCPConn(&q, ep)
 	stop := context.AfterFunc(p.ctx, func() { in.Close(); out.Close() })
 	defer stop()
-	relay.Copy(in, out, count.Add, func() {
-		ep.SocketOptions().SetLinger(tcpip.LingerOption{Enabled: true})
-		in.Close()
-	})
+	relay.Copy(in, out, count.Add, func() { reset(in, ep) })
+}
+
+// reset ends a connection at once.
+func reset(c *gonet.TCPConn, ep tcpip.Endpoint) {
+	ep.SocketOptions().SetLinger(tcpip.LingerOption{Enabled: true})
+	c.Close()
 }
 
 // udp takes the first datagram of a flow.

@@ -11,6 +11,8 @@ import (
 	"gvisor.dev/gvisor/pkg/tcpip"
 	"gvisor.dev/gvisor/pkg/tcpip/adapters/gonet"
 	"gvisor.dev/gvisor/pkg/tcpip/network/ipv4"
+	"gvisor.dev/gvisor/pkg/tcpip/transport/tcp"
+	"gvisor.dev/gvisor/pkg/waiter"
 
 	"github.com/nucleus-runtime/nucleus/plugins/network/netuserspace/internal/inside"
 	"github.com/nucleus-runtime/nucleus/plugins/network/netuserspace/internal/packet"
@@ -111,15 +113,46 @@ func (s *published) accept(l *net.TCPListener, server netip.AddrPort) {
 
 func (s *published) serve(c *net.TCPConn, server netip.AddrPort) {
 	ctx, cancel := context.WithTimeout(s.path.ctx, connectTime)
-	in, err := gonet.DialTCPWithBind(ctx, s.path.stack, full(netip.AddrPortFrom(s.gateway, 0)), full(server), ipv4.ProtocolNumber)
+	var q waiter.Queue
+	ep, err := s.dial(ctx, &q, server)
 	cancel()
 	if err != nil {
 		relay.Reset(c)
 		return
 	}
+	in := gonet.NewTCPConn(&q, ep)
 	stop := context.AfterFunc(s.path.ctx, func() { in.Close(); c.Close() })
 	defer stop()
-	relay.Copy(in, c, func(uint64, uint64) {}, func() { in.Close() })
+	relay.Copy(in, c, func(uint64, uint64) {}, func() { reset(in, ep) })
+}
+
+// dial is gonet's, with an endpoint that can be reset.
+func (s *published) dial(ctx context.Context, q *waiter.Queue, server netip.AddrPort) (tcpip.Endpoint, error) {
+	ep, failed := s.path.stack.NewEndpoint(tcp.ProtocolNumber, ipv4.ProtocolNumber, q)
+	if failed != nil {
+		return nil, errors.New(failed.String())
+	}
+	entry, connected := waiter.NewChannelEntry(waiter.WritableEvents)
+	q.EventRegister(&entry)
+	defer q.EventUnregister(&entry)
+	if failed = ep.Bind(full(netip.AddrPortFrom(s.gateway, 0))); failed == nil {
+		failed = ep.Connect(full(server))
+	}
+	if _, started := failed.(*tcpip.ErrConnectStarted); started {
+		select {
+		case <-connected:
+			failed = ep.LastError()
+		case <-ctx.Done():
+			ep.Close()
+			return nil, ctx.Err()
+		}
+	}
+	if failed != nil {
+		ep.Close()
+		return nil, errors.New(failed.String())
+	}
+	ep.SocketOptions().SetDelayOption(false)
+	return ep, nil
 }
 
 func (s *published) listenUDP(at netip.AddrPort, port uint16) (uint16, error) {
