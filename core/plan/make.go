@@ -368,6 +368,15 @@ func (m *maker) networkPlugin() {
 	for _, p := range j.Publish {
 		n.Publish = append(n.Publish, Publish{p.HostIP, p.HostPort, p.Container, p.Protocol})
 	}
+	// A pair of links leads to the host's network namespace by a number (rtnetlink(7),
+	// IFLA_TARGET_NETNSID), and who has these in the host's user namespace may follow it.
+	if m.p.IDs.Kind == "none" {
+		for _, c := range []string{"CAP_NET_ADMIN", "CAP_SYS_ADMIN"} {
+			if slices.Contains(m.p.Process.Capabilities.Bounding, c) {
+				m.fail("security.capabilities", `write: namespaces { user = "auto" }`, "%s in the host's user namespace rules the host's network, past any policy: it cannot be kept beside user = \"host\" and a network plugin", c)
+			}
+		}
+	}
 	n.Egress.Default = EgressDeny
 	if j.Egress == nil {
 		if !m.j.Mode.Strict() {

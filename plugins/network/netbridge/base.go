@@ -173,13 +173,21 @@ func (c *change) deciding() {
 	c.rule(c.inet, "input", iifOurs(), goTo("to-host"))
 	// Refusals, and errors that the host itself tells of.
 	c.rule(c.inet, "output", oifOurs(), state(related), accept())
+	// Ports are published at the host's addresses: only what serves those connects here,
+	// or a port that is published at loopback would be everybody's.
+	c.rule(c.inet, "output", oifOurs(), state(fresh), meta(expr.MetaKeyMARK, r0), neq(r0, binaryutil.NativeEndian.PutUint32(relayMark)), drop())
 	c.rule(c.inet, "output", oifOurs(), goTo("to-sandbox"))
 
 	six := inet6()
 	discovery := func(kind byte) exprs {
 		return seq(protocol(six.icmp), payload(expr.PayloadBaseTransportHeader, 0, 1, r0), eq(r0, []byte{kind}))
 	}
-	c.rule(c.inet, "to-host", state(established|related), accept())
+	// Answers to what serves published ports. A flow that the sandbox begins is none, and
+	// one whose socket has gone would else be a way to whoever has its port next.
+	c.rule(c.inet, "to-host", state(established), exprs{&expr.Ct{Key: expr.CtKeyDIRECTION, Register: r0}}, eq(r0, []byte{1}), accept())
+	for _, f := range families() {
+		c.rule(c.inet, "to-host", f.only(), protocol(f.icmp), state(related), accept())
+	}
 	c.rule(c.inet, "to-host", discovery(135), accept()) // asks for the gateway's address
 	c.rule(c.inet, "to-sandbox", discovery(136), meta(expr.MetaKeyIIF, r0), eq(r0, make([]byte, 4)), accept())
 	c.rule(c.inet, "from-sandbox", state(invalid), drop())

@@ -112,12 +112,17 @@ func (d *denials) close() {
 func (d *denials) packet(a *attachment, m []byte) {
 	payload, prefix := attributeOf(m, nflogPayload), attributeOf(m, nflogPrefix)
 	// Rules of a process that had the group before this one may still be there.
-	if string(prefix) != a.name()+"\x00" {
+	many := string(prefix) == a.name()+manySuffix+"\x00"
+	if !many && string(prefix) != a.name()+"\x00" {
 		return
 	}
 	if proto, dst, ok := parse(payload); ok {
 		d.logged.Add(1)
-		a.ledger.Deny(a.judge(proto, dst))
+		out := a.judge(proto, dst)
+		if many {
+			out.Reason = network.ReasonLimit
+		}
+		a.ledger.Deny(out)
 	}
 }
 

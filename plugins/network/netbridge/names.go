@@ -67,7 +67,7 @@ func (a *attachment) resolve(dns *network.DNS, in files) error {
 		}
 	}
 	b := &bound{a: a, names: make(map[dnsname.Name]*name), gone: make(map[string]network.FlowStats)}
-	r, err := resolver.New(resolver.Config{Policy: a.policy, Upstream: upstream, Denied: a.ledger.Deny, Bind: b.bind, SameFamily: true})
+	r, err := resolver.New(resolver.Config{Policy: a.policy, Upstream: upstream, Denied: a.ledger.Deny, Bind: b.bind, SameFamily: true, Names: maxNames})
 	if err != nil {
 		return err
 	}

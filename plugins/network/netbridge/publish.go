@@ -8,8 +8,10 @@ import (
 	"io"
 	"net"
 	"net/netip"
+	"os"
 	"strconv"
 	"sync"
+	"syscall"
 	"time"
 
 	"github.com/google/nftables"
@@ -233,9 +235,23 @@ func pause(ctx context.Context, d time.Duration) bool {
 	}
 }
 
+// relayMark is of what serves published ports; the rules let nothing else of the host
+// connect to a sandbox.
+const relayMark = 0x6e6b7072
+
+func dialer() *net.Dialer {
+	return &net.Dialer{Timeout: dialLimit, Control: func(_, _ string, c syscall.RawConn) error {
+		var err error
+		cerr := c.Control(func(fd uintptr) {
+			err = os.NewSyscallError("setsockopt SO_MARK", unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_MARK, relayMark))
+		})
+		return errors.Join(cerr, err)
+	}}
+}
+
 func (r relay) splice(ctx context.Context, outer net.Conn) {
 	defer outer.Close()
-	inner, err := (&net.Dialer{Timeout: dialLimit}).DialContext(ctx, "tcp", r.to.String())
+	inner, err := dialer().DialContext(ctx, "tcp", r.to.String())
 	if err != nil {
 		reset(outer)
 		return
@@ -282,7 +298,7 @@ func (r relay) servePacket(ctx context.Context, wg *sync.WaitGroup) {
 			if full {
 				continue
 			}
-			if inner, err = (&net.Dialer{Timeout: dialLimit}).DialContext(ctx, "udp", r.to.String()); err != nil {
+			if inner, err = dialer().DialContext(ctx, "udp", r.to.String()); err != nil {
 				continue
 			}
 			mu.Lock()

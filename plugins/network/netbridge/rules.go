@@ -19,6 +19,7 @@ const (
 	chainIn    = "-in"
 	chainNo    = "-no"
 	chainPass  = "-pass"
+	chainMany  = "-many"
 	chainNames = "-names"
 
 	setReal  = "-real" // + family: name's address, protocol and port to the real address
@@ -64,7 +65,7 @@ func (s sandbox) addr(f fam) netip.Addr {
 // admit adds the rules of a sandbox, in place of what has its slot's name.
 func (c *change) admit(s sandbox) {
 	name := s.name()
-	for _, chain := range []string{chainNo, chainPass, chainIn, chainOut} {
+	for _, chain := range []string{chainNo, chainMany, chainPass, chainIn, chainOut} {
 		c.chain(c.inet, name+chain)
 		c.FlushChain(&nftables.Chain{Table: c.inet, Name: name + chain})
 	}
@@ -110,26 +111,38 @@ func (c *change) nameSets(s sandbox) {
 	c.rule(c.inet, s.name()+chainNames, accept())
 }
 
+// maxFlows is how many connections a sandbox may have that the kernel follows. Without
+// a bound one could take all ports of the host towards a destination, or fill the
+// table of all connections.
+const maxFlows = 8192
+
+const connlimitOver = 1 // NFT_CONNLIMIT_F_INV
+
 // snap is how much of a refused packet is told: headers, with all options of IPv4.
 const snap = 128
 
 // refuse tells of a packet, not more often than somebody could read, and answers it so
 // that whoever has sent it need not wait.
 func (c *change) refuse(s sandbox) {
-	rule := func(parts ...exprs) { c.rule(c.inet, s.name()+chainNo, parts...) }
-	rule(exprs{&expr.Counter{}})
-	if s.group != 0 {
-		rule(exprs{
-			&expr.Limit{Type: expr.LimitTypePkts, Rate: 50, Unit: expr.LimitTimeSecond, Burst: 100},
-			&expr.Log{
-				Key:   1<<unix.NFTA_LOG_GROUP | 1<<unix.NFTA_LOG_SNAPLEN | 1<<unix.NFTA_LOG_PREFIX | 1<<unix.NFTA_LOG_QTHRESHOLD,
-				Group: s.group, Snaplen: snap, QThreshold: 1, Data: []byte(s.name()),
-			},
-		})
+	for chain, prefix := range map[string]string{chainNo: s.name(), chainMany: s.name() + manySuffix} {
+		rule := func(parts ...exprs) { c.rule(c.inet, s.name()+chain, parts...) }
+		rule(exprs{&expr.Counter{}})
+		if s.group != 0 {
+			rule(exprs{
+				&expr.Limit{Type: expr.LimitTypePkts, Rate: 50, Unit: expr.LimitTimeSecond, Burst: 100},
+				&expr.Log{
+					Key:   1<<unix.NFTA_LOG_GROUP | 1<<unix.NFTA_LOG_SNAPLEN | 1<<unix.NFTA_LOG_PREFIX | 1<<unix.NFTA_LOG_QTHRESHOLD,
+					Group: s.group, Snaplen: snap, QThreshold: 1, Data: []byte(prefix),
+				},
+			})
+		}
+		rule(protocol(unix.IPPROTO_TCP), exprs{&expr.Reject{Type: unix.NFT_REJECT_TCP_RST}})
+		rule(exprs{&expr.Reject{Type: unix.NFT_REJECT_ICMPX_UNREACH, Code: unix.NFT_REJECT_ICMPX_ADMIN_PROHIBITED}})
 	}
-	rule(protocol(unix.IPPROTO_TCP), exprs{&expr.Reject{Type: unix.NFT_REJECT_TCP_RST}})
-	rule(exprs{&expr.Reject{Type: unix.NFT_REJECT_ICMPX_UNREACH, Code: unix.NFT_REJECT_ICMPX_ADMIN_PROHIBITED}})
 }
+
+// manySuffix marks what was refused for being one too many.
+const manySuffix = "+"
 
 // passRules is how many rules pass makes.
 const passRules = 3
@@ -179,6 +192,7 @@ func (c *change) outgoing(s sandbox) {
 	rule := func(parts ...exprs) { c.rule(c.inet, chain, parts...) }
 	c.counting(s, chain)
 	c.known(s, chain)
+	rule(state(fresh), exprs{&expr.Connlimit{Count: maxFlows, Flags: connlimitOver}}, goTo(s.name()+chainMany))
 	for _, f := range families() {
 		if s.names {
 			rule(f.only(), translated(true), original(r0), header(f.dst, f.size, r0+f.words), in(s.name()+setPairs+f.suffix, r0), s.tag.pass())

@@ -77,6 +77,16 @@ type names struct {
 	byIndex map[uint32]*list.Element
 	used    list.List // of *owner, the one used last in front
 	next    uint32
+	limit   int // of names; 0 for owned
+}
+
+// bounds are how many names there may be, and after which time one makes room for
+// another: where there are few, answers that are in caches still hold (maxTTL).
+func (t *names) bounds() (int, time.Duration) {
+	if t.limit == 0 || t.limit >= owned {
+		return owned, idle
+	}
+	return t.limit, 2 * maxTTL * time.Second
 }
 
 // owner is a name with its addresses. What it is bound to is guarded by lock, a
@@ -121,7 +131,7 @@ func (t *names) get(n dnsname.Name, now time.Time) (o, lost *owner, err error) {
 	if e, ok := t.byName[n]; ok {
 		return t.touch(e, now), nil, nil
 	}
-	if t.used.Len() >= owned {
+	if limit, idle := t.bounds(); t.used.Len() >= limit {
 		e := t.used.Back()
 		lost = e.Value.(*owner)
 		if now.Sub(lost.used) < idle {

@@ -253,3 +253,29 @@ func TestTheCacheIsLimited(t *testing.T) {
 		t.Error("what has expired is kept")
 	}
 }
+
+// A network that binds few names has the one that was unused for longest make room,
+// once no cache can have its answer any more.
+func TestFewNamesMakeRoom(t *testing.T) {
+	var few names
+	few.limit = 2
+	now := time.Now()
+	get := func(n dnsname.Name, at time.Duration) (lost string, err error) {
+		_, o, err := few.get(n, now.Add(at))
+		if o != nil {
+			lost = string(o.name)
+		}
+		return lost, err
+	}
+	for i, n := range []dnsname.Name{"a.example", "b.example", "a.example"} {
+		if lost, err := get(n, time.Duration(i)*time.Second); lost != "" || err != nil {
+			t.Fatalf("%s: %q, %v", n, lost, err)
+		}
+	}
+	if _, err := get("c.example", time.Minute); !errors.Is(err, errFull) {
+		t.Errorf("too early: %v", err)
+	}
+	if lost, err := get("c.example", 3*time.Minute); lost != "b.example" || err != nil {
+		t.Errorf("lost %q, %v", lost, err)
+	}
+}

@@ -39,6 +39,9 @@ type Config struct {
 	// SameFamily answers with an own address only in a family of which the name has a
 	// real one. Without it, a name that has any address gets one of each.
 	SameFamily bool
+	// Names is how many names may have addresses at a time, for a network that cannot
+	// bind as many as there are addresses; 0 is for all.
+	Names int
 }
 
 // ErrRefused is Lookup's error for a name that may not be asked for.
@@ -105,6 +108,7 @@ func New(c Config) (*Resolver, error) {
 		slots:   make(chan struct{}, lookups),
 		flights: make(map[dnsname.Name]*flight),
 	}
+	r.names.limit = c.Names
 	r.base, r.cancel = context.WithCancel(context.Background())
 	return r, nil
 }
