@@ -162,14 +162,20 @@ func least(chain, slot string) uint32 {
 // count adds what this process knows: flows by name, and what was refused.
 func (a *attachment) count(c *change, out *network.Status) {
 	out.Denied = a.ledger.Denied()
-	if rules, err := c.GetRules(c.inet, &nftables.Chain{Name: a.name() + chainNo, Table: c.inet}); err == nil && len(rules) > 0 {
+	// The counters have those too that were too many to be told.
+	var refused uint64
+	for _, chain := range []string{chainNo, chainMany} {
+		rules, err := c.GetRules(c.inet, &nftables.Chain{Name: a.name() + chain, Table: c.inet})
+		if err != nil || len(rules) == 0 {
+			continue
+		}
 		for _, e := range rules[0].Exprs {
 			if n, ok := e.(*expr.Counter); ok {
-				// The counter has those too that were too many to be told.
-				out.Denied += n.Packets - min(n.Packets, a.log.logged.Load())
+				refused += n.Packets
 			}
 		}
 	}
+	out.Denied += refused - min(refused, a.log.logged.Load())
 	if a.names == nil {
 		return
 	}
