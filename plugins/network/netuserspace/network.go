@@ -70,6 +70,7 @@ type attachment struct {
 	ledger   *ledger.Ledger
 	resolver *resolver.Resolver
 	path     path
+	tap      *os.File // the path's; nil without
 	stop     context.CancelFunc
 	wg       sync.WaitGroup
 }
@@ -174,6 +175,7 @@ func (a *attachment) open(f files, r *network.AttachRequest, e *exit.Exit) ([]ne
 	if missing(inside.Link) {
 		tap = nil
 	}
+	a.tap = tap
 	if f.one(inside.TCP4) == nil || missing(inside.Capture) || missing(inside.Steer) {
 		return a.openNetstack(tap, f, r, e)
 	}
@@ -328,7 +330,11 @@ func (n *Network) Status(_ context.Context, r *network.StatusRequest) (*network.
 	if a == nil {
 		return nil, errs.NotFoundf("the sandbox is not connected")
 	}
-	return &network.Status{OK: true, Flows: a.ledger.Flows(), Denied: a.ledger.Denied()}, nil
+	st := &network.Status{OK: true, Flows: a.ledger.Flows(), Denied: a.ledger.Denied()}
+	if a.tap != nil && inside.Gone(a.tap) {
+		st.OK, st.Drift = false, []string{"the sandbox's interface is gone"}
+	}
+	return st, nil
 }
 
 // Watch tells what the policy refuses.

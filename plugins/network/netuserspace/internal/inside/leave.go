@@ -18,3 +18,17 @@ func Leave(tap *os.File) {
 	}
 	tap.Close()
 }
+
+// Gone tells whether a tap device has been removed from outside of the plugin.
+func Gone(tap *os.File) bool {
+	raw, err := tap.SyscallConn()
+	if err != nil {
+		return true
+	}
+	gone := false
+	err = raw.Control(func(fd uintptr) {
+		r, rerr := unix.NewIfreq("")
+		gone = rerr == nil && unix.IoctlIfreq(int(fd), unix.TUNGETIFF, r) != nil // EBADFD
+	})
+	return gone || err != nil
+}

@@ -18,6 +18,9 @@ import (
 // claimed is how long a connection that was dialled waits for the sandbox's end.
 const claimed = 10 * time.Second
 
+// firstBytes is more than a first packet has without data.
+const firstBytes = 2 << 10
+
 // pending is a connection whose first packet the plugin has.
 type pending struct {
 	packet []byte
@@ -39,6 +42,9 @@ func (d *pending) drop() {
 // first takes the first packet of a TCP connection. Nothing is answered to it before
 // the host's side is there, so that connect tells the truth.
 func (p *Path) first(s *packet.Packet) {
+	if len(s.Whole) > firstBytes {
+		return // it carries data (RFC 7413), and comes again without
+	}
 	f := flow{s.Src, s.Dst}
 	p.mu.Lock()
 	d, again := p.pending[f]

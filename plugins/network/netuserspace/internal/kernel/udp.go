@@ -29,6 +29,8 @@ const (
 	idle     = 180 * time.Second
 	// early is how many datagrams wait while a name is resolved.
 	early = 16
+	// earlyBytes is how much of a family's waits in all.
+	earlyBytes = 4 << 20
 )
 
 // sessions are the UDP flows of a family.
@@ -40,7 +42,27 @@ type sessions struct {
 	mu     sync.Mutex
 	byFlow map[flow]*session
 	used   list.List // of *session, the one used last in front
+	kept   int       // bytes that wait
 	closed bool
+}
+
+// keep lets a datagram wait, or loses it. The lock is held.
+func (u *sessions) keep(s *session, data []byte) {
+	if len(s.waiting) >= early || u.kept+len(data) > earlyBytes {
+		return
+	}
+	u.kept += len(data)
+	s.waiting = append(s.waiting, slices.Clone(data))
+}
+
+// taken gives what has waited. The lock is held.
+func (u *sessions) taken(s *session) [][]byte {
+	out := s.waiting
+	s.waiting = nil
+	for _, d := range out {
+		u.kept -= len(d)
+	}
+	return out
 }
 
 // session is a flow with its socket on the host's side.
@@ -142,9 +164,7 @@ func (u *sessions) take(f flow, data []byte) {
 	s.used = time.Now()
 	u.used.MoveToFront(s.element)
 	if s.out == nil {
-		if len(s.waiting) < early {
-			s.waiting = append(s.waiting, slices.Clone(data))
-		}
+		u.keep(s, data)
 		u.mu.Unlock()
 		return
 	}
@@ -170,12 +190,13 @@ func (u *sessions) begin(f flow, data []byte) {
 		u.refuse(f, unix.EACCES)
 		return
 	}
-	s := &session{flow: f, waiting: [][]byte{slices.Clone(data)}, used: time.Now(), timeout: idleOnce}
+	s := &session{flow: f, used: time.Now(), timeout: idleOnce}
 	u.mu.Lock()
 	if u.closed {
 		u.mu.Unlock()
 		return
 	}
+	u.keep(s, data)
 	if len(u.byFlow) >= sessionLimit {
 		if old, ok := u.used.Back().Value.(*session); ok {
 			u.remove(old)
@@ -198,6 +219,7 @@ func (u *sessions) remove(s *session) {
 	}
 	delete(u.byFlow, s.flow)
 	u.used.Remove(s.element)
+	u.taken(s)
 	if s.out != nil {
 		s.out.Close()
 	}
@@ -237,8 +259,7 @@ func (u *sessions) run(s *session) {
 		return
 	}
 	s.out, s.control, s.count = out, control, count
-	waiting := s.waiting
-	s.waiting = nil
+	waiting := u.taken(s)
 	u.mu.Unlock()
 	for _, data := range waiting {
 		u.send(s, data)
