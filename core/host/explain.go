@@ -198,7 +198,7 @@ func explainTun(errno unix.Errno, _ fact.Host, res restrictions) (why, remedy st
 		return "/dev/net/tun is not there", "sudo modprobe tun"
 	case unix.EACCES, unix.EPERM:
 		if !res.seccomp {
-			return "this user may not open /dev/net/tun", "sudo chmod 0666 /dev/net/tun (its usual mode: the kernel checks who may make interfaces)"
+			return "a sandbox's ids may not open /dev/net/tun", "sudo chmod 0666 /dev/net/tun (its usual mode: the kernel checks who may make interfaces)"
 		}
 	}
 	return "", ""

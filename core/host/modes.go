@@ -118,7 +118,7 @@ func Networks(h fact.Host, features []fact.Feature) []NetworkVerdict {
 		needs        []string
 	}{
 		{"netbridge", "", []string{"root", featNetNS, featVeth, featBridge, featNft}},
-		{"netuserspace", "kernel", []string{featNetNS, featNft, featTProxy, featTun}},
+		{"netuserspace", "kernel", []string{featNetNS, featNft, featTProxy}},
 		{"netuserspace", "netstack", []string{featNetNS, featTun}},
 	} {
 		v := judgeMode("", x.needs, state)

@@ -132,7 +132,7 @@ func TestNetworks(t *testing.T) {
 		"a user":            {fact.Host{}, features(), "no [root] yes [] yes []"},
 		"no nftables":       {fact.Host{Privileged: true}, features(featNft, featTProxy), "no [nftables.userns] no [nftables.userns tproxy.userns] yes []"},
 		"no tproxy":         {fact.Host{}, features(featTProxy), "no [root] no [tproxy.userns] yes []"},
-		"no tap":            {fact.Host{Privileged: true}, features(featTun), "yes [] no [tun] no [tun]"},
+		"no tap":            {fact.Host{Privileged: true}, features(featTun), "yes [] yes [] no [tun]"},
 		"nobody has looked": {fact.Host{Privileged: true}, nil, "? [] ? [] ? []"},
 	} {
 		var got []string

@@ -98,6 +98,14 @@ func probeTun(string) (string, error) {
 		return "", fmt.Errorf("opening /dev/net/tun: %w", err)
 	}
 	defer unix.Close(fd)
+	// In a sandbox of root's ids are others than here.
+	var st unix.Stat_t
+	if err := unix.Fstat(fd, &st); err != nil {
+		return "", setup("looking at /dev/net/tun", err)
+	}
+	if st.Mode&0o006 != 0o006 {
+		return "", fmt.Errorf("/dev/net/tun has mode %#o, which shuts the ids of a sandbox out: %w", st.Mode&0o777, unix.EACCES)
+	}
 	ifr, err := unix.NewIfreq("probe0")
 	if err != nil {
 		return "", setup("naming the interface", err)

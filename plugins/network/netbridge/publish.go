@@ -124,7 +124,7 @@ func refusedPort(m network.PortMap, at string, err error) error {
 	what := fmt.Sprintf("publishing port %d of the sandbox (%s) at %s", m.ContainerPort, m.Protocol, at)
 	switch {
 	case errors.Is(err, unix.EADDRINUSE):
-		return errs.Because(errs.Existsf("%s: the port is in use on this host: publish another, or none to have one chosen: %w", what, err),
+		return errs.Because(errs.Existsf("%s: the port is in use on this host: publish another: %w", what, err),
 			"PORT_IN_USE", map[string]string{"address": at, "protocol": m.Protocol})
 	case errors.Is(err, unix.EADDRNOTAVAIL):
 		return errs.Preconditionf("%s: this host has no such address: %w", what, err)

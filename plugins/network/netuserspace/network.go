@@ -208,7 +208,7 @@ func (a *attachment) open(f files, r *network.AttachRequest, e *exit.Exit) ([]ne
 
 func (a *attachment) openNetstack(tap *os.File, f files, r *network.AttachRequest, e *exit.Exit) ([]network.PortMap, error) {
 	if tap == nil {
-		return nil, errs.Preconditionf("the sandbox's kernel gives neither nftables with tproxy (nft_tproxy) nor a tap device (/dev/net/tun): load one of the modules")
+		return nil, errs.Preconditionf("flows can be brought neither by nftables with tproxy, which the sandbox's kernel has not or path = \"netstack\" forbids, nor by a tap device, which cannot be made: nucleus doctor tells about tproxy.userns and tun")
 	}
 	for name, fs := range f { // listeners that nobody serves would accept
 		if name != inside.Tap && name != inside.DNSUDP && name != inside.DNSTCP {
