@@ -83,10 +83,13 @@ func (f *Finder) Find(name string) (*Program, error) {
 		}
 		return p, nil
 	}
-	return nil, &Error{
-		name, fmt.Errorf("no %s in %s", file, strings.Join(f.Dirs, ", ")),
-		"install it there, or name its directory in the host configuration: plugin_dirs",
+	hint := "install it there, or name its directory in the host configuration: plugin_dirs"
+	if all, err := f.List(); err == nil {
+		if all = slices.DeleteFunc(all, func(n string) bool { return n == name }); len(all) > 0 {
+			hint += fmt.Sprintf("; those that are there: %s", shown(strings.Join(all, " ")))
+		}
 	}
+	return nil, &Error{name, fmt.Errorf("no %s in %s", file, strings.Join(f.Dirs, ", ")), hint}
 }
 
 // given are the capabilities that a plugin of this project is there for, where its
