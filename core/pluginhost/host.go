@@ -228,6 +228,7 @@ func (p *Plugin) Retire() {
 		ctx, cancel := context.WithTimeout(context.Background(), closeTime)
 		defer cancel()
 		if client.New(p.Conn()).Shutdown(ctx) == nil {
+			p.hangUp()           // or it waits for the rest of our calls
 			_ = p.proc.Wait(ctx) // else it is killed
 		}
 	}
