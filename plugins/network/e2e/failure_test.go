@@ -230,7 +230,7 @@ func TestSupervisorDies(t *testing.T) {
 		publish(s.lab)
 		s.lab.Echo(t, 443)
 		before, files := s.settled()
-		r := s.start(job{network: policy + s.published("127.0.0.1:8081", 8080, "tcp") + s.published("[::]:8082", 8080, "udp"), probes: []probe.Probe{
+		r := s.start(job{network: policy + published("127.0.0.1:8081", 8080, "tcp") + published("[::]:8082", 8080, "udp"), probes: []probe.Probe{
 			{ID: "first", Kind: probe.TCP, To: "allowed.example:443", Alone: true},
 			{ID: "wait", Kind: probe.Sleep, Wait: patience},
 		}})
@@ -245,7 +245,7 @@ func TestSupervisorDies(t *testing.T) {
 		}
 		s.left(before, files)
 		// And the next sandbox has all that the first had.
-		o := s.run(job{network: policy + s.published("127.0.0.1:8081", 8080, "tcp"), probes: []probe.Probe{{ID: "again", Kind: probe.TCP, To: "allowed.example:443"}}})
+		o := s.run(job{network: policy + published("127.0.0.1:8081", 8080, "tcp"), probes: []probe.Probe{{ID: "again", Kind: probe.TCP, To: "allowed.example:443"}}})
 		if again := o.results["again"]; !again.OK {
 			t.Errorf("after gc: %s", again.Err)
 		}
@@ -268,7 +268,7 @@ func TestRunLeavesNothing(t *testing.T) {
 		s.lab.Echo(t, 443)
 		fresh := s.lab.Host.Census(t)
 		_, files := s.settled()
-		s.run(job{network: policy + s.published("0.0.0.0:8081", 8080, "tcp"), probes: []probe.Probe{{ID: "one", Kind: probe.TCP, To: "allowed.example:443"}}})
+		s.run(job{network: policy + published("0.0.0.0:8081", 8080, "tcp"), probes: []probe.Probe{{ID: "one", Kind: probe.TCP, To: "allowed.example:443"}}})
 		s.left(fresh, files)
 	})
 }

@@ -27,7 +27,7 @@ func TestHostBecomesNoRouter(t *testing.T) {
 		lan.Echo(t, 443)
 		s.lab.Internet.Route(t, netip.PrefixFrom(netlab.LanV4, 32), netlab.HostV4)
 		s.lab.Internet.Route(t, netip.PrefixFrom(netlab.LanV6, 128), netlab.HostV6)
-		r := s.server(policy + s.published("0.0.0.0:8083", 8080, "tcp"))
+		r := s.server(policy + published("0.0.0.0:8083", 8080, "tcp"))
 		self := r.result("self")
 		for _, protocol := range []string{"tcp", "udp"} {
 			for _, a := range []netip.Addr{netlab.LanV4, netlab.LanV6} {

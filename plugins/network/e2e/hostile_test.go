@@ -177,7 +177,7 @@ func forgedLater() []probe.Probe {
 
 // Replies to published ports leave, and nothing that only looks like one.
 func TestPublishedPortIsNoWayOut(t *testing.T) {
-	sitesOf(t, publishing, func(t *testing.T, s *site) {
+	sites(t, func(t *testing.T, s *site) {
 		publish(s.lab)
 		s.lab.Echo(t, 443)
 		var probes []probe.Probe

@@ -52,15 +52,7 @@ func eventually(ns *netlab.Namespace, protocol, address string) (line string, er
 	return "", err
 }
 
-// published is a block of a network, or nothing where the stack in user space has the
-// sandbox: it says that it cannot.
-func (s *site) published(at string, container int, protocol string) string {
-	if s.netstack {
-		return ""
-	}
-	return published(at, container, protocol)
-}
-
+// published is a block of a network.
 func published(at string, container int, protocol string) string {
 	return fmt.Sprintf("publish {\nhost = %q\ncontainer = %d\nprotocol = %q\n}\n", at, container, protocol)
 }
@@ -83,7 +75,7 @@ func (r *running) stop() outcome {
 }
 
 func TestPublishedPorts(t *testing.T) {
-	sitesOf(t, publishing, func(t *testing.T, s *site) {
+	sites(t, func(t *testing.T, s *site) {
 		text := policy
 		for _, protocol := range []string{"tcp", "udp"} {
 			text += published("127.0.0.1:8081", 8080, protocol) + published("[::1]:8082", 8080, protocol) +
@@ -131,7 +123,7 @@ func TestPublishedPorts(t *testing.T) {
 // What can be reached is what is published: neither does the sandbox have another way in,
 // nor the host one through what the backend needed for its own.
 func TestPublishingOpensNothingElse(t *testing.T) {
-	sitesOf(t, publishing, func(t *testing.T, s *site) {
+	sites(t, func(t *testing.T, s *site) {
 		r := s.server(policy + published("127.0.0.1:8081", 8080, "tcp"))
 		if _, err := eventually(s.lab.Host, "tcp", "127.0.0.1:8081"); err != nil {
 			t.Fatal(err)
@@ -208,7 +200,7 @@ func routeAt(l *netlab.Lab, targets []string) error {
 }
 
 func TestPortInUse(t *testing.T) {
-	sitesOf(t, publishing, func(t *testing.T, s *site) {
+	sites(t, func(t *testing.T, s *site) {
 		for _, c := range []struct{ at, protocol string }{
 			{"127.0.0.1:8081", "tcp"}, {"127.0.0.1:8081", "udp"}, {"0.0.0.0:8081", "tcp"}, {"[::]:8081", "tcp"},
 		} {
@@ -243,7 +235,7 @@ func TestPortInUse(t *testing.T) {
 
 // Two sandboxes want one port: the first keeps it.
 func TestPortOfAnotherSandbox(t *testing.T) {
-	sitesOf(t, publishing, func(t *testing.T, s *site) {
+	sites(t, func(t *testing.T, s *site) {
 		r := s.server(policy + published("127.0.0.1:8081", 8080, "tcp"))
 		o := s.start(job{network: policy + published("127.0.0.1:8081", 8080, "tcp"), probes: []probe.Probe{{ID: "self", Kind: probe.Self}}}).wait()
 		if o.code != 125 || !strings.Contains(o.stderr, "8081") {
@@ -253,20 +245,5 @@ func TestPortOfAnotherSandbox(t *testing.T) {
 			t.Errorf("the first sandbox has lost its port: %v", err)
 		}
 		r.stop()
-	})
-}
-
-// What cannot be had is refused, and not left out.
-func TestStackInUserSpacePublishesNothing(t *testing.T) {
-	sitesOf(t, []string{"netstack/root", "netstack/user"}, func(t *testing.T, s *site) {
-		before := s.lab.Host.Census(t)
-		o := s.start(job{network: policy + published("127.0.0.1:8081", 8080, "tcp"), probes: []probe.Probe{{ID: "self", Kind: probe.Self}}}).wait()
-		if o.code != 125 || !strings.Contains(o.stderr, "published") || len(o.results) > 0 {
-			t.Errorf("exit code %d, want 125 and a word about publishing: %s", o.code, o.stderr)
-		}
-		s.gc()
-		if changed := before.Changed(s.lab.Host.Census(t)); len(changed) > 0 {
-			t.Errorf("left behind: %q", changed)
-		}
 	})
 }

@@ -49,15 +49,14 @@ func TestMain(m *testing.M) {
 
 // site is one account on the host of a laboratory, with a backend.
 type site struct {
-	t        *testing.T
-	lab      *netlab.Lab
-	who      *account
-	backend  string
-	netstack bool
-	conf     string // the host configuration
-	stuff    string // the volume of the sandboxes
-	state    string
-	jobs     int
+	t       *testing.T
+	lab     *netlab.Lab
+	who     *account
+	backend string
+	conf    string // the host configuration
+	stuff   string // the volume of the sandboxes
+	state   string
+	jobs    int
 }
 
 // setup is a backend and who uses it.
@@ -86,9 +85,6 @@ func sites(t *testing.T, test func(*testing.T, *site)) {
 	sitesOf(t, order, test)
 }
 
-// publishing are the setups that can publish ports.
-var publishing = []string{"netbridge/root", "netuserspace/root", "netuserspace/user"}
-
 func sitesOf(t *testing.T, names []string, test func(*testing.T, *site)) {
 	t.Helper()
 	netlab.Needs(t)
@@ -99,7 +95,7 @@ func sitesOf(t *testing.T, names []string, test func(*testing.T, *site)) {
 
 func newSite(t *testing.T, with setup) *site {
 	t.Helper()
-	s := &site{t: t, lab: netlab.New(t), who: with.who(t), backend: with.backend, netstack: with.config != ""}
+	s := &site{t: t, lab: netlab.New(t), who: with.who(t), backend: with.backend}
 	if with.backend != "none" {
 		if _, err := os.Stat(filepath.Join(s.who.bins, "plugins", "nucleus-plugin-"+with.backend)); err != nil {
 			t.Fatalf("%v (make build?)", err)
