@@ -85,32 +85,8 @@ func (s *Sandbox) connect(ctx context.Context) error {
 	}
 	within, cancel := context.WithTimeout(ctx, networkTime)
 	defer cancel()
-	// The plugin's start takes longest of all: an init that has something to say
-	// meanwhile has failed.
-	gone := make(chan struct{})
-	watching, stop := context.WithCancel(within)
-	go func() {
-		defer close(gone)
-		for watching.Err() == nil && !ready(s.conn.FD(), 50*time.Millisecond) {
-		}
-	}()
-	select {
-	case <-c.ready:
-	case <-gone:
-	}
-	stop()
-	select {
-	case <-c.ready:
-	default:
-		if err := within.Err(); err != nil {
-			return s.networkFailed(fmt.Errorf("the backend is not ready: %w", err))
-		}
-		_, fds, err := s.receive("fs", initproto.KindOpened)
-		channel.CloseAll(fds)
-		if err == nil {
-			err = errors.New("init ended")
-		}
-		return s.fsFailed(err)
+	if err := s.backendReady(within); err != nil {
+		return err
 	}
 	if c.err != nil {
 		return s.networkFailed(c.err)
@@ -152,6 +128,46 @@ func (s *Sandbox) connect(ctx context.Context) error {
 		return nil // hooks come first
 	}
 	return s.letGo()
+}
+
+// backendReady waits for the backend, whose start takes longest of all. An init that
+// has something to say meanwhile has failed.
+func (s *Sandbox) backendReady(ctx context.Context) error {
+	select {
+	case <-s.net.ready:
+		return nil
+	default:
+	}
+	r, w, err := os.Pipe()
+	if err != nil {
+		return phase("network", err)
+	}
+	defer r.Close()
+	go func() {
+		<-s.net.ready // at the latest when the start is undone
+		_ = w.Close()
+	}()
+	limit, _ := ctx.Deadline()
+	fds := []unix.PollFd{{Fd: int32(s.conn.FD()), Events: unix.POLLIN}, {Fd: int32(r.Fd()), Events: unix.POLLIN}}
+	for {
+		n, err := unix.Poll(fds, int(max(0, time.Until(limit)).Milliseconds())+1)
+		switch {
+		case errors.Is(err, unix.EINTR):
+			continue
+		case err != nil:
+			return phase("network", os.NewSyscallError("poll", err))
+		case n == 0:
+			return s.networkFailed(fmt.Errorf("the backend is not ready within %s", networkTime))
+		case fds[1].Revents != 0:
+			return nil
+		}
+		_, passed, err := s.receive("fs", initproto.KindOpened)
+		channel.CloseAll(passed)
+		if err == nil {
+			err = fmt.Errorf("%w: init has opened what nobody asked for", initproto.ErrMessage)
+		}
+		return s.fsFailed(err)
+	}
 }
 
 // networkTime bounds the wait for a backend, from the start of its plugin to the
