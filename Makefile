@@ -164,6 +164,11 @@ generate:
 bench: deps-test build
 	@bench/run $(BENCHFLAGS)
 
+## bench-net: networks against the peers, into bench/results/net.md (as root)
+.PHONY: bench-net
+bench-net: deps-test build
+	@bench/net/run $(BENCHFLAGS)
+
 ## install: into PREFIX (/usr/local), below DESTDIR
 .PHONY: install
 install: build
