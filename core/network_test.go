@@ -346,6 +346,9 @@ func TestNetworkEnds(t *testing.T) {
 		if res.ExitCode != code || (err != nil) != (code == 125) {
 			t.Errorf("%s: %+v, %v", mode, res, err)
 		}
+		if told := strings.Contains(res.NetworkError, "it has ended"); told != (mode == "closed") {
+			t.Errorf("%s: told %q", mode, res.NetworkError)
+		}
 		if err != nil && !strings.Contains(err.Error(), `job.hcl:3: network: network plugin "lan": it has ended`) {
 			t.Errorf("%s: %v", mode, err)
 		}

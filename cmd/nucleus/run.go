@@ -137,6 +137,9 @@ func (a *app) run(ctx context.Context, f *runFlags, argv []string) error {
 		a.problem("warning", "the job's timeout was reached", "")
 	}
 	a.code = res.ExitCode
+	if res.NetworkError != "" {
+		a.problem("warning", res.NetworkError, "")
+	}
 	if res.HooksError != "" {
 		a.problem("warning", res.HooksError, "")
 	}

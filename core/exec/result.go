@@ -47,6 +47,8 @@ type Result struct {
 	OutputError string `json:"output_error,omitempty"`
 	// HooksError tells what the poststop hooks could not do.
 	HooksError string `json:"hooks_error,omitempty"`
+	// NetworkError tells that the network has ended before the sandbox, which went on.
+	NetworkError string `json:"network_error,omitempty"`
 	// Network is what went through the sandbox's network, if its backend counts.
 	Network *Network `json:"network,omitempty"`
 	// EventsError tells that an event could not be written.

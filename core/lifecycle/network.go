@@ -358,6 +358,7 @@ func (s *Sandbox) lostNetwork(ctx context.Context) error {
 		return s.networkFailed(fmt.Errorf("its network cannot be closed: %w", err))
 	}
 	s.net.link.Close()
+	s.result.NetworkError = err.Error()
 	return nil
 }
 
