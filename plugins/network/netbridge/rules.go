@@ -114,7 +114,7 @@ func (c *change) nameSets(s sandbox) {
 // maxFlows is how many connections a sandbox may have that the kernel follows. Without
 // a bound one could take all ports of the host towards a destination, or fill the
 // table of all connections.
-const maxFlows = 8192
+const maxFlows = 16384
 
 const connlimitOver = 1 // NFT_CONNLIMIT_F_INV
 
