@@ -2,7 +2,6 @@ package pluginhost
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"slices"
 	"strconv"
@@ -27,18 +26,10 @@ const describeTime = 2 * time.Second
 // Open starts a plugin, configures it for one sandbox, and asks what it wants to
 // hear of.
 func (h *Hooks) Open(ctx context.Context, sandbox string, w boundary.Want) (boundary.Caller, error) {
-	c := &hooksCaller{name: w.Plugin, sandbox: sandbox, pinned: h.Host.o.Finder.PinnedOnly}
-	c.open = func(ctx context.Context) (*Plugin, error) {
-		return h.start(ctx, c, func(p *Plugin, s *Schema) error {
-			value, err := h.Host.configure(ctx, p, s, w.Config, w.Eval, manifest.Hooks, c.instance())
-			if err == nil {
-				c.config, err = s.Public(value)
-			}
-			if len(c.config) > maxRecorded {
-				err = &Error{c.name, fmt.Errorf("its configuration has %d bytes, and may have %d", len(c.config), maxRecorded), ""}
-			}
-			return err
-		})
+	c := &hooksCaller{host: h.Host, name: w.Plugin, sandbox: sandbox, pinned: h.Host.o.Finder.PinnedOnly}
+	c.configure = func(ctx context.Context, p *Plugin, s *Schema) (err error) {
+		c.config, err = h.Host.settle(ctx, p, s, w.Config, w.Eval, c.instance())
+		return err
 	}
 	if err := c.ready(ctx); err != nil {
 		return nil, err
@@ -51,58 +42,24 @@ func (h *Hooks) Open(ctx context.Context, sandbox string, w boundary.Want) (boun
 }
 
 // Reopen starts a plugin for what its record tells. What it was configured with and
-// must not be written down is missing; a plugin that cannot be configured without
-// is called all the same, for all that it may need is the sandbox's id.
+// must not be written down is missing.
 func (h *Hooks) Reopen(ctx context.Context, sandbox string, r boundary.Record) (boundary.Caller, error) {
-	c := &hooksCaller{name: r.Plugin, sandbox: sandbox, pinned: r.Pinned}
+	c := &hooksCaller{host: h.Host, name: r.Plugin, sandbox: sandbox, pinned: r.Pinned}
 	if err := h.Host.o.Finder.pinned(r.Plugin, r.Pinned); err != nil {
 		return nil, err
 	}
-	c.open = func(ctx context.Context) (*Plugin, error) {
-		return h.start(ctx, c, func(p *Plugin, s *Schema) error {
-			err := h.Host.send(ctx, p, s, nil, r.Config, manifest.Hooks, c.instance())
-			var bad *ConfigError
-			if errors.As(err, &bad) {
-				return nil
-			}
-			return err
-		})
+	c.configure = func(ctx context.Context, p *Plugin, s *Schema) error {
+		return h.Host.remind(ctx, p, s, r.Config, c.instance())
 	}
 	return c, c.ready(ctx)
-}
-
-func (h *Hooks) start(ctx context.Context, c *hooksCaller, configure func(*Plugin, *Schema) error) (_ *Plugin, err error) {
-	p, err := h.Host.Start(ctx, c.name, manifest.Hooks)
-	if err != nil {
-		return nil, err
-	}
-	defer func() {
-		if err != nil {
-			p.Close()
-		}
-	}()
-	d, err := h.Host.Describe(ctx, p)
-	if err != nil {
-		return nil, err
-	}
-	if !d.Serves(manifest.Hooks) {
-		return nil, &Error{c.name, errors.New("it is no hooks plugin"), "name one that is: nucleus plugin info " + c.name + " tells what this one serves"}
-	}
-	if err := h.Host.configureSelf(ctx, p, d); err != nil {
-		return nil, err
-	}
-	schema, err := NewSchema(d.Schema.Instance[string(manifest.Hooks)])
-	if err != nil {
-		return nil, &Error{Plugin: c.name, Err: err}
-	}
-	return p, configure(p, schema)
 }
 
 // hooksCaller calls one plugin for one sandbox. A process that has ended is started
 // once more for the next call.
 type hooksCaller struct {
+	host          *Host
 	name, sandbox string
-	open          func(context.Context) (*Plugin, error)
+	configure     func(context.Context, *Plugin, *Schema) error
 	config        []byte
 	pinned        bool
 	sub           hooks.Subscription
@@ -123,7 +80,7 @@ func (c *hooksCaller) ready(ctx context.Context) error {
 		return nil
 	}
 	var err error
-	c.p, err = c.open(ctx)
+	c.p, _, err = c.host.open(ctx, c.name, manifest.Hooks, func(p *Plugin, s *Schema) error { return c.configure(ctx, p, s) })
 	return err
 }
 

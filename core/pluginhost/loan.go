@@ -86,33 +86,16 @@ func (l *loan) running(ctx context.Context) (*Plugin, error) {
 
 // reopen starts a provider for what its record tells.
 func (h *Host) reopen(ctx context.Context, sandbox string, r secret.LoanRecord) (_ *Plugin, features []string, err error) {
-	p, err := h.Start(ctx, r.Provider, manifest.Secrets)
-	if err != nil {
-		return nil, nil, err
-	}
-	defer func() {
-		if err != nil {
-			p.Close()
+	p, d, err := h.open(ctx, r.Provider, manifest.Secrets, func(p *Plugin, schema *Schema) error {
+		for _, x := range r.Leases {
+			if err := h.remind(ctx, p, schema, x.Config, instance(sandbox, x.Name)); err != nil {
+				return err
+			}
 		}
-	}()
-	d, err := h.Describe(ctx, p)
+		return nil
+	})
 	if err != nil {
 		return nil, nil, err
-	}
-	if err := h.configureSelf(ctx, p, d); err != nil {
-		return nil, nil, err
-	}
-	schema, err := NewSchema(d.Schema.Instance[string(manifest.Secrets)])
-	if err != nil {
-		return nil, nil, &Error{Plugin: p.Name, Err: err}
-	}
-	for _, x := range r.Leases {
-		err := h.send(ctx, p, schema, nil, x.Config, manifest.Secrets, instance(sandbox, x.Name))
-		// What is sensitive is missing. To end a lease its id may be enough.
-		var bad *ConfigError
-		if err != nil && !errors.As(err, &bad) {
-			return nil, nil, err
-		}
 	}
 	return p, d.Info.Features, nil
 }

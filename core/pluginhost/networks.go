@@ -3,7 +3,6 @@ package pluginhost
 import (
 	"context"
 	"errors"
-	"fmt"
 	"time"
 
 	"github.com/nucleus-runtime/nucleus/core/network"
@@ -28,14 +27,8 @@ type Networks struct{ Host *Host }
 func (n *Networks) Open(ctx context.Context, sandbox string, w network.Want) (network.Link, error) {
 	l := &link{host: n.Host, sandbox: sandbox, want: w}
 	l.record = network.Record{Backend: w.Backend, Pinned: n.Host.o.Finder.PinnedOnly, IfName: network.IfName}
-	err := l.open(ctx, func(p *Plugin, s *Schema) error {
-		value, err := n.Host.configure(ctx, p, s, w.Config, w.Eval, manifest.Network, l.instance())
-		if err == nil {
-			l.record.Config, err = s.Public(value)
-		}
-		if len(l.record.Config) > maxRecorded {
-			err = &Error{p.Name, fmt.Errorf("its configuration has %d bytes, and may have %d", len(l.record.Config), maxRecorded), ""}
-		}
+	err := l.open(ctx, func(p *Plugin, s *Schema) (err error) {
+		l.record.Config, err = n.Host.settle(ctx, p, s, w.Config, w.Eval, l.instance())
 		return err
 	})
 	if err != nil {
@@ -69,35 +62,15 @@ type link struct {
 
 func (l *link) instance() string { return instance(l.sandbox, l.record.Backend) }
 
-func (l *link) open(ctx context.Context, configure func(*Plugin, *Schema) error) (err error) {
-	p, err := l.host.Start(ctx, l.record.Backend, manifest.Network)
+func (l *link) open(ctx context.Context, configure func(*Plugin, *Schema) error) error {
+	p, d, err := l.host.open(ctx, l.record.Backend, manifest.Network, func(p *Plugin, s *Schema) error {
+		l.schema = s
+		return configure(p, s)
+	})
 	if err != nil {
 		return backendError(l.record.Backend, err)
 	}
-	defer func() {
-		if err != nil {
-			p.Close()
-			err = backendError(l.record.Backend, err)
-		}
-	}()
-	d, err := l.host.Describe(ctx, p)
-	if err != nil {
-		return err
-	}
-	if !d.Serves(manifest.Network) {
-		return &Error{p.Name, errors.New("it connects no networks"), "name a plugin that does: nucleus plugin info " + p.Name + " tells what this one serves"}
-	}
-	if err := l.host.configureSelf(ctx, p, d); err != nil {
-		return err
-	}
-	schema, err := NewSchema(d.Schema.Instance[string(manifest.Network)])
-	if err != nil {
-		return &Error{Plugin: p.Name, Err: err}
-	}
-	if err := configure(p, schema); err != nil {
-		return err
-	}
-	l.p, l.n, l.schema = p, p.Client().Network(d.Info.Features), schema
+	l.p, l.n = p, p.Client().Network(d.Info.Features)
 	return nil
 }
 
@@ -192,19 +165,13 @@ func (l *link) detach(ctx context.Context) error {
 	return nil
 }
 
-// reopen starts the backend for what the record tells. What it was configured with and
-// must not be written down is missing: all that it may need is the sandbox's id.
+// reopen starts the backend for what the record tells.
 func (l *link) reopen(ctx context.Context) error {
 	return l.open(ctx, func(p *Plugin, s *Schema) error {
 		if l.record.Config == nil {
 			return nil
 		}
-		err := l.host.send(ctx, p, s, nil, l.record.Config, manifest.Network, l.instance())
-		var bad *ConfigError
-		if errors.As(err, &bad) {
-			return nil
-		}
-		return err
+		return l.host.remind(ctx, p, s, l.record.Config, l.instance())
 	})
 }
 

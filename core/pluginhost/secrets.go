@@ -142,19 +142,9 @@ func (s *Secrets) attempt(ctx context.Context, call secrets.Call, g secret.Group
 // configure tells the plugin its operator's configuration, then each secret's.
 func (s *Secrets) configure(ctx context.Context, l *loan, g secret.Group) (refs []secrets.Ref, configs [][]byte, err error) {
 	p := l.p
-	d, err := s.Host.Describe(ctx, p)
+	d, schema, err := s.Host.ready(ctx, p)
 	if err != nil {
 		return nil, nil, providerError(g.Provider, err)
-	}
-	if !d.Serves(manifest.Secrets) {
-		return nil, nil, providerError(g.Provider, &Error{p.Name, errors.New("it gives no secrets"), ""})
-	}
-	if err := s.Host.configureSelf(ctx, p, d); err != nil {
-		return nil, nil, providerError(g.Provider, err)
-	}
-	schema, err := NewSchema(d.Schema.Instance[string(manifest.Secrets)])
-	if err != nil {
-		return nil, nil, providerError(g.Provider, &Error{Plugin: p.Name, Err: err})
 	}
 	l.features = d.Info.Features
 	for _, ref := range g.Refs {
