@@ -1,8 +1,6 @@
 package main
 
 import (
-	"encoding/binary"
-	"errors"
 	"fmt"
 	"os"
 
@@ -10,6 +8,7 @@ import (
 
 	"github.com/nucleus-runtime/nucleus/core/initproto"
 	"github.com/nucleus-runtime/nucleus/core/initproto/channel"
+	"github.com/nucleus-runtime/nucleus/internal/netlink"
 )
 
 // connect has the backend connect the network namespace: it gets what it wants
@@ -148,9 +147,9 @@ func open(x *initproto.Opening) (int, error) {
 	case initproto.OpenTap:
 		return tap(x.IfName, x.Index)
 	case initproto.OpenRoute:
-		return netlinkSocket(unix.NETLINK_ROUTE, unix.SOCK_NONBLOCK)
+		return netlink.Socket(unix.NETLINK_ROUTE, unix.SOCK_NONBLOCK)
 	case initproto.OpenNetfilter:
-		return netlinkSocket(unix.NETLINK_NETFILTER, unix.SOCK_NONBLOCK)
+		return netlink.Socket(unix.NETLINK_NETFILTER, unix.SOCK_NONBLOCK)
 	case initproto.OpenListenTCP, initproto.OpenTCP:
 		return socket(x, unix.SOCK_STREAM, 0)
 	case initproto.OpenListenUDP, initproto.OpenUDP:
@@ -181,18 +180,6 @@ func tap(name string, index uint32) (int, error) {
 	if err != nil {
 		_ = unix.Close(fd)
 		return -1, err
-	}
-	return fd, nil
-}
-
-func netlinkSocket(protocol, flags int) (int, error) {
-	fd, err := unix.Socket(unix.AF_NETLINK, unix.SOCK_RAW|unix.SOCK_CLOEXEC|flags, protocol)
-	if err != nil {
-		return -1, os.NewSyscallError("socket", err)
-	}
-	if err := unix.Bind(fd, &unix.SockaddrNetlink{Family: unix.AF_NETLINK}); err != nil {
-		_ = unix.Close(fd)
-		return -1, os.NewSyscallError("bind", err)
 	}
 	return fd, nil
 }
@@ -248,113 +235,10 @@ func socket(x *initproto.Opening, kind, protocol int) (_ int, err error) {
 // backlog is what the kernel cuts down to net.core.somaxconn.
 const backlog = 4096
 
-// setupTime is how long the kernel may take for one batch, in seconds.
-const setupTime = 5
-
-// send sends a batch of netlink messages, and waits for what the kernel says to each
-// that asks for an answer. It ends at the first that is refused: a netfilter batch is
-// one transaction anyway, and of others the next is sent only then.
+// send sends a batch of netlink messages.
 func send(protocol int, batch []byte) error {
 	if protocol != unix.NETLINK_ROUTE && protocol != unix.NETLINK_NETFILTER {
 		return fmt.Errorf("%w: netlink protocol %d", initproto.ErrMessage, protocol)
 	}
-	var parts [][]byte
-	err := messages(batch, func(whole []byte, _ header, _ []byte) error {
-		parts = append(parts, whole)
-		return nil
-	})
-	if err != nil {
-		return err
-	}
-	if protocol == unix.NETLINK_NETFILTER {
-		parts = [][]byte{batch}
-	}
-	fd, err := netlinkSocket(protocol, 0)
-	if err != nil {
-		return err
-	}
-	defer unix.Close(fd)
-	if err := unix.SetsockoptTimeval(fd, unix.SOL_SOCKET, unix.SO_RCVTIMEO, &unix.Timeval{Sec: setupTime}); err != nil {
-		return os.NewSyscallError("setsockopt SO_RCVTIMEO", err)
-	}
-	// Best effort: a batch that does not fit the default buffer is rare.
-	_ = unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_SNDBUFFORCE, 4*len(batch)+64<<10)
-	for _, p := range parts {
-		if err := transact(fd, p); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-func transact(fd int, batch []byte) error {
-	due := map[uint32]bool{}
-	_ = messages(batch, func(_ []byte, h header, _ []byte) error { // it was gone through before
-		if h.flags&unix.NLM_F_ACK != 0 {
-			due[h.seq] = true
-		}
-		return nil
-	})
-	if len(due) == 0 {
-		return fmt.Errorf("%w: a netlink batch that asks for no answer", initproto.ErrMessage)
-	}
-	if err := unix.Sendto(fd, batch, 0, &unix.SockaddrNetlink{Family: unix.AF_NETLINK}); err != nil {
-		return os.NewSyscallError("sendto", err)
-	}
-	buf := make([]byte, 64<<10)
-	for len(due) > 0 {
-		n, from, err := unix.Recvfrom(fd, buf, 0)
-		if errors.Is(err, unix.EINTR) {
-			continue
-		}
-		if err != nil {
-			return fmt.Errorf("netlink: %d messages have no answer: %w", len(due), os.NewSyscallError("recvfrom", err))
-		}
-		if k, ok := from.(*unix.SockaddrNetlink); !ok || k.Pid != 0 {
-			continue // not the kernel's
-		}
-		if err := acked(buf[:n], due); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-type header struct {
-	kind, flags uint16
-	seq         uint32
-}
-
-// messages goes through netlink messages.
-func messages(b []byte, f func(whole []byte, h header, payload []byte) error) error {
-	for len(b) > 0 {
-		if len(b) < unix.NLMSG_HDRLEN {
-			return fmt.Errorf("%w: netlink", initproto.ErrMessage)
-		}
-		n := int(binary.NativeEndian.Uint32(b))
-		if n < unix.NLMSG_HDRLEN || n > len(b) {
-			return fmt.Errorf("%w: netlink message of %d bytes", initproto.ErrMessage, n)
-		}
-		h := header{kind: binary.NativeEndian.Uint16(b[4:]), flags: binary.NativeEndian.Uint16(b[6:]), seq: binary.NativeEndian.Uint32(b[8:])}
-		next := min((n+unix.NLMSG_ALIGNTO-1)&^(unix.NLMSG_ALIGNTO-1), len(b))
-		if err := f(b[:next], h, b[unix.NLMSG_HDRLEN:n]); err != nil {
-			return err
-		}
-		b = b[next:]
-	}
-	return nil
-}
-
-// acked takes the messages that the kernel has answered from those that are due.
-func acked(b []byte, due map[uint32]bool) error {
-	return messages(b, func(_ []byte, h header, payload []byte) error {
-		if h.kind != unix.NLMSG_ERROR || len(payload) < 4 {
-			return nil
-		}
-		if code := int32(binary.NativeEndian.Uint32(payload)); code != 0 {
-			return fmt.Errorf("netlink message %d: %w", h.seq, unix.Errno(-code))
-		}
-		delete(due, h.seq)
-		return nil
-	})
+	return netlink.Transact(protocol, batch)
 }

@@ -2,9 +2,12 @@ package host
 
 import (
 	"encoding/binary"
+	"errors"
 	"fmt"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/nucleus-runtime/nucleus/internal/netlink"
 )
 
 // addsLink makes a link of a kind in the child's own network namespace.
@@ -15,7 +18,7 @@ func addsLink(kind string) (string, error) {
 	body = append(body, attr(unix.IFLA_IFNAME, name)...)
 	body = append(body, info...)
 	msg := message(unix.RTM_NEWLINK, unix.NLM_F_REQUEST|unix.NLM_F_ACK|unix.NLM_F_CREATE|unix.NLM_F_EXCL, 1, body)
-	if err := transact(unix.NETLINK_ROUTE, msg, 1); err != nil {
+	if err := transact(unix.NETLINK_ROUTE, msg); err != nil {
 		return "", fmt.Errorf("adding a %s link: %w", kind, err)
 	}
 	return "", nil
@@ -24,7 +27,6 @@ func addsLink(kind string) (string, error) {
 // nftBatch is one transaction: a table, a chain in it at a hook, and rules.
 func nftBatch(family uint8, kind string, hook, priority uint32, rules ...[]byte) error {
 	var batch []byte
-	var seqs []uint32
 	next := uint32(1)
 	add := func(kind uint16, attrs ...[]byte) {
 		body := nfgen(family, 0)
@@ -32,7 +34,6 @@ func nftBatch(family uint8, kind string, hook, priority uint32, rules ...[]byte)
 			body = append(body, a...)
 		}
 		next++
-		seqs = append(seqs, next)
 		batch = append(batch, message(unix.NFNL_SUBSYS_NFTABLES<<8|kind, unix.NLM_F_REQUEST|unix.NLM_F_ACK|unix.NLM_F_CREATE, next, body)...)
 	}
 	batch = append(batch, message(unix.NFNL_MSG_BATCH_BEGIN, unix.NLM_F_REQUEST, 1, nfgen(unix.AF_UNSPEC, unix.NFNL_SUBSYS_NFTABLES))...)
@@ -46,7 +47,7 @@ func nftBatch(family uint8, kind string, hook, priority uint32, rules ...[]byte)
 		add(unix.NFT_MSG_NEWRULE, attr(unix.NFTA_RULE_TABLE, name), attr(unix.NFTA_RULE_CHAIN, name), attr(unix.NFTA_RULE_EXPRESSIONS|unix.NLA_F_NESTED, r))
 	}
 	batch = append(batch, message(unix.NFNL_MSG_BATCH_END, unix.NLM_F_REQUEST, next+1, nfgen(unix.AF_UNSPEC, unix.NFNL_SUBSYS_NFTABLES))...)
-	return transact(unix.NETLINK_NETFILTER, batch, seqs...)
+	return transact(unix.NETLINK_NETFILTER, batch)
 }
 
 func nftExpr(name string, attrs ...[]byte) []byte {
@@ -117,46 +118,14 @@ func probeTun(string) (string, error) {
 	return "", nil
 }
 
-// transact sends messages and waits until each sequence number is
-// acknowledged. An error is the kernel's own errno.
-func transact(protocol int, msgs []byte, seqs ...uint32) error {
-	fd, err := unix.Socket(unix.AF_NETLINK, unix.SOCK_RAW|unix.SOCK_CLOEXEC, protocol)
-	if err != nil {
-		return fmt.Errorf("opening a netlink socket: %w", err)
+// transact sends messages. What the kernel refuses is its own errno.
+func transact(protocol int, batch []byte) error {
+	err := netlink.Transact(protocol, batch)
+	var r *netlink.Refused
+	if errors.As(err, &r) {
+		return r.Errno
 	}
-	defer unix.Close(fd)
-	if err := unix.Sendto(fd, msgs, 0, &unix.SockaddrNetlink{Family: unix.AF_NETLINK}); err != nil {
-		return fmt.Errorf("sending to netlink: %w", err)
-	}
-	open := map[uint32]bool{}
-	for _, s := range seqs {
-		open[s] = true
-	}
-	buf := make([]byte, 16<<10)
-	for len(open) > 0 {
-		n, _, err := unix.Recvfrom(fd, buf, 0)
-		if err == unix.EINTR {
-			continue
-		}
-		if err != nil {
-			return fmt.Errorf("receiving from netlink: %w", err)
-		}
-		for rest := buf[:n]; len(rest) >= unix.SizeofNlMsghdr; {
-			size := binary.NativeEndian.Uint32(rest)
-			if size < unix.SizeofNlMsghdr || int(size) > len(rest) {
-				break
-			}
-			kind, seq := binary.NativeEndian.Uint16(rest[4:]), binary.NativeEndian.Uint32(rest[8:])
-			if kind == unix.NLMSG_ERROR && size >= unix.SizeofNlMsghdr+4 {
-				if code := int32(binary.NativeEndian.Uint32(rest[unix.SizeofNlMsghdr:])); code != 0 {
-					return unix.Errno(-code)
-				}
-				delete(open, seq)
-			}
-			rest = rest[min(align4(int(size)), len(rest)):]
-		}
-	}
-	return nil
+	return err
 }
 
 func message(kind, flags uint16, seq uint32, body []byte) []byte {
