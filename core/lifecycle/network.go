@@ -227,20 +227,22 @@ func (s *Sandbox) openInside() (_ network.Place, err error) {
 // netNS names the sandbox's network namespace, and makes sure that it is not the
 // host's (W20).
 func (s *Sandbox) netNS() (sdk.Namespace, error) {
-	n := sdk.Namespace{Path: fmt.Sprintf("/proc/%d/ns/net", s.init.Pid)}
-	var own unix.Stat_t
+	n, err := namespaceAt(fmt.Sprintf("/proc/%d/ns/net", s.init.Pid))
+	if err != nil {
+		return n, s.reason("network", err)
+	}
+	own, err := namespaceAt("/proc/self/ns/net")
+	if err == nil && own.Dev == n.Dev && own.Ino == n.Ino {
+		err = errors.New("the sandbox is in the host's network namespace")
+	}
+	return n, phase("network", err)
+}
+
+// namespaceAt names the namespace that is at a path.
+func namespaceAt(path string) (sdk.Namespace, error) {
 	var st unix.Stat_t
-	if err := unix.Stat(n.Path, &st); err != nil {
-		return n, s.reason("network", os.NewSyscallError("stat", err))
-	}
-	if err := unix.Stat("/proc/self/ns/net", &own); err != nil {
-		return n, phase("network", os.NewSyscallError("stat", err))
-	}
-	if own.Dev == st.Dev && own.Ino == st.Ino {
-		return n, phase("network", errors.New("the sandbox is in the host's network namespace"))
-	}
-	n.Dev, n.Ino = st.Dev, st.Ino
-	return n, nil
+	err := unix.Stat(path, &st)
+	return sdk.Namespace{Path: path, Dev: st.Dev, Ino: st.Ino}, os.NewSyscallError("stat", err)
 }
 
 // ownerNS names the user namespace that owns the network namespace; nil for the host's.
@@ -248,12 +250,11 @@ func (s *Sandbox) ownerNS() (*sdk.UserNS, error) {
 	if s.plan.IDs.Kind == "none" {
 		return nil, nil
 	}
-	u := &sdk.UserNS{Namespace: sdk.Namespace{Path: s.mappedNS}}
-	var st unix.Stat_t
-	if err := unix.Stat(s.mappedNS, &st); err != nil {
-		return nil, s.reason("network", os.NewSyscallError("stat", err))
+	n, err := namespaceAt(s.mappedNS)
+	if err != nil {
+		return nil, s.reason("network", err)
 	}
-	u.Namespace.Dev, u.Namespace.Ino = st.Dev, st.Ino
+	u := &sdk.UserNS{Namespace: n}
 	for _, m := range s.plan.IDs.UIDs {
 		u.UIDs = append(u.UIDs, contract.IDMap{Inside: m.ContainerID, Outside: m.HostID, Count: m.Size})
 	}

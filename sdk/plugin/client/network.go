@@ -2,8 +2,6 @@ package client
 
 import (
 	"context"
-	"errors"
-	"io"
 	"slices"
 
 	"github.com/nucleus-runtime/nucleus/sdk/errs"
@@ -89,22 +87,13 @@ func (n *networkClient) Watch(ctx context.Context, r *network.WatchRequest, tell
 	if err != nil {
 		return wire.Error(err)
 	}
-	for {
-		m, err := stream.Recv()
-		if errors.Is(err, io.EOF) {
-			return nil
-		}
-		if err != nil {
-			return wire.Error(err)
-		}
+	return each(stream, func(m *pluginv1.NetworkWatchResponse) error {
 		d, err := wire.FromNetworkDenial(m)
-		if err == nil {
-			err = tell(d)
-		}
 		if err != nil {
 			return err
 		}
-	}
+		return tell(d)
+	})
 }
 
 func (n *networkClient) GC(ctx context.Context, r *network.GCRequest) (*network.GCResponse, error) {

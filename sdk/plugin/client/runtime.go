@@ -6,6 +6,8 @@ import (
 	"io"
 	"slices"
 
+	"google.golang.org/grpc"
+
 	"github.com/nucleus-runtime/nucleus/sdk/errs"
 	"github.com/nucleus-runtime/nucleus/sdk/internal/wire"
 	pluginv1 "github.com/nucleus-runtime/nucleus/sdk/proto/nucleus/plugin/v1"
@@ -121,6 +123,11 @@ func (r *runtimeClient) Stats(ctx context.Context, req *runtime.StatsRequest, gi
 	if err != nil {
 		return wire.Error(err)
 	}
+	return each(stream, func(m *pluginv1.StatsResponse) error { return give(wire.FromSample(m)) })
+}
+
+// each is called with all that a stream brings, to its end.
+func each[M any](stream grpc.ServerStreamingClient[M], f func(*M) error) error {
 	for {
 		m, err := stream.Recv()
 		if errors.Is(err, io.EOF) {
@@ -129,7 +136,7 @@ func (r *runtimeClient) Stats(ctx context.Context, req *runtime.StatsRequest, gi
 		if err != nil {
 			return wire.Error(err)
 		}
-		if err := give(wire.FromSample(m)); err != nil {
+		if err := f(m); err != nil {
 			return err
 		}
 	}
