@@ -54,17 +54,9 @@ type standing struct {
 
 // resolve serves the sandbox's resolver.
 func (a *attachment) resolve(dns *network.DNS, in files) error {
-	var upstream []netip.AddrPort
-	if dns != nil {
-		for _, s := range dns.Servers {
-			upstream = append(upstream, netip.AddrPortFrom(s, 53))
-		}
-	}
-	if upstream == nil {
-		var err error
-		if upstream, err = resolver.System(""); err != nil {
-			return err
-		}
+	upstream, err := resolver.Upstream(dns)
+	if err != nil {
+		return err
 	}
 	b := &bound{a: a, names: make(map[dnsname.Name]*name), gone: make(map[string]network.FlowStats)}
 	r, err := resolver.New(resolver.Config{Policy: a.policy, Upstream: upstream, Denied: a.ledger.Deny, Bind: b.bind, SameFamily: true, Names: maxNames})

@@ -5,7 +5,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"net"
 	"net/netip"
 	"os"
@@ -18,6 +17,7 @@ import (
 	"github.com/google/nftables/binaryutil"
 	"golang.org/x/sys/unix"
 
+	"github.com/nucleus-runtime/nucleus/plugins/network/internal/relay"
 	"github.com/nucleus-runtime/nucleus/sdk/errs"
 	"github.com/nucleus-runtime/nucleus/sdk/network"
 )
@@ -28,11 +28,11 @@ import (
 // translate.
 type published struct {
 	ports   []network.PortMap
-	sockets []relay
+	sockets []entrance
 	wg      sync.WaitGroup
 }
 
-type relay struct {
+type entrance struct {
 	stream net.Listener
 	packet net.PacketConn
 	to     netip.AddrPort
@@ -80,7 +80,7 @@ func (p *published) take(a *attachment, m network.PortMap) (network.PortMap, err
 	}
 }
 
-func takeOnce(a *attachment, m network.PortMap) (_ network.PortMap, out []relay, err error) {
+func takeOnce(a *attachment, m network.PortMap) (_ network.PortMap, out []entrance, err error) {
 	defer func() {
 		if err != nil {
 			for _, r := range out {
@@ -98,7 +98,7 @@ func takeOnce(a *attachment, m network.PortMap) (_ network.PortMap, out []relay,
 			}
 		}
 		at := net.JoinHostPort(ip.String(), strconv.Itoa(int(m.HostPort)))
-		r := relay{to: netip.AddrPortFrom(to, m.ContainerPort)}
+		r := entrance{to: netip.AddrPortFrom(to, m.ContainerPort)}
 		var bound net.Addr
 		if m.Protocol == "tcp" {
 			if r.stream, err = lc.Listen(a.ctx, "tcp"+suffix, at); err == nil {
@@ -168,7 +168,7 @@ func (c *change) exposePorts(s sandbox, over bool) error {
 	return nil
 }
 
-func (r relay) close() {
+func (r entrance) close() {
 	if r.stream != nil {
 		_ = r.stream.Close()
 	}
@@ -203,7 +203,7 @@ const (
 	acceptRest = 50 * time.Millisecond
 )
 
-func (r relay) serveStream(ctx context.Context, wg *sync.WaitGroup) {
+func (r entrance) serveStream(ctx context.Context, wg *sync.WaitGroup) {
 	slots := make(chan struct{}, relays)
 	for {
 		select {
@@ -221,7 +221,9 @@ func (r relay) serveStream(ctx context.Context, wg *sync.WaitGroup) {
 		}
 		wg.Go(func() {
 			defer func() { <-slots }()
-			r.splice(ctx, c)
+			if outer, ok := c.(*net.TCPConn); ok {
+				r.splice(ctx, outer)
+			}
 		})
 	}
 }
@@ -249,36 +251,19 @@ func dialer() *net.Dialer {
 	}}
 }
 
-func (r relay) splice(ctx context.Context, outer net.Conn) {
-	defer outer.Close()
-	inner, err := dialer().DialContext(ctx, "tcp", r.to.String())
-	if err != nil {
-		reset(outer)
+func (r entrance) splice(ctx context.Context, outer *net.TCPConn) {
+	c, err := dialer().DialContext(ctx, "tcp", r.to.String())
+	inner, ok := c.(*net.TCPConn)
+	if err != nil || !ok {
+		relay.Reset(outer) // as the kernel would, where nobody is
 		return
 	}
-	defer inner.Close()
 	defer context.AfterFunc(ctx, func() { outer.Close(); inner.Close() })()
-	var wg sync.WaitGroup
-	half := func(to, from net.Conn) {
-		_, _ = io.Copy(to, from) // splice(2), by the net package
-		if t, ok := to.(*net.TCPConn); ok {
-			_ = t.CloseWrite()
-		}
-	}
-	wg.Go(func() { half(inner, outer) })
-	half(outer, inner)
-	wg.Wait()
-}
-
-// reset tells whoever has connected that nobody is there, as the kernel would.
-func reset(c net.Conn) {
-	if t, ok := c.(*net.TCPConn); ok {
-		_ = t.SetLinger(0)
-	}
+	relay.Run(inner, outer, func(uint64, uint64) {})
 }
 
 // servePacket keeps a socket for each peer, so that answers find their way.
-func (r relay) servePacket(ctx context.Context, wg *sync.WaitGroup) {
+func (r entrance) servePacket(ctx context.Context, wg *sync.WaitGroup) {
 	var mu sync.Mutex
 	peers := make(map[netip.AddrPort]net.Conn)
 	buf := make([]byte, 64<<10)
@@ -320,7 +305,7 @@ func (r relay) servePacket(ctx context.Context, wg *sync.WaitGroup) {
 	}
 }
 
-func (r relay) answers(inner net.Conn, to netip.AddrPort) {
+func (r entrance) answers(inner net.Conn, to netip.AddrPort) {
 	buf := make([]byte, 64<<10)
 	for {
 		n, err := inner.Read(buf)

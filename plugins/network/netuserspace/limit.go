@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net/netip"
 
+	"github.com/nucleus-runtime/nucleus/plugins/network/netuserspace/internal/exit"
 	"github.com/nucleus-runtime/nucleus/plugins/network/netuserspace/internal/inside"
 	"github.com/nucleus-runtime/nucleus/sdk/errs"
 	"github.com/nucleus-runtime/nucleus/sdk/network"
@@ -44,7 +45,7 @@ func portError(err error) error {
 
 func checkPorts(ports []network.PortMap) error {
 	for _, p := range ports {
-		if p.Protocol != exitTCP && p.Protocol != exitUDP {
+		if p.Protocol != exit.TCP && p.Protocol != exit.UDP {
 			return errs.ConfigErrorf(nil, "the protocol %q cannot be published: tcp and udp can", p.Protocol)
 		}
 		if !p.HostIP.IsValid() {
@@ -53,8 +54,3 @@ func checkPorts(ports []network.PortMap) error {
 	}
 	return nil
 }
-
-const (
-	exitTCP = "tcp"
-	exitUDP = "udp"
-)

@@ -105,7 +105,7 @@ func (n *Network) Attach(_ context.Context, r *network.AttachRequest) (*network.
 		return nil, errs.ConfigErrorf(nil, "the policy: %v", err)
 	}
 	raiseLimit()
-	upstream, err := upstreams(r.DNS)
+	upstream, err := resolver.Upstream(r.DNS)
 	if err != nil {
 		return nil, errs.Preconditionf("%w", err)
 	}
@@ -291,18 +291,6 @@ func (a *attachment) response(r *network.AttachRequest, ports []network.PortMap)
 		add(inside.Address6, inside.Gateway6)
 	}
 	return resp
-}
-
-// upstreams are the servers that the resolver asks.
-func upstreams(d *network.DNS) ([]netip.AddrPort, error) {
-	if d == nil || len(d.Servers) == 0 {
-		return resolver.System("")
-	}
-	var out []netip.AddrPort
-	for _, s := range d.Servers {
-		out = append(out, netip.AddrPortFrom(s, 53))
-	}
-	return out, nil
 }
 
 func (n *Network) get(sandbox string) *attachment {

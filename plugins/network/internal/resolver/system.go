@@ -7,12 +7,26 @@ import (
 	"net/netip"
 	"os"
 	"strings"
+
+	"github.com/nucleus-runtime/nucleus/sdk/network"
 )
 
 const (
 	maxServers = 3       // as many as the C library asks (resolv.conf(5), MAXNS)
 	maxConf    = 1 << 20 // bytes
 )
+
+// Upstream gives the servers that a job names, or those of the host.
+func Upstream(d *network.DNS) ([]netip.AddrPort, error) {
+	if d == nil || len(d.Servers) == 0 {
+		return System("")
+	}
+	out := make([]netip.AddrPort, len(d.Servers))
+	for i, s := range d.Servers {
+		out[i] = netip.AddrPortFrom(s, 53)
+	}
+	return out, nil
+}
 
 // System reads the servers of a resolv.conf; path "" is that of the host. One
 // without servers means the host itself, as resolv.conf(5) has it.

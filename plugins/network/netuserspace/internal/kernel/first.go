@@ -9,10 +9,10 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/nucleus-runtime/nucleus/plugins/network/internal/ledger"
+	"github.com/nucleus-runtime/nucleus/plugins/network/internal/relay"
 	"github.com/nucleus-runtime/nucleus/plugins/network/netuserspace/internal/exit"
 	"github.com/nucleus-runtime/nucleus/plugins/network/netuserspace/internal/inside"
 	"github.com/nucleus-runtime/nucleus/plugins/network/netuserspace/internal/packet"
-	"github.com/nucleus-runtime/nucleus/plugins/network/netuserspace/internal/relay"
 )
 
 // claimed is how long a connection that was dialled waits for the sandbox's end.

@@ -10,8 +10,8 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/nucleus-runtime/nucleus/plugins/network/internal/relay"
 	"github.com/nucleus-runtime/nucleus/plugins/network/netuserspace/internal/inside"
-	"github.com/nucleus-runtime/nucleus/plugins/network/netuserspace/internal/relay"
 	"github.com/nucleus-runtime/nucleus/sdk/network"
 )
 

@@ -6,7 +6,7 @@ import (
 	"time"
 
 	"github.com/nucleus-runtime/nucleus/plugins/network/internal/ledger"
-	"github.com/nucleus-runtime/nucleus/plugins/network/netuserspace/internal/relay"
+	"github.com/nucleus-runtime/nucleus/plugins/network/internal/relay"
 )
 
 // accept takes connections, whose local address is the one that was meant.

@@ -27,11 +27,11 @@ import (
 	"gvisor.dev/gvisor/pkg/tcpip/transport/udp"
 	"gvisor.dev/gvisor/pkg/waiter"
 
+	"github.com/nucleus-runtime/nucleus/plugins/network/internal/relay"
 	"github.com/nucleus-runtime/nucleus/plugins/network/netuserspace/internal/exit"
 	"github.com/nucleus-runtime/nucleus/plugins/network/netuserspace/internal/inside"
 	"github.com/nucleus-runtime/nucleus/plugins/network/netuserspace/internal/packet"
 	"github.com/nucleus-runtime/nucleus/plugins/network/netuserspace/internal/ping"
-	"github.com/nucleus-runtime/nucleus/plugins/network/netuserspace/internal/relay"
 )
 
 const (
