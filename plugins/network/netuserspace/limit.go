@@ -6,7 +6,7 @@ import (
 	"net/netip"
 
 	"github.com/nucleus-runtime/nucleus/plugins/network/netuserspace/internal/exit"
-	"github.com/nucleus-runtime/nucleus/plugins/network/netuserspace/internal/inside"
+	"github.com/nucleus-runtime/nucleus/plugins/network/netuserspace/internal/hostport"
 	"github.com/nucleus-runtime/nucleus/sdk/errs"
 	"github.com/nucleus-runtime/nucleus/sdk/network"
 	"golang.org/x/sys/unix"
@@ -23,7 +23,7 @@ func raiseLimit() {
 
 // portError says which port of the host could not be had, and what to do.
 func portError(err error) error {
-	var p *inside.PortError
+	var p *hostport.Error
 	if !errors.As(err, &p) {
 		return err
 	}

@@ -12,6 +12,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/nucleus-runtime/nucleus/plugins/network/netuserspace/internal/hostport"
 	"github.com/nucleus-runtime/nucleus/plugins/network/netuserspace/internal/packet"
 )
 
@@ -64,7 +65,7 @@ func newGuests(p *Path, gateway netip.Addr) *guests {
 
 func (g *guests) listen(at netip.AddrPort, port uint16) (uint16, error) {
 	var c net.ListenConfig
-	pc, err := c.ListenPacket(g.path.ctx, family("udp", at.Addr()), at.String())
+	pc, err := c.ListenPacket(g.path.ctx, hostport.Family("udp", at.Addr()), at.String())
 	if err != nil {
 		return 0, err
 	}

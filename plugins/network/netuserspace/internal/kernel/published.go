@@ -11,7 +11,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/nucleus-runtime/nucleus/plugins/network/internal/relay"
-	"github.com/nucleus-runtime/nucleus/plugins/network/netuserspace/internal/inside"
+	"github.com/nucleus-runtime/nucleus/plugins/network/netuserspace/internal/hostport"
 	"github.com/nucleus-runtime/nucleus/sdk/network"
 )
 
@@ -36,34 +36,12 @@ func (p *Path) Publish(ports []network.PortMap, sockets []*os.File, gateway neti
 	for _, f := range sockets {
 		s.pool <- f
 	}
-	out := make([]network.PortMap, 0, len(ports))
-	for _, m := range ports {
-		listen := s.listenTCP
-		if m.Protocol == "udp" {
-			listen = s.udp.listen
-		}
-		port, err := listen(netip.AddrPortFrom(m.HostIP, m.HostPort), m.ContainerPort)
-		if err != nil {
-			return nil, &inside.PortError{Port: m, Err: err}
-		}
-		m.HostPort = port
-		out = append(out, m)
-	}
-	return out, nil
-}
-
-// family gives the network's name for one family alone: a port at 0.0.0.0 is not one
-// at ::.
-func family(name string, a netip.Addr) string {
-	if a.Is4() {
-		return name + "4"
-	}
-	return name + "6"
+	return hostport.All(ports, s.listenTCP, s.udp.listen)
 }
 
 func (s *published) listenTCP(at netip.AddrPort, port uint16) (uint16, error) {
 	var c net.ListenConfig
-	l, err := c.Listen(s.path.ctx, family("tcp", at.Addr()), at.String())
+	l, err := c.Listen(s.path.ctx, hostport.Family("tcp", at.Addr()), at.String())
 	if err != nil {
 		return 0, err
 	}

@@ -15,7 +15,7 @@ import (
 	"gvisor.dev/gvisor/pkg/waiter"
 
 	"github.com/nucleus-runtime/nucleus/plugins/network/internal/relay"
-	"github.com/nucleus-runtime/nucleus/plugins/network/netuserspace/internal/inside"
+	"github.com/nucleus-runtime/nucleus/plugins/network/netuserspace/internal/hostport"
 	"github.com/nucleus-runtime/nucleus/plugins/network/netuserspace/internal/packet"
 	"github.com/nucleus-runtime/nucleus/sdk/network"
 )
@@ -37,20 +37,7 @@ type published struct {
 func (p *Path) Publish(ports []network.PortMap, gateway, own netip.Addr) ([]network.PortMap, error) {
 	s := &p.published
 	s.path, s.gateway, s.own = p, gateway, own
-	var out []network.PortMap
-	for _, m := range ports {
-		listen := s.listenTCP
-		if m.Protocol == "udp" {
-			listen = s.listenUDP
-		}
-		port, err := listen(netip.AddrPortFrom(m.HostIP, m.HostPort), m.ContainerPort)
-		if err != nil {
-			return nil, &inside.PortError{Port: m, Err: err}
-		}
-		m.HostPort = port
-		out = append(out, m)
-	}
-	return out, nil
+	return hostport.All(ports, s.listenTCP, s.listenUDP)
 }
 
 func (s *published) close() {
@@ -66,17 +53,8 @@ func full(a netip.AddrPort) tcpip.FullAddress {
 	return tcpip.FullAddress{NIC: nic, Addr: tcpip.AddrFromSlice(a.Addr().AsSlice()), Port: a.Port()}
 }
 
-// family gives the network's name for one family alone: a port at 0.0.0.0 is not one
-// at ::.
-func family(name string, a netip.Addr) string {
-	if a.Is4() {
-		return name + "4"
-	}
-	return name + "6"
-}
-
 func (s *published) listenTCP(at netip.AddrPort, port uint16) (uint16, error) {
-	l, err := net.ListenTCP(family("tcp", at.Addr()), net.TCPAddrFromAddrPort(at))
+	l, err := net.ListenTCP(hostport.Family("tcp", at.Addr()), net.TCPAddrFromAddrPort(at))
 	if err != nil {
 		return 0, err
 	}
@@ -156,7 +134,7 @@ func (s *published) dial(ctx context.Context, q *waiter.Queue, server netip.Addr
 }
 
 func (s *published) listenUDP(at netip.AddrPort, port uint16) (uint16, error) {
-	u, err := net.ListenUDP(family("udp", at.Addr()), net.UDPAddrFromAddrPort(at))
+	u, err := net.ListenUDP(hostport.Family("udp", at.Addr()), net.UDPAddrFromAddrPort(at))
 	if err != nil {
 		return 0, err
 	}
