@@ -127,11 +127,12 @@ test-vm: build
 
 ## race: the race detector (init's raw fork runs no Go code, so it is left out)
 .PHONY: race
-race:
-	@CGO_ENABLED=1 go test -race $(TESTFLAGS) $$(go list ./... | grep -vE '^$(MODULE)/(test|bench|cmd/nucleus-init)(/|$$)')
 # What conformance tests start is built without the detector: they would take minutes to find nothing. Those of the
 # network plugins as a whole take as long with it as everything else together: `go test -race -short` by hand.
-	@for m in $(MODULES); do CGO_ENABLED=1 go -C $$m test -race $(TESTFLAGS) -skip 'Conforms$$' $$(go -C $$m list ./... | grep -vE '/sdk/conformance|/network/(e2e|netbridge|netuserspace)$$'); done
+race:
+	@fail=; CGO_ENABLED=1 go test -race $(TESTFLAGS) $$(go list ./... | grep -vE '^$(MODULE)/(test|bench|cmd/nucleus-init)(/|$$)') || fail=1; \
+	for m in $(MODULES); do CGO_ENABLED=1 go -C $$m test -race $(TESTFLAGS) -skip 'Conforms$$' $$(go -C $$m list ./... | grep -vE '/sdk/conformance|/network/(e2e|netbridge|netuserspace)$$') || fail=1; done; \
+	test -z "$$fail"
 
 ## fuzz: each fuzz test for FUZZTIME (a number of executions: a time races the fuzzer's own end, golang/go#75804)
 .PHONY: fuzz

@@ -68,18 +68,6 @@ func TestSecretsAreNowhereElse(t *testing.T) {
 	if err := s.Start(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	defer func() {
-		s.Kill()
-		if _, err := s.Wait(); err != nil {
-			t.Error(err)
-		}
-	}()
-	if _, err := io.ReadFull(r, make([]byte, len("ready\n"))); err != nil {
-		t.Fatal(err)
-	}
-	if len(halves) != 2 {
-		t.Fatalf("%d values", len(halves))
-	}
 	look := func(where string, b []byte) {
 		t.Helper()
 		for i, half := range halves {
@@ -87,6 +75,23 @@ func TestSecretsAreNowhereElse(t *testing.T) {
 				t.Errorf("the value of secret %d is in %s", i, where)
 			}
 		}
+	}
+	defer func() {
+		s.Kill()
+		if _, err := s.Wait(); err != nil {
+			t.Error(err)
+		}
+		// A sandbox that lives still writes them.
+		look("the events", events.Bytes())
+		if !strings.Contains(events.String(), `"type":"secrets.placed","detail":{"secrets":["file","variable"]}`) {
+			t.Errorf("no event: %s", events.String())
+		}
+	}()
+	if _, err := io.ReadFull(r, make([]byte, len("ready\n"))); err != nil {
+		t.Fatal(err)
+	}
+	if len(halves) != 2 {
+		t.Fatalf("%d values", len(halves))
 	}
 	for name, v := range map[string]any{"the plan": p, "the OCI configuration": p.OCI()} {
 		b, err := json.Marshal(v)
@@ -125,10 +130,6 @@ func TestSecretsAreNowhereElse(t *testing.T) {
 		if strings.Contains(d, "nucleus-secret") {
 			t.Errorf("the supervisor still has %s", d)
 		}
-	}
-	look("the events", events.Bytes())
-	if !strings.Contains(events.String(), `"type":"secrets.placed","detail":{"secrets":["file","variable"]}`) {
-		t.Errorf("no event: %s", events.String())
 	}
 	environ, err := os.ReadFile(fmt.Sprintf("/proc/%d/environ", s.Pid()))
 	if err != nil || !bytes.Contains(environ, halves[1]) || bytes.Contains(environ, halves[0]) {
