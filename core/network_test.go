@@ -2,6 +2,7 @@ package core_test
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/binary"
 	"errors"
@@ -266,13 +267,20 @@ func TestNetworkIsAttachedBeforeTheWorkload(t *testing.T) {
 func TestNetworkFailuresEndTheStart(t *testing.T) {
 	open := func(o ...sdk.Opening) sdk.PrepareResponse { return sdk.PrepareResponse{Openings: o} }
 	for name, x := range map[string]struct {
-		b     *backend
-		lines []string
-		want  string
-		calls string
+		b       *backend
+		network string // lan if it is ""
+		lines   []string
+		want    string
+		calls   string
 	}{
 		"no plugin":      {b: &backend{openErr: &network.Error{Backend: "lan", Err: errors.New("not installed")}}, want: `job.hcl:3: network: network plugin "lan": not installed`, calls: "open"},
 		"attach refuses": {b: &backend{attachErr: errors.New("pool\x1b[2J exhausted")}, want: "job.hcl:3: network: pool [2J exhausted", calls: "open prepare attach detach close"},
+		"attach refuses a port": {
+			b:       &backend{attachErr: sdk.AtPort(1, errors.New("the port is in use"))},
+			network: "network \"lan\" {\n publish {\n host = \"127.0.0.1:8000\"\n container = 80\n }\n publish {\n host = \"127.0.0.1:8001\"\n container = 81\n }\n}",
+			want:    "job.hcl:8: network: the port is in use", calls: "open prepare attach detach close",
+		},
+		"attach refuses a port of nobody": {b: &backend{attachErr: sdk.AtPort(7, errors.New("the port is in use"))}, want: "job.hcl:3: network: the port is in use", calls: "open prepare attach detach close"},
 		"an opening": {
 			b:    &backend{prepare: open(sdk.Opening{Name: "x", Kind: sdk.ListenTCP, Address: netip.MustParseAddrPort("203.0.113.9:1")})},
 			want: `opening "x" for the network: bind: cannot assign requested address`, calls: "open prepare detach close",
@@ -296,7 +304,7 @@ func TestNetworkFailuresEndTheStart(t *testing.T) {
 	} {
 		b := x.b
 		rt := withNetwork(t, b, nil)
-		j := secretJob(t, "exit 0", append([]string{lan}, x.lines...)...)
+		j := secretJob(t, "exit 0", append([]string{cmp.Or(x.network, lan)}, x.lines...)...)
 		began := time.Now()
 		res, _, err := runOf(t, rt, planFor(t, rt, j))
 		if res.ExitCode != 125 || err == nil || !strings.Contains(err.Error(), x.want) {

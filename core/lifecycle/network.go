@@ -73,6 +73,9 @@ func (s *Sandbox) networkFailed(err error) error {
 	if errors.As(err, &ne) {
 		e.Hint = audit.Clean(ne.Hint)
 	}
+	if i := sdk.PortOf(err); i >= 0 && i < len(s.plan.Network.Publish) {
+		e.Origin = fmt.Sprintf("network.publish[%d]", i)
+	}
 	return e
 }
 

@@ -13,6 +13,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/nucleus-runtime/nucleus/plugins/network/internal/hostport"
 	"github.com/nucleus-runtime/nucleus/plugins/network/internal/ledger"
 	"github.com/nucleus-runtime/nucleus/sdk/errs"
 	"github.com/nucleus-runtime/nucleus/sdk/network"
@@ -48,7 +49,7 @@ func (p *Plugin) Attach(ctx context.Context, r *network.AttachRequest) (*network
 	if err != nil {
 		return nil, &errs.Error{Code: errs.Config, Err: err}
 	}
-	if err := checkPorts(r.Ports); err != nil {
+	if err := hostport.Check(r.Ports); err != nil {
 		return nil, err
 	}
 	files, err := filesOf(r)

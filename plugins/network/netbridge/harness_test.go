@@ -178,6 +178,7 @@ type answer struct {
 	Error    string
 	Code     errs.Code
 	Reason   string
+	Port     int
 	Attached *network.AttachResponse
 	Removed  []string
 	Status   *network.Status
@@ -240,7 +241,7 @@ func pluginMain() error {
 		cancel()
 		if err != nil {
 			e := errs.Of(err)
-			a.Error, a.Code, a.Reason = err.Error(), e.Code, e.Reason
+			a.Error, a.Code, a.Reason, a.Port = err.Error(), e.Code, e.Reason, network.PortOf(err)
 		}
 		tell(a)
 	}

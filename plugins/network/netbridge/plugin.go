@@ -9,6 +9,7 @@ import (
 	"strings"
 	"sync"
 
+	"github.com/nucleus-runtime/nucleus/plugins/network/internal/hostport"
 	"github.com/nucleus-runtime/nucleus/sdk/errs"
 	"github.com/nucleus-runtime/nucleus/sdk/network"
 )
@@ -91,19 +92,7 @@ func (p *Plugin) Prepare(_ context.Context, r *network.PrepareRequest) (*network
 		{Name: openDNSUDP, Kind: network.ListenUDP, Address: netip.AddrPortFrom(resolverAt, 53)},
 		{Name: openDNSTCP, Kind: network.ListenTCP, Address: netip.AddrPortFrom(resolverAt, 53)},
 	}}
-	return out, checkPorts(r.Ports)
-}
-
-func checkPorts(ports []network.PortMap) error {
-	for _, m := range ports {
-		switch {
-		case m.Protocol != "tcp" && m.Protocol != "udp":
-			return &errs.Error{Code: errs.Config, Err: fmt.Errorf("port %d: the protocol %q has no ports: tcp and udp have", m.ContainerPort, m.Protocol)}
-		case m.ContainerPort == 0:
-			return &errs.Error{Code: errs.Config, Err: fmt.Errorf("port 0 of the sandbox cannot be published")}
-		}
-	}
-	return nil
+	return out, hostport.Check(r.Ports)
 }
 
 // alias marks a link as a sandbox's. Sandboxes of another state root may have the same

@@ -8,7 +8,6 @@ import (
 	"net"
 	"net/netip"
 	"os"
-	"strconv"
 	"sync"
 	"syscall"
 	"time"
@@ -17,6 +16,7 @@ import (
 	"github.com/google/nftables/binaryutil"
 	"golang.org/x/sys/unix"
 
+	"github.com/nucleus-runtime/nucleus/plugins/network/internal/hostport"
 	"github.com/nucleus-runtime/nucleus/plugins/network/internal/relay"
 	"github.com/nucleus-runtime/nucleus/sdk/errs"
 	"github.com/nucleus-runtime/nucleus/sdk/network"
@@ -40,8 +40,8 @@ type entrance struct {
 
 func publish(a *attachment, ports []network.PortMap) (*published, error) {
 	p := &published{}
-	for _, m := range ports {
-		taken, err := p.take(a, m)
+	for i, m := range ports {
+		taken, err := p.take(a, i, m)
 		if err != nil {
 			p.close()
 			return nil, err
@@ -67,9 +67,9 @@ func hosts(m network.PortMap, six bool) []netip.Addr {
 // the second.
 const anyTries = 16
 
-func (p *published) take(a *attachment, m network.PortMap) (network.PortMap, error) {
+func (p *published) take(a *attachment, i int, m network.PortMap) (network.PortMap, error) {
 	for try := 0; ; try++ {
-		got, sockets, err := takeOnce(a, m)
+		got, sockets, err := takeOnce(a, i, m)
 		if err == nil {
 			p.sockets = append(p.sockets, sockets...)
 			return got, nil
@@ -80,7 +80,7 @@ func (p *published) take(a *attachment, m network.PortMap) (network.PortMap, err
 	}
 }
 
-func takeOnce(a *attachment, m network.PortMap) (_ network.PortMap, out []entrance, err error) {
+func takeOnce(a *attachment, i int, m network.PortMap) (_ network.PortMap, out []entrance, err error) {
 	defer func() {
 		if err != nil {
 			for _, r := range out {
@@ -90,27 +90,27 @@ func takeOnce(a *attachment, m network.PortMap) (_ network.PortMap, out []entran
 	}()
 	var lc net.ListenConfig
 	for _, ip := range hosts(m, a.six) {
-		suffix, to := "4", a.v4
+		to := a.v4
 		if ip.Is6() {
-			suffix, to = "6", a.v6
+			to = a.v6
 			if !a.six {
-				return m, out, errs.Preconditionf("port %d cannot be published at %s: IPv6 is switched off on this host (net.ipv6.conf.default.disable_ipv6)", m.HostPort, ip)
+				return m, out, network.AtPort(i, errs.Preconditionf("port %d cannot be published at %s: IPv6 is switched off on this host (net.ipv6.conf.default.disable_ipv6)", m.HostPort, ip))
 			}
 		}
-		at := net.JoinHostPort(ip.String(), strconv.Itoa(int(m.HostPort)))
+		at := netip.AddrPortFrom(ip, m.HostPort)
 		r := entrance{to: netip.AddrPortFrom(to, m.ContainerPort)}
 		var bound net.Addr
 		if m.Protocol == "tcp" {
-			if r.stream, err = lc.Listen(a.ctx, "tcp"+suffix, at); err == nil {
+			if r.stream, err = lc.Listen(a.ctx, hostport.Family("tcp", ip), at.String()); err == nil {
 				bound = r.stream.Addr()
 			}
 		} else {
-			if r.packet, err = lc.ListenPacket(a.ctx, "udp"+suffix, at); err == nil {
+			if r.packet, err = lc.ListenPacket(a.ctx, hostport.Family("udp", ip), at.String()); err == nil {
 				bound = r.packet.LocalAddr()
 			}
 		}
 		if err != nil {
-			return m, out, refusedPort(m, at, err)
+			return m, out, hostport.Refused(i, m, at, err)
 		}
 		out = append(out, r)
 		if m.HostPort == 0 {
@@ -118,21 +118,6 @@ func takeOnce(a *attachment, m network.PortMap) (_ network.PortMap, out []entran
 		}
 	}
 	return m, out, nil
-}
-
-func refusedPort(m network.PortMap, at string, err error) error {
-	what := fmt.Sprintf("publishing port %d of the sandbox (%s) at %s", m.ContainerPort, m.Protocol, at)
-	switch {
-	case errors.Is(err, unix.EADDRINUSE):
-		return errs.Because(errs.Existsf("%s: the port is in use on this host: publish another: %w", what, err),
-			"PORT_IN_USE", map[string]string{"address": at, "protocol": m.Protocol})
-	case errors.Is(err, unix.EADDRNOTAVAIL):
-		return errs.Preconditionf("%s: this host has no such address: %w", what, err)
-	case errors.Is(err, unix.EACCES):
-		return errs.Deniedf("%s: ports below 1024 need CAP_NET_BIND_SERVICE in the plugin's caps: %w", what, err)
-	default:
-		return fmt.Errorf("%s: %w", what, err)
-	}
 }
 
 // exposePorts adds the translations, over those that are there.

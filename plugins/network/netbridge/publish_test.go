@@ -99,8 +99,8 @@ func TestPublishedPorts(t *testing.T) {
 		}
 	}
 	second := newBox(t, "sb2")
-	r := p.tryAttach(second, network.AttachRequest{Ports: []network.PortMap{{HostPort: 80, ContainerPort: 1, Protocol: "tcp"}}})
-	if r.Code != errs.Exists || r.Reason != "PORT_IN_USE" {
+	r := p.tryAttach(second, network.AttachRequest{Ports: []network.PortMap{{ContainerPort: 1, Protocol: "tcp"}, {HostPort: 80, ContainerPort: 1, Protocol: "tcp"}}})
+	if r.Code != errs.Exists || r.Reason != "PORT_IN_USE" || r.Port != 1 {
 		t.Errorf("a port in use: %v %q %s", r.Code, r.Reason, r.Error)
 	}
 	t.Log(r.Error)

@@ -197,7 +197,7 @@ func TestAPortInUseIsNamed(t *testing.T) {
 	if err == nil || !strings.Contains(err.Error(), "127.0.0.1:8080") || !strings.Contains(err.Error(), "in use") {
 		t.Errorf("error %v", err)
 	}
-	if _, err := tryAttach(t, lab, options{ports: []network.PortMap{publish("127.0.0.1:80", 80, "tcp")}}); err == nil || !strings.Contains(err.Error(), "127.0.0.1:80 ") {
+	if _, err := tryAttach(t, lab, options{ports: []network.PortMap{publish("127.0.0.1:80", 80, "tcp")}}); err == nil || !strings.Contains(err.Error(), "127.0.0.1:80: ports below") {
 		t.Errorf("error %v", err)
 	}
 }

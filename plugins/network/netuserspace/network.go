@@ -9,6 +9,7 @@ import (
 	"slices"
 	"sync"
 
+	"github.com/nucleus-runtime/nucleus/plugins/network/internal/hostport"
 	"github.com/nucleus-runtime/nucleus/plugins/network/internal/ledger"
 	"github.com/nucleus-runtime/nucleus/plugins/network/internal/resolver"
 	"github.com/nucleus-runtime/nucleus/plugins/network/netuserspace/internal/exit"
@@ -80,7 +81,7 @@ func (n *Network) Prepare(_ context.Context, r *network.PrepareRequest) (*networ
 	if _, err := egress.New(r.Egress); err != nil {
 		return nil, errs.ConfigErrorf(nil, "the policy: %v", err)
 	}
-	if err := checkPorts(r.Ports); err != nil {
+	if err := hostport.Check(r.Ports); err != nil {
 		return nil, err
 	}
 	n.mu.Lock()
@@ -201,7 +202,7 @@ func (a *attachment) open(f files, r *network.AttachRequest, e *exit.Exit) ([]ne
 	}
 	ports, err := p.Publish(r.Ports, f[inside.PublishTCP], inside.Gateway4)
 	if err != nil {
-		return nil, portError(err)
+		return nil, err
 	}
 	return ports, nil
 }
@@ -224,7 +225,7 @@ func (a *attachment) openNetstack(tap *os.File, f files, r *network.AttachReques
 	a.path = p
 	ports, err := p.Publish(r.Ports, inside.Gateway4, inside.Address4)
 	if err != nil {
-		return nil, portError(err)
+		return nil, err
 	}
 	return ports, nil
 }

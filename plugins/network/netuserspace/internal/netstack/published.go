@@ -14,8 +14,8 @@ import (
 	"gvisor.dev/gvisor/pkg/tcpip/transport/tcp"
 	"gvisor.dev/gvisor/pkg/waiter"
 
+	"github.com/nucleus-runtime/nucleus/plugins/network/internal/hostport"
 	"github.com/nucleus-runtime/nucleus/plugins/network/internal/relay"
-	"github.com/nucleus-runtime/nucleus/plugins/network/netuserspace/internal/hostport"
 	"github.com/nucleus-runtime/nucleus/plugins/network/netuserspace/internal/packet"
 	"github.com/nucleus-runtime/nucleus/sdk/network"
 )
