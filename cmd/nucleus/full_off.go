@@ -19,7 +19,7 @@ func (a *app) usePlugins(*core.Options) (*pluginUse, error) {
 }
 
 // checkPlugins knows of no plugins.
-func (a *app) checkPlugins(context.Context, *job.Job) error { return nil }
+func (a *app) checkPlugins(context.Context, *job.Job, bool) error { return nil }
 
 // pluginCommand hands the whole command over.
 func (a *app) pluginCommand() *cobra.Command {

@@ -89,8 +89,8 @@ func cacheDir(of string) string {
 
 // checkPlugins looks at what a job and the host configuration say to the plugins that
 // the job names, as far as what these have said of themselves is remembered: nothing
-// is started. A plugin that cannot be used is for the start to tell.
-func (a *app) checkPlugins(ctx context.Context, j *job.Job) error {
+// is started. here has those refused that could not be started on this host.
+func (a *app) checkPlugins(ctx context.Context, j *job.Job, here bool) error {
 	h, finder, err := a.pluginHost()
 	if err != nil {
 		return nil
@@ -102,7 +102,10 @@ func (a *app) checkPlugins(ctx context.Context, j *job.Job) error {
 		if !seen {
 			d = h.Remembered(ctx, name)
 			known[name] = d
-			if d != nil {
+			switch {
+			case d == nil && here:
+				diags = append(diags, unusable(finder, name, j.Ranges[origin])...)
+			case d != nil:
 				p, _ := finder.Host.Plugin(name)
 				at := finder.Host.Ranges[fmt.Sprintf("plugin[%q]", name)]
 				diags = append(diags, d.Check(pluginhost.Part{Body: p.Config, Eval: finder.Host.EvalContext(), At: at})...)
@@ -122,6 +125,24 @@ func (a *app) checkPlugins(ctx context.Context, j *job.Job) error {
 		look(manifest.Hooks, p.Plugin, fmt.Sprintf("plugin_hook[%q]", p.Plugin), p.Config)
 	}
 	return a.diagnostics(a.sources, diags)
+}
+
+// unusable tells why a plugin cannot be used, if it cannot.
+func unusable(finder *pluginhost.Finder, name string, at hcl.Range) hcl.Diagnostics {
+	program, err := finder.Find(name)
+	if err == nil {
+		_ = program.Close()
+		return nil
+	}
+	d := &hcl.Diagnostic{Severity: hcl.DiagError, Summary: "Plugin cannot be used", Detail: err.Error() + "."}
+	if at != (hcl.Range{}) {
+		d.Subject = &at
+	}
+	var pe *pluginhost.Error
+	if errors.As(err, &pe) && pe.Hint != "" {
+		d.Detail += "\nHint: " + pe.Hint
+	}
+	return hcl.Diagnostics{d}
 }
 
 func (a *app) pluginCommand() *cobra.Command {

@@ -64,14 +64,16 @@ func (a *app) makePlan(ctx context.Context, f *jobFlags, args []string) (*plan.P
 	if err := a.pluginHostFor(j, use); err != nil {
 		return nil, err
 	}
-	if err := a.checkPlugins(ctx, j); err != nil {
-		return nil, err
-	}
 	rt, err := a.runtime(o)
 	if err != nil {
 		return nil, err
 	}
-	return rt.Plan(j)
+	printed := a.checkPlugins(ctx, j, true)
+	p, err := rt.Plan(j)
+	if err != nil {
+		return nil, err
+	}
+	return p, printed
 }
 
 func (a *app) validateCommand() *cobra.Command {
@@ -90,7 +92,7 @@ func (a *app) validateCommand() *cobra.Command {
 			if leavesToFull(j) {
 				return a.becomeFull()
 			}
-			printed := a.checkPlugins(c.Context(), j)
+			printed := a.checkPlugins(c.Context(), j, false)
 			if err := core.Check(j); err != nil {
 				return err
 			}
