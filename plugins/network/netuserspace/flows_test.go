@@ -338,6 +338,98 @@ func TestBytesArriveAndHalvesClose(t *testing.T) {
 	wg.Wait()
 }
 
+// A connection begins among others that are quiet, and leaves them when it is busy:
+// by how much it moves, by pieces that are large, and by an end that reads too slowly.
+func TestBytesStayInOrderHoweverTheyCome(t *testing.T) {
+	netlab.Needs(t)
+	lab := netlab.New(t)
+	s := attach(t, lab, options{egress: anywhere()})
+	l, err := lab.Internet.Listen("tcp", "[::]:9000")
+	if err != nil {
+		t.Fatal(err)
+	}
+	go serve(l)
+	var wg sync.WaitGroup
+	for i, way := range []struct {
+		pieces []int
+		total  int
+		pause  time.Duration // of the reader, at first
+	}{
+		{[]int{1, 100, 4000}, 1 << 20, 0},
+		{[]int{1, 70000}, 1 << 20, 0},
+		{[]int{10, 64 << 10, 3}, 4 << 20, 0},
+		{[]int{1000}, 24 << 20, 300 * time.Millisecond},
+		{[]int{300 << 10}, 24 << 20, 300 * time.Millisecond},
+		{[]int{1}, 2000, 0},
+	} {
+		wg.Go(func() {
+			data := random(way.total)
+			at := []string{"93.184.216.34:9000", "[2606:2800:220::7]:9000"}[i%2]
+			c, err := s.dial("tcp", at)
+			if err != nil {
+				t.Error(err)
+				return
+			}
+			defer c.Close()
+			_ = c.SetDeadline(time.Now().Add(time.Minute))
+			wg.Go(func() {
+				for left, k := data, 0; len(left) > 0; k++ {
+					n := min(len(left), way.pieces[k%len(way.pieces)])
+					if _, err := c.Write(left[:n]); err != nil {
+						t.Errorf("%+v: %v", way, err)
+						return
+					}
+					left = left[n:]
+				}
+				_ = c.(*net.TCPConn).CloseWrite()
+			})
+			time.Sleep(way.pause)
+			got, err := io.ReadAll(c)
+			if _, got, _ = bytes.Cut(got, []byte("\n")); err != nil || !bytes.Equal(got, data) {
+				t.Errorf("%+v: %d bytes came back, and not those, %v", way, len(got), err)
+			}
+		})
+	}
+	wg.Wait()
+}
+
+// An end that was done, and is then broken, breaks the other as well.
+func TestResetsArePassedOnByHalfAConnection(t *testing.T) {
+	netlab.Needs(t)
+	lab := netlab.New(t)
+	s := attach(t, lab, options{egress: anywhere()})
+	l, err := lab.Internet.Listen("tcp4", "0.0.0.0:9000")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, far := range []bool{false, true} {
+		in := s.mustDial("tcp", "93.184.216.34:9000")
+		out, err := l.Accept()
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer out.Close()
+		breaks, reads := in.(*net.TCPConn), out.(*net.TCPConn)
+		if far {
+			breaks, reads = reads, breaks
+		}
+		_ = breaks.CloseWrite()
+		_ = reads.SetDeadline(time.Now().Add(5 * time.Second))
+		if n, err := reads.Read(make([]byte, 1)); !errors.Is(err, io.EOF) {
+			t.Errorf("far end breaks %t: half of it is closed, and the other end reads %d bytes, %v", far, n, err)
+		}
+		_ = breaks.SetLinger(0)
+		breaks.Close()
+		for err = nil; err == nil; {
+			_, err = reads.Write([]byte("x"))
+			time.Sleep(time.Millisecond)
+		}
+		if !errors.Is(err, syscall.ECONNRESET) && !errors.Is(err, syscall.EPIPE) {
+			t.Errorf("far end breaks %t: %v", far, err)
+		}
+	}
+}
+
 func TestResetsArePassedOn(t *testing.T) {
 	netlab.Needs(t)
 	lab := netlab.New(t)

@@ -50,6 +50,8 @@ func New() *Network { return &Network{attached: make(map[string]*attachment)} }
 type path interface {
 	Start()
 	Close()
+	// Gone tells whether the sandbox's interface has been removed.
+	Gone() bool
 }
 
 // Settings are the operator's.
@@ -71,7 +73,6 @@ type attachment struct {
 	ledger   *ledger.Ledger
 	resolver *resolver.Resolver
 	path     path
-	tap      *os.File // the path's; nil without
 	stop     context.CancelFunc
 	wg       sync.WaitGroup
 }
@@ -176,7 +177,6 @@ func (a *attachment) open(f files, r *network.AttachRequest, e *exit.Exit) ([]ne
 	if missing(inside.Link) {
 		tap = nil
 	}
-	a.tap = tap
 	if f.one(inside.TCP4) == nil || missing(inside.Capture) || missing(inside.Steer) {
 		return a.openNetstack(tap, f, r, e)
 	}
@@ -320,7 +320,7 @@ func (n *Network) Status(_ context.Context, r *network.StatusRequest) (*network.
 		return nil, errs.NotFoundf("the sandbox is not connected")
 	}
 	st := &network.Status{OK: true, Flows: a.ledger.Flows(), Denied: a.ledger.Denied()}
-	if a.tap != nil && inside.Gone(a.tap) {
+	if a.path.Gone() {
 		st.OK, st.Drift = false, []string{"the sandbox's interface is gone"}
 	}
 	return st, nil

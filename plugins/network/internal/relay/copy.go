@@ -3,7 +3,6 @@ package relay
 import (
 	"errors"
 	"io"
-	"net"
 	"sync"
 )
 
@@ -14,7 +13,7 @@ type Half interface {
 }
 
 // Copy is Run for an inside that is no socket of the kernel's. reset ends it at once.
-func Copy(inside Half, outside *net.TCPConn, count func(rx, tx uint64), reset func()) {
+func Copy(inside Half, outside End, count func(rx, tx uint64), reset func()) {
 	var broken sync.Once
 	fail := func() {
 		broken.Do(func() {

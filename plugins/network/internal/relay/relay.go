@@ -6,7 +6,6 @@ package relay
 import (
 	"errors"
 	"io"
-	"net"
 	"syscall"
 
 	"golang.org/x/sys/unix"
@@ -14,13 +13,17 @@ import (
 
 // Run moves bytes between the sandbox's end and the far one until both are done, and
 // closes them. count is called with what came in and what went out.
-func Run(inside, outside *net.TCPConn, count func(rx, tx uint64)) {
+func Run(inside, outside End, count func(rx, tx uint64)) { Resume(inside, outside, nil, nil, count) }
+
+// Resume is Run for ends between which bytes were moved already: those that were read
+// and are still to be written, to either end.
+func Resume(inside, outside End, in, out []byte, count func(rx, tx uint64)) {
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
-		move(outside, inside, func(n int) { count(0, uint64(n)) })
+		move(outside, inside, out, func(n int) { count(0, uint64(n)) })
 	}()
-	move(inside, outside, func(n int) { count(uint64(n), 0) })
+	move(inside, outside, in, func(n int) { count(uint64(n), 0) })
 	<-done
 	inside.Close()
 	outside.Close()
@@ -28,8 +31,16 @@ func Run(inside, outside *net.TCPConn, count func(rx, tx uint64)) {
 
 // move moves bytes until src is done, and says so to dst. Where it fails, both ends
 // are reset: neither may take what it got for all that there was.
-func move(dst, src *net.TCPConn, count func(int)) {
-	err := pump(dst, src, count)
+func move(dst, src End, first []byte, count func(int)) {
+	var err error
+	if len(first) > 0 {
+		var n int
+		n, err = dst.Write(first)
+		count(n)
+	}
+	if err == nil {
+		err = pump(dst, src, count)
+	}
 	if err == nil {
 		err = dst.CloseWrite()
 	}
@@ -40,7 +51,7 @@ func move(dst, src *net.TCPConn, count func(int)) {
 }
 
 // Reset ends a connection at once.
-func Reset(c *net.TCPConn) {
+func Reset(c End) {
 	_ = c.SetLinger(0)
 	c.Close()
 }
@@ -52,7 +63,7 @@ const (
 	sparse = 16 << 10
 )
 
-func pump(dst, src *net.TCPConn, count func(int)) error {
+func pump(dst, src End, count func(int)) error {
 	from, err := src.SyscallConn()
 	if err != nil {
 		return err
@@ -79,7 +90,7 @@ func pump(dst, src *net.TCPConn, count func(int)) error {
 
 // pumping is one direction.
 type pumping struct {
-	dst      *net.TCPConn
+	dst      End
 	from, to syscall.RawConn
 	splice   bool
 

@@ -137,6 +137,20 @@ func (r *Resolver) Lookup(ctx context.Context, n dnsname.Name) ([]netip.Addr, er
 	return slices.DeleteFunc(f.all(), hosts), nil
 }
 
+// Known is Lookup where nobody has to be asked for it.
+func (r *Resolver) Known(n dnsname.Name) (addrs []netip.Addr, ok bool) {
+	if local(n) || !r.c.Policy.Resolve(n).Allow {
+		return nil, false
+	}
+	r.mu.Lock()
+	f := r.cache.get(n, time.Now())
+	r.mu.Unlock()
+	if f == nil || f.err != nil {
+		return nil, false
+	}
+	return slices.DeleteFunc(f.all(), hosts), true
+}
+
 // NameOf says which name owns a synthetic address.
 func (r *Resolver) NameOf(a netip.Addr) (dnsname.Name, bool) {
 	return r.names.of(a, time.Now())

@@ -68,8 +68,31 @@ func (e *Exit) Quick(proto string, dst netip.AddrPort) error {
 // Find asks the policy about a flow, and the name's zone where the address stands for
 // a name.
 func (e *Exit) Find(ctx context.Context, proto string, dst netip.AddrPort) (Target, error) {
+	return e.find(proto, dst, func(n dnsname.Name) ([]netip.Addr, error) { return e.names.Lookup(ctx, n) })
+}
+
+// errAsk is the error for a name that somebody must be asked for.
+var errAsk = errors.New("the name is not known yet")
+
+// Ready is Find where nobody has to be waited for. Where somebody has, ok is false.
+func (e *Exit) Ready(proto string, dst netip.AddrPort) (t Target, ok bool, err error) {
+	t, err = e.find(proto, dst, func(n dnsname.Name) ([]netip.Addr, error) {
+		if addrs, ok := e.names.Known(n); ok {
+			return addrs, nil
+		}
+		return nil, errAsk
+	})
+	if errors.Is(err, errAsk) {
+		return Target{}, false, nil
+	}
+	return t, true, err
+}
+
+type lookup func(dnsname.Name) ([]netip.Addr, error)
+
+func (e *Exit) find(proto string, dst netip.AddrPort, look lookup) (Target, error) {
 	if resolver.Synthetic(dst.Addr()) {
-		return e.findName(ctx, proto, dst)
+		return e.findName(proto, dst, look)
 	}
 	if v := e.policy.Addr(proto, dst); !v.Allow {
 		return Target{}, e.deny(proto, dst, "", v)
@@ -82,7 +105,7 @@ func (e *Exit) Find(ctx context.Context, proto string, dst netip.AddrPort) (Targ
 	return Target{Addrs: []netip.AddrPort{plain(dst)}}, nil
 }
 
-func (e *Exit) findName(ctx context.Context, proto string, dst netip.AddrPort) (Target, error) {
+func (e *Exit) findName(proto string, dst netip.AddrPort, look lookup) (Target, error) {
 	name, ok := e.names.NameOf(dst.Addr())
 	if !ok {
 		return Target{}, e.deny(proto, dst, "", egress.Verdict{Rule: -1, Reason: network.ReasonUnbound})
@@ -91,7 +114,10 @@ func (e *Exit) findName(ctx context.Context, proto string, dst netip.AddrPort) (
 	if !v.Allow {
 		return Target{}, e.deny(proto, dst, name, v)
 	}
-	addrs, err := e.names.Lookup(ctx, name)
+	addrs, err := look(name)
+	if errors.Is(err, errAsk) {
+		return Target{}, err
+	}
 	if err != nil || len(addrs) == 0 {
 		v.Reason = network.ReasonUnresolved
 		return Target{}, e.deny(proto, dst, name, v)
@@ -180,92 +206,6 @@ func interleave(all []netip.AddrPort, v4First bool) []netip.AddrPort {
 		}
 	}
 	return out
-}
-
-// attemptDelay is how long an address has before the next one is tried beside it (RFC
-// 8305), and attempts how many are tried.
-const (
-	attemptDelay = 250 * time.Millisecond
-	attempts     = 8
-)
-
-// DialTCP connects to the first address that accepts. The flow is in the ledger from
-// then on.
-func (e *Exit) DialTCP(ctx context.Context, dst netip.AddrPort) (*net.TCPConn, *ledger.Flow, error) {
-	ctx, cancel := context.WithTimeout(ctx, DialTimeout)
-	defer cancel()
-	t, err := e.Find(ctx, TCP, dst)
-	if err != nil {
-		return nil, nil, err
-	}
-	c, err := race(ctx, t.Addrs[:min(len(t.Addrs), attempts)])
-	if err != nil {
-		return nil, nil, err
-	}
-	return c, e.ledger.Open(t.Name), nil
-}
-
-func dialTCP(ctx context.Context, a netip.AddrPort) (*net.TCPConn, error) {
-	// The address is spelled by netip and parsed by net, both without names and zones.
-	var d net.Dialer
-	c, err := d.DialTCP(ctx, "tcp", netip.AddrPort{}, a)
-	if err != nil {
-		return nil, err
-	}
-	return c, nil
-}
-
-type attempt struct {
-	c   *net.TCPConn
-	err error
-}
-
-func race(ctx context.Context, addrs []netip.AddrPort) (*net.TCPConn, error) {
-	if len(addrs) == 1 {
-		return dialTCP(ctx, addrs[0])
-	}
-	ctx, cancel := context.WithCancel(ctx)
-	defer cancel()
-	results := make(chan attempt, len(addrs))
-	next, running := 0, 0
-	var first error
-	timer := time.NewTimer(0)
-	defer timer.Stop()
-	for next < len(addrs) || running > 0 {
-		var start bool
-		select {
-		case r := <-results:
-			running--
-			if r.err == nil {
-				go drop(results, running)
-				return r.c, nil
-			}
-			first = errors.Join(first, r.err)
-			start = next < len(addrs)
-		case <-timer.C:
-			start = next < len(addrs)
-		}
-		if start {
-			a := addrs[next]
-			go func() {
-				c, err := dialTCP(ctx, a)
-				results <- attempt{c, err}
-			}()
-			next++
-			running++
-			timer.Reset(attemptDelay)
-		}
-	}
-	return nil, first
-}
-
-// drop closes those that came too late.
-func drop(results <-chan attempt, n int) {
-	for range n {
-		if r := <-results; r.err == nil {
-			r.c.Close()
-		}
-	}
 }
 
 // DialUDP opens a socket that speaks to the best address.

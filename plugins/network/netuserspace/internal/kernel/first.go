@@ -2,41 +2,23 @@ package kernel
 
 import (
 	"errors"
-	"net"
 	"slices"
-	"time"
 
 	"golang.org/x/sys/unix"
 
-	"github.com/nucleus-runtime/nucleus/plugins/network/internal/ledger"
-	"github.com/nucleus-runtime/nucleus/plugins/network/internal/relay"
 	"github.com/nucleus-runtime/nucleus/plugins/network/netuserspace/internal/exit"
 	"github.com/nucleus-runtime/nucleus/plugins/network/netuserspace/internal/inside"
 	"github.com/nucleus-runtime/nucleus/plugins/network/netuserspace/internal/packet"
 )
 
-// claimed is how long a connection that was dialled waits for the sandbox's end.
-const claimed = 10 * time.Second
-
 // firstBytes is more than a first packet has without data.
 const firstBytes = 2 << 10
 
-// pending is a connection whose first packet the plugin has.
+// pending is a connection whose first packet the plugin has. It has a slot.
 type pending struct {
 	packet []byte
-	conn   *net.TCPConn // nil while it is dialled
-	flow   *ledger.Flow
-	timer  *time.Timer
-}
-
-// drop resets the far end of a connection that nobody claims.
-func (d *pending) drop() {
-	if d.conn != nil {
-		relay.Reset(d.conn)
-	}
-	if d.timer != nil {
-		d.timer.Stop()
-	}
+	done   bool // it is dialled
+	dialled
 }
 
 // first takes the first packet of a TCP connection. Nothing is answered to it before
@@ -46,20 +28,14 @@ func (p *Path) first(s *packet.Packet) {
 		return // it carries data (RFC 7413), and comes again without
 	}
 	f := flow{s.Src, s.Dst}
-	p.mu.Lock()
-	d, again := p.pending[f]
-	if again { // the sandbox sends it again while it waits
-		b := d.packet
-		ready := d.conn != nil
-		p.mu.Unlock()
-		if ready {
-			_ = p.raw[index(f.dst.Addr())].send(b, f.dst.Addr())
+	raw, l := p.raw[index(f.dst.Addr())], p.listeners[index(f.dst.Addr())]
+	if d, again := p.pending[f]; again { // the sandbox sends it again while it waits
+		if d.done {
+			_ = raw.send(d.packet, f.dst.Addr())
 		}
 		return
 	}
-	full := len(p.pending) >= firsts || p.closed
-	p.mu.Unlock()
-	if full || p.raw[index(f.dst.Addr())] == nil {
+	if len(p.pending) >= firsts || raw == nil || l == nil {
 		return // it comes again
 	}
 	if err := p.exit.Quick(exit.TCP, f.dst); err != nil {
@@ -72,40 +48,35 @@ func (p *Path) first(s *packet.Packet) {
 		return
 	}
 	s.SetTTL(inside.SentTTL)
-	d = &pending{packet: slices.Clone(s.Whole)}
-	p.mu.Lock()
-	if p.closed {
-		p.mu.Unlock()
-		<-p.slots
-		return
-	}
+	d := &pending{packet: slices.Clone(s.Whole)}
 	p.pending[f] = d
-	p.wg.Add(1)
-	p.mu.Unlock()
-	go func() {
-		defer p.wg.Done()
-		p.dialFirst(f, d)
-	}()
+	p.dial(f.dst, func(got dialled, err error) {
+		if err != nil {
+			p.abandon(f)
+			p.refuse(d.packet, f, err)
+			return
+		}
+		d.done, d.dialled = true, got
+		_ = raw.send(d.packet, f.dst.Addr()) // if it is lost, it comes again
+		// The sandbox's side of it is over in one go: what is accepted here is not waited for.
+		l.ready(l.fd, unix.EPOLLIN)
+		if p.pending[f] == d {
+			p.loop.later(func() { p.expire(f, d) })
+		}
+	})
 }
 
-func (p *Path) dialFirst(f flow, d *pending) {
-	conn, count, err := p.exit.DialTCP(p.ctx, f.dst)
-	p.mu.Lock()
-	if err != nil || p.closed {
-		delete(p.pending, f)
-		p.mu.Unlock()
-		<-p.slots
-		if err == nil {
-			conn.Close()
-		} else {
-			p.refuse(d.packet, f, err)
-		}
-		return
+func (p *Path) abandon(f flow) {
+	delete(p.pending, f)
+	<-p.slots
+}
+
+// expire drops a connection whose sandbox's end has not come.
+func (p *Path) expire(f flow, d *pending) {
+	if p.pending[f] == d {
+		p.abandon(f)
+		reset(d.fd)
 	}
-	d.conn, d.flow = conn, count
-	d.timer = time.AfterFunc(claimed, func() { p.forget(f, d) })
-	p.mu.Unlock()
-	_ = p.raw[index(f.dst.Addr())].send(d.packet, f.dst.Addr()) // it comes again
 }
 
 // refuse answers a first packet with what came of the dial.
@@ -121,31 +92,4 @@ func (p *Path) refuse(first []byte, f flow, err error) {
 		return
 	}
 	p.unreachable(first, f.src.Addr(), f.dst.Addr(), errno)
-}
-
-// forget drops a connection whose sandbox's end has not come.
-func (p *Path) forget(f flow, d *pending) {
-	p.mu.Lock()
-	gone := p.pending[f] != d
-	if !gone {
-		delete(p.pending, f)
-	}
-	p.mu.Unlock()
-	if !gone {
-		d.drop()
-		<-p.slots
-	}
-}
-
-// claim gives what was dialled for a connection, with its slot.
-func (p *Path) claim(f flow) *pending {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	d := p.pending[f]
-	if d == nil || d.conn == nil {
-		return nil
-	}
-	delete(p.pending, f)
-	d.timer.Stop()
-	return d
 }

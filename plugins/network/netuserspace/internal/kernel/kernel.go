@@ -6,11 +6,12 @@ package kernel
 
 import (
 	"context"
-	"errors"
-	"net"
+	"io"
 	"net/netip"
 	"os"
 	"sync"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/nucleus-runtime/nucleus/plugins/network/netuserspace/internal/exit"
 	"github.com/nucleus-runtime/nucleus/plugins/network/netuserspace/internal/inside"
@@ -36,8 +37,11 @@ type Path struct {
 	own  [2]netip.Addr
 	raw  [2]*raw
 	tap  *tap
-	tcp  []*net.TCPListener
 	udp  []*sessions
+	// loop has what is below, until it ends.
+	loop      *loop
+	listeners [2]*listener
+	pending   map[flow]*pending
 	// published carries what comes from outside, if anything does.
 	published *published
 	slots     chan struct{} // one for each connection
@@ -45,22 +49,26 @@ type Path struct {
 	cancel    context.CancelFunc
 	wg        sync.WaitGroup
 
-	mu      sync.Mutex
-	pending map[flow]*pending
-	open    map[*net.TCPConn]struct{} // both ends of each connection
-	closed  bool
+	mu     sync.Mutex
+	open   map[io.Closer]struct{} // both ends of each connection that is not the loop's
+	closed bool
 }
 
 // flow names a connection as the sandbox sees it.
 type flow struct{ src, dst netip.AddrPort }
 
-// New takes the sockets over if it succeeds. own are the sandbox's addresses.
+// New takes the sockets over. own are the sandbox's addresses.
 func New(s Sockets, e *exit.Exit, own4, own6 netip.Addr) (*Path, error) {
 	p := &Path{
 		exit: e, own: [2]netip.Addr{own4, own6},
-		slots: make(chan struct{}, exit.Conns()), pending: make(map[flow]*pending), open: make(map[*net.TCPConn]struct{}),
+		slots: make(chan struct{}, exit.Conns()), pending: make(map[flow]*pending), open: make(map[io.Closer]struct{}),
 	}
 	p.ctx, p.cancel = context.WithCancel(context.Background())
+	var err error
+	if p.loop, err = newLoop(); err != nil {
+		p.cancel()
+		return nil, err
+	}
 	if err := p.take(s); err != nil {
 		p.Close()
 		return nil, err
@@ -74,16 +82,11 @@ func (p *Path) take(s Sockets) error {
 			p.raw[i] = &raw{s.Raw[i]}
 		}
 		if s.TCP[i] != nil {
-			l, err := net.FileListener(s.TCP[i])
+			l, err := p.takeListener(s.TCP[i])
 			if err != nil {
 				return err
 			}
-			t, ok := l.(*net.TCPListener)
-			if !ok {
-				l.Close()
-				return errors.New("a listener of TCP is none")
-			}
-			p.tcp = append(p.tcp, t)
+			p.listeners[i] = l
 		}
 		if s.UDP[i] != nil {
 			u, err := newSessions(p, s.UDP[i], p.raw[i])
@@ -93,58 +96,59 @@ func (p *Path) take(s Sockets) error {
 			p.udp = append(p.udp, u)
 		}
 	}
-	if s.Tap != nil {
-		p.tap = &tap{file: s.Tap}
-		p.tap.pings = ping.New(p.exit, p.tap.give)
-	}
-	// The net package has copies of the others.
-	for _, f := range append(s.TCP[:], s.UDP[:]...) {
+	// The net package has copies.
+	for _, f := range s.UDP {
 		if f != nil {
 			f.Close()
 		}
 	}
-	return nil
+	if s.Tap == nil {
+		return nil
+	}
+	fd, err := takeOver(s.Tap, false)
+	if err != nil {
+		return err
+	}
+	p.tap = &tap{file: os.NewFile(uintptr(fd), "tap")}
+	p.tap.pings = ping.New(p.exit, p.tap.give)
+	return p.loop.watch(fd, unix.EPOLLIN, tapReader{p, fd})
 }
 
 // Start serves until Close.
 func (p *Path) Start() {
-	for _, l := range p.tcp {
-		p.wg.Go(func() { p.accept(l) })
-	}
+	p.wg.Go(p.loop.run)
 	for _, u := range p.udp {
 		p.wg.Go(u.serve)
-	}
-	if p.tap != nil {
-		p.wg.Go(p.readTap)
 	}
 }
 
 // Close ends all flows and waits until they have.
 func (p *Path) Close() {
 	p.cancel()
-	for _, l := range p.tcp {
-		l.Close()
-	}
+	p.loop.end()
 	for _, u := range p.udp {
 		u.close()
 	}
 	if p.published != nil {
 		p.published.close()
 	}
-	if p.tap != nil {
-		inside.Leave(p.tap.file)
-		p.tap.pings.Close()
-	}
 	p.mu.Lock()
 	p.closed = true
 	for c := range p.open {
 		c.Close()
 	}
-	for _, f := range p.pending {
-		f.drop()
-	}
 	p.mu.Unlock()
 	p.wg.Wait()
+	p.loop.giveUp()
+	for _, d := range p.pending {
+		if d.done {
+			reset(d.fd)
+		}
+	}
+	if p.tap != nil {
+		p.tap.pings.Close()
+		inside.Leave(p.tap.file)
+	}
 	if p.published != nil {
 		p.published.release()
 	}
@@ -155,8 +159,11 @@ func (p *Path) Close() {
 	}
 }
 
+// Gone tells whether the sandbox's interface has been removed.
+func (p *Path) Gone() bool { return p.tap != nil && inside.Gone(p.tap.file) }
+
 // track has Close close the connections. It reports whether there is anything to do.
-func (p *Path) track(cs ...*net.TCPConn) bool {
+func (p *Path) track(cs ...io.Closer) bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if p.closed {
@@ -168,7 +175,7 @@ func (p *Path) track(cs ...*net.TCPConn) bool {
 	return true
 }
 
-func (p *Path) untrack(cs ...*net.TCPConn) {
+func (p *Path) untrack(cs ...io.Closer) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	for _, c := range cs {

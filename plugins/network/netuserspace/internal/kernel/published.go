@@ -52,7 +52,15 @@ func (s *published) listenTCP(at netip.AddrPort, port uint16) (uint16, error) {
 	}
 	s.tcp = append(s.tcp, t)
 	s.path.wg.Go(func() { s.accept(t, port) })
-	return addrPort(t.Addr()).Port(), nil
+	return tcpAddr(t.Addr()).Port(), nil
+}
+
+func tcpAddr(a net.Addr) netip.AddrPort {
+	t, ok := a.(*net.TCPAddr)
+	if !ok {
+		return netip.AddrPort{}
+	}
+	return netip.AddrPortFrom(t.AddrPort().Addr().Unmap().WithZone(""), t.AddrPort().Port())
 }
 
 func (s *published) accept(l *net.TCPListener, port uint16) {
@@ -93,7 +101,7 @@ func (s *published) serve(c *net.TCPConn, port uint16) {
 		relay.Reset(c)
 		return
 	}
-	in, err := connect(socket, s.guest(addrPort(c.RemoteAddr()).Addr()), netip.AddrPortFrom(s.path.own[0], port))
+	in, err := connect(socket, s.guest(tcpAddr(c.RemoteAddr()).Addr()), netip.AddrPortFrom(s.path.own[0], port))
 	if err != nil {
 		relay.Reset(c)
 	} else if s.path.track(in) {

@@ -2,6 +2,7 @@ package kernel
 
 import (
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"net/netip"
 	"os"
@@ -10,7 +11,6 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/nucleus-runtime/nucleus/plugins/network/netuserspace/internal/exit"
-	"github.com/nucleus-runtime/nucleus/plugins/network/netuserspace/internal/inside"
 	"github.com/nucleus-runtime/nucleus/plugins/network/netuserspace/internal/packet"
 	"github.com/nucleus-runtime/nucleus/plugins/network/netuserspace/internal/ping"
 )
@@ -40,19 +40,25 @@ func (t *tap) give(b []byte) {
 
 const ethernet = 14 // the size of its header
 
-// readTap takes what no socket takes.
-func (p *Path) readTap() {
-	b := make([]byte, ethernet+inside.MTU)
-	for {
-		n, err := p.tap.file.Read(b)
-		if err != nil {
-			return // closed, or the namespace is gone
-		}
+// tapReader takes what no socket takes.
+type tapReader struct {
+	path *Path
+	fd   int
+}
+
+func (t tapReader) ready(int, uint32) {
+	b := t.path.loop.pages
+	switch n, err := unix.Read(t.fd, b); {
+	case err == nil:
 		if n > ethernet {
-			p.fromTap(b[:n])
+			t.path.fromTap(b[:n])
 		}
+	case !errors.Is(err, unix.EAGAIN) && !errors.Is(err, unix.EINTR):
+		t.path.loop.forget(t.fd) // the namespace is gone
 	}
 }
+
+func (tapReader) drop() {} // the path leaves it
 
 func (p *Path) fromTap(frame []byte) {
 	s, ok := packet.Parse(frame[ethernet:])

@@ -1,75 +1,153 @@
 package kernel
 
 import (
+	"errors"
 	"net"
 	"net/netip"
+	"os"
 	"time"
 
-	"github.com/nucleus-runtime/nucleus/plugins/network/internal/ledger"
-	"github.com/nucleus-runtime/nucleus/plugins/network/internal/relay"
+	"golang.org/x/sys/unix"
+
+	"github.com/nucleus-runtime/nucleus/plugins/network/netuserspace/internal/exit"
 )
 
-// accept takes connections, whose local address is the one that was meant.
-func (p *Path) accept(l *net.TCPListener) {
-	for {
-		c, err := l.AcceptTCP()
-		if err != nil {
-			if p.ctx.Err() != nil {
-				return
-			}
-			time.Sleep(10 * time.Millisecond) // out of descriptors or memory
-			continue
+// listener accepts connections, whose local address is the one that was meant.
+type listener struct {
+	path *Path
+	fd   int
+}
+
+// accepts is how many connections are accepted before others have their turn.
+const accepts = 64
+
+// takeListener has the loop accept what comes to a listener.
+func (p *Path) takeListener(file *os.File) (*listener, error) {
+	fd, err := takeOver(file, true)
+	if err != nil {
+		return nil, err
+	}
+	// What it accepts inherits them.
+	if err = exit.Options(fd); err != nil {
+		_ = unix.Close(fd)
+		return nil, err
+	}
+	l := &listener{path: p, fd: fd}
+	if err := p.loop.watch(fd, unix.EPOLLIN, l); err != nil {
+		_ = unix.Close(fd)
+		return nil, err
+	}
+	return l, nil
+}
+
+// takeOver gives a descriptor that Go's own loop does not watch, and which does not
+// block if that is wanted. The file is closed.
+func takeOver(file *os.File, nonblock bool) (int, error) {
+	defer file.Close()
+	raw, err := file.SyscallConn()
+	if err != nil {
+		return -1, err
+	}
+	fd := -1
+	var failed error
+	err = raw.Control(func(f uintptr) {
+		if fd, failed = unix.FcntlInt(f, unix.F_DUPFD_CLOEXEC, 0); failed == nil {
+			failed = unix.SetNonblock(fd, nonblock)
 		}
-		f := flow{addrPort(c.RemoteAddr()), addrPort(c.LocalAddr())}
-		if d := p.claim(f); d != nil {
-			p.wg.Go(func() { p.join(c, d.conn, d.flow) })
-			continue
-		}
-		select {
-		case p.slots <- struct{}{}:
-			p.wg.Go(func() { p.dial(c, f) })
-		default:
-			relay.Reset(c)
+	})
+	return fd, errors.Join(err, failed)
+}
+
+func (l *listener) drop() { l.path.loop.close(l.fd) }
+
+func (l *listener) ready(int, uint32) {
+	for range accepts {
+		fd, from, err := unix.Accept4(l.fd, unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC)
+		switch {
+		case err == nil:
+			l.path.accepted(fd, addrPort(from))
+		case errors.Is(err, unix.EAGAIN):
+			return
+		case errors.Is(err, unix.EINTR), errors.Is(err, unix.ECONNABORTED):
+		default: // out of descriptors or memory
+			l.pause()
+			return
 		}
 	}
 }
 
-func addrPort(a net.Addr) netip.AddrPort {
-	t, ok := a.(*net.TCPAddr)
-	if !ok {
-		return netip.AddrPort{}
-	}
-	ap := t.AddrPort()
-	return netip.AddrPortFrom(ap.Addr().Unmap().WithZone(""), ap.Port())
+// pause lets others come to something first.
+func (l *listener) pause() {
+	l.path.loop.change(l.fd, 0)
+	time.AfterFunc(10*time.Millisecond, func() {
+		l.path.loop.post(func() { l.path.loop.change(l.fd, unix.EPOLLIN) })
+	})
 }
 
-// dial is for a connection that was accepted before anything was known: there is no tap
+func addrPort(sa unix.Sockaddr) netip.AddrPort {
+	switch sa := sa.(type) {
+	case *unix.SockaddrInet4:
+		return netip.AddrPortFrom(netip.AddrFrom4(sa.Addr), uint16(sa.Port))
+	case *unix.SockaddrInet6:
+		return netip.AddrPortFrom(netip.AddrFrom16(sa.Addr).Unmap(), uint16(sa.Port))
+	}
+	return netip.AddrPort{}
+}
+
+func (p *Path) accepted(fd int, from netip.AddrPort) {
+	to, err := unix.Getsockname(fd)
+	if err != nil {
+		_ = unix.Close(fd)
+		return
+	}
+	f := flow{from, addrPort(to)}
+	if d := p.pending[f]; d != nil && d.done {
+		delete(p.pending, f)
+		p.join(fd, d.fd, d.count)
+		return
+	}
+	p.late(fd, f)
+}
+
+// late is for a connection that was accepted before anything was known: there is no tap
 // device, or the program has the TTL of those that were. It learns from a reset what
 // others learn from connect.
-func (p *Path) dial(c *net.TCPConn, f flow) {
-	if p.local(f.dst.Addr()) || !p.track(c) {
-		relay.Reset(c) // the listener's own address
-		<-p.slots
+func (p *Path) late(fd int, f flow) {
+	if p.local(f.dst.Addr()) { // the listener's own address
+		reset(fd)
 		return
 	}
-	out, count, err := p.exit.DialTCP(p.ctx, f.dst)
-	p.untrack(c)
-	if err != nil {
-		relay.Reset(c)
-		<-p.slots
+	select {
+	case p.slots <- struct{}{}:
+	default:
+		reset(fd)
 		return
 	}
-	p.join(c, out, count)
+	p.dial(f.dst, func(d dialled, err error) {
+		if err != nil {
+			reset(fd)
+			<-p.slots
+			return
+		}
+		p.join(fd, d.fd, d.count)
+	})
 }
 
-// join moves bytes until both ends are done. It has a slot, and gives it back.
-func (p *Path) join(in, out *net.TCPConn, count *ledger.Flow) {
-	defer func() { <-p.slots }()
-	if !p.track(in, out) {
-		in.Close()
-		out.Close()
-		return
+// reset ends a connection at once.
+func reset(fd int) {
+	_ = unix.SetsockoptLinger(fd, unix.SOL_SOCKET, unix.SO_LINGER, &unix.Linger{Onoff: 1})
+	_ = unix.Close(fd)
+}
+
+// bare gives the descriptor of a connection of the net package's.
+func bare(c *net.TCPConn) (int, error) {
+	defer c.Close()
+	raw, err := c.SyscallConn()
+	if err != nil {
+		return -1, err
 	}
-	defer p.untrack(in, out)
-	relay.Run(in, out, count.Add)
+	fd := -1
+	var failed error
+	err = raw.Control(func(f uintptr) { fd, failed = unix.FcntlInt(f, unix.F_DUPFD_CLOEXEC, 0) })
+	return fd, errors.Join(err, failed)
 }

@@ -126,6 +126,9 @@ func (p *Path) Close() {
 	p.stack.Wait()
 }
 
+// Gone tells whether the sandbox's interface has been removed.
+func (p *Path) Gone() bool { return inside.Gone(p.link.file) }
+
 // read takes the sandbox's packets.
 func (p *Path) read() {
 	b := make([]byte, ethernet+int(p.link.mtu))

@@ -1,0 +1,100 @@
+package kernel
+
+import (
+	"net/netip"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/nucleus-runtime/nucleus/plugins/network/internal/ledger"
+	"github.com/nucleus-runtime/nucleus/plugins/network/netuserspace/internal/exit"
+)
+
+// dialled is the host's side of a connection.
+type dialled struct {
+	fd    int
+	count *ledger.Flow
+}
+
+// dial connects to where a flow goes, and has then done called in the loop, at once if
+// nobody has to be waited for.
+func (p *Path) dial(dst netip.AddrPort, done func(dialled, error)) {
+	t, known, err := p.exit.Ready(exit.TCP, dst)
+	if err != nil {
+		done(dialled{}, err)
+		return
+	}
+	if !known || len(t.Addrs) > 1 {
+		p.ask(dst, done)
+		return
+	}
+	c := &connecting{path: p, to: t.Addrs[0], done: func(fd int, err error) {
+		if err != nil {
+			done(dialled{}, err)
+			return
+		}
+		done(dialled{fd, p.exit.Opened(t)}, nil)
+	}}
+	fd, connected, err := exit.Begin(c.to)
+	switch {
+	case err != nil:
+		c.done(-1, err)
+	case connected:
+		c.done(fd, nil)
+	default:
+		c.wait(fd)
+	}
+}
+
+// ask is for what takes its time: a name to be looked up, or more than one address.
+func (p *Path) ask(dst netip.AddrPort, done func(dialled, error)) {
+	p.wg.Go(func() {
+		conn, count, err := p.exit.DialTCP(p.ctx, dst)
+		fd := -1
+		if err == nil {
+			fd, err = bare(conn)
+		}
+		p.loop.post(func() { done(dialled{fd, count}, err) })
+	})
+}
+
+// connecting is a socket that is being connected.
+type connecting struct {
+	path *Path
+	to   netip.AddrPort
+	fd   int
+	over bool
+	done func(fd int, err error)
+}
+
+func (c *connecting) wait(fd int) {
+	c.fd = fd
+	l := c.path.loop
+	if err := l.watch(fd, unix.EPOLLOUT, c); err != nil {
+		c.end(err)
+		return
+	}
+	l.later(func() {
+		if !c.over {
+			c.end(unix.ETIMEDOUT)
+		}
+	})
+}
+
+func (c *connecting) ready(int, uint32) {
+	switch connected, err := exit.Proceed(c.fd, c.to); {
+	case err != nil:
+		c.end(err)
+	case connected:
+		c.over = true
+		c.path.loop.forget(c.fd)
+		c.done(c.fd, nil)
+	}
+}
+
+func (c *connecting) end(err error) {
+	c.over = true
+	c.path.loop.close(c.fd)
+	c.done(-1, err)
+}
+
+func (c *connecting) drop() { c.end(c.path.ctx.Err()) }
