@@ -103,13 +103,17 @@ func drop(results <-chan attempt, n int) {
 // it is there, and how often, in seconds: as the net package has it.
 const keepAlive = 15
 
-// Options sets what both ends of a flow have, or those that a listener accepts: no
-// delay, since the programs at the ends have their own, and an end for a connection
-// whose far end has gone without a word.
-func Options(fd int) error {
+// NoDelay has every write sent at once: the programs at the two ends have delays of
+// their own. What a listener accepts inherits it.
+func NoDelay(fd int) error {
+	return os.NewSyscallError("setsockopt", unix.SetsockoptInt(fd, unix.IPPROTO_TCP, unix.TCP_NODELAY, 1))
+}
+
+// KeepAlive gives a connection an end whose far end has gone without a word. What a
+// listener accepts inherits it.
+func KeepAlive(fd int) error {
 	var failed error
 	for _, o := range []struct{ level, name, value int }{
-		{unix.IPPROTO_TCP, unix.TCP_NODELAY, 1},
 		{unix.IPPROTO_TCP, unix.TCP_KEEPIDLE, keepAlive},
 		{unix.IPPROTO_TCP, unix.TCP_KEEPINTVL, keepAlive},
 		{unix.SOL_SOCKET, unix.SO_KEEPALIVE, 1},
@@ -120,6 +124,7 @@ func Options(fd int) error {
 }
 
 // Begin begins to connect a socket, and waits for nothing. Often it is done at once.
+// Whoever has it for long calls KeepAlive.
 func Begin(to netip.AddrPort) (fd int, done bool, err error) {
 	family := unix.AF_INET
 	if to.Addr().Is6() {
@@ -129,7 +134,7 @@ func Begin(to netip.AddrPort) (fd int, done bool, err error) {
 	if err != nil {
 		return -1, false, os.NewSyscallError("socket", err)
 	}
-	if err = Options(fd); err == nil {
+	if err = NoDelay(fd); err == nil {
 		if done, err = Proceed(fd, to); !done && err == nil {
 			done, err = Proceed(fd, to) // the answer of a near end has come meanwhile
 		}

@@ -58,8 +58,9 @@ func (p *Path) first(s *packet.Packet) {
 		}
 		d.done, d.dialled = true, got
 		_ = raw.send(d.packet, f.dst.Addr()) // if it is lost, it comes again
-		// The sandbox's side of it is over in one go: what is accepted here is not waited for.
-		l.ready(l.fd, unix.EPOLLIN)
+		// The sandbox's side of it is over in one go: what can be accepted here is not
+		// waited for.
+		l.accept()
 		if p.pending[f] == d {
 			p.loop.later(func() { p.expire(f, d) })
 		}

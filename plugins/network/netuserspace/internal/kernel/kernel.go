@@ -42,6 +42,7 @@ type Path struct {
 	loop      *loop
 	listeners [2]*listener
 	pending   map[flow]*pending
+	sweeping  bool
 	// published carries what comes from outside, if anything does.
 	published *published
 	slots     chan struct{} // one for each connection

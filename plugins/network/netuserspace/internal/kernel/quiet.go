@@ -8,6 +8,7 @@ import (
 
 	"github.com/nucleus-runtime/nucleus/plugins/network/internal/ledger"
 	"github.com/nucleus-runtime/nucleus/plugins/network/internal/relay"
+	"github.com/nucleus-runtime/nucleus/plugins/network/netuserspace/internal/exit"
 )
 
 // busy is from how many bytes in one direction a connection is worth a relay of its
@@ -27,6 +28,7 @@ type quiet struct {
 	eof   [2]bool
 	moved [2]int // from each end
 	count *ledger.Flow
+	kept  bool // the far end is asked now and then whether it is there
 }
 
 // join moves bytes between two connected sockets until both are done. It has a slot,
@@ -38,6 +40,31 @@ func (p *Path) join(inside, outside int, count *ledger.Flow) {
 			q.fail()
 			return
 		}
+	}
+	if !p.sweeping {
+		p.sweeping = true
+		p.loop.later(p.sweep)
+	}
+}
+
+// sweep has the far ends of connections asked now and then whether they are there: most
+// have ended before it is worth the calls.
+func (p *Path) sweep() {
+	p.sweeping = false
+	for _, h := range p.loop.by {
+		if q, ok := h.(*quiet); ok {
+			q.keep()
+			p.sweeping = true
+		}
+	}
+	if p.sweeping {
+		p.loop.later(p.sweep)
+	}
+}
+
+func (q *quiet) keep() {
+	if !q.kept {
+		q.kept = exit.KeepAlive(q.fd[out]) == nil
 	}
 }
 
@@ -67,12 +94,12 @@ func (q *quiet) ready(fd int, events uint32) {
 
 func (q *quiet) ended(from int) {
 	q.eof[from] = true
-	if err := unix.Shutdown(q.fd[1-from], unix.SHUT_WR); err != nil && !errors.Is(err, unix.ENOTCONN) {
-		q.fail()
-		return
-	}
 	if q.eof[1-from] {
 		q.drop()
+		return
+	}
+	if err := unix.Shutdown(q.fd[1-from], unix.SHUT_WR); err != nil && !errors.Is(err, unix.ENOTCONN) {
+		q.fail()
 		return
 	}
 	q.path.loop.change(q.fd[from], 0)
@@ -103,6 +130,7 @@ func (q *quiet) move(from int, b []byte) {
 // leave gives the connection to a relay, with what is still to be written.
 func (q *quiet) leave(left [2][]byte) {
 	p := q.path
+	q.keep()
 	for _, fd := range q.fd {
 		p.loop.forget(fd)
 	}

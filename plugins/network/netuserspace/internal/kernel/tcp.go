@@ -28,7 +28,7 @@ func (p *Path) takeListener(file *os.File) (*listener, error) {
 		return nil, err
 	}
 	// What it accepts inherits them.
-	if err = exit.Options(fd); err != nil {
+	if err = errors.Join(exit.NoDelay(fd), exit.KeepAlive(fd)); err != nil {
 		_ = unix.Close(fd)
 		return nil, err
 	}
@@ -62,18 +62,26 @@ func (l *listener) drop() { l.path.loop.close(l.fd) }
 
 func (l *listener) ready(int, uint32) {
 	for range accepts {
-		fd, from, err := unix.Accept4(l.fd, unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC)
-		switch {
-		case err == nil:
-			l.path.accepted(fd, addrPort(from))
-		case errors.Is(err, unix.EAGAIN):
-			return
-		case errors.Is(err, unix.EINTR), errors.Is(err, unix.ECONNABORTED):
-		default: // out of descriptors or memory
-			l.pause()
+		if !l.accept() {
 			return
 		}
 	}
+}
+
+// accept accepts one connection, and reports whether there may be more.
+func (l *listener) accept() bool {
+	fd, from, err := unix.Accept4(l.fd, unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC)
+	switch {
+	case err == nil:
+		l.path.accepted(fd, addrPort(from))
+	case errors.Is(err, unix.EAGAIN):
+		return false
+	case errors.Is(err, unix.EINTR), errors.Is(err, unix.ECONNABORTED):
+	default: // out of descriptors or memory
+		l.pause()
+		return false
+	}
+	return true
 }
 
 // pause lets others come to something first.
