@@ -2,6 +2,7 @@ package netstack
 
 import (
 	"encoding/binary"
+	"errors"
 	"os"
 	"sync"
 	"sync/atomic"
@@ -65,37 +66,62 @@ func (l *link) head(b []byte, v6 bool) {
 
 // WritePackets sends what the stack has for the sandbox.
 func (l *link) WritePackets(all stack.PacketBufferList) (int, tcpip.Error) {
-	b, _ := frames.Get().(*[]byte)
-	defer frames.Put(b)
+	raw, err := l.file.SyscallConn()
+	if err != nil {
+		return 0, &tcpip.ErrClosedForSend{}
+	}
+	o, _ := outs.Get().(*outgoing)
+	defer outs.Put(o)
 	n := 0
 	for _, pkt := range all.AsSlice() {
-		frame := (*b)[:ethernet]
-		l.head(frame, pkt.NetworkProtocolNumber == header.IPv6ProtocolNumber)
-		for _, part := range pkt.AsSlices() {
-			frame = append(frame, part...)
-		}
-		*b = frame
-		if _, err := l.file.Write(frame); err != nil {
+		l.head(o.head[:], pkt.NetworkProtocolNumber == header.IPv6ProtocolNumber)
+		o.parts = append(append(o.parts[:0], o.head[:]), pkt.AsSlices()...)
+		o.err = nil
+		if err := raw.Write(o.send); err != nil || o.err != nil {
 			return n, &tcpip.ErrClosedForSend{}
 		}
 		n++
 	}
+	clear(o.parts)
 	return n, nil
 }
 
-var frames = sync.Pool{New: func() any { b := make([]byte, ethernet, ethernet+65536); return &b }}
+// outgoing is a packet in parts, which are not put together to be sent.
+type outgoing struct {
+	head  [ethernet]byte
+	parts [][]byte
+	err   error
+	send  func(fd uintptr) bool // made once: it would be garbage of each packet
+}
 
-// inject hands the stack a packet of the sandbox's.
-func (l *link) inject(b []byte) {
+var outs = sync.Pool{New: func() any {
+	o := &outgoing{}
+	o.send = func(fd uintptr) bool {
+		_, o.err = unix.Writev(int(fd), o.parts)
+		return !errors.Is(o.err, unix.EAGAIN)
+	}
+	return o
+}}
+
+// large is from how many bytes on a packet keeps the memory that it was read into.
+// Smaller ones are copied: it is as much for all.
+const large = 8 << 10
+
+// room is for a packet to be read into.
+func (l *link) room() *buffer.View { return buffer.NewViewSize(ethernet + int(l.mtu)) }
+
+// inject hands the stack a packet of the sandbox's, and the memory with it.
+func (l *link) inject(v *buffer.View) {
 	d := l.dispatcher.Load()
-	if d == nil {
+	if d == nil || v.Size() == 0 {
+		v.Release()
 		return
 	}
 	kind := header.IPv4ProtocolNumber
-	if b[0]>>4 == 6 {
+	if v.AsSlice()[0]>>4 == 6 {
 		kind = header.IPv6ProtocolNumber
 	}
-	pkt := stack.NewPacketBuffer(stack.PacketBufferOptions{Payload: buffer.MakeWithData(b)})
+	pkt := stack.NewPacketBuffer(stack.PacketBufferOptions{Payload: buffer.MakeWithView(v)})
 	(*d).DeliverNetworkPacket(kind, pkt)
 	pkt.DecRef()
 }

@@ -17,6 +17,7 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+	"gvisor.dev/gvisor/pkg/buffer"
 	"gvisor.dev/gvisor/pkg/tcpip"
 	"gvisor.dev/gvisor/pkg/tcpip/adapters/gonet"
 	"gvisor.dev/gvisor/pkg/tcpip/header"
@@ -131,38 +132,50 @@ func (p *Path) Gone() bool { return inside.Gone(p.link.file) }
 
 // read takes the sandbox's packets.
 func (p *Path) read() {
-	b := make([]byte, ethernet+int(p.link.mtu))
+	v := p.link.room()
+	defer func() { v.Release() }()
 	for {
-		n, err := p.link.file.Read(b)
+		n, err := p.link.file.Read(v.AsSlice())
 		if err != nil {
 			return // closed, or the namespace is gone
 		}
-		if n > ethernet {
-			p.take(b[ethernet:n])
+		if n <= ethernet {
+			continue
+		}
+		whole := p.take(v.AsSlice()[ethernet:n])
+		switch {
+		case len(whole) == 0:
+		case len(whole) < large:
+			p.link.inject(buffer.NewViewWithData(whole))
+		default:
+			v.CapLength(ethernet + len(whole))
+			v.TrimFront(ethernet)
+			p.link.inject(v)
+			v = p.link.room()
 		}
 	}
 }
 
-// take lets the stack see only what it may answer: to an echo request it would, as any
-// address that it is asked for.
-func (p *Path) take(b []byte) {
+// take gives of what has come what the stack may see, and answer: an echo request it
+// would, as any address that it is asked for.
+func (p *Path) take(b []byte) []byte {
 	s, ok := packet.Parse(b)
 	if !ok {
-		return
+		return nil
 	}
 	switch s.Protocol {
 	case unix.IPPROTO_TCP, unix.IPPROTO_UDP:
 		if s.Dst.Addr().IsMulticast() {
-			return
+			return nil
 		}
 		if s.First() {
 			if p.exit.Quick(exit.TCP, s.Dst) != nil {
 				p.refuse(&s)
-				return
+				return nil
 			}
 			p.remember(&s)
 		}
-		p.link.inject(s.Whole)
+		return s.Whole
 	case unix.IPPROTO_ICMP, unix.IPPROTO_ICMPV6:
 		p.pings.Take(&s)
 	default:
@@ -171,6 +184,7 @@ func (p *Path) take(b []byte) {
 			p.refuse(&s)
 		}
 	}
+	return nil
 }
 
 func (p *Path) refuse(s *packet.Packet) {
