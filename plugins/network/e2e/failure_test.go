@@ -253,6 +253,58 @@ func TestSupervisorDies(t *testing.T) {
 	})
 }
 
+// After a reboot nothing of the kernel's is there, every pid is somebody else's, and a
+// state root on disk still says that a sandbox was connected.
+func TestHostReboots(t *testing.T) {
+	for _, name := range []string{"netbridge/root", "netuserspace/root"} {
+		t.Run(name, func(t *testing.T) {
+			netlab.Needs(t)
+			s := newSite(t, setups[name])
+			publish(s.lab)
+			s.lab.Echo(t, 443)
+			before, files := s.settled()
+			connected := job{network: policy + published("127.0.0.1:8081", 8080, "tcp"), probes: []probe.Probe{
+				{ID: "first", Kind: probe.TCP, To: "allowed.example:443", Alone: true},
+				{ID: "wait", Kind: probe.Sleep, Wait: patience},
+			}}
+			r := s.start(connected)
+			r.result("first")
+			if err := r.cmd.Process.Kill(); err != nil {
+				t.Fatal(err)
+			}
+			r.wait()
+			for end := time.Now().Add(10 * time.Second); time.Now().Before(end) && s.anyProcess(); {
+				time.Sleep(20 * time.Millisecond)
+			}
+			ctx, cancel := context.WithTimeout(t.Context(), patience)
+			defer cancel()
+			boot := filepath.Join(t.TempDir(), "boot_id")
+			if err := os.WriteFile(boot, []byte("00000000-0000-4000-8000-000000000000\n"), 0o644); err != nil {
+				t.Fatal(err)
+			}
+			cmd := s.lab.Host.CommandAs(ctx, s.who.uid, s.who.gid, "unshare", "-m", "sh", "-c", `
+				set -e
+				nft flush ruleset
+				for f in ipv4/conf/uplink0/forwarding ipv6/conf/uplink0/force_forwarding; do [ ! -e /proc/sys/net/$f ] || echo 0 >/proc/sys/net/$f; done
+				for link in $(ls /sys/class/net); do
+					case $link in lo) ;; *) [ ! -e /sys/class/net/$link/bridge ] || ip link del $link ;; esac
+				done
+				mount --bind "$0" /proc/sys/kernel/random/boot_id
+				exec "$@"`, boot, filepath.Join(s.who.bins, "nucleus"), "gc", "-host-config", s.conf)
+			cmd.Env = append(s.who.env(), "PATH=/usr/sbin:/usr/bin:/sbin:/bin")
+			if out, err := cmd.CombinedOutput(); err != nil || len(bytes.TrimSpace(out)) != 32 {
+				t.Errorf("gc after the reboot: %v\n%s", err, out)
+			}
+			s.left(before, files)
+			connected.probes = connected.probes[:1]
+			if o := s.run(connected); !o.results["first"].OK {
+				t.Errorf("a sandbox after the reboot: %s", o.results["first"].Err)
+			}
+			s.left(before, files)
+		})
+	}
+}
+
 func (s *site) anyProcess() bool {
 	for _, name := range processes(s.t) {
 		if strings.HasPrefix(name, s.who.bins) {
