@@ -85,7 +85,8 @@ func TestWarmFakePassesAll(t *testing.T) {
 	}
 }
 
-// bites has for each rule the defects that break it, and what the failure must say.
+// bites has for each rule the defects that break it, and what the failure must say: one
+// of several, behind |, where it depends on how quick the machine is.
 var bites = []struct{ rule, defect, says string }{
 	{"base/handshake", "noise", `"loading modules", which is no handshake`},
 	{"base/handshake", "tcp", "it listens on tcp"},
@@ -112,7 +113,7 @@ var bites = []struct{ rule, defect, says string }{
 	{"base/version-skew", "wants its own minor version", "higher minor version: FailedPrecondition"},
 	{"base/health", "no state", "state 0"},
 	{"base/concurrent", "not for many", "Fetch, as one of 32 callers: ResourceExhausted"},
-	{"base/cancel", "deaf", "Fetch was given up, and asked for again: DeadlineExceeded"},
+	{"base/cancel", "deaf", "Fetch was given up, and asked for again: DeadlineExceeded|it still works on calls that nobody waits for"},
 	{"base/growth", "leaks descriptors", "descriptors after 40 more cycles"},
 	{"base/growth", "leaks memory", "MiB of memory after 40 more cycles"},
 	{"base/growth", "leaks threads", "threads after 40 more cycles"},
@@ -169,7 +170,8 @@ func TestEveryRuleBites(t *testing.T) {
 				t.Errorf("%q failed, and %s should", got, b.rule)
 			}
 			for _, r := range rs {
-				if r.Outcome == conformance.Fail && !strings.Contains(r.Got, b.says) {
+				says := func(s string) bool { return strings.Contains(r.Got, s) }
+				if r.Outcome == conformance.Fail && !slices.ContainsFunc(strings.Split(b.says, "|"), says) {
 					t.Errorf("it does not say %q:\n%s", b.says, r)
 				}
 				if r.Outcome == conformance.Fail && (r.Want == "" || r.Remedy == "") {

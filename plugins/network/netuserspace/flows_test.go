@@ -393,6 +393,40 @@ func TestBytesStayInOrderHoweverTheyCome(t *testing.T) {
 	wg.Wait()
 }
 
+// Bytes that come one by one, while nobody reads them, are many pieces by then.
+func TestManyPiecesBehindAClosedWindow(t *testing.T) {
+	netlab.Needs(t)
+	lab := netlab.New(t)
+	s := attach(t, lab, options{egress: anywhere()})
+	l, err := lab.Internet.Listen("tcp4", "0.0.0.0:9000")
+	if err != nil {
+		t.Fatal(err)
+	}
+	const bulk, pieces = 512 << 10, 5000
+	c := s.mustDial("tcp", "93.184.216.34:9000").(*net.TCPConn)
+	if err := c.SetReadBuffer(4096); err != nil {
+		t.Fatal(err)
+	}
+	out, err := l.Accept()
+	if err != nil {
+		t.Fatal(err)
+	}
+	data := random(bulk + pieces)
+	go func() {
+		defer out.Close()
+		_, _ = out.Write(data[:bulk])
+		for i := range pieces {
+			_, _ = out.Write(data[bulk+i:][:1])
+			time.Sleep(50 * time.Microsecond)
+		}
+	}()
+	time.Sleep(time.Second)
+	_ = c.SetDeadline(time.Now().Add(30 * time.Second))
+	if got, err := io.ReadAll(c); err != nil || !bytes.Equal(got, data) {
+		t.Errorf("%d of %d bytes came, %v", len(got), len(data), err)
+	}
+}
+
 // An end that was done, and is then broken, breaks the other as well.
 func TestResetsArePassedOnByHalfAConnection(t *testing.T) {
 	netlab.Needs(t)

@@ -367,7 +367,7 @@ func TestTheNetstackPathIsTheSame(t *testing.T) {
 	defer func() { lacks = nil }()
 	for name, f := range map[string]func(*testing.T){
 		"literals": TestLiteralsNeedARuleOrThePublicDefault, "host": TestNoRuleReachesTheHost, "denied": TestNothingOfADeniedFlowLeavesTheHost, "connect": TestConnectTellsTheTruth,
-		"names": TestNamesAreReachedWhereverTheyAre, "rotation": TestANameThatRotatesIsNeverDenied, "bytes": TestBytesArriveAndHalvesClose, "resets": TestResetsArePassedOn,
+		"names": TestNamesAreReachedWhereverTheyAre, "rotation": TestANameThatRotatesIsNeverDenied, "bytes": TestBytesArriveAndHalvesClose, "order": TestBytesStayInOrderHoweverTheyCome, "pieces": TestManyPiecesBehindAClosedWindow, "resets": TestResetsArePassedOn,
 		"backpressure": TestBackpressureIsPassedOn, "many": TestManyFlowsAtOnce, "datagrams": TestDatagramsOfAllSizes,
 		"end": TestNoFlowOutlivesThePlugin, "ping": TestPing, "published": TestPublishedPorts, "many published": TestMorePublishedConnectionsThanSockets, "port in use": TestAPortInUseIsNamed,
 		"each other": TestProgramsOfTheSandboxReachEachOther,

@@ -1,6 +1,7 @@
 package kernel
 
 import (
+	"container/list"
 	"net/netip"
 
 	"golang.org/x/sys/unix"
@@ -59,25 +60,20 @@ func (p *Path) ask(dst netip.AddrPort, done func(dialled, error)) {
 
 // connecting is a socket that is being connected.
 type connecting struct {
-	path *Path
-	to   netip.AddrPort
-	fd   int
-	over bool
-	done func(fd int, err error)
+	path  *Path
+	to    netip.AddrPort
+	fd    int
+	limit *list.Element
+	done  func(fd int, err error)
 }
 
 func (c *connecting) wait(fd int) {
 	c.fd = fd
-	l := c.path.loop
-	if err := l.watch(fd, unix.EPOLLOUT, c); err != nil {
+	if err := c.path.loop.watch(fd, unix.EPOLLOUT, c); err != nil {
 		c.end(err)
 		return
 	}
-	l.later(func() {
-		if !c.over {
-			c.end(unix.ETIMEDOUT)
-		}
-	})
+	c.limit = c.path.loop.later(func() { c.end(unix.ETIMEDOUT) })
 }
 
 func (c *connecting) ready(int, uint32) {
@@ -85,14 +81,14 @@ func (c *connecting) ready(int, uint32) {
 	case err != nil:
 		c.end(err)
 	case connected:
-		c.over = true
+		c.path.loop.callOff(c.limit)
 		c.path.loop.forget(c.fd)
 		c.done(c.fd, nil)
 	}
 }
 
 func (c *connecting) end(err error) {
-	c.over = true
+	c.path.loop.callOff(c.limit)
 	c.path.loop.close(c.fd)
 	c.done(-1, err)
 }

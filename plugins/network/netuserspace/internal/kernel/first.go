@@ -1,6 +1,7 @@
 package kernel
 
 import (
+	"container/list"
 	"errors"
 	"slices"
 
@@ -18,6 +19,7 @@ const firstBytes = 2 << 10
 type pending struct {
 	packet []byte
 	done   bool // it is dialled
+	limit  *list.Element
 	dialled
 }
 
@@ -62,9 +64,15 @@ func (p *Path) first(s *packet.Packet) {
 		// waited for.
 		l.accept()
 		if p.pending[f] == d {
-			p.loop.later(func() { p.expire(f, d) })
+			d.limit = p.loop.later(func() { p.expire(f, d) })
 		}
 	})
+}
+
+// settle is for a connection that has both its ends.
+func (p *Path) settle(f flow, d *pending) {
+	delete(p.pending, f)
+	p.loop.callOff(d.limit)
 }
 
 func (p *Path) abandon(f flow) {
@@ -74,10 +82,8 @@ func (p *Path) abandon(f flow) {
 
 // expire drops a connection whose sandbox's end has not come.
 func (p *Path) expire(f flow, d *pending) {
-	if p.pending[f] == d {
-		p.abandon(f)
-		reset(d.fd)
-	}
+	p.abandon(f)
+	reset(d.fd)
 }
 
 // refuse answers a first packet with what came of the dial.

@@ -111,6 +111,10 @@ func (p *Path) take(s Sockets) error {
 		return err
 	}
 	p.tap = &tap{file: os.NewFile(uintptr(fd), "tap")}
+	// Only now, or Go's own loop would watch it, too.
+	if err := unix.SetNonblock(fd, true); err != nil {
+		return err
+	}
 	p.tap.pings = ping.New(p.exit, p.tap.give)
 	return p.loop.watch(fd, unix.EPOLLIN, tapReader{p, fd})
 }
@@ -139,15 +143,22 @@ func (p *Path) Close() {
 		c.Close()
 	}
 	p.mu.Unlock()
+	if p.tap != nil {
+		p.tap.pings.Close()
+	}
 	p.wg.Wait()
 	p.loop.giveUp()
+	for _, l := range p.listeners {
+		if l != nil {
+			_ = unix.Close(l.fd)
+		}
+	}
 	for _, d := range p.pending {
 		if d.done {
 			reset(d.fd)
 		}
 	}
 	if p.tap != nil {
-		p.tap.pings.Close()
 		inside.Leave(p.tap.file)
 	}
 	if p.published != nil {

@@ -1,6 +1,7 @@
 package kernel
 
 import (
+	"container/list"
 	"errors"
 	"os"
 	"sync"
@@ -17,8 +18,9 @@ type loop struct {
 	epoll int
 	bell  int // rings for what is posted
 	by    map[int32]handler
-	soon  []alarm // in their order
-	pages []byte  // for what is read
+	soon  list.List // of alarm, in their order
+	pages []byte    // for what is read
+	spins bool      // what it waits for comes soon
 
 	mu     sync.Mutex
 	posted []func()
@@ -89,8 +91,25 @@ func (l *loop) close(fd int) {
 	_ = unix.Close(fd)
 }
 
-// later has something done when patience is at its end.
-func (l *loop) later(do func()) { l.soon = append(l.soon, alarm{time.Now().Add(patience), do}) }
+// later has something done when patience is at its end, unless it is called off.
+func (l *loop) later(do func()) *list.Element {
+	return l.soon.PushBack(alarm{time.Now().Add(patience), do})
+}
+
+// callOff is for what later gave; nil is nothing.
+func (l *loop) callOff(e *list.Element) {
+	if e != nil {
+		l.soon.Remove(e)
+	}
+}
+
+// first is the next alarm.
+func (l *loop) first() (e *list.Element, a alarm) {
+	if e = l.soon.Front(); e != nil {
+		a, _ = e.Value.(alarm)
+	}
+	return e, a
+}
 
 // post has something done in the loop, or at its end.
 func (l *loop) post(do func()) {
@@ -139,7 +158,7 @@ func (bellHandler) drop() {}
 func (l *loop) run() {
 	events := make([]unix.EpollEvent, 128)
 	for {
-		n, err := unix.EpollWait(l.epoll, events, l.wait())
+		n, err := l.next(events)
 		if err != nil && !errors.Is(err, unix.EINTR) {
 			l.end() // it is a descriptor of our own
 		}
@@ -156,10 +175,9 @@ func (l *loop) run() {
 		if stop {
 			return
 		}
-		for now := time.Now(); len(l.soon) > 0 && !now.Before(l.soon[0].at); {
-			ring := l.soon[0].ring
-			l.soon = l.soon[1:]
-			ring()
+		for e, a := l.first(); e != nil && !time.Now().Before(a.at); e, a = l.first() {
+			l.soon.Remove(e)
+			a.ring()
 		}
 	}
 }
@@ -181,10 +199,32 @@ func (l *loop) giveUp() {
 	_ = unix.Close(l.epoll)
 }
 
+// spin is how long the loop looks for something to do before it sleeps, if that was
+// long enough the last time. To be woken takes as long on many machines, above all
+// virtual ones, and a byte there and back is two wake-ups of the loop. QEMU's event
+// loops do the same (poll-max-ns, 32 µs), and the kernel of a virtual machine
+// (guest_halt_poll_ns, 200 µs).
+const spin = 50 * time.Microsecond
+
+// next waits for events.
+func (l *loop) next(events []unix.EpollEvent) (n int, err error) {
+	began := time.Now()
+	for l.spins && time.Since(began) < spin {
+		if n, err = unix.EpollWait(l.epoll, events, 0); n != 0 || err != nil {
+			return n, err
+		}
+		_, _, _ = unix.RawSyscall(unix.SYS_SCHED_YIELD, 0, 0, 0) // others have something to do
+	}
+	n, err = unix.EpollWait(l.epoll, events, l.wait())
+	l.spins = time.Since(began) < spin
+	return n, err
+}
+
 // wait is how long until the next alarm, in milliseconds.
 func (l *loop) wait() int {
-	if len(l.soon) == 0 {
+	e, a := l.first()
+	if e == nil {
 		return -1
 	}
-	return int(max(0, time.Until(l.soon[0].at)+time.Millisecond-1) / time.Millisecond)
+	return int(max(0, time.Until(a.at)+time.Millisecond-1) / time.Millisecond)
 }

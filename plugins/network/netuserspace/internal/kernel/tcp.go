@@ -14,8 +14,9 @@ import (
 
 // listener accepts connections, whose local address is the one that was meant.
 type listener struct {
-	path *Path
-	fd   int
+	path   *Path
+	fd     int
+	paused bool
 }
 
 // accepts is how many connections are accepted before others have their turn.
@@ -55,10 +56,13 @@ func takeOver(file *os.File, nonblock bool) (int, error) {
 			failed = unix.SetNonblock(fd, nonblock)
 		}
 	})
-	return fd, errors.Join(err, failed)
+	if err = errors.Join(err, failed); err != nil && fd >= 0 {
+		_ = unix.Close(fd)
+	}
+	return fd, err
 }
 
-func (l *listener) drop() { l.path.loop.close(l.fd) }
+func (l *listener) drop() {} // the path closes it
 
 func (l *listener) ready(int, uint32) {
 	for range accepts {
@@ -77,8 +81,12 @@ func (l *listener) accept() bool {
 	case errors.Is(err, unix.EAGAIN):
 		return false
 	case errors.Is(err, unix.EINTR), errors.Is(err, unix.ECONNABORTED):
-	default: // out of descriptors or memory
+	case errors.Is(err, unix.EMFILE), errors.Is(err, unix.ENFILE), errors.Is(err, unix.ENOBUFS), errors.Is(err, unix.ENOMEM):
 		l.pause()
+		return false
+	default:
+		// Who rules the namespace has destroyed it (ss -K): it would say so for ever.
+		l.path.loop.forget(l.fd)
 		return false
 	}
 	return true
@@ -86,9 +94,16 @@ func (l *listener) accept() bool {
 
 // pause lets others come to something first.
 func (l *listener) pause() {
-	l.path.loop.change(l.fd, 0)
+	if l.paused {
+		return
+	}
+	l.paused = true
+	l.path.loop.forget(l.fd)
 	time.AfterFunc(10*time.Millisecond, func() {
-		l.path.loop.post(func() { l.path.loop.change(l.fd, unix.EPOLLIN) })
+		l.path.loop.post(func() {
+			l.paused = false
+			_ = l.path.loop.watch(l.fd, unix.EPOLLIN, l)
+		})
 	})
 }
 
@@ -110,8 +125,12 @@ func (p *Path) accepted(fd int, from netip.AddrPort) {
 	}
 	f := flow{from, addrPort(to)}
 	if d := p.pending[f]; d != nil && d.done {
-		delete(p.pending, f)
+		p.settle(f, d)
 		p.join(fd, d.fd, d.count)
+		return
+	}
+	if p.ctx.Err() != nil { // nobody would answer
+		reset(fd)
 		return
 	}
 	p.late(fd, f)

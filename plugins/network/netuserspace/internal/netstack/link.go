@@ -1,6 +1,7 @@
 package netstack
 
 import (
+	"bytes"
 	"encoding/binary"
 	"errors"
 	"os"
@@ -71,20 +72,29 @@ func (l *link) WritePackets(all stack.PacketBufferList) (int, tcpip.Error) {
 		return 0, &tcpip.ErrClosedForSend{}
 	}
 	o, _ := outs.Get().(*outgoing)
-	defer outs.Put(o)
+	defer func() {
+		clear(o.parts[:cap(o.parts)])
+		outs.Put(o)
+	}()
 	n := 0
 	for _, pkt := range all.AsSlice() {
 		l.head(o.head[:], pkt.NetworkProtocolNumber == header.IPv6ProtocolNumber)
 		o.parts = append(append(o.parts[:0], o.head[:]), pkt.AsSlices()...)
+		if len(o.parts) > maxParts {
+			o.parts = append(o.parts[:0], bytes.Join(o.parts, nil))
+		}
 		o.err = nil
 		if err := raw.Write(o.send); err != nil || o.err != nil {
 			return n, &tcpip.ErrClosedForSend{}
 		}
 		n++
 	}
-	clear(o.parts)
 	return n, nil
 }
+
+// maxParts is how many the kernel takes at once (UIO_MAXIOV). A segment that was put
+// together of what a server has sent byte by byte has more.
+const maxParts = 1024
 
 // outgoing is a packet in parts, which are not put together to be sent.
 type outgoing struct {
@@ -104,8 +114,9 @@ var outs = sync.Pool{New: func() any {
 }}
 
 // large is from how many bytes on a packet keeps the memory that it was read into.
-// Smaller ones are copied: it is as much for all.
-const large = 8 << 10
+// Smaller ones are copied: it is as much for all, while the windows of connections count
+// bytes.
+const large = 32 << 10
 
 // room is for a packet to be read into.
 func (l *link) room() *buffer.View { return buffer.NewViewSize(ethernet + int(l.mtu)) }

@@ -173,5 +173,8 @@ func (s *socket) send(body []byte) {
 	if s.v6 {
 		kind = 128
 	}
-	_, _ = s.Write(append([]byte{kind, 0, 0, 0}, body...))
+	if raw, err := s.SyscallConn(); err == nil {
+		// It waits for nobody: where there is no room it is lost.
+		_ = raw.Control(func(fd uintptr) { _, _ = unix.Write(int(fd), append([]byte{kind, 0, 0, 0}, body...)) })
+	}
 }
