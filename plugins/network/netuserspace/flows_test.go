@@ -402,9 +402,9 @@ func TestManyPiecesBehindAClosedWindow(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	const bulk, pieces = 512 << 10, 5000
+	const bulk, pieces = 512 << 10, 6000
 	c := s.mustDial("tcp", "93.184.216.34:9000").(*net.TCPConn)
-	if err := c.SetReadBuffer(4096); err != nil {
+	if err := c.SetReadBuffer(32 << 10); err != nil {
 		t.Fatal(err)
 	}
 	out, err := l.Accept()
@@ -417,11 +417,12 @@ func TestManyPiecesBehindAClosedWindow(t *testing.T) {
 		_, _ = out.Write(data[:bulk])
 		for i := range pieces {
 			_, _ = out.Write(data[bulk+i:][:1])
-			time.Sleep(50 * time.Microsecond)
+			for began := time.Now(); time.Since(began) < 100*time.Microsecond; { // a sleep is ten times that
+			}
 		}
 	}()
-	time.Sleep(time.Second)
-	_ = c.SetDeadline(time.Now().Add(30 * time.Second))
+	time.Sleep(1500 * time.Millisecond)
+	_ = c.SetDeadline(time.Now().Add(20 * time.Second))
 	if got, err := io.ReadAll(c); err != nil || !bytes.Equal(got, data) {
 		t.Errorf("%d of %d bytes came, %v", len(got), len(data), err)
 	}

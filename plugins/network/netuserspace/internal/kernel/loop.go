@@ -20,7 +20,6 @@ type loop struct {
 	by    map[int32]handler
 	soon  list.List // of alarm, in their order
 	pages []byte    // for what is read
-	spins bool      // what it waits for comes soon
 
 	mu     sync.Mutex
 	posted []func()
@@ -158,7 +157,7 @@ func (bellHandler) drop() {}
 func (l *loop) run() {
 	events := make([]unix.EpollEvent, 128)
 	for {
-		n, err := l.next(events)
+		n, err := unix.EpollWait(l.epoll, events, l.wait())
 		if err != nil && !errors.Is(err, unix.EINTR) {
 			l.end() // it is a descriptor of our own
 		}
@@ -197,27 +196,6 @@ func (l *loop) giveUp() {
 	}
 	_ = unix.Close(l.bell)
 	_ = unix.Close(l.epoll)
-}
-
-// spin is how long the loop looks for something to do before it sleeps, if that was
-// long enough the last time. To be woken takes as long on many machines, above all
-// virtual ones, and a byte there and back is two wake-ups of the loop. QEMU's event
-// loops do the same (poll-max-ns, 32 µs), and the kernel of a virtual machine
-// (guest_halt_poll_ns, 200 µs).
-const spin = 50 * time.Microsecond
-
-// next waits for events.
-func (l *loop) next(events []unix.EpollEvent) (n int, err error) {
-	began := time.Now()
-	for l.spins && time.Since(began) < spin {
-		if n, err = unix.EpollWait(l.epoll, events, 0); n != 0 || err != nil {
-			return n, err
-		}
-		_, _, _ = unix.RawSyscall(unix.SYS_SCHED_YIELD, 0, 0, 0) // others have something to do
-	}
-	n, err = unix.EpollWait(l.epoll, events, l.wait())
-	l.spins = time.Since(began) < spin
-	return n, err
 }
 
 // wait is how long until the next alarm, in milliseconds.
