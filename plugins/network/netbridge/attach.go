@@ -11,8 +11,10 @@ import (
 	"os"
 	"time"
 
+	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 
+	"github.com/nucleus-runtime/nucleus/plugins/network/internal/dump"
 	"github.com/nucleus-runtime/nucleus/plugins/network/internal/hostport"
 	"github.com/nucleus-runtime/nucleus/plugins/network/internal/ledger"
 	"github.com/nucleus-runtime/nucleus/sdk/errs"
@@ -197,7 +199,7 @@ func (a *attachment) enforce() error {
 
 // mtu is that of the way out.
 func (h *host) mtu() int {
-	routes, err := h.route.RouteList(nil, unix.AF_UNSPEC)
+	routes, err := dump.Whole(func() ([]netlink.Route, error) { return h.route.RouteList(nil, unix.AF_UNSPEC) })
 	if err != nil {
 		return 1500
 	}
@@ -298,7 +300,7 @@ func (h *host) reserve(ctx context.Context, a *attachment, pl *pool, r *network.
 		return 0, 0, err
 	}
 	have.bridges[pl.bridge] = nil
-	if err := h.forward(c, have); err != nil {
+	if err := h.forward(c, have, bridge); err != nil {
 		return 0, 0, err
 	}
 	if err := c.besides(pl.bridge); err != nil {

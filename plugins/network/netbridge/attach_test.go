@@ -311,10 +311,6 @@ func TestFreshProcessCleansUp(t *testing.T) {
 				t.Errorf("status: %+v", st)
 			}
 			t.Logf("drift %q, removed %q", st.Drift, fresh.detach(b).Removed)
-			if strings.Contains(tc.name, "rules") {
-				// What the tables remember went with them.
-				_, _ = lab.Host.Command("sh", "-c", "echo 0 > /proc/sys/net/ipv4/conf/"+netlab.Uplink+"/forwarding; echo 0 > /proc/sys/net/ipv6/conf/"+netlab.Uplink+"/force_forwarding").CombinedOutput()
-			}
 			clean(t, lab, before)
 		})
 	}

@@ -13,6 +13,7 @@ import (
 	"github.com/vishvananda/netlink/nl"
 	"golang.org/x/sys/unix"
 
+	"github.com/nucleus-runtime/nucleus/plugins/network/internal/dump"
 	"github.com/nucleus-runtime/nucleus/sdk/errs"
 )
 
@@ -37,7 +38,7 @@ type links struct {
 
 func (h *host) links() (links, error) {
 	out := links{bridges: make(map[string]netlink.Link), ports: make(map[string]netlink.Link), others: make(map[int]string)}
-	all, err := h.route.LinkList()
+	all, err := dump.Whole(h.route.LinkList)
 	if err != nil {
 		return out, fmt.Errorf("listing links: %w", err)
 	}
@@ -95,7 +96,7 @@ func (h *host) ensureBridge(ctx context.Context, pl *pool, have links) (index in
 
 // has tells whether a link has an address.
 func (h *host) has(l netlink.Link, a netip.Addr) bool {
-	all, err := h.route.AddrList(l, family(a))
+	all, err := dump.Whole(func() ([]netlink.Addr, error) { return h.route.AddrList(l, family(a)) })
 	return err == nil && slices.ContainsFunc(all, func(x netlink.Addr) bool { return x.IP.Equal(a.AsSlice()) })
 }
 
@@ -170,7 +171,9 @@ func (pl *pool) wrong(format string, args ...any) error {
 // collides looks for routes and addresses of the host in the pool's networks. A
 // default route is in nobody's way.
 func (h *host) collides(pl *pool) error {
-	routes, err := h.route.RouteListFiltered(netlink.FAMILY_ALL, &netlink.Route{Table: unix.RT_TABLE_UNSPEC}, netlink.RT_FILTER_TABLE)
+	routes, err := dump.Whole(func() ([]netlink.Route, error) {
+		return h.route.RouteListFiltered(netlink.FAMILY_ALL, &netlink.Route{Table: unix.RT_TABLE_UNSPEC}, netlink.RT_FILTER_TABLE)
+	})
 	if err != nil {
 		return fmt.Errorf("listing routes: %w", err)
 	}

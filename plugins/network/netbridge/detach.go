@@ -16,6 +16,7 @@ import (
 	"github.com/vishvananda/netlink/nl"
 	"golang.org/x/sys/unix"
 
+	"github.com/nucleus-runtime/nucleus/plugins/network/internal/dump"
 	"github.com/nucleus-runtime/nucleus/sdk/errs"
 	"github.com/nucleus-runtime/nucleus/sdk/network"
 )
@@ -111,9 +112,11 @@ func (h *host) cleanShared(ctx context.Context, c *change, tables int, have link
 	for _, l := range have.ports {
 		used[l.Attrs().MasterIndex] = true
 	}
+	if len(have.ports) == 0 {
+		failed = append(failed, c.closeAgain(have))
+	}
 	if tables > 0 && len(have.ports) == 0 {
 		if _, err := c.ListTableOfFamily(tableName, nftables.TableFamilyINet); err == nil {
-			failed = append(failed, c.closeAgain())
 			// Of bridges, too, that somebody has removed.
 			for _, bridge := range c.interfaces(setBridges) {
 				failed = append(failed, c.leave(bridge))
@@ -218,7 +221,7 @@ func (h *host) forgetNeighbours(ctx context.Context, bridge netlink.Link, have l
 	if !ok {
 		return nil
 	}
-	all, err := h.route.NeighList(bridge.Attrs().Index, unix.AF_UNSPEC)
+	all, err := dump.Whole(func() ([]netlink.Neigh, error) { return h.route.NeighList(bridge.Attrs().Index, unix.AF_UNSPEC) })
 	if err != nil {
 		return fmt.Errorf("listing neighbours: %w", err)
 	}

@@ -7,11 +7,14 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"github.com/google/nftables"
 	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
 
+	"github.com/nucleus-runtime/nucleus/plugins/network/internal/dump"
 	"github.com/nucleus-runtime/nucleus/sdk/errs"
 )
 
@@ -73,7 +76,7 @@ func (h *host) openings(have links) ([]opening, error) {
 
 // routed are the names of interfaces by which there are routes.
 func (h *host) routed(family int, have links) ([]string, error) {
-	routes, err := h.route.RouteList(nil, family)
+	routes, err := dump.Whole(func() ([]netlink.Route, error) { return h.route.RouteList(nil, family) })
 	if err != nil {
 		return nil, fmt.Errorf("listing routes: %w", err)
 	}
@@ -117,19 +120,23 @@ func setSysctl(path, value string) error {
 }
 
 // forward lets packets pass this host, as far as they do not yet. What is changed is
-// noted in our tables first, so that whoever removes the last sandbox can undo it.
-func (h *host) forward(c *change, have links) error {
+// noted in our tables first, so that whoever removes the last sandbox can undo it, and
+// at the bridge: "flush ruleset" is how many hosts reload their own rules.
+func (h *host) forward(c *change, have links, bridge int) error {
 	todo, err := h.openings(have)
 	if err != nil || len(todo) == 0 {
 		return err
 	}
-	var advertised []string
+	var advertised, notes []string
+	note := func(set, name string) {
+		c.elements(c.in(names(set)), nftables.SetElement{Key: ifname(name)})
+		notes = append(notes, notePrefix+set+"-"+name)
+	}
 	for _, o := range todo {
+		note(setOpened+o.family, o.name)
 		if o.name != everywhere {
-			c.elements(c.in(names(setOpened+o.family)), nftables.SetElement{Key: ifname(o.name)})
 			continue
 		}
-		c.elements(c.in(names(setOpened+o.family)), nftables.SetElement{Key: ifname(everywhere)})
 		c.rule(c.inet, chainStrangers, inet6().only(), drop())
 		// A router takes no advertisements, and the default route that came by one would
 		// go at once, unless it is told to.
@@ -137,12 +144,18 @@ func (h *host) forward(c *change, have links) error {
 			if sysctl(path) == "1" {
 				name := filepath.Base(filepath.Dir(path))
 				advertised = append(advertised, path)
-				c.elements(c.in(names(setAsked)), nftables.SetElement{Key: ifname(name)})
+				note(setAsked, name)
 			}
 		}
 	}
 	if err := c.commit(); err != nil {
 		return fmt.Errorf("noting which interfaces are to forward: %w", err)
+	}
+	for _, n := range notes {
+		err := h.route.LinkAddAltName(&netlink.Bridge{LinkAttrs: netlink.LinkAttrs{Index: bridge}}, n)
+		if err != nil && !errors.Is(err, unix.EEXIST) && !errors.Is(err, unix.EOPNOTSUPP) { // Linux 5.5
+			return fmt.Errorf("noting which interfaces are to forward: %w", err)
+		}
 	}
 	for _, path := range advertised {
 		if err := setSysctl(path, "2"); err != nil {
@@ -155,6 +168,22 @@ func (h *host) forward(c *change, have links) error {
 		}
 	}
 	return nil
+}
+
+// notePrefix begins the alternative names of a bridge that say what is in which set.
+const notePrefix = "nucleus-"
+
+// noted gives what is in a set, or was by what bridges say.
+func (c *change) noted(set string, have links) []string {
+	out := c.interfaces(set)
+	for _, b := range have.bridges {
+		for _, alt := range b.Attrs().AltNames {
+			if name, ok := strings.CutPrefix(alt, notePrefix+set+"-"); ok && !slices.Contains(out, name) {
+				out = append(out, name)
+			}
+		}
+	}
+	return out
 }
 
 func glob(pattern string) []string {
@@ -172,7 +201,7 @@ func cannotForward(path string, err error) error {
 
 // closeAgain puts back what forward has changed. Who has changed it since meant it:
 // what is not as forward left it stays.
-func (c *change) closeAgain() error {
+func (c *change) closeAgain(have links) error {
 	var failed []error
 	restore := func(path, from, to string) {
 		if sysctl(path) == from {
@@ -181,17 +210,17 @@ func (c *change) closeAgain() error {
 			}
 		}
 	}
-	for _, name := range c.interfaces(setOpened + "4") {
+	for _, name := range c.noted(setOpened+"4", have) {
 		restore(filepath.Join(sysctls, "ipv4/conf", name, "forwarding"), "1", "0")
 	}
-	for _, name := range c.interfaces(setOpened + "6") {
+	for _, name := range c.noted(setOpened+"6", have) {
 		file := "force_forwarding"
 		if name == everywhere {
 			file = "forwarding"
 		}
 		restore(filepath.Join(sysctls, "ipv6/conf", name, file), "1", "0")
 	}
-	for _, name := range c.interfaces(setAsked) {
+	for _, name := range c.noted(setAsked, have) {
 		restore(filepath.Join(sysctls, "ipv6/conf", name, "accept_ra"), "2", "1")
 	}
 	return errors.Join(failed...)

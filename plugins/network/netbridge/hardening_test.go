@@ -2,6 +2,8 @@ package netbridge
 
 import (
 	"net/netip"
+	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -88,6 +90,23 @@ func TestNoRulesNoFlows(t *testing.T) {
 			p.detach(b)
 		})
 	}
+}
+
+// Who flushes all rules, to load others, leaves the host as it was before the sandbox.
+func TestRulesFlushedAndForwardingClosed(t *testing.T) {
+	netlab.Needs(t)
+	lab := netlab.New(t)
+	p, b := start(t, lab), newBox(t, "sb1")
+	before := lab.Host.Census(t)
+	p.attach(b, network.AttachRequest{})
+	if clean := before.Changed(lab.Host.Census(t)); !slices.ContainsFunc(clean, func(s string) bool { return strings.Contains(s, "forwarding 1") }) {
+		t.Fatalf("nothing forwards with a sandbox: %v", clean)
+	}
+	if out, err := lab.Host.Command("nft", "flush", "ruleset").CombinedOutput(); err != nil {
+		t.Fatalf("%s", out)
+	}
+	p.detach(b)
+	clean(t, lab, before)
 }
 
 // Some hosts have bridges whose packets pass nftables on their way through, others not.

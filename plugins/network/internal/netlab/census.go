@@ -12,6 +12,8 @@ import (
 	"github.com/google/nftables"
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
+
+	"github.com/nucleus-runtime/nucleus/plugins/network/internal/dump"
 )
 
 // Census is what a namespace has: a line each for links, addresses, routes, rules,
@@ -63,7 +65,7 @@ func (c Census) Has(kind, word string) bool {
 }
 
 func links(h *netlink.Handle) (Census, error) {
-	all, err := h.LinkList()
+	all, err := dump.Whole(h.LinkList)
 	var c Census
 	for _, l := range all {
 		a := l.Attrs()
@@ -73,7 +75,7 @@ func links(h *netlink.Handle) (Census, error) {
 }
 
 func addresses(h *netlink.Handle) (Census, error) {
-	all, err := h.AddrList(nil, netlink.FAMILY_ALL)
+	all, err := dump.Whole(func() ([]netlink.Addr, error) { return h.AddrList(nil, netlink.FAMILY_ALL) })
 	var c Census
 	for _, a := range all {
 		c = append(c, fmt.Sprintf("address %s on %d scope %d", a.IPNet, a.LinkIndex, a.Scope))
@@ -85,7 +87,9 @@ func routes(h *netlink.Handle) (Census, error) {
 	var c Census
 	for _, family := range []int{netlink.FAMILY_V4, netlink.FAMILY_V6} {
 		// Every table; and no clones, which the kernel makes by itself.
-		all, err := h.RouteListFiltered(family, &netlink.Route{Table: unix.RT_TABLE_UNSPEC}, netlink.RT_FILTER_TABLE)
+		all, err := dump.Whole(func() ([]netlink.Route, error) {
+			return h.RouteListFiltered(family, &netlink.Route{Table: unix.RT_TABLE_UNSPEC}, netlink.RT_FILTER_TABLE)
+		})
 		if err != nil {
 			return nil, err
 		}
@@ -99,7 +103,7 @@ func routes(h *netlink.Handle) (Census, error) {
 }
 
 func rules(h *netlink.Handle) (Census, error) {
-	all, err := h.RuleList(netlink.FAMILY_ALL)
+	all, err := dump.Whole(func() ([]netlink.Rule, error) { return h.RuleList(netlink.FAMILY_ALL) })
 	var c Census
 	for _, r := range all {
 		c = append(c, fmt.Sprintf("rule %d %s mark %d", r.Family, r, r.Mark))

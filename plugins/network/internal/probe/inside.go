@@ -14,6 +14,8 @@ import (
 
 	"github.com/miekg/dns"
 	"github.com/vishvananda/netlink"
+
+	"github.com/nucleus-runtime/nucleus/plugins/network/internal/dump"
 )
 
 // ask puts a question. What is refused has a code and no answer, and counts as failed.
@@ -110,7 +112,7 @@ func self() Result {
 		}
 	}
 	// A seccomp filter may refuse the socket: then there are no gateways to try.
-	routes, err := netlink.RouteList(nil, netlink.FAMILY_ALL)
+	routes, err := dump.Whole(func() ([]netlink.Route, error) { return netlink.RouteList(nil, netlink.FAMILY_ALL) })
 	if err != nil {
 		r.Err = err.Error()
 	}

@@ -12,6 +12,8 @@ import (
 	"github.com/google/nftables"
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
+
+	"github.com/nucleus-runtime/nucleus/plugins/network/internal/dump"
 )
 
 // packet makes one of either family, with a payload that names ports where the protocol
@@ -137,7 +139,7 @@ func raw(p Probe) Result {
 
 // uplink is the sandbox's first link that is not loopback.
 func uplink() (netlink.Link, error) {
-	links, err := netlink.LinkList()
+	links, err := dump.Whole(netlink.LinkList)
 	if err != nil {
 		return nil, err
 	}
@@ -190,7 +192,7 @@ func frame(p Probe) Result {
 
 // nextHop is the Ethernet address of a neighbour that is known, or nil.
 func nextHop(link netlink.Link) net.HardwareAddr {
-	all, err := netlink.NeighList(link.Attrs().Index, netlink.FAMILY_ALL)
+	all, err := dump.Whole(func() ([]netlink.Neigh, error) { return netlink.NeighList(link.Attrs().Index, netlink.FAMILY_ALL) })
 	if err != nil {
 		return nil
 	}
