@@ -230,19 +230,7 @@ func TestSupervisorDies(t *testing.T) {
 		publish(s.lab)
 		s.lab.Echo(t, 443)
 		before, files := s.settled()
-		r := s.start(job{network: policy + published("127.0.0.1:8081", 8080, "tcp") + published("[::]:8082", 8080, "udp"), probes: []probe.Probe{
-			{ID: "first", Kind: probe.TCP, To: "allowed.example:443", Alone: true},
-			{ID: "wait", Kind: probe.Sleep, Wait: patience},
-		}})
-		r.result("first")
-		if err := r.cmd.Process.Kill(); err != nil {
-			t.Fatal(err)
-		}
-		r.wait()
-		// Init and the plugin end by themselves when their supervisor has.
-		for end := time.Now().Add(10 * time.Second); time.Now().Before(end) && s.anyProcess(); {
-			time.Sleep(20 * time.Millisecond)
-		}
+		s.abandon(policy + published("127.0.0.1:8081", 8080, "tcp") + published("[::]:8082", 8080, "udp"))
 		s.left(before, files)
 		// And the next sandbox has all that the first had.
 		o := s.run(job{network: policy + published("127.0.0.1:8081", 8080, "tcp"), probes: []probe.Probe{{ID: "again", Kind: probe.TCP, To: "allowed.example:443"}}})
@@ -263,19 +251,8 @@ func TestHostReboots(t *testing.T) {
 			publish(s.lab)
 			s.lab.Echo(t, 443)
 			before, files := s.settled()
-			connected := job{network: policy + published("127.0.0.1:8081", 8080, "tcp"), probes: []probe.Probe{
-				{ID: "first", Kind: probe.TCP, To: "allowed.example:443", Alone: true},
-				{ID: "wait", Kind: probe.Sleep, Wait: patience},
-			}}
-			r := s.start(connected)
-			r.result("first")
-			if err := r.cmd.Process.Kill(); err != nil {
-				t.Fatal(err)
-			}
-			r.wait()
-			for end := time.Now().Add(10 * time.Second); time.Now().Before(end) && s.anyProcess(); {
-				time.Sleep(20 * time.Millisecond)
-			}
+			network := policy + published("127.0.0.1:8081", 8080, "tcp")
+			s.abandon(network)
 			ctx, cancel := context.WithTimeout(t.Context(), patience)
 			defer cancel()
 			boot := filepath.Join(t.TempDir(), "boot_id")
@@ -296,12 +273,30 @@ func TestHostReboots(t *testing.T) {
 				t.Errorf("gc after the reboot: %v\n%s", err, out)
 			}
 			s.left(before, files)
-			connected.probes = connected.probes[:1]
-			if o := s.run(connected); !o.results["first"].OK {
-				t.Errorf("a sandbox after the reboot: %s", o.results["first"].Err)
+			o := s.run(job{network: network, probes: []probe.Probe{{ID: "again", Kind: probe.TCP, To: "allowed.example:443"}}})
+			if again := o.results["again"]; !again.OK {
+				t.Errorf("a sandbox after the reboot: %s", again.Err)
 			}
 			s.left(before, files)
 		})
+	}
+}
+
+// abandon connects a sandbox and kills its supervisor. Init and the plugin end by
+// themselves then.
+func (s *site) abandon(network string) {
+	s.t.Helper()
+	r := s.start(job{network: network, probes: []probe.Probe{
+		{ID: "first", Kind: probe.TCP, To: "allowed.example:443", Alone: true},
+		{ID: "wait", Kind: probe.Sleep, Wait: patience},
+	}})
+	r.result("first")
+	if err := r.cmd.Process.Kill(); err != nil {
+		s.t.Fatal(err)
+	}
+	r.wait()
+	for end := time.Now().Add(10 * time.Second); time.Now().Before(end) && s.anyProcess(); {
+		time.Sleep(20 * time.Millisecond)
 	}
 }
 

@@ -393,58 +393,15 @@ func TestBytesStayInOrderHoweverTheyCome(t *testing.T) {
 	wg.Wait()
 }
 
-// Bytes that come one by one, while nobody reads them, are many pieces by then.
-func TestManyPiecesBehindAClosedWindow(t *testing.T) {
-	netlab.Needs(t)
-	lab := netlab.New(t)
-	s := attach(t, lab, options{egress: anywhere()})
-	l, err := lab.Internet.Listen("tcp4", "0.0.0.0:9000")
-	if err != nil {
-		t.Fatal(err)
-	}
-	const bulk, pieces = 512 << 10, 6000
-	c := s.mustDial("tcp", "93.184.216.34:9000").(*net.TCPConn)
-	if err := c.SetReadBuffer(32 << 10); err != nil {
-		t.Fatal(err)
-	}
-	out, err := l.Accept()
-	if err != nil {
-		t.Fatal(err)
-	}
-	data := random(bulk + pieces)
-	go func() {
-		defer out.Close()
-		_, _ = out.Write(data[:bulk])
-		for i := range pieces {
-			_, _ = out.Write(data[bulk+i:][:1])
-			for began := time.Now(); time.Since(began) < 100*time.Microsecond; { // a sleep is ten times that
-			}
-		}
-	}()
-	time.Sleep(1500 * time.Millisecond)
-	_ = c.SetDeadline(time.Now().Add(20 * time.Second))
-	if got, err := io.ReadAll(c); err != nil || !bytes.Equal(got, data) {
-		t.Errorf("%d of %d bytes came, %v", len(got), len(data), err)
-	}
-}
-
 // An end that was done, and is then broken, breaks the other as well.
 func TestResetsArePassedOnByHalfAConnection(t *testing.T) {
 	netlab.Needs(t)
 	lab := netlab.New(t)
 	s := attach(t, lab, options{egress: anywhere()})
-	l, err := lab.Internet.Listen("tcp4", "0.0.0.0:9000")
-	if err != nil {
-		t.Fatal(err)
-	}
 	for _, far := range []bool{false, true} {
-		in := s.mustDial("tcp", "93.184.216.34:9000")
-		out, err := l.Accept()
-		if err != nil {
-			t.Fatal(err)
-		}
-		defer out.Close()
-		breaks, reads := in.(*net.TCPConn), out.(*net.TCPConn)
+		breaks, reads := connected(t, lab, s)
+		defer breaks.Close()
+		defer reads.Close()
 		if far {
 			breaks, reads = reads, breaks
 		}
@@ -455,7 +412,8 @@ func TestResetsArePassedOnByHalfAConnection(t *testing.T) {
 		}
 		_ = breaks.SetLinger(0)
 		breaks.Close()
-		for err = nil; err == nil; {
+		var err error
+		for err == nil {
 			_, err = reads.Write([]byte("x"))
 			time.Sleep(time.Millisecond)
 		}
@@ -469,22 +427,13 @@ func TestResetsArePassedOn(t *testing.T) {
 	netlab.Needs(t)
 	lab := netlab.New(t)
 	s := attach(t, lab, options{egress: anywhere()})
-	l, err := lab.Internet.Listen("tcp4", "0.0.0.0:9000")
-	if err != nil {
-		t.Fatal(err)
-	}
 	for _, far := range []bool{false, true} {
-		in := s.mustDial("tcp", "93.184.216.34:9000")
-		out, err := l.Accept()
-		if err != nil {
-			t.Fatal(err)
-		}
-		defer out.Close()
-		breaks, reads := in, out
+		breaks, reads := connected(t, lab, s)
+		defer reads.Close()
 		if far {
-			breaks, reads = out, in
+			breaks, reads = reads, breaks
 		}
-		_ = breaks.(*net.TCPConn).SetLinger(0)
+		_ = breaks.SetLinger(0)
 		breaks.Close()
 		_ = reads.SetReadDeadline(time.Now().Add(5 * time.Second))
 		if _, err := reads.Read(make([]byte, 1)); !errors.Is(err, syscall.ECONNRESET) {
@@ -496,16 +445,7 @@ func TestResetsArePassedOn(t *testing.T) {
 func TestBackpressureIsPassedOn(t *testing.T) {
 	netlab.Needs(t)
 	lab := netlab.New(t)
-	s := attach(t, lab, options{egress: anywhere()})
-	l, err := lab.Internet.Listen("tcp4", "0.0.0.0:9000")
-	if err != nil {
-		t.Fatal(err)
-	}
-	c := s.mustDial("tcp", "93.184.216.34:9000")
-	out, err := l.Accept() // and never reads
-	if err != nil {
-		t.Fatal(err)
-	}
+	c, out := connected(t, lab, attach(t, lab, options{egress: anywhere()})) // which never reads
 	defer out.Close()
 	_ = c.SetWriteDeadline(time.Now().Add(2 * time.Second))
 	n, err := c.Write(make([]byte, 256<<20))

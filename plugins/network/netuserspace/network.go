@@ -200,11 +200,7 @@ func (a *attachment) open(f files, r *network.AttachRequest, e *exit.Exit) ([]ne
 	if len(r.Ports) == 0 {
 		return nil, nil
 	}
-	ports, err := p.Publish(r.Ports, f[inside.PublishTCP], inside.Gateway4)
-	if err != nil {
-		return nil, err
-	}
-	return ports, nil
+	return p.Publish(r.Ports, f[inside.PublishTCP], inside.Gateway4)
 }
 
 func (a *attachment) openNetstack(tap *os.File, f files, r *network.AttachRequest, e *exit.Exit) ([]network.PortMap, error) {
@@ -223,11 +219,7 @@ func (a *attachment) openNetstack(tap *os.File, f files, r *network.AttachReques
 		return nil, fmt.Errorf("serving the sandbox: %w", err)
 	}
 	a.path = p
-	ports, err := p.Publish(r.Ports, inside.Gateway4, inside.Address4)
-	if err != nil {
-		return nil, err
-	}
-	return ports, nil
+	return p.Publish(r.Ports, inside.Gateway4, inside.Address4)
 }
 
 // dnsListeners takes over what the resolver is asked through.

@@ -23,7 +23,7 @@ func NewSocket(fd int) Socket { return Socket{os.NewFile(uintptr(fd), "tcp")} }
 
 // CloseWrite says that nothing more is sent.
 func (s Socket) CloseWrite() error {
-	return s.control(func(fd int) error { return os.NewSyscallError("shutdown", unix.Shutdown(fd, unix.SHUT_WR)) })
+	return Control(s, func(fd int) error { return os.NewSyscallError("shutdown", unix.Shutdown(fd, unix.SHUT_WR)) })
 }
 
 // SetLinger says what becomes of what was not sent when the socket is closed, as that
@@ -33,13 +33,14 @@ func (s Socket) SetLinger(seconds int) error {
 	if seconds >= 0 {
 		l.Onoff = 1
 	}
-	return s.control(func(fd int) error {
+	return Control(s, func(fd int) error {
 		return os.NewSyscallError("setsockopt", unix.SetsockoptLinger(fd, unix.SOL_SOCKET, unix.SO_LINGER, &l))
 	})
 }
 
-func (s Socket) control(do func(fd int) error) error {
-	raw, err := s.SyscallConn()
+// Control does something with the descriptor of what has one.
+func Control(c syscall.Conn, do func(fd int) error) error {
+	raw, err := c.SyscallConn()
 	if err != nil {
 		return err
 	}

@@ -38,12 +38,7 @@ func (e *Exit) DialTCP(ctx context.Context, dst netip.AddrPort) (*net.TCPConn, *
 
 func dialTCP(ctx context.Context, a netip.AddrPort) (*net.TCPConn, error) {
 	// The address is spelled by netip and parsed by net, both without names and zones.
-	var d net.Dialer
-	c, err := d.DialTCP(ctx, "tcp", netip.AddrPort{}, a)
-	if err != nil {
-		return nil, err
-	}
-	return c, nil
+	return new(net.Dialer).DialTCP(ctx, "tcp", netip.AddrPort{}, a)
 }
 
 type attempt struct {
@@ -123,13 +118,18 @@ func KeepAlive(fd int) error {
 	return failed
 }
 
+// Sockaddr gives an address as the kernel wants it, with its family.
+func Sockaddr(a netip.AddrPort) (family int, sa unix.Sockaddr) {
+	if a.Addr().Is4() {
+		return unix.AF_INET, &unix.SockaddrInet4{Port: int(a.Port()), Addr: a.Addr().As4()}
+	}
+	return unix.AF_INET6, &unix.SockaddrInet6{Port: int(a.Port()), Addr: a.Addr().As16()}
+}
+
 // Begin begins to connect a socket, and waits for nothing. Often it is done at once.
 // Whoever has it for long calls KeepAlive.
 func Begin(to netip.AddrPort) (fd int, done bool, err error) {
-	family := unix.AF_INET
-	if to.Addr().Is6() {
-		family = unix.AF_INET6
-	}
+	family, _ := Sockaddr(to)
 	fd, err = unix.Socket(family, unix.SOCK_STREAM|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, 0)
 	if err != nil {
 		return -1, false, os.NewSyscallError("socket", err)
@@ -148,12 +148,7 @@ func Begin(to netip.AddrPort) (fd int, done bool, err error) {
 
 // Proceed tells of a socket that was begun whether it is connected.
 func Proceed(fd int, to netip.AddrPort) (done bool, err error) {
-	var sa unix.Sockaddr
-	if to.Addr().Is4() {
-		sa = &unix.SockaddrInet4{Port: int(to.Port()), Addr: to.Addr().As4()}
-	} else {
-		sa = &unix.SockaddrInet6{Port: int(to.Port()), Addr: to.Addr().As16()}
-	}
+	_, sa := Sockaddr(to)
 	switch err := unix.Connect(fd, sa); {
 	case err == nil || errors.Is(err, unix.EISCONN):
 		return true, nil

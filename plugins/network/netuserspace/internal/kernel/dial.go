@@ -28,21 +28,14 @@ func (p *Path) dial(dst netip.AddrPort, done func(dialled, error)) {
 		p.ask(dst, done)
 		return
 	}
-	c := &connecting{path: p, to: t.Addrs[0], done: func(fd int, err error) {
-		if err != nil {
-			done(dialled{}, err)
-			return
-		}
-		done(dialled{fd, p.exit.Opened(t)}, nil)
-	}}
-	fd, connected, err := exit.Begin(c.to)
+	fd, connected, err := exit.Begin(t.Addrs[0])
 	switch {
 	case err != nil:
-		c.done(-1, err)
+		done(dialled{}, err)
 	case connected:
-		c.done(fd, nil)
+		done(dialled{fd, p.exit.Opened(t)}, nil)
 	default:
-		c.wait(fd)
+		(&connecting{path: p, target: t, fd: fd, done: done}).wait()
 	}
 }
 
@@ -52,24 +45,23 @@ func (p *Path) ask(dst netip.AddrPort, done func(dialled, error)) {
 		conn, count, err := p.exit.DialTCP(p.ctx, dst)
 		fd := -1
 		if err == nil {
-			fd, err = bare(conn)
+			fd, err = takeOver(conn)
 		}
 		p.loop.post(func() { done(dialled{fd, count}, err) })
 	})
 }
 
-// connecting is a socket that is being connected.
+// connecting is a socket that is being connected to its target's only address.
 type connecting struct {
-	path  *Path
-	to    netip.AddrPort
-	fd    int
-	limit *list.Element
-	done  func(fd int, err error)
+	path   *Path
+	target exit.Target
+	fd     int
+	limit  *list.Element
+	done   func(dialled, error)
 }
 
-func (c *connecting) wait(fd int) {
-	c.fd = fd
-	if err := c.path.loop.watch(fd, unix.EPOLLOUT, c); err != nil {
+func (c *connecting) wait() {
+	if err := c.path.loop.watch(c.fd, unix.EPOLLOUT, c); err != nil {
 		c.end(err)
 		return
 	}
@@ -77,20 +69,20 @@ func (c *connecting) wait(fd int) {
 }
 
 func (c *connecting) ready(int, uint32) {
-	switch connected, err := exit.Proceed(c.fd, c.to); {
+	switch connected, err := exit.Proceed(c.fd, c.target.Addrs[0]); {
 	case err != nil:
 		c.end(err)
 	case connected:
 		c.path.loop.callOff(c.limit)
 		c.path.loop.forget(c.fd)
-		c.done(c.fd, nil)
+		c.done(dialled{c.fd, c.path.exit.Opened(c.target)}, nil)
 	}
 }
 
 func (c *connecting) end(err error) {
 	c.path.loop.callOff(c.limit)
 	c.path.loop.close(c.fd)
-	c.done(-1, err)
+	c.done(dialled{}, err)
 }
 
 func (c *connecting) drop() { c.end(c.path.ctx.Err()) }

@@ -13,14 +13,17 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/nucleus-runtime/nucleus/plugins/network/internal/hostport"
+	"github.com/nucleus-runtime/nucleus/plugins/network/internal/relay"
 	"github.com/nucleus-runtime/nucleus/plugins/network/netuserspace/internal/packet"
 )
 
 // unspec lets x/sys aside, which has no address of that family.
-func unspec(fd uintptr) unix.Errno {
+func unspec(fd int) error {
 	sa := unix.RawSockaddrInet4{Family: unix.AF_UNSPEC}
-	_, _, e := unix.Syscall(unix.SYS_CONNECT, fd, uintptr(unsafe.Pointer(&sa)), unsafe.Sizeof(sa))
-	return e
+	if _, _, e := unix.Syscall(unix.SYS_CONNECT, uintptr(fd), uintptr(unsafe.Pointer(&sa)), unsafe.Sizeof(sa)); e != 0 {
+		return e
+	}
+	return nil
 }
 
 const (
@@ -86,17 +89,11 @@ func (g *guests) listen(at netip.AddrPort, port uint16) (uint16, error) {
 
 // wantLocal has the kernel tell which of the host's addresses a datagram came to.
 func wantLocal(u *net.UDPConn, v6 bool) error {
-	raw, err := u.SyscallConn()
-	if err != nil {
-		return err
-	}
 	level, option := unix.SOL_IP, unix.IP_PKTINFO
 	if v6 {
 		level, option = unix.SOL_IPV6, unix.IPV6_RECVPKTINFO
 	}
-	var set error
-	err = raw.Control(func(fd uintptr) { set = unix.SetsockoptInt(int(fd), level, option, 1) })
-	return errors.Join(err, set)
+	return relay.Control(u, func(fd int) error { return unix.SetsockoptInt(fd, level, option, 1) })
 }
 
 // local makes of what the kernel told what makes an answer come from there.

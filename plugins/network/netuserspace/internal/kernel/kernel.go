@@ -6,6 +6,7 @@ package kernel
 
 import (
 	"context"
+	"errors"
 	"io"
 	"net/netip"
 	"os"
@@ -106,17 +107,15 @@ func (p *Path) take(s Sockets) error {
 	if s.Tap == nil {
 		return nil
 	}
-	fd, err := takeOver(s.Tap, false)
+	fd, err := takeOver(s.Tap)
 	if err != nil {
 		return err
 	}
+	// It blocks until it is a file, or Go's own loop would watch that, too.
+	err = unix.SetNonblock(fd, false)
 	p.tap = &tap{file: os.NewFile(uintptr(fd), "tap")}
-	// Only now, or Go's own loop would watch it, too.
-	if err := unix.SetNonblock(fd, true); err != nil {
-		return err
-	}
 	p.tap.pings = ping.New(p.exit, p.tap.give)
-	return p.loop.watch(fd, unix.EPOLLIN, tapReader{p, fd})
+	return errors.Join(err, unix.SetNonblock(fd, true), p.loop.watch(fd, unix.EPOLLIN, tapReader{p, fd}))
 }
 
 // Start serves until Close.

@@ -187,18 +187,7 @@ func connect(socket *os.File, from netip.Addr, to netip.AddrPort) (*net.TCPConn,
 }
 
 // disconnect makes a socket fit to connect again: connect(2), AF_UNSPEC.
-func disconnect(socket *os.File) error {
-	raw, err := socket.SyscallConn()
-	if err != nil {
-		return err
-	}
-	var failed unix.Errno
-	err = raw.Control(func(fd uintptr) { failed = unspec(fd) })
-	if err == nil && failed != 0 {
-		err = failed
-	}
-	return err
-}
+func disconnect(socket *os.File) error { return relay.Control(socket, unspec) }
 
 func (s *published) close() {
 	for _, l := range s.tcp {

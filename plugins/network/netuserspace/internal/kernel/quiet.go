@@ -151,7 +151,7 @@ func (q *quiet) leave(left [2][]byte) {
 // fail resets both ends: neither may take what it got for all that there was.
 func (q *quiet) fail() {
 	for _, fd := range q.fd {
-		_ = unix.SetsockoptLinger(fd, unix.SOL_SOCKET, unix.SO_LINGER, &unix.Linger{Onoff: 1})
+		breakOff(fd)
 	}
 	q.drop()
 }

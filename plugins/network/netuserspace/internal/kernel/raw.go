@@ -8,6 +8,8 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/nucleus-runtime/nucleus/plugins/network/internal/relay"
+	"github.com/nucleus-runtime/nucleus/plugins/network/netuserspace/internal/exit"
 	"github.com/nucleus-runtime/nucleus/plugins/network/netuserspace/internal/packet"
 )
 
@@ -19,19 +21,8 @@ func (r *raw) send(b []byte, to netip.Addr) error {
 	if r == nil {
 		return errors.New("no raw socket in this family")
 	}
-	conn, err := r.file.SyscallConn()
-	if err != nil {
-		return err
-	}
-	var sa unix.Sockaddr
-	if to.Is4() {
-		sa = &unix.SockaddrInet4{Addr: to.As4()}
-	} else {
-		sa = &unix.SockaddrInet6{Addr: to.As16()}
-	}
-	var sent error
-	err = conn.Control(func(fd uintptr) { sent = unix.Sendto(int(fd), b, unix.MSG_DONTWAIT, sa) })
-	return errors.Join(err, sent)
+	_, sa := exit.Sockaddr(netip.AddrPortFrom(to, 0))
+	return relay.Control(r.file, func(fd int) error { return unix.Sendto(fd, b, unix.MSG_DONTWAIT, sa) })
 }
 
 // scratch is for packets that are made and sent.

@@ -2,13 +2,15 @@ package kernel
 
 import (
 	"errors"
-	"net"
+	"io"
 	"net/netip"
 	"os"
+	"syscall"
 	"time"
 
 	"golang.org/x/sys/unix"
 
+	"github.com/nucleus-runtime/nucleus/plugins/network/internal/relay"
 	"github.com/nucleus-runtime/nucleus/plugins/network/netuserspace/internal/exit"
 )
 
@@ -24,41 +26,31 @@ const accepts = 64
 
 // takeListener has the loop accept what comes to a listener.
 func (p *Path) takeListener(file *os.File) (*listener, error) {
-	fd, err := takeOver(file, true)
+	fd, err := takeOver(file)
 	if err != nil {
 		return nil, err
 	}
-	// What it accepts inherits them.
-	if err = errors.Join(exit.NoDelay(fd), exit.KeepAlive(fd)); err != nil {
-		_ = unix.Close(fd)
-		return nil, err
-	}
 	l := &listener{path: p, fd: fd}
-	if err := p.loop.watch(fd, unix.EPOLLIN, l); err != nil {
-		_ = unix.Close(fd)
+	// What it accepts inherits the options.
+	if err = errors.Join(unix.SetNonblock(fd, true), exit.NoDelay(fd), exit.KeepAlive(fd), p.loop.watch(fd, unix.EPOLLIN, l)); err != nil {
+		p.loop.close(fd)
 		return nil, err
 	}
 	return l, nil
 }
 
-// takeOver gives a descriptor that Go's own loop does not watch, and which does not
-// block if that is wanted. The file is closed.
-func takeOver(file *os.File, nonblock bool) (int, error) {
-	defer file.Close()
-	raw, err := file.SyscallConn()
-	if err != nil {
-		return -1, err
-	}
-	fd := -1
-	var failed error
-	err = raw.Control(func(f uintptr) {
-		if fd, failed = unix.FcntlInt(f, unix.F_DUPFD_CLOEXEC, 0); failed == nil {
-			failed = unix.SetNonblock(fd, nonblock)
-		}
+// takeOver gives a descriptor of a file or a connection that Go's own loop does not
+// watch. The other is closed.
+func takeOver(c interface {
+	syscall.Conn
+	io.Closer
+},
+) (fd int, err error) {
+	defer c.Close()
+	err = relay.Control(c, func(f int) error {
+		fd, err = unix.FcntlInt(uintptr(f), unix.F_DUPFD_CLOEXEC, 0)
+		return err
 	})
-	if err = errors.Join(err, failed); err != nil && fd >= 0 {
-		_ = unix.Close(fd)
-	}
 	return fd, err
 }
 
@@ -162,19 +154,11 @@ func (p *Path) late(fd int, f flow) {
 
 // reset ends a connection at once.
 func reset(fd int) {
-	_ = unix.SetsockoptLinger(fd, unix.SOL_SOCKET, unix.SO_LINGER, &unix.Linger{Onoff: 1})
+	breakOff(fd)
 	_ = unix.Close(fd)
 }
 
-// bare gives the descriptor of a connection of the net package's.
-func bare(c *net.TCPConn) (int, error) {
-	defer c.Close()
-	raw, err := c.SyscallConn()
-	if err != nil {
-		return -1, err
-	}
-	fd := -1
-	var failed error
-	err = raw.Control(func(f uintptr) { fd, failed = unix.FcntlInt(f, unix.F_DUPFD_CLOEXEC, 0) })
-	return fd, errors.Join(err, failed)
+// breakOff has what is closed next be a reset.
+func breakOff(fd int) {
+	_ = unix.SetsockoptLinger(fd, unix.SOL_SOCKET, unix.SO_LINGER, &unix.Linger{Onoff: 1})
 }

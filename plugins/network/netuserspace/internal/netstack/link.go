@@ -124,7 +124,7 @@ func (l *link) room() *buffer.View { return buffer.NewViewSize(ethernet + int(l.
 // inject hands the stack a packet of the sandbox's, and the memory with it.
 func (l *link) inject(v *buffer.View) {
 	d := l.dispatcher.Load()
-	if d == nil || v.Size() == 0 {
+	if d == nil {
 		v.Release()
 		return
 	}

@@ -13,6 +13,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/nucleus-runtime/nucleus/plugins/network/internal/relay"
 	"github.com/nucleus-runtime/nucleus/plugins/network/netuserspace/internal/exit"
 	"github.com/nucleus-runtime/nucleus/plugins/network/netuserspace/internal/packet"
 )
@@ -144,13 +145,10 @@ func (p *Pings) run(k pinger, first, whole []byte) {
 func open(to []netip.AddrPort) (*socket, error) {
 	failed := error(unix.ENETUNREACH)
 	for _, a := range to {
-		family, protocol := unix.AF_INET, unix.IPPROTO_ICMP
-		var sa unix.Sockaddr
-		if a.Addr().Is4() {
-			sa = &unix.SockaddrInet4{Addr: a.Addr().As4()}
-		} else {
-			family, protocol = unix.AF_INET6, unix.IPPROTO_ICMPV6
-			sa = &unix.SockaddrInet6{Addr: a.Addr().As16()}
+		family, sa := exit.Sockaddr(netip.AddrPortFrom(a.Addr(), 0))
+		protocol := unix.IPPROTO_ICMP
+		if a.Addr().Is6() {
+			protocol = unix.IPPROTO_ICMPV6
 		}
 		fd, err := unix.Socket(family, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, protocol)
 		if err != nil {
@@ -173,8 +171,9 @@ func (s *socket) send(body []byte) {
 	if s.v6 {
 		kind = 128
 	}
-	if raw, err := s.SyscallConn(); err == nil {
-		// It waits for nobody: where there is no room it is lost.
-		_ = raw.Control(func(fd uintptr) { _, _ = unix.Write(int(fd), append([]byte{kind, 0, 0, 0}, body...)) })
-	}
+	// It waits for nobody: where there is no room it is lost.
+	_ = relay.Control(s, func(fd int) error {
+		_, err := unix.Write(fd, append([]byte{kind, 0, 0, 0}, body...))
+		return err
+	})
 }
