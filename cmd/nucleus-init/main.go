@@ -49,8 +49,9 @@ type initProcess struct {
 	conn *channel.Conn
 	work *stage2
 	// setup is what it was told.
-	setup *initproto.Setup
-	hooks hookWait
+	setup   *initproto.Setup
+	hooks   hookWait
+	spawned spawned
 }
 
 // run is the start sequence as PID 1 sees it (DESIGN: steps 7 to 10).

@@ -46,6 +46,8 @@ func (in *initProcess) obey(k initproto.Kind, msg []byte, fds []int) error {
 		}
 		in.signal(s)
 		return nil
+	case initproto.KindSpawn:
+		return in.spawn(msg, fds)
 	case initproto.KindHooks:
 		return in.startHooks(msg, fds)
 	}
@@ -55,8 +57,12 @@ func (in *initProcess) obey(k initproto.Kind, msg []byte, fds []int) error {
 // signal passes a signal on. A workload that is gone is no error: its Exited
 // is on the way.
 func (in *initProcess) signal(s initproto.Signal) {
-	if s.All {
+	switch {
+	case s.All:
 		_ = unix.Kill(-1, unix.Signal(s.Number))
+		return
+	case s.Spawned != 0:
+		in.spawned.signal(s.Spawned, unix.Signal(s.Number))
 		return
 	}
 	_ = unix.PidfdSendSignal(in.work.pidfd, unix.Signal(s.Number), nil, 0)
@@ -75,6 +81,12 @@ func (in *initProcess) reap() {
 			return
 		}
 		if pid != in.work.pid {
+			if e, ok := in.spawned.ended(pid, ws); ok {
+				if err := in.conn.Send(initproto.Encode(initproto.KindEnded, &e)); err != nil {
+					os.Exit(125)
+				}
+				continue
+			}
 			in.hooks.ended(pid, ws)
 			continue
 		}

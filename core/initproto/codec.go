@@ -272,6 +272,30 @@ func (n *Connected) code(c *coder) {
 func (s *Signal) code(c *coder) {
 	c.u32(&s.Number)
 	c.flag(&s.All)
+	c.u32(&s.Spawned)
+}
+
+func (s *Spawn) code(c *coder) {
+	c.u32(&s.ID)
+	c.strs(&s.Paths)
+	c.strs(&s.Args)
+	c.strs(&s.Env)
+	c.str(&s.Cwd)
+	c.u32(&s.UID)
+	c.u32(&s.GID)
+	list(c, &s.Groups, 4, func(c *coder, g *uint32) { c.u32(g) })
+	c.flag(&s.TTY)
+}
+
+func (s *Spawned) code(c *coder) {
+	c.u32(&s.ID)
+	c.u32(&s.Errno)
+	c.str(&s.What)
+}
+
+func (e *Ended) code(c *coder) {
+	c.u32(&e.ID)
+	e.Exited.code(c)
 }
 
 // Body is the payload of a message.

@@ -34,6 +34,10 @@ const (
 	KindOpen
 	// KindConnected carries a Connected: the network is attached.
 	KindConnected
+	// KindSpawn carries a Spawn, the reading end of its gate, and what the process gets
+	// as 0, 1 and 2 unless it has a terminal of its own. It is obeyed once the
+	// workload's stage 2 was made.
+	KindSpawn
 )
 
 // Messages from init.
@@ -55,6 +59,11 @@ const (
 	KindHooksDone
 	// KindOpened answers KindOpen with an Opened and the descriptors that it names.
 	KindOpened
+	// KindSpawned answers KindSpawn with a Spawned, the pidfd of a stage 2 that waits at
+	// its gate, and the master of its terminal if it has one.
+	KindSpawned
+	// KindEnded carries an Ended.
+	KindEnded
 )
 
 // Setup is all that init needs to know.
@@ -318,6 +327,36 @@ type Signal struct {
 	Number uint32
 	// All asks for every process of the sandbox instead of the workload alone.
 	All bool
+	// Spawned is the Spawn.ID of the process that it is for, 0 for the workload. A
+	// SIGKILL reaches the process group that it leads as well.
+	Spawned uint32
+}
+
+// Spawn asks for one more process of the sandbox. What it may do is the workload's:
+// there is no way to say anything else.
+type Spawn struct {
+	ID     uint32 // the supervisor's, not 0
+	Paths  []string
+	Args   []string
+	Env    []string
+	Cwd    string
+	UID    uint32
+	GID    uint32
+	Groups []uint32
+	TTY    bool
+}
+
+// Spawned tells that stage 2 was made, or why not.
+type Spawned struct {
+	ID    uint32
+	Errno uint32
+	What  string // "" if it was made
+}
+
+// Ended tells the end of a process that was spawned.
+type Ended struct {
+	ID     uint32
+	Exited Exited
 }
 
 // Step names where stage 2 was when it failed.

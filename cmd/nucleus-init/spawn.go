@@ -1,0 +1,144 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"sync"
+	"syscall"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/nucleus-runtime/nucleus/core/initproto"
+)
+
+// spawned are the processes that were asked for beside the workload.
+type spawned struct {
+	mu   sync.Mutex
+	byID map[uint32]*stage2
+}
+
+// ended gives what there is to tell of a process that the reaping goroutine has
+// seen the end of, if it is one of these.
+func (s *spawned) ended(pid int, ws syscall.WaitStatus) (initproto.Ended, bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for id, p := range s.byID {
+		if p.pid == pid {
+			delete(s.byID, id)
+			e := initproto.Ended{ID: id, Exited: p.exited(uint32(ws))}
+			_ = unix.Close(p.pidfd)
+			unmapNote(p.note)
+			return e, true
+		}
+	}
+	return initproto.Ended{}, false
+}
+
+// signal does nothing for a process that is gone: its end is on the way, or told.
+func (s *spawned) signal(id uint32, n unix.Signal) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	p := s.byID[id]
+	if p == nil {
+		return
+	}
+	// Not reaped yet, for that needs the lock: the pid is still its own.
+	if n == unix.SIGKILL {
+		_ = unix.Kill(-p.pid, n) // ESRCH: it leads no group yet
+	}
+	_ = unix.PidfdSendSignal(p.pidfd, n, nil, 0)
+}
+
+func unmapNote(note *progress) {
+	_ = unix.Munmap(unsafe.Slice((*byte)(unsafe.Pointer(note)), os.Getpagesize()))
+}
+
+// spawn makes one more process of the sandbox. That it cannot be made is no reason
+// for init to end: the answer tells.
+func (in *initProcess) spawn(msg []byte, fds []int) error {
+	var s initproto.Spawn
+	if err := initproto.Decode(msg, &s); err != nil {
+		return err
+	}
+	pass, err := in.stage2For(&s, fds)
+	answer := initproto.Spawned{ID: s.ID}
+	if err != nil {
+		answer.What = err.Error()
+		var errno syscall.Errno
+		if errors.As(err, &errno) {
+			answer.Errno = uint32(errno)
+		}
+	}
+	serr := in.conn.Send(initproto.Encode(initproto.KindSpawned, &answer), pass...)
+	if len(pass) > 1 {
+		_ = unix.Close(pass[1]) // the supervisor has its own
+	}
+	return serr
+}
+
+// stage2For gives the descriptors that the supervisor gets: the pidfd, which stays
+// open here, and the master of a terminal, which does not.
+func (in *initProcess) stage2For(s *initproto.Spawn, fds []int) (pass []int, err error) {
+	want := 4
+	if s.TTY {
+		want = 1
+	}
+	if len(fds) != want || s.ID == 0 {
+		return nil, fmt.Errorf("%w: %d descriptors", initproto.ErrMessage, len(fds))
+	}
+	tty := terminal{master: -1}
+	if s.TTY {
+		if tty, err = terminalFor(s.UID, s.GID); err != nil {
+			return nil, err
+		}
+	}
+	defer func() {
+		if tty.slave > 0 {
+			_ = unix.Close(tty.slave)
+		}
+		if err != nil && tty.master >= 0 {
+			_ = unix.Close(tty.master)
+		}
+	}()
+	note, noteFD, err := sharedNote()
+	if err != nil {
+		return nil, err
+	}
+	_ = unix.Close(noteFD)
+	defer func() {
+		if err != nil {
+			unmapNote(note)
+		}
+	}()
+	p := in.setup.Process
+	p.Paths, p.Args, p.Env, p.SecretEnv, p.Cwd, p.Gate = s.Paths, s.Args, s.Env, nil, s.Cwd, 0
+	p.UID, p.GID, p.Groups = s.UID, s.GID, s.Groups
+	pr, err := prepare(&p, fds[:1], tty.slave, note)
+	if err != nil {
+		return nil, err
+	}
+	if !s.TTY {
+		pr.stdio, pr.given = [3]uintptr{uintptr(fds[1]), uintptr(fds[2]), uintptr(fds[3])}, true
+	}
+	w := &in.spawned
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.byID[s.ID] != nil {
+		return nil, fmt.Errorf("%w: process %d exists", initproto.ErrMessage, s.ID)
+	}
+	pid, pidfd, errno := fork(pr)
+	if errno != 0 {
+		return nil, os.NewSyscallError("clone", errno)
+	}
+	if w.byID == nil {
+		w.byID = map[uint32]*stage2{}
+	}
+	w.byID[s.ID] = &stage2{pid: pid, pidfd: pidfd, note: note}
+	pass = []int{pidfd}
+	if tty.master >= 0 {
+		pass = append(pass, tty.master)
+	}
+	return pass, nil
+}
