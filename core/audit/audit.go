@@ -40,6 +40,10 @@ const (
 	PostureFailed   Type = "posture.failed"    // the workload did not run
 	DegradedBy      Type = "degraded"          // a default protection is missing
 	Started         Type = "workload.started"  // execve has happened
+	ExecStarted     Type = "exec.started"      // a further process of the sandbox, its posture verified
+	ExecEnded       Type = "exec.exited"       // with its truth
+	Paused          Type = "sandbox.paused"    // every process of it is stopped
+	Resumed         Type = "sandbox.resumed"   // and goes on
 	Signalled       Type = "signal.forwarded"  // to the workload
 	TimedOut        Type = "workload.timeout"  // wall clock limit reached
 	Stopping        Type = "workload.stopping" // stop signal sent

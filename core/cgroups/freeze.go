@@ -153,3 +153,13 @@ func (p *pause) next() error {
 		return nil
 	}
 }
+
+// Thaw lets the processes of a group go on, from any process that may write to it. A
+// group that is gone has none.
+func Thaw(ctx context.Context, r Record) error {
+	t := &tree{rec: r}
+	if err := t.Thaw(ctx); err != nil && !gone(err) {
+		return err
+	}
+	return nil
+}

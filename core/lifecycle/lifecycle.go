@@ -112,7 +112,10 @@ type Sandbox struct {
 	release  chan struct{} // closed when init is gone
 	watchdog *time.Timer
 	streamed chan streamResult
+	spawned  spawns
+	freezing sync.Mutex // one pause or resume at a time
 	mu       sync.Mutex
+	status   Status
 	requests chan request
 	done     chan struct{}
 	started  time.Time
@@ -154,7 +157,7 @@ func Create(ctx context.Context, cfg Config, p *plan.Plan) (_ *Sandbox, err erro
 	for _, h := range p.PluginHooks {
 		cfg.StartTimeout += pluginTime + time.Duration(hooks.PreExec)*min(h.Timeout, 24*time.Hour)
 	}
-	s := &Sandbox{cfg: cfg, plan: p, log: cfg.Log, workFD: -1, requests: make(chan request, 16), done: make(chan struct{}), release: make(chan struct{})}
+	s := &Sandbox{cfg: cfg, plan: p, log: cfg.Log, workFD: -1, status: StatusCreating, requests: make(chan request, 16), done: make(chan struct{}), release: make(chan struct{})}
 	if err := s.openState(); err != nil {
 		return nil, err
 	}
@@ -189,6 +192,7 @@ func Create(ctx context.Context, cfg Config, p *plan.Plan) (_ *Sandbox, err erro
 		}
 		s.lap(step.name)
 	}
+	s.become(StatusCreated)
 	return s, nil
 }
 

@@ -222,6 +222,8 @@ func (s *Sandbox) supervise(ctx context.Context) {
 			return
 		}
 		end.cause = cause
+		s.unfreeze()
+		s.become(StatusStopping)
 		signal(stopSignal(s.plan.Stop.Signal))
 		s.tell(hooks.Stopping, &exec.Result{Cause: cause})
 		s.log.Emit(audit.Stopping, nil, map[string]any{"signal": s.plan.Stop.Signal, "grace": s.plan.Stop.Grace.String(), "cause": cause})
@@ -236,6 +238,8 @@ func (s *Sandbox) supervise(ctx context.Context) {
 			end.cause = exec.CauseStopped
 		}
 		end.killed = true
+		s.unfreeze()
+		s.become(StatusStopping)
 		s.bounds.hurry()
 		s.killAll()
 	}
@@ -300,15 +304,30 @@ func stopSignal(name string) unix.Signal {
 	return unix.SIGTERM
 }
 
-// listen receives what init tells last: the workload's end, or its own.
+// listen receives what init tells of the processes that it was asked for, and last
+// the workload's end, or its own.
 func (s *Sandbox) listen(out chan<- message) {
-	msg, fds, err := s.conn.Recv()
-	channel.CloseAll(fds)
-	if err != nil {
-		out <- message{err: err}
+	for {
+		msg, fds, err := s.conn.Recv()
+		if err != nil {
+			out <- message{err: err}
+			return
+		}
+		k, err := initproto.KindOf(msg)
+		if err == nil && (k == initproto.KindSpawned || k == initproto.KindEnded) {
+			err = s.spawned.hear(k, msg, fds)
+			fds = nil
+			if err == nil {
+				continue
+			}
+		}
+		channel.CloseAll(fds)
+		out <- s.lastWord(k, msg, err)
 		return
 	}
-	k, err := initproto.KindOf(msg)
+}
+
+func (s *Sandbox) lastWord(k initproto.Kind, msg []byte, err error) message {
 	var m message
 	switch {
 	case err != nil:
@@ -323,7 +342,7 @@ func (s *Sandbox) listen(out chan<- message) {
 	default:
 		m.err = fmt.Errorf("%w: kind %d from init", initproto.ErrMessage, k)
 	}
-	out <- m
+	return m
 }
 
 // noted waits for a workload that is PID 1 itself, and so our own child, and
@@ -366,6 +385,9 @@ func (s *Sandbox) running() {
 	defer s.mu.Unlock()
 	if s.result.Started.IsZero() {
 		s.result.Started = s.started
+		if s.status == StatusCreated {
+			s.status = StatusRunning
+		}
 		s.lap("workload running")
 		s.log.Emit(audit.Started, nil, map[string]any{"pid": s.workPid})
 		s.tell(hooks.PostExec, nil)
@@ -391,6 +413,9 @@ func (s *Sandbox) killAll() {
 // the sandbox down. What the cgroup knows is read before it goes.
 func (s *Sandbox) finish(ctx context.Context, m message, end ending) {
 	s.lap("exit known")
+	s.unfreeze()
+	s.become(StatusStopped)
+	s.spawned.close(errEnded)
 	r := &s.result
 	// Whatever else runs inside dies while the numbers are read.
 	s.init.Kill()

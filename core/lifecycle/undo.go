@@ -27,6 +27,8 @@ import (
 const (
 	stepCgroup = "cgroup"
 	stepInit   = "init"
+	// stepFrozen is a pause: a process below a v1 freezer cannot end.
+	stepFrozen = "frozen"
 	stepHooks  = "hooks"
 	// stepPlugins are the hooks plugins that hear of the clean-up.
 	stepPlugins = "plugin_hooks"
@@ -72,6 +74,7 @@ var undo = map[string]func(*undoing, context.Context, json.RawMessage) error{
 		}
 		return id.end(ctx)
 	},
+	stepFrozen:  undoFrozen,
 	stepHooks:   (*undoing).runStopHooks,
 	stepPlugins: (*undoing).recall,
 	stepLoans:   (*undoing).endLoans,

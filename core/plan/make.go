@@ -228,7 +228,7 @@ func (m *maker) process(id identity) {
 	m.capabilities()
 	m.rlimits()
 	if len(j.Command) > 0 {
-		p.ExecPaths = execPaths(j.Command[0], env["PATH"], p.Process.Cwd)
+		p.ExecPaths = ExecPaths(j.Command[0], env["PATH"], p.Process.Cwd)
 	}
 	p.Hostname = j.Hostname
 	if p.Hostname == "" {
@@ -236,9 +236,9 @@ func (m *maker) process(id identity) {
 	}
 }
 
-// execPaths gives the candidates that execvp(3) would try: a name with a slash
+// ExecPaths gives the candidates that execvp(3) would try: a name with a slash
 // is a path, any other is looked for along PATH.
-func execPaths(arg0, path, cwd string) []string {
+func ExecPaths(arg0, path, cwd string) []string {
 	if strings.Contains(arg0, "/") {
 		return []string{arg0}
 	}

@@ -1,0 +1,411 @@
+package lifecycle
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"sync"
+	"syscall"
+	"time"
+
+	specs "github.com/opencontainers/runtime-spec/specs-go"
+	"golang.org/x/sys/unix"
+
+	"github.com/nucleus-runtime/nucleus/core/audit"
+	"github.com/nucleus-runtime/nucleus/core/exec"
+	"github.com/nucleus-runtime/nucleus/core/initproto"
+	"github.com/nucleus-runtime/nucleus/core/initproto/channel"
+	"github.com/nucleus-runtime/nucleus/core/plan"
+	"github.com/nucleus-runtime/nucleus/core/security"
+)
+
+// Command is a further process of a sandbox that runs. What it may do is the
+// workload's: there is nothing here to say otherwise.
+type Command struct {
+	Args []string
+	// Env are variables beside the workload's own, and instead of those of that name.
+	Env []string
+	Cwd string // "" for the workload's
+	// User and groups as the sandbox numbers them; nil for the workload's.
+	User *exec.User
+	TTY  bool
+	// Stdio is what it gets as 0, 1 and 2, unless it has a terminal.
+	Stdio [3]*os.File
+}
+
+// spawnWait bounds how long init may take to make a process. It takes a
+// millisecond, unless the machine stands still.
+const spawnWait = 20 * time.Second
+
+// StateError is a request that the sandbox cannot be asked in the state it is in.
+type StateError struct {
+	What   string // what was asked for
+	Status Status
+	Hint   string
+}
+
+func (e *StateError) Error() string { return fmt.Sprintf("%s: the sandbox is %s", e.What, e.Status) }
+
+var errEnded = errors.New("the sandbox has ended")
+
+// Process is one that Exec has made.
+type Process struct {
+	Pid      int      // as the host sees it
+	Terminal *os.File // the master, the caller's to close; nil without one
+
+	s      *Sandbox
+	id     uint32
+	args   []string
+	made   chan made // holds init's answer
+	ended  chan struct{}
+	exited initproto.Exited
+	err    error // what came instead of an end
+}
+
+type made struct {
+	answer initproto.Spawned
+	fds    []int
+}
+
+// spawns are the processes that init was asked for.
+type spawns struct {
+	mu   sync.Mutex
+	last uint32
+	byID map[uint32]*Process
+	over error // nobody answers any more
+}
+
+func (t *spawns) add(p *Process) error {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.over != nil {
+		return t.over
+	}
+	if t.byID == nil {
+		t.byID = map[uint32]*Process{}
+	}
+	if len(t.byID) >= maxSpawns {
+		return fmt.Errorf("%d commands run in the sandbox already", maxSpawns)
+	}
+	for {
+		t.last++
+		if t.last != 0 && t.byID[t.last] == nil {
+			break
+		}
+	}
+	p.id = t.last
+	t.byID[p.id] = p
+	return nil
+}
+
+// maxSpawns bounds what the commands of one sandbox cost its supervisor and init.
+const maxSpawns = 1024
+
+func (t *spawns) find(id uint32) *Process {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.byID[id]
+}
+
+// finish ends a process's record, once.
+func (t *spawns) finish(id uint32, x initproto.Exited, err error) {
+	t.mu.Lock()
+	p := t.byID[id]
+	delete(t.byID, id)
+	t.mu.Unlock()
+	if p != nil {
+		p.exited, p.err = x, err
+		close(p.ended)
+	}
+}
+
+// close ends what init can tell no more of.
+func (t *spawns) close(err error) {
+	t.mu.Lock()
+	t.over = err
+	ids := make([]uint32, 0, len(t.byID))
+	for id := range t.byID {
+		ids = append(ids, id)
+	}
+	t.mu.Unlock()
+	for _, id := range ids {
+		t.finish(id, initproto.Exited{}, err)
+	}
+}
+
+// hear takes what init says of these processes. Descriptors are its own from here.
+func (t *spawns) hear(k initproto.Kind, msg []byte, fds []int) error {
+	if k == initproto.KindEnded {
+		channel.CloseAll(fds)
+		var e initproto.Ended
+		if err := initproto.Decode(msg, &e); err != nil {
+			return err
+		}
+		t.finish(e.ID, e.Exited, nil)
+		return nil
+	}
+	var a initproto.Spawned
+	if err := initproto.Decode(msg, &a); err != nil {
+		channel.CloseAll(fds)
+		return err
+	}
+	p := t.find(a.ID)
+	if p == nil { // ended before it was told of: whoever waits has been told the end
+		channel.CloseAll(fds)
+		return nil
+	}
+	select {
+	case p.made <- made{a, fds}:
+		return nil
+	default:
+		channel.CloseAll(fds)
+		return fmt.Errorf("%w: process %d twice", initproto.ErrMessage, a.ID)
+	}
+}
+
+// Exec makes a further process of a running sandbox: init forks it, it puts on what
+// the workload has, and that is read back from the kernel before it becomes its
+// program.
+func (s *Sandbox) Exec(ctx context.Context, c Command) (_ *Process, err error) {
+	if err := s.mayExec(); err != nil {
+		return nil, err
+	}
+	sp, err := s.spawnFor(c)
+	if err != nil {
+		return nil, err
+	}
+	p := &Process{s: s, args: c.Args, made: make(chan made, 1), ended: make(chan struct{})}
+	if err := s.spawned.add(p); err != nil {
+		return nil, err
+	}
+	sp.ID = p.id
+	gate, err := s.sendSpawn(sp, c)
+	if err != nil {
+		s.spawned.finish(p.id, initproto.Exited{}, err)
+		return nil, err
+	}
+	defer gate.Close()
+	defer func() {
+		if err != nil {
+			p.Kill()
+		}
+	}()
+	pidfd, err := p.await(ctx, c.TTY)
+	if err != nil {
+		return nil, err
+	}
+	defer unix.Close(pidfd)
+	if p.Pid, err = pidOf(pidfd); err == nil {
+		err = s.verifySpawned(p.Pid, sp)
+	}
+	if err != nil {
+		p.closeTerminal()
+		return nil, p.whyNot(err)
+	}
+	if _, err := gate.Write([]byte{1}); err != nil {
+		p.closeTerminal()
+		return nil, p.whyNot(err)
+	}
+	s.log.Emit(audit.ExecStarted, nil, map[string]any{"pid": p.Pid, "process": p.id})
+	return p, nil
+}
+
+// mayExec tells whether the sandbox can be asked for a process.
+func (s *Sandbox) mayExec() error {
+	if !s.plan.Init {
+		return &StateError{What: "exec", Status: s.Status(), Hint: "it has no init that could make a process: write init = true in the job"}
+	}
+	switch st := s.Status(); st {
+	case StatusRunning:
+		return nil
+	case StatusPaused:
+		return &StateError{What: "exec", Status: st, Hint: "nucleus resume " + s.dir.Name}
+	case StatusCreated:
+		return &StateError{What: "exec", Status: st, Hint: "nucleus start " + s.dir.Name}
+	default:
+		return &StateError{What: "exec", Status: st}
+	}
+}
+
+func (s *Sandbox) spawnFor(c Command) (*initproto.Spawn, error) {
+	if len(c.Args) == 0 || c.Args[0] == "" {
+		return nil, errors.New("exec: no command")
+	}
+	w := s.process
+	sp := &initproto.Spawn{Args: c.Args, Env: exec.MergeEnv(w.Env, c.Env), Cwd: w.Cwd, UID: w.UID, GID: w.GID, Groups: w.Groups, TTY: c.TTY}
+	if c.Cwd != "" {
+		sp.Cwd = c.Cwd
+	}
+	if u := c.User; u != nil {
+		ids := s.plan.IDs
+		for _, x := range []struct {
+			what string
+			id   uint32
+			in   bool
+		}{{"user", u.UID, mapped(ids, ids.UIDs, u.UID, w.UID)}, {"group", u.GID, mapped(ids, ids.GIDs, u.GID, w.GID)}} {
+			if !x.in {
+				return nil, fmt.Errorf("exec: %s %d is not mapped in this sandbox", x.what, x.id)
+			}
+		}
+		sp.UID, sp.GID, sp.Groups = u.UID, u.GID, nil
+	}
+	sp.Paths = plan.ExecPaths(c.Args[0], exec.Getenv(sp.Env, "PATH"), sp.Cwd)
+	return sp, nil
+}
+
+// mapped tells whether a process of the sandbox may have an id. Without a user
+// namespace ids are the host's: then there is the workload's and no other.
+func mapped(ids plan.IDs, maps []specs.LinuxIDMapping, id, workload uint32) bool {
+	if ids.Kind == "none" {
+		return id == workload
+	}
+	_, ok := plan.HostID(maps, id)
+	return ok
+}
+
+// sendSpawn asks init, and gives the end of the gate that opens it.
+func (s *Sandbox) sendSpawn(sp *initproto.Spawn, c Command) (*os.File, error) {
+	r, w, err := os.Pipe()
+	if err != nil {
+		return nil, os.NewSyscallError("pipe2", err)
+	}
+	defer r.Close()
+	fds := []int{int(r.Fd())}
+	if !c.TTY {
+		for _, f := range c.Stdio {
+			fds = append(fds, int(f.Fd()))
+		}
+	}
+	if err := s.conn.Send(initproto.Encode(initproto.KindSpawn, sp), fds...); err != nil {
+		_ = w.Close()
+		if errors.Is(err, unix.EPIPE) || errors.Is(err, unix.ECONNRESET) || errors.Is(err, unix.EBADF) {
+			err = errEnded
+		}
+		return nil, err
+	}
+	return w, nil
+}
+
+// await waits for init's answer.
+func (p *Process) await(ctx context.Context, tty bool) (pidfd int, err error) {
+	timer := time.NewTimer(spawnWait)
+	defer timer.Stop()
+	var m made
+	select {
+	case m = <-p.made:
+	case <-p.ended:
+		if p.err != nil {
+			return -1, p.err
+		}
+		return -1, p.failure()
+	case <-ctx.Done():
+		return -1, context.Cause(ctx)
+	case <-timer.C:
+		return -1, fmt.Errorf("exec: init has not answered within %s: the sandbox may be out of memory, or its processor time used up", spawnWait)
+	}
+	if m.answer.What != "" {
+		channel.CloseAll(m.fds)
+		p.s.spawned.finish(p.id, initproto.Exited{}, errEnded)
+		return -1, p.s.spawnFailed(m.answer)
+	}
+	want := 1
+	if tty {
+		want = 2
+	}
+	if len(m.fds) != want {
+		channel.CloseAll(m.fds)
+		return -1, fmt.Errorf("%w: %d descriptors", initproto.ErrMessage, len(m.fds))
+	}
+	if tty {
+		p.Terminal = os.NewFile(uintptr(m.fds[1]), "terminal")
+	}
+	return m.fds[0], nil
+}
+
+func (s *Sandbox) spawnFailed(a initproto.Spawned) error {
+	e := &PhaseError{Phase: "exec", Err: &initError{a.What, syscall.Errno(a.Errno)}}
+	switch syscall.Errno(a.Errno) {
+	case unix.EAGAIN:
+		e.Origin, e.Hint = "resources.pids", "raise resources { pids = … }: the sandbox has as many processes as it may"
+	case unix.ENOMEM:
+		e.Origin, e.Hint = "resources.memory", "raise resources { memory = … }: the sandbox is out of memory"
+	}
+	return e
+}
+
+func (p *Process) closeTerminal() {
+	if p.Terminal != nil {
+		_ = p.Terminal.Close()
+		p.Terminal = nil
+	}
+}
+
+// whyNot tells why a process could not be looked at, or let go: it may have ended at
+// one of its steps, which init is about to tell.
+func (p *Process) whyNot(err error) error {
+	var pe *security.PostureError
+	if errors.As(err, &pe) {
+		p.s.log.Emit(audit.PostureFailed, err, map[string]any{"process": p.id})
+		return phase("security", err)
+	}
+	patience := lastWords
+	if errors.Is(err, unix.ESRCH) || errors.Is(err, unix.ENOENT) || errors.Is(err, unix.EPIPE) {
+		patience = lastWordsGone
+	}
+	select {
+	case <-p.ended:
+	case <-time.After(patience):
+		return phase("security", err)
+	}
+	if p.err != nil {
+		return p.err
+	}
+	if ferr := p.failure(); ferr != nil {
+		return ferr
+	}
+	return phase("security", err)
+}
+
+// failure tells why a process that has ended never became its program, nil if it did.
+func (p *Process) failure() error {
+	return exec.StageFailure(p.exited, p.args[0])
+}
+
+// verifySpawned reads back what holds for the process, as for the workload.
+func (s *Sandbox) verifySpawned(pid int, sp *initproto.Spawn) error {
+	w := s.process
+	w.UID, w.GID, w.Groups, w.TTY, w.Cwd = sp.UID, sp.GID, sp.Groups, sp.TTY, sp.Cwd
+	want := security.Expected{Plan: s.plan, Process: w, InitPid: s.init.Pid}
+	if s.group != nil {
+		want.Cgroup = s.group.Record().Paths
+	}
+	return security.ReadPosture(pid, want)
+}
+
+// Signal sends a signal to the process; SIGKILL to the group that it leads as well.
+func (p *Process) Signal(n unix.Signal) {
+	m := initproto.Encode(initproto.KindSignal, &initproto.Signal{Number: uint32(n), Spawned: p.id})
+	_ = p.s.conn.Send(m) // init is gone: so is the process
+}
+
+// Kill ends the process at once.
+func (p *Process) Kill() { p.Signal(unix.SIGKILL) }
+
+// Ended is closed when the process has ended.
+func (p *Process) Ended() <-chan struct{} { return p.ended }
+
+// Wait gives how the process ended: its exit code, and the signal that ended it. The
+// error is exec.CommandError if its program could not be executed.
+func (p *Process) Wait() (code, signal int, err error) {
+	<-p.ended
+	if p.err != nil {
+		return exec.CodeRuntime, 0, p.err
+	}
+	if err := p.failure(); err != nil {
+		return exec.CodeRuntime, 0, err
+	}
+	code, signal = exec.ExitCode(syscall.WaitStatus(p.exited.Status))
+	p.s.log.Emit(audit.ExecEnded, nil, map[string]any{"process": p.id, "exit_code": code, "signal": signal})
+	return code, signal, nil
+}
