@@ -31,6 +31,7 @@ import (
 	"github.com/nucleus-runtime/nucleus/core/secret"
 	"github.com/nucleus-runtime/nucleus/core/security/seccomp"
 	"github.com/nucleus-runtime/nucleus/core/state"
+	"github.com/nucleus-runtime/nucleus/core/supervisor"
 )
 
 // ErrNoPlugins is the reason why a clean-up is left to a program that can start
@@ -200,16 +201,12 @@ type RunOptions struct {
 	// then needs none of its own, and the start is a little faster. Only a program
 	// that knows all of its packages can say so.
 	ThreadsStay bool
-}
-
-// Sandbox is a sandbox that was created.
-type Sandbox struct{ *lifecycle.Sandbox }
-
-// Failed is the result of a sandbox that was created and whose start ended with err.
-func (s *Sandbox) Failed(err error) Result {
-	res := Failed(err)
-	res.ID, res.Name = s.ID(), s.Name()
-	return res
+	// Detached: what the workload writes goes into a log in the sandbox's directory,
+	// and to whoever attaches, instead of to Streams, which are not used.
+	Detached bool
+	// Keep leaves the record and the log of a sandbox that has run, and its name, until
+	// it is removed.
+	Keep bool
 }
 
 // Create takes a plan through its phases up to the start gate. Sandboxes whose
@@ -243,16 +240,26 @@ func (r *Runtime) create(ctx context.Context, p *plan.Plan, o RunOptions) (*Sand
 	if err != nil {
 		return nil, err
 	}
+	var out *supervisor.Output
+	if o.Detached {
+		if out, err = supervisor.NewOutput(p.Process.Terminal); err != nil {
+			return nil, err
+		}
+		o.Streams = out.Streams()
+	}
 	s, err := lifecycle.Create(ctx, lifecycle.Config{
 		State: r.state, Name: o.Name, ExactName: o.Name != "", InitPath: path, Init: program, Refused: append([]string{r.init.dir}, r.o.Refused...),
 		Seccomp: seccomp.Compiler{Helper: filepath.Join(r.init.dir, "nucleus-seccomp"), CacheDir: r.cacheDir()},
-		Cgroups: r.cgroups, Privileged: r.host.Privileged, Streams: o.Streams, Log: audit.NewLog("", p.Name, r.o.Events...), Lap: r.o.Lap,
+		Cgroups: r.cgroups, Privileged: r.host.Privileged, Streams: o.Streams, Log: audit.NewLog("", p.Name, r.o.Events...), Lap: r.o.Lap, Keep: o.Keep,
 		Sources: lifecycle.Sources{Secrets: r.o.Secrets, Hooks: r.o.Hooks, Networks: r.o.Networks},
 	}, p)
 	if err != nil {
+		if out != nil {
+			out.Close()
+		}
 		return nil, locate(err, p)
 	}
-	return &Sandbox{s}, nil
+	return supervise(ctx, s, p, o, out)
 }
 
 // collectBudget bounds how long a run spends on cleaning up after others.

@@ -16,6 +16,9 @@ import (
 // Streams are the caller's ends. A nil stream is /dev/null.
 type Streams struct {
 	In, Out, Err *os.File
+	// Piped puts terminals behind pipes, too: for a process beside a workload that runs,
+	// which could open its terminal by /proc/PID/fd.
+	Piped bool
 }
 
 // Stdio is what stage 2 gets as 0, 1 and 2.
@@ -61,6 +64,7 @@ func (s *Stdio) add(i int, f *os.File) error {
 		return nil
 	}
 	direct, err := inheritable(f)
+	direct = direct && !(s.std.Piped && isTerminal(f))
 	if err != nil {
 		return fmt.Errorf("standard stream %d: %w", i, err)
 	}
@@ -84,6 +88,15 @@ func (s *Stdio) add(i int, f *os.File) error {
 	s.owned = append(s.owned, w)
 	s.copies = append(s.copies, func() { s.drain(f, r) })
 	return nil
+}
+
+// Passed checks a descriptor that somebody else's Stdio has prepared.
+func Passed(f *os.File) error {
+	ok, err := inheritable(f)
+	if err == nil && (!ok || isTerminal(f)) {
+		err = errors.New("only pipes and /dev/null are passed to a process of a sandbox that runs")
+	}
+	return err
 }
 
 // inheritable reports whether a descriptor may be given to the workload.
@@ -118,7 +131,12 @@ func isTerminal(f *os.File) bool {
 // Terminals stay the caller's. Where this process may not give a pipe away, the
 // workload has the descriptor alone.
 func (s *Stdio) Own(uid int) error {
-	for i, f := range s.child {
+	return Own(s.child, uid)
+}
+
+// Own is the same for streams that were passed.
+func Own(streams [3]*os.File, uid int) error {
+	for i, f := range streams {
 		var st unix.Stat_t
 		if err := unix.Fstat(int(f.Fd()), &st); err != nil {
 			return fmt.Errorf("standard stream %d: %w", i, os.NewSyscallError("fstat", err))
@@ -131,6 +149,21 @@ func (s *Stdio) Own(uid int) error {
 		}
 	}
 	return nil
+}
+
+// Master gives another descriptor of the master of the workload's terminal, the
+// caller's to close; nil if it has none.
+func (s *Stdio) Master() (*os.File, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.term == nil {
+		return nil, nil
+	}
+	fd, err := unix.FcntlInt(s.term.master.Fd(), unix.F_DUPFD_CLOEXEC, 3)
+	if err != nil {
+		return nil, os.NewSyscallError("fcntl F_DUPFD_CLOEXEC", err)
+	}
+	return os.NewFile(uintptr(fd), "terminal"), nil
 }
 
 // FDs gives the descriptors for init.

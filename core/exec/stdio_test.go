@@ -148,7 +148,7 @@ func TestWhichStreamsAreInherited(t *testing.T) {
 		for i := range 3 {
 			streams := [3]*os.File{}
 			streams[i] = test.f
-			s, err := NewStdio(Streams{streams[0], streams[1], streams[2]}, false)
+			s, err := NewStdio(Streams{In: streams[0], Out: streams[1], Err: streams[2]}, false)
 			if err != nil {
 				t.Fatalf("%s as %d: %v", test.what, i, err)
 			}
@@ -213,7 +213,7 @@ func TestFilesBehindPipes(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	s, err := NewStdio(Streams{in, out, out}, false)
+	s, err := NewStdio(Streams{In: in, Out: out, Err: out}, false)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -326,7 +326,7 @@ func TestNeverStarted(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, end := range []func(*Stdio){func(s *Stdio) { s.Wait(nil) }, (*Stdio).Close} {
-		s, err := NewStdio(Streams{f, f, f}, false)
+		s, err := NewStdio(Streams{In: f, Out: f, Err: f}, false)
 		if err != nil {
 			t.Fatal(err)
 		}

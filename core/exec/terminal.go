@@ -26,7 +26,9 @@ type terminal struct {
 // until Wait, and its size is the workload's.
 func (s *Stdio) Terminal(master *os.File) error {
 	t := &terminal{master: master, fd: -1}
+	s.mu.Lock()
 	s.term = t
+	s.mu.Unlock()
 	sized := make(chan struct{}) // closed when the size is left alone
 	if s.std.In != nil && isTerminal(s.std.In) {
 		t.fd = int(s.std.In.Fd())
@@ -104,5 +106,7 @@ func (s *Stdio) restore() {
 		_ = term.Restore(s.term.fd, s.term.old) // nothing else is left to try
 	}
 	_ = s.term.master.Close()
+	s.mu.Lock()
 	s.term = nil
+	s.mu.Unlock()
 }

@@ -43,7 +43,7 @@ func TestTerminalBetweenTerminals(t *testing.T) {
 		t.Fatal(err)
 	}
 	before := flags(t, callers)
-	s, err := NewStdio(Streams{callers, callers, callers}, true)
+	s, err := NewStdio(Streams{In: callers, Out: callers, Err: callers}, true)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -97,7 +97,7 @@ func TestTerminalWithoutCallersTerminal(t *testing.T) {
 	in, w := pipe(t)
 	r, out := pipe(t)
 	master, workloads := pty(t)
-	s, err := NewStdio(Streams{in, out, out}, true)
+	s, err := NewStdio(Streams{In: in, Out: out, Err: out}, true)
 	if err != nil {
 		t.Fatal(err)
 	}

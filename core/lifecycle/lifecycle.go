@@ -43,7 +43,10 @@ type Config struct {
 	Cgroups    cgroups.Facts
 	Privileged bool
 	Streams    exec.Streams
-	Log        *audit.Log
+	// Keep leaves the directory of a sandbox that has run: it is the caller's then, by
+	// Sandbox.Dir.
+	Keep bool
+	Log  *audit.Log
 	// Sources: without one of them a plan that needs it fails.
 	Sources
 	// Lap is called at the end of each step, for -trace.
@@ -116,6 +119,9 @@ type Sandbox struct {
 	freezing sync.Mutex // one pause or resume at a time
 	mu       sync.Mutex
 	status   Status
+	changed  func()        // is called after each change of the status
+	runs     chan struct{} // closed when the workload runs
+	dropped  chan struct{} // closed when nobody wants it to be started any more
 	requests chan request
 	done     chan struct{}
 	started  time.Time
@@ -133,6 +139,12 @@ func (s *Sandbox) ID() string { return s.dir.ID }
 
 // Name is what users call it.
 func (s *Sandbox) Name() string { return s.dir.Name }
+
+// Dir is the sandbox's own directory.
+func (s *Sandbox) Dir() *state.Dir { return s.dir }
+
+// Master is Stdio.Master of the workload's streams.
+func (s *Sandbox) Master() (*os.File, error) { return s.stdio.Master() }
 
 // Gone is closed when nothing of the sandbox is left to die with its thread.
 func (s *Sandbox) Gone() <-chan struct{} { return s.release }
@@ -157,7 +169,7 @@ func Create(ctx context.Context, cfg Config, p *plan.Plan) (_ *Sandbox, err erro
 	for _, h := range p.PluginHooks {
 		cfg.StartTimeout += pluginTime + time.Duration(hooks.PreExec)*min(h.Timeout, 24*time.Hour)
 	}
-	s := &Sandbox{cfg: cfg, plan: p, log: cfg.Log, workFD: -1, status: StatusCreating, requests: make(chan request, 16), done: make(chan struct{}), release: make(chan struct{})}
+	s := &Sandbox{cfg: cfg, plan: p, log: cfg.Log, workFD: -1, status: StatusCreating, runs: make(chan struct{}), dropped: make(chan struct{}), requests: make(chan request, 16), done: make(chan struct{}), release: make(chan struct{})}
 	if err := s.openState(); err != nil {
 		return nil, err
 	}

@@ -382,12 +382,17 @@ func (s *Sandbox) awaitExec() bool {
 // running says, once, that the workload runs.
 func (s *Sandbox) running() {
 	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.result.Started.IsZero() {
+	first := s.result.Started.IsZero()
+	if first {
 		s.result.Started = s.started
 		if s.status == StatusCreated {
 			s.status = StatusRunning
 		}
+		close(s.runs)
+	}
+	s.mu.Unlock()
+	if first {
+		s.notify()
 		s.lap("workload running")
 		s.log.Emit(audit.Started, nil, map[string]any{"pid": s.workPid})
 		s.tell(hooks.PostExec, nil)

@@ -273,8 +273,22 @@ func (s *Sandbox) sendSpawn(sp *initproto.Spawn, c Command) (*os.File, error) {
 	defer r.Close()
 	fds := []int{int(r.Fd())}
 	if !c.TTY {
-		for _, f := range c.Stdio {
+		for i, f := range c.Stdio {
+			if err := exec.Passed(f); err != nil {
+				_ = w.Close()
+				return nil, fmt.Errorf("exec: standard stream %d: %w", i, err)
+			}
 			fds = append(fds, int(f.Fd()))
+		}
+	}
+	if !c.TTY {
+		uid := sp.UID
+		if s.plan.IDs.Kind != "none" {
+			uid, _ = plan.HostID(s.plan.IDs.UIDs, uid) // spawnFor has seen that it is mapped
+		}
+		if err := exec.Own(c.Stdio, int(uid)); err != nil {
+			_ = w.Close()
+			return nil, err
 		}
 	}
 	if err := s.conn.Send(initproto.Encode(initproto.KindSpawn, sp), fds...); err != nil {

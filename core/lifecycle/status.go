@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"time"
 
 	"github.com/nucleus-runtime/nucleus/core/audit"
 	"github.com/nucleus-runtime/nucleus/core/cgroups"
@@ -35,13 +36,56 @@ func (s *Sandbox) Status() Status {
 // stays so.
 func (s *Sandbox) become(to Status) bool {
 	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.status == StatusStopped || s.status == StatusStopping && to != StatusStopped {
-		return false
+	ok := s.status != StatusStopped && (s.status != StatusStopping || to == StatusStopped)
+	if ok {
+		s.status = to
 	}
-	s.status = to
-	return true
+	s.mu.Unlock()
+	if ok {
+		s.notify()
+	}
+	return ok
 }
+
+// OnChange has f called after each change of the status from now on.
+func (s *Sandbox) OnChange(f func()) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.changed = f
+}
+
+func (s *Sandbox) notify() {
+	s.mu.Lock()
+	f := s.changed
+	s.mu.Unlock()
+	if f != nil {
+		f()
+	}
+}
+
+// Running is closed when the workload runs.
+func (s *Sandbox) Running() <-chan struct{} { return s.runs }
+
+// Started is when the workload was let go, zero before.
+func (s *Sandbox) Started() time.Time {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.result.Started
+}
+
+// Abandon says that nobody wants a created sandbox to be started any more.
+func (s *Sandbox) Abandon() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	select {
+	case <-s.dropped:
+	default:
+		close(s.dropped)
+	}
+}
+
+// Abandoned is closed by Abandon.
+func (s *Sandbox) Abandoned() <-chan struct{} { return s.dropped }
 
 // Plan is what the sandbox was made from.
 func (s *Sandbox) Plan() *plan.Plan { return s.plan }

@@ -77,6 +77,9 @@ func (s *Sandbox) teardown(ctx context.Context, asked bool) error {
 		return errors.Join(&PhaseError{Phase: "teardown", Err: err, Hint: "nucleus gc"}, s.dir.Release())
 	}
 	failpoint.Hit("all undone")
+	if s.cfg.Keep && !s.result.Started.IsZero() {
+		return nil
+	}
 	if err := s.dir.Remove(); err != nil {
 		return &PhaseError{Phase: "teardown", Err: err, Hint: "nucleus gc"}
 	}

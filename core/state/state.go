@@ -360,6 +360,9 @@ func (r *Root) Dead() ([]*Dir, error) {
 				errs = append(errs, fmt.Errorf("%q: not a sandbox, left alone", filepath.Join(r.path, "sandboxes", e.Name())))
 				continue
 			}
+			if r.ref(e.Name(), "").Kept() {
+				continue // nothing of it is left to undo
+			}
 			d := &Dir{ID: e.Name(), Name: names[e.Name()], Path: filepath.Join(r.path, "sandboxes", e.Name()), root: r, lock: -1}
 			switch err := d.takeOver(); {
 			case err == nil:

@@ -1,0 +1,49 @@
+package supervisor
+
+import (
+	"time"
+
+	"github.com/nucleus-runtime/nucleus/core/exec"
+	"github.com/nucleus-runtime/nucleus/core/lifecycle"
+)
+
+// RecordVersion is the version of Record.
+const RecordVersion = 1
+
+// recordName is the file of a sandbox's directory that holds its Record.
+const recordName = "state.json"
+
+// Record is what is known of a sandbox. It has no value of an environment, and no
+// secret.
+type Record struct {
+	Version    int               `json:"version"`
+	ID         string            `json:"id"`
+	Name       string            `json:"name"`
+	Status     lifecycle.Status  `json:"status"`
+	Pid        int               `json:"pid,omitempty"`        // the workload's, as the host sees it
+	InitPid    int               `json:"init_pid,omitempty"`   // PID 1 of the sandbox, as the host sees it
+	Supervisor int               `json:"supervisor,omitempty"` // its pid
+	Detached   bool              `json:"detached"`
+	Job        string            `json:"job"`            // its name
+	File       string            `json:"file,omitempty"` // where the job was read
+	Mode       string            `json:"mode"`
+	Command    []string          `json:"command"`
+	Terminal   bool              `json:"terminal"`
+	Root       string            `json:"root"` // toolchain, overlay or rootfs
+	Rootfs     string            `json:"rootfs,omitempty"`
+	Network    string            `json:"network"`
+	Cgroup     map[string]string `json:"cgroup,omitempty"` // directory by v1 controller, "" on v2
+	Created    time.Time         `json:"created"`
+	Started    time.Time         `json:"started,omitzero"`
+	Execs      uint64            `json:"execs,omitempty"` // commands run beside the workload so far
+	// Result is how it ended, for a sandbox that has.
+	Result *exec.Result `json:"result,omitempty"`
+	// Error is what Nucleus itself could not do, for a sandbox that has ended.
+	Error string `json:"error,omitempty"`
+}
+
+// Ended is how a sandbox ended, as its supervisor tells those who wait.
+type Ended struct {
+	Result exec.Result `json:"result"`
+	Error  string      `json:"error,omitempty"`
+}

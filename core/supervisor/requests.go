@@ -1,0 +1,63 @@
+package supervisor
+
+import "github.com/nucleus-runtime/nucleus/core/exec"
+
+// The verbs of the control protocol, with the bodies of their requests and answers.
+// An answer of a verb without one is empty.
+const (
+	VerbState  = "state"  // answer: Record
+	VerbStart  = "start"  // opens the start gate
+	VerbSignal = "signal" // SignalRequest
+	VerbStop   = "stop"   // as the job says; answers when it was asked
+	VerbKill   = "kill"   // at once
+	VerbPause  = "pause"
+	VerbResume = "resume"
+	VerbStats  = "stats" // answer: Stats
+	VerbWait   = "wait"  // answers with Ended when the sandbox is gone
+	// VerbExec starts a command: ExecRequest, and its three standard streams unless it
+	// has a terminal. "started" comes with Started, and the terminal's master. The
+	// client may then send "signal"; "exited" with Exited is last. A client that goes
+	// away before that takes the command with it, unless it is detached.
+	VerbExec = "exec"
+	// VerbAttach connects a client: "attached" comes with Attached, and descriptors to
+	// read output from, one for each stream, and to write input to, if there is any.
+	// Then it is VerbWait.
+	VerbAttach = "attach"
+
+	KindStarted  = "started"
+	KindExited   = "exited"
+	KindAttached = "attached"
+)
+
+// SignalRequest names a signal by its number.
+type SignalRequest struct {
+	Signal int `json:"signal"`
+}
+
+// ExecRequest is a command beside the workload.
+type ExecRequest struct {
+	Args   []string   `json:"args"`
+	Env    []string   `json:"env,omitempty"`
+	Cwd    string     `json:"cwd,omitempty"`
+	User   *exec.User `json:"user,omitempty"`
+	TTY    bool       `json:"tty,omitempty"`
+	Detach bool       `json:"detach,omitempty"`
+}
+
+// Started tells of a command that runs.
+type Started struct {
+	Pid int `json:"pid"` // as the host sees it
+}
+
+// Exited tells the end of a command.
+type Exited struct {
+	ExitCode int    `json:"exit_code"`
+	Signal   int    `json:"signal,omitempty"`
+	Error    string `json:"error,omitempty"` // why it could not be run, or its end is not known
+}
+
+// Attached tells which descriptors were passed.
+type Attached struct {
+	Terminal bool `json:"terminal"` // one to read, one that is the terminal's master
+	Input    bool `json:"input"`    // the last one is to be written to
+}
