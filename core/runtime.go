@@ -274,10 +274,9 @@ func (r *Runtime) Run(ctx context.Context, p *plan.Plan, o RunOptions) (Result, 
 		return Failed(err), err
 	}
 	if err := s.Start(ctx); err != nil {
-		return s.Failed(err), locate(err, p)
+		return s.Failed(err), err
 	}
-	res, err := s.Wait()
-	return res, locate(err, p)
+	return s.Wait()
 }
 
 // Failed is the result of a start that ended with err.
@@ -289,9 +288,6 @@ func Failed(err error) Result {
 	}
 	return res
 }
-
-// Locate adds to an error of Start or Wait the line of the job that it came from.
-func (r *Runtime) Locate(err error, p *plan.Plan) error { return locate(err, p) }
 
 // Collect removes what sandboxes left whose supervisor was killed, and gives
 // their ids. It is safe beside live sandboxes. Without Options.Hooks, Secrets and Networks it leaves what

@@ -92,3 +92,6 @@ func (s *Sandbox) Wait() (Result, error) {
 	<-s.over
 	return s.res, s.err
 }
+
+// StartAsked is closed when somebody has asked for the start on the control socket.
+func (s *Sandbox) StartAsked() <-chan struct{} { return s.sup.StartAsked() }

@@ -15,7 +15,6 @@ import (
 	"github.com/nucleus-runtime/nucleus/core/exec"
 	"github.com/nucleus-runtime/nucleus/core/job"
 	"github.com/nucleus-runtime/nucleus/core/pluginhost/rundir"
-	"github.com/nucleus-runtime/nucleus/core/state"
 )
 
 // maxJobFile is read of a job file at most, so that -config /dev/zero ends.
@@ -132,16 +131,8 @@ func (a *app) runtime(o core.Options) (*core.Runtime, error) {
 	if o.CgroupParent == "" {
 		o.CgroupParent = host.CgroupParent
 	}
-	o.StateRoot = a.stateRoot
-	if o.StateRoot == "" && os.Getenv(state.EnvRoot) == "" {
-		o.StateRoot = host.StateRoot
-	}
-	if o.StateRoot != "" {
-		abs, err := filepath.Abs(o.StateRoot)
-		if err != nil {
-			return nil, err
-		}
-		o.StateRoot = abs
+	if o.StateRoot, err = a.stateRootPath(); err != nil {
+		return nil, err
 	}
 	for _, dir := range rundir.Default() {
 		// What is not there yet holds nothing of ours, and may be in a directory such as

@@ -12,6 +12,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"strings"
 
 	"github.com/spf13/cobra"
 
@@ -33,6 +34,8 @@ type app struct {
 	piped          []byte            // the job that came on standard input
 	sources        map[string][]byte // files that diagnostics may be about
 	inherited      []*os.File        // descriptors that the caller named: fd:N
+	supervisorFD   int               // where a supervisor of its own tells that it is ready, 0 for none
+	ready          *os.File          // it, once opened
 }
 
 func main() {
@@ -71,10 +74,13 @@ Long flags take one dash or two: -config is --config.`,
 	}
 	c.PersistentFlags().StringVar(&a.stateRoot, "state-root", "", "directory that keeps track of sandboxes (default /run/nucleus; for users $XDG_RUNTIME_DIR/nucleus, else /tmp/nucleus-UID; env NUCLEUS_STATE_ROOT)")
 	c.PersistentFlags().StringVar(&a.hostConfigPath, "host-config", "", "host configuration (default /etc/nucleus/nucleus.hcl, ~/.config/nucleus/nucleus.hcl for users)")
+	c.PersistentFlags().IntVar(&a.supervisorFD, supervisorFlag, 0, "")
+	_ = c.PersistentFlags().MarkHidden(supervisorFlag) // it exists
 	c.SetFlagErrorFunc(func(c *cobra.Command, err error) error {
 		return &usageError{err: err, hint: c.CommandPath() + " -h"}
 	})
-	c.AddCommand(a.runCommand(), a.planCommand(), a.validateCommand(), a.doctorCommand(), a.gcCommand(), a.rootfsCommand(), a.fmtCommand(), a.pluginCommand(), a.versionCommand())
+	c.AddCommand(a.runCommand(), a.createCommand(), a.startCommand(), a.psCommand(), a.inspectCommand(), a.execCommand(), a.attachCommand(), a.logsCommand(), a.eventsCommand(), a.statsCommand(),
+		a.stopCommand(), a.killCommand(), a.pauseCommand(), a.resumeCommand(), a.waitCommand(), a.rmCommand(), a.planCommand(), a.validateCommand(), a.doctorCommand(), a.gcCommand(), a.rootfsCommand(), a.fmtCommand(), a.pluginCommand(), a.versionCommand())
 	c.SetVersionTemplate(versionLine())
 	c.InitDefaultCompletionCmd()
 	for _, sub := range c.Commands() {
@@ -91,15 +97,40 @@ Long flags take one dash or two: -config is --config.`,
 // longFlags lets long flags take one dash, as HashiCorp's tools have them:
 // -config is --config. What comes after -- is the workload's.
 func longFlags(root *cobra.Command, args []string) []string {
-	out := make([]string, 0, len(args))
+	out := make([]string, 0, len(args)+1)
+	verb, skip, words := root, false, 0
 	for i, s := range args {
 		if s == "--" {
 			return append(out, args[i:]...)
+		}
+		if skip || s == "-" || !strings.HasPrefix(s, "-") {
+			if !skip && verb == root {
+				if sub, _, err := root.Find([]string{s}); err == nil {
+					verb = sub
+				}
+			} else if !skip {
+				words++
+			}
+			out, skip = append(out, s), false
+			// The rest is a command, as in docker exec.
+			if verb.Name() == "exec" && words == 1 {
+				if rest := args[i+1:]; len(rest) > 0 && rest[0] != "--" {
+					out = append(out, "--")
+				}
+				return append(out, args[i+1:]...)
+			}
+			continue
 		}
 		if len(s) > 2 && s[0] == '-' && s[1] != '-' {
 			s = "-" + s
 		}
 		out = append(out, s)
+		name := strings.TrimLeft(s, "-")
+		f := verb.Flags().Lookup(name)
+		if f == nil {
+			f = root.PersistentFlags().Lookup(name)
+		}
+		skip = f != nil && f.NoOptDefVal == "" // its value is the next word
 	}
 	return out
 }

@@ -39,6 +39,9 @@ func (a *app) report(err error) int {
 	if errors.As(err, &ce) {
 		code = ce.Code
 	}
+	if c, ok := exitCodeOf(err); ok {
+		code = c
+	}
 	hint := hintOf(err)
 	if hint == "nucleus gc" && a.hostConfigPath != "" {
 		hint += " -host-config " + a.hostConfigPath // what plugins are owed is told with that

@@ -9,6 +9,7 @@ import (
 	"io/fs"
 	"os"
 	"os/signal"
+	"path/filepath"
 	"strconv"
 	"strings"
 	"time"
@@ -28,6 +29,9 @@ type runFlags struct {
 	pidFile string
 	trace   bool
 	json    bool
+	detach  bool
+	keep    bool
+	create  bool // stop at the start gate
 }
 
 func (a *app) runCommand() *cobra.Command {
@@ -51,15 +55,56 @@ is not found.`,
 	}
 	f.add(c)
 	f.addParent(c)
-	c.Flags().StringVar(&f.name, "name", "", "name of the sandbox (default: the job's, made unique)")
-	c.Flags().StringVar(&f.events, "events", "", "write events as JSON lines to FILE or fd:N")
-	c.Flags().StringVar(&f.pidFile, "pid-file", "", "write the workload's host pid to this file, which is removed with the sandbox; what a killed nucleus left is replaced by the next run")
+	f.addRun(c)
+	c.Flags().BoolVar(&f.detach, "detach", false, "print the id once the workload runs, and leave the sandbox to a process of its own")
 	c.Flags().BoolVar(&f.trace, "trace", false, "print where each millisecond of the run goes, to standard error")
 	c.Flags().BoolVar(&f.json, "json", false, "print the result as JSON to standard error when the sandbox has ended")
 	return c
 }
 
+func (f *runFlags) addRun(c *cobra.Command) {
+	c.Flags().StringVar(&f.name, "name", "", "name of the sandbox (default: the job's, made unique)")
+	c.Flags().StringVar(&f.events, "events", "", "write events as JSON lines to FILE or fd:N")
+	c.Flags().StringVar(&f.pidFile, "pid-file", "", "write the workload's host pid to this file, which is removed with the sandbox; what a killed nucleus left is replaced by the next run")
+	c.Flags().BoolVar(&f.keep, "keep", false, "keep the record and the log of the sandbox after its end, and its name, until nucleus rm")
+}
+
+func (a *app) createCommand() *cobra.Command {
+	f := runFlags{detach: true, create: true}
+	c := &cobra.Command{
+		Use:   "create [-config FILE|-] [flags] [-- COMMAND ARGS...]",
+		Short: "Make a sandbox up to its start gate, for nucleus start",
+		Long: `Make a sandbox: everything is enforced and verified, and the workload waits at the
+start gate. Prints the id. A process of its own holds the sandbox until nucleus
+start, or nucleus rm.`,
+		Example: `  nucleus create -config job.hcl -name web
+  nucleus start web`,
+		Args: cobra.ArbitraryArgs,
+		RunE: func(c *cobra.Command, args []string) error {
+			if len(args) > 0 && c.ArgsLenAtDash() != 0 {
+				return &usageError{err: fmt.Errorf("unexpected argument %q: the command comes after --", args[0]), hint: "nucleus create -- COMMAND ARGS..."}
+			}
+			return a.run(c.Context(), &f, args)
+		},
+	}
+	f.add(c)
+	f.addParent(c)
+	f.addRun(c)
+	return c
+}
+
 func (a *app) run(ctx context.Context, f *runFlags, argv []string) error {
+	if f.detach {
+		if f.trace || f.json {
+			return &usageError{err: errors.New("-trace and -json tell of a run in the foreground: leave them out, or -detach"), hint: "nucleus inspect NAME"}
+		}
+		if !a.supervises() {
+			return a.leave(f)
+		}
+		if err := a.readyPipe(); err != nil {
+			return err
+		}
+	}
 	tr := newTrace(f.trace)
 	exact := f.name
 	f.name = "" // the job's own name stays; -name names the sandbox
@@ -120,7 +165,7 @@ func (a *app) run(ctx context.Context, f *runFlags, argv []string) error {
 			a.problem("warning", fmt.Sprintf("protection %q is missing: %s", d.Name, d.Why), fmt.Sprintf("to accept it: allow_degraded = [%q]", d.Name))
 		}
 	}
-	res, err := a.supervise(ctx, rt, p, exact, f.pidFile)
+	res, err := a.supervise(ctx, rt, p, exact, f)
 	tr.print(a.stderr)
 	if f.json {
 		if jerr := json.NewEncoder(a.stderr).Encode(res); jerr != nil && err == nil {
@@ -157,7 +202,7 @@ func (a *app) run(ctx context.Context, f *runFlags, argv []string) error {
 }
 
 // supervise runs the plan and passes signals on.
-func (a *app) supervise(ctx context.Context, rt *core.Runtime, p *plan.Plan, name, pidFile string) (core.Result, error) {
+func (a *app) supervise(ctx context.Context, rt *core.Runtime, p *plan.Plan, name string, f *runFlags) (core.Result, error) {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	caught, release, err := signals.Catch(unix.SIGINT, unix.SIGTERM, unix.SIGHUP, unix.SIGQUIT, unix.SIGUSR1, unix.SIGUSR2)
@@ -173,7 +218,15 @@ func (a *app) supervise(ctx context.Context, rt *core.Runtime, p *plan.Plan, nam
 	defer close(ended)
 	go forward(caught, created, ended, cancel)
 
-	s, err := rt.Create(ctx, p, core.RunOptions{Name: name, Streams: core.Streams{In: a.stdin, Out: a.stdout, Err: a.stderr}, ThreadsStay: true})
+	pidFile := f.pidFile
+	if pidFile != "" { // this process may leave the directory that it starts from
+		if pidFile, err = filepath.Abs(pidFile); err != nil {
+			return core.Failed(err), err
+		}
+	}
+	s, err := rt.Create(ctx, p, core.RunOptions{
+		Name: name, Streams: core.Streams{In: a.stdin, Out: a.stdout, Err: a.stderr}, ThreadsStay: true, Detached: f.detach, Keep: f.keep,
+	})
 	if err != nil {
 		return core.Failed(err), err
 	}
@@ -184,18 +237,24 @@ func (a *app) supervise(ctx context.Context, rt *core.Runtime, p *plan.Plan, nam
 		}
 		defer os.Remove(pidFile)
 	}
+	if f.create {
+		if err := a.awaitStart(ctx, s); err != nil {
+			return s.Failed(err), errors.Join(err, s.Destroy(context.WithoutCancel(ctx)))
+		}
+	}
 	// From here on a signal is the workload's, not the start's: the hand-over comes
 	// before the workload can say that it is there.
 	created <- s
 	if err := s.Start(context.WithoutCancel(ctx)); err != nil {
-		err = rt.Locate(err, p)
 		return s.Failed(err), err
 	}
 	// A signal that came in between ended a start that was over already.
 	stop := context.AfterFunc(ctx, s.Stop)
 	defer stop()
-	res, err := s.Wait()
-	return res, rt.Locate(err, p)
+	if f.detach && !f.create {
+		a.awaitRunning(s)
+	}
+	return s.Wait()
 }
 
 // twice is how soon a second Ctrl-C must come to mean "at once".

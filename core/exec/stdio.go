@@ -171,6 +171,9 @@ func (s *Stdio) FDs() [3]int {
 	return [3]int{int(s.child[0].Fd()), int(s.child[1].Fd()), int(s.child[2].Fd())}
 }
 
+// Files gives the same as files, which stay this Stdio's.
+func (s *Stdio) Files() []*os.File { return s.child[:] }
+
 // Started closes our copies of the child's ends and begins to copy. Until init
 // has closed its own copies, and every process of the sandbox is gone, output
 // goes on.

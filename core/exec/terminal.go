@@ -25,17 +25,40 @@ type terminal struct {
 // it takes over. The caller's own terminal, if there is one, is in raw mode
 // until Wait, and its size is the workload's.
 func (s *Stdio) Terminal(master *os.File) error {
+	sized, err := s.keys(master, true)
+	if err != nil {
+		return err
+	}
+	t, out := s.term, s.std.Out
+	s.wg.Go(func() {
+		if out == nil {
+			_, _ = io.Copy(io.Discard, master) // ends with EIO, which is how a terminal ends
+		} else {
+			_, _ = io.Copy(out, master)
+		}
+		t.leaveSize(sized)
+		// Should the caller's side be broken, the workload hears of it: a terminal
+		// that nobody reads would hold it up for good.
+		_ = master.Close()
+	})
+	return nil
+}
+
+// keys connects the caller's side of a terminal's input. With end the end of the
+// caller's input is one for the workload as well. sized is closed when the size is left
+// alone.
+func (s *Stdio) keys(master *os.File, end bool) (sized chan struct{}, err error) {
 	t := &terminal{master: master, fd: -1}
 	s.mu.Lock()
 	s.term = t
 	s.mu.Unlock()
-	sized := make(chan struct{}) // closed when the size is left alone
+	sized = make(chan struct{})
 	if s.std.In != nil && isTerminal(s.std.In) {
 		t.fd = int(s.std.In.Fd())
 		t.resize()
 		old, err := term.MakeRaw(t.fd)
 		if err != nil {
-			return err
+			return nil, err
 		}
 		t.old = old
 		t.winch = make(chan os.Signal, 1)
@@ -48,25 +71,18 @@ func (s *Stdio) Terminal(master *os.File) error {
 		})
 	}
 	if s.std.In != nil {
-		s.wg.Go(func() { s.feedTerminal(s.std.In, master) })
+		s.wg.Go(func() { s.feedTerminal(s.std.In, master, end) })
 	}
-	out := s.std.Out
-	s.wg.Go(func() {
-		if out == nil {
-			_, _ = io.Copy(io.Discard, master) // ends with EIO, which is how a terminal ends
-		} else {
-			_, _ = io.Copy(out, master)
-		}
-		if t.winch != nil {
-			signal.Stop(t.winch)
-			close(t.winch)
-			<-sized
-		}
-		// Should the caller's side be broken, the workload hears of it: a terminal
-		// that nobody reads would hold it up for good.
-		_ = master.Close()
-	})
-	return nil
+	return sized, nil
+}
+
+// leaveSize ends the following of the caller's size.
+func (t *terminal) leaveSize(sized <-chan struct{}) {
+	if t.winch != nil {
+		signal.Stop(t.winch)
+		close(t.winch)
+		<-sized
+	}
 }
 
 func (t *terminal) resize() {
@@ -78,7 +94,7 @@ func (t *terminal) resize() {
 
 // feedTerminal copies input; its end becomes an end-of-file character, since
 // the master itself must stay open for output.
-func (s *Stdio) feedTerminal(from, master *os.File) {
+func (s *Stdio) feedTerminal(from, master *os.File, end bool) {
 	buf := make([]byte, 4096)
 	for s.readable(from) {
 		n, err := from.Read(buf)
@@ -88,7 +104,9 @@ func (s *Stdio) feedTerminal(from, master *os.File) {
 			}
 		}
 		if errors.Is(err, io.EOF) {
-			_, _ = master.Write([]byte{endOfFile}) // the workload may be gone
+			if end {
+				_, _ = master.Write([]byte{endOfFile}) // the workload may be gone
+			}
 			return
 		}
 		if err != nil {
@@ -109,4 +127,37 @@ func (s *Stdio) restore() {
 	s.mu.Lock()
 	s.term = nil
 	s.mu.Unlock()
+}
+
+// Keys passes a caller's keys, and the size of its terminal, to the terminal of a
+// workload whose output comes another way.
+type Keys struct {
+	io    *Stdio
+	sized chan struct{}
+}
+
+// NewKeys begins; the master is its own from here. The end of the caller's input is
+// not one for the workload, which goes on without.
+func NewKeys(in, master *os.File) (*Keys, error) {
+	s, err := NewStdio(Streams{In: in}, true)
+	if err != nil {
+		_ = master.Close()
+		return nil, err
+	}
+	k := &Keys{io: s}
+	if err = s.Started(); err == nil {
+		k.sized, err = s.keys(master, false)
+	}
+	if err != nil {
+		s.Close()
+		_ = master.Close()
+		return nil, err
+	}
+	return k, nil
+}
+
+// Close gives the caller's terminal back as it was.
+func (k *Keys) Close() {
+	k.io.term.leaveSize(k.sized)
+	k.io.Wait(nil)
 }

@@ -10,8 +10,8 @@ import (
 // RecordVersion is the version of Record.
 const RecordVersion = 1
 
-// recordName is the file of a sandbox's directory that holds its Record.
-const recordName = "state.json"
+// RecordName is the file of a sandbox's directory that holds its Record.
+const RecordName = "state.json"
 
 // Record is what is known of a sandbox. It has no value of an environment, and no
 // secret.

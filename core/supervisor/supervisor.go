@@ -83,7 +83,7 @@ func (v *Supervisor) Keep(r exec.Result, err error) error {
 	if err != nil {
 		rec.Error = err.Error()
 	}
-	return v.sandbox.Dir().WriteJSON(recordName, rec)
+	return v.sandbox.Dir().WriteJSON(RecordName, rec)
 }
 
 func (v *Supervisor) record() Record {
@@ -102,7 +102,7 @@ func (v *Supervisor) write() error {
 	if v.sandbox.Status() == lifecycle.StatusStopped {
 		return nil // its directory goes, or Keep says more
 	}
-	return v.sandbox.Dir().WriteJSON(recordName, v.record())
+	return v.sandbox.Dir().WriteJSON(RecordName, v.record())
 }
 
 // fail answers with an error.

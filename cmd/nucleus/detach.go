@@ -1,0 +1,187 @@
+package main
+
+import (
+	"bufio"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"slices"
+	"strconv"
+	"syscall"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/nucleus-runtime/nucleus/cmd/nucleus/internal/signals"
+	"github.com/nucleus-runtime/nucleus/core"
+)
+
+// A sandbox that is not in the foreground has a process of its own, the same program
+// with the same arguments and one flag more: the descriptor on which it tells whoever
+// called that the sandbox is ready. Until then it uses the caller's standard error.
+
+const supervisorFlag = "supervisor-fd"
+
+// readyMessage is what it tells.
+type readyMessage struct {
+	ID   string `json:"id"`
+	Name string `json:"name"`
+}
+
+// supervises tells whether this is such a process.
+func (a *app) supervises() bool { return a.supervisorFD != 0 }
+
+// readyPipe takes over the descriptor, which may be somebody's mistake.
+func (a *app) readyPipe() error {
+	var st unix.Stat_t
+	if err := unix.Fstat(a.supervisorFD, &st); err != nil || st.Mode&unix.S_IFMT != unix.S_IFIFO || a.supervisorFD < 3 {
+		return &usageError{err: fmt.Errorf("-%s %d: not a pipe that nucleus has made", supervisorFlag, a.supervisorFD), hint: "nucleus run -detach -config job.hcl"}
+	}
+	unix.CloseOnExec(a.supervisorFD)
+	a.ready = os.NewFile(uintptr(a.supervisorFD), "ready")
+	a.inherited = append(a.inherited, a.ready)
+	return nil
+}
+
+// leave starts the process of its own, and waits until it says that the sandbox is
+// ready, or ends.
+func (a *app) leave(f *runFlags) error {
+	r, w, err := os.Pipe()
+	if err != nil {
+		return os.NewSyscallError("pipe2", err)
+	}
+	defer r.Close()
+	defer w.Close()
+	null, err := os.OpenFile("/dev/null", os.O_RDWR, 0)
+	if err != nil {
+		return err
+	}
+	defer null.Close()
+	in := null
+	if f.config == "-" {
+		in = a.stdin
+	}
+	caught, release, err := signals.Catch(unix.SIGINT, unix.SIGTERM, unix.SIGHUP, unix.SIGQUIT)
+	if err != nil {
+		return fmt.Errorf("catching signals: %w", err)
+	}
+	defer release()
+	files := []*os.File{in, null, a.stderr, w}
+	for _, x := range a.callersDescriptors(f) {
+		for len(files) <= int(x.Fd()) {
+			files = append(files, nil)
+		}
+		files[x.Fd()] = x
+	}
+	fd := 3
+	if f := slices.Index(files, w); f != 3 { // the caller named descriptor 3
+		files = append(files, w)
+		fd = len(files) - 1
+	}
+	args := slices.Insert(slices.Clone(os.Args), 1, "--"+supervisorFlag+"="+strconv.Itoa(fd))
+	//nolint:forbidigo // this program once more: its environment and arguments are what it would have itself
+	p, err := os.StartProcess("/proc/self/exe", args, &os.ProcAttr{Files: files, Env: os.Environ(), Sys: &syscall.SysProcAttr{Setsid: true}})
+	if err != nil {
+		return fmt.Errorf("starting the supervisor: %w", err)
+	}
+	_ = w.Close()
+	told := make(chan []byte, 1)
+	go func() {
+		line, _ := bufio.NewReader(io.LimitReader(r, 4096)).ReadBytes('\n') // without a line the process has failed, and said why
+		told <- line
+	}()
+	for {
+		select {
+		case n := <-caught:
+			_ = p.Signal(n) // it is gone: that is what is wanted
+		case line := <-told:
+			var m readyMessage
+			if json.Unmarshal(line, &m) == nil && m.ID != "" {
+				_ = p.Release()
+				_, err := fmt.Fprintln(a.out, m.ID)
+				return err
+			}
+			st, err := p.Wait()
+			if err != nil {
+				return fmt.Errorf("waiting for the supervisor: %w", err)
+			}
+			code := st.ExitCode()
+			if code <= 0 {
+				return fmt.Errorf("the supervisor has ended before the sandbox was ready: %s", st)
+			}
+			return exitError(code)
+		}
+	}
+}
+
+// callersDescriptors are those that the caller named on the command line.
+func (a *app) callersDescriptors(f *runFlags) []*os.File {
+	var n int
+	if _, err := fmt.Sscanf(f.events, "fd:%d", &n); err != nil || n < 3 {
+		return nil
+	}
+	return []*os.File{os.NewFile(uintptr(n), f.events)}
+}
+
+// tellReady says that the sandbox is ready, and lets go of the caller's descriptors.
+func (a *app) tellReady(s *core.Sandbox) error {
+	defer a.ready.Close()
+	b, err := json.Marshal(readyMessage{s.ID(), s.Name()})
+	if err != nil {
+		return err
+	}
+	if _, err := a.ready.Write(append(b, '\n')); err != nil {
+		return fmt.Errorf("nobody waits for the sandbox any more: %w", err)
+	}
+	null, err := os.OpenFile("/dev/null", os.O_RDWR, 0)
+	if err != nil {
+		return err
+	}
+	defer null.Close()
+	for fd := range 3 {
+		if err := unix.Dup3(int(null.Fd()), fd, 0); err != nil {
+			return os.NewSyscallError("dup3", err)
+		}
+	}
+	//nolint:forbidigo // nothing relative is opened from here on, and the caller's directory can be unmounted
+	return os.Chdir("/")
+}
+
+// awaitStart tells that a sandbox was created, and waits until somebody wants it to be
+// started, or not any more.
+func (a *app) awaitStart(ctx context.Context, s *core.Sandbox) error {
+	if err := a.tellReady(s); err != nil {
+		return err
+	}
+	select {
+	case <-s.StartAsked():
+		return nil
+	case <-s.Abandoned():
+		return errors.New("removed before it was started")
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
+}
+
+// awaitRunning tells that the workload runs. One that has ended by then has told why,
+// or was that quick.
+func (a *app) awaitRunning(s *core.Sandbox) {
+	ended := make(chan struct{})
+	var failed error
+	go func() {
+		_, failed = s.Wait()
+		close(ended)
+	}()
+	select {
+	case <-s.Running():
+	case <-ended:
+		if failed != nil {
+			return // the caller hears of it by our exit code
+		}
+	}
+	if err := a.tellReady(s); err != nil {
+		s.Kill()
+	}
+}

@@ -1,0 +1,184 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"strconv"
+	"strings"
+
+	"github.com/spf13/cobra"
+	"golang.org/x/sys/unix"
+
+	"github.com/nucleus-runtime/nucleus/cmd/nucleus/internal/signals"
+	"github.com/nucleus-runtime/nucleus/core/control"
+	"github.com/nucleus-runtime/nucleus/core/exec"
+	"github.com/nucleus-runtime/nucleus/core/supervisor"
+)
+
+type execFlags struct {
+	env    []string
+	cwd    string
+	user   string
+	tty    bool
+	detach bool
+}
+
+func (a *app) execCommand() *cobra.Command {
+	var f execFlags
+	c := &cobra.Command{
+		Use: "exec [flags] NAME COMMAND ARGS...", Short: "Run a further command in a sandbox that runs",
+		Long: `Run a further command in a sandbox that runs. Init makes it, with what holds for the
+workload: the same namespaces, filter, capabilities, Landlock rules and limits; that
+is read back from the kernel before it starts. Its environment is the job's, without
+secrets. The exit code is the command's; 128+n if signal n ended it; 125 if Nucleus
+failed, 126 if the command cannot be executed, 127 if it is not found.
+
+Signals are passed on. If this process ends, the command is killed, unless -detach.`,
+		Example: `  nucleus exec web ls -l /srv
+  nucleus exec -tty web /bin/sh
+  nucleus exec -env DEBUG=1 -workdir /tmp web -- sh -c 'env; pwd'`,
+		Args: cobra.ArbitraryArgs,
+		RunE: func(c *cobra.Command, args []string) error {
+			if len(args) < 2 || c.ArgsLenAtDash() > 1 {
+				return &usageError{err: errors.New("name a sandbox and a command"), hint: "nucleus exec NAME COMMAND ARGS..."}
+			}
+			return a.exec(c.Context(), &f, args[0], args[1:])
+		},
+	}
+	c.Flags().StringArrayVar(&f.env, "env", nil, "variable of the command's environment, as NAME=VALUE; repeatable")
+	c.Flags().StringVar(&f.cwd, "workdir", "", "working directory (default: the job's)")
+	c.Flags().StringVar(&f.user, "user", "", "UID or UID:GID, as the sandbox numbers them (default: the workload's)")
+	c.Flags().BoolVar(&f.tty, "tty", false, "give the command a terminal of its own")
+	c.Flags().BoolVar(&f.detach, "detach", false, "leave the command running, without input or output")
+	return c
+}
+
+func (a *app) exec(ctx context.Context, f *execFlags, ref string, argv []string) error {
+	r := supervisor.ExecRequest{Args: argv, Cwd: f.cwd, TTY: f.tty, Detach: f.detach}
+	for _, kv := range f.env {
+		if k, _, ok := strings.Cut(kv, "="); !ok || k == "" {
+			return &usageError{err: fmt.Errorf("-env %q: write NAME=VALUE", kv)}
+		}
+		r.Env = append(r.Env, kv)
+	}
+	if f.tty && f.detach {
+		return &usageError{err: errors.New("-tty and -detach: a command without output has no use for a terminal")}
+	}
+	if f.tty && os.Getenv("TERM") != "" && exec.Getenv(r.Env, "TERM") == "" {
+		r.Env = append(r.Env, "TERM="+os.Getenv("TERM"))
+	}
+	var err error
+	if r.User, err = parseUser(f.user); err != nil {
+		return err
+	}
+	std := exec.Streams{In: a.stdin, Out: a.stdout, Err: a.stderr, Piped: true}
+	if f.detach {
+		std = exec.Streams{}
+	}
+	io, err := exec.NewStdio(std, f.tty)
+	if err != nil {
+		return err
+	}
+	defer io.Close()
+	c, _, err := a.dial(ctx, ref)
+	if err != nil {
+		return err
+	}
+	defer c.Close()
+	caught, release, err := signals.Catch(unix.SIGINT, unix.SIGTERM, unix.SIGHUP, unix.SIGQUIT, unix.SIGUSR1, unix.SIGUSR2)
+	if err != nil {
+		return fmt.Errorf("catching signals: %w", err)
+	}
+	defer release()
+	var pass []*os.File
+	if !f.tty {
+		pass = io.Files()
+	}
+	x, started, err := a.runExec(c, io, r, pass, caught)
+	if err != nil {
+		return err
+	}
+	if started {
+		io.Wait(nil)
+	}
+	if x.Error != "" {
+		return &endedError{code: x.ExitCode, text: x.Error}
+	}
+	a.code = x.ExitCode
+	if lost := io.Lost(); lost != nil {
+		return fmt.Errorf("output of the command was lost: %w", lost)
+	}
+	return nil
+}
+
+// runExec speaks with the supervisor until the command has ended.
+func (a *app) runExec(c *control.Conn, io *exec.Stdio, r supervisor.ExecRequest, pass []*os.File, caught <-chan unix.Signal) (x supervisor.Exited, started bool, err error) {
+	if err := c.Send(supervisor.VerbExec, r, pass...); err != nil && !errors.Is(err, control.ErrGone) {
+		return x, false, err
+	}
+	m, files, err := c.Recv()
+	if err == nil {
+		err = m.Err()
+	}
+	if err != nil {
+		control.CloseAll(files)
+		return x, false, controlError(err)
+	}
+	if m.Kind == supervisor.KindExited {
+		return x, false, m.Decode(&x)
+	}
+	if err := io.Started(); err != nil {
+		return x, false, err
+	}
+	if r.TTY {
+		if len(files) != 1 {
+			control.CloseAll(files)
+			return x, false, errors.New("the supervisor has sent no terminal")
+		}
+		if err := io.Terminal(files[0]); err != nil {
+			return x, true, err
+		}
+	}
+	if r.Detach {
+		return x, true, nil
+	}
+	done := make(chan struct{})
+	defer close(done)
+	go func() {
+		for {
+			select {
+			case n := <-caught:
+				_ = c.Send(supervisor.VerbSignal, supervisor.SignalRequest{Signal: int(n)}) // its end is on the way
+			case <-done:
+				return
+			}
+		}
+	}()
+	m, files, err = c.Recv()
+	control.CloseAll(files)
+	if err != nil {
+		return x, true, errors.New("the sandbox has ended, and the command with it")
+	}
+	if err := m.Err(); err != nil {
+		return x, true, controlError(err)
+	}
+	return x, true, m.Decode(&x)
+}
+
+func parseUser(s string) (*exec.User, error) {
+	if s == "" {
+		return nil, nil
+	}
+	u, g, both := strings.Cut(s, ":")
+	uid, err := strconv.ParseUint(u, 10, 32)
+	gid := uid
+	if err == nil && both {
+		gid, err = strconv.ParseUint(g, 10, 32)
+	}
+	if err != nil || uid == 1<<32-1 || gid == 1<<32-1 {
+		return nil, &usageError{err: fmt.Errorf("-user %q: write UID or UID:GID, as numbers", s)}
+	}
+	return &exec.User{UID: uint32(uid), GID: uint32(gid)}, nil
+}

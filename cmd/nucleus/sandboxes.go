@@ -1,0 +1,451 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"text/tabwriter"
+	"time"
+
+	"github.com/spf13/cobra"
+	"golang.org/x/sys/unix"
+
+	"github.com/nucleus-runtime/nucleus/core/control"
+	"github.com/nucleus-runtime/nucleus/core/exec"
+	"github.com/nucleus-runtime/nucleus/core/lifecycle"
+	"github.com/nucleus-runtime/nucleus/core/state"
+	"github.com/nucleus-runtime/nucleus/core/supervisor"
+)
+
+// root opens the state root for the verbs that look after sandboxes. They need nothing
+// else of the host.
+func (a *app) sandboxes() (*state.Root, error) {
+	path, err := a.stateRootPath()
+	if err != nil {
+		return nil, err
+	}
+	if path == "" {
+		path = state.DefaultRoot()
+	}
+	return state.Open(path)
+}
+
+// stateRootPath is "" for the default.
+func (a *app) stateRootPath() (string, error) {
+	path := a.stateRoot
+	if path == "" && os.Getenv(state.EnvRoot) == "" {
+		host, err := a.hostConfiguration()
+		if err != nil {
+			return "", err
+		}
+		path = host.StateRoot
+	}
+	if path == "" {
+		return "", nil
+	}
+	return filepath.Abs(path)
+}
+
+// find looks a sandbox up.
+func (a *app) find(ref string) (*state.Root, state.Ref, error) {
+	root, err := a.sandboxes()
+	if err != nil {
+		return nil, state.Ref{}, err
+	}
+	x, err := root.Find(ref)
+	var nf *state.NotFoundError
+	if errors.As(err, &nf) {
+		err = &hintedError{err: err, hint: "nucleus ps -a"}
+	}
+	return root, x, err
+}
+
+// dial connects to the supervisor of a sandbox.
+func (a *app) dial(ctx context.Context, ref string) (*control.Conn, state.Ref, error) {
+	_, x, err := a.find(ref)
+	if err != nil {
+		return nil, x, err
+	}
+	c, err := control.Dial(ctx, x.Path)
+	if errors.Is(err, control.ErrNoSupervisor) {
+		if x.Kept() {
+			return nil, x, &hintedError{err: fmt.Errorf("sandbox %q has ended", ref), hint: "nucleus inspect " + ref}
+		}
+		if _, serr := os.Lstat(x.Path); errors.Is(serr, fs.ErrNotExist) {
+			return nil, x, &state.NotFoundError{Ref: ref}
+		}
+		return nil, x, &hintedError{err: fmt.Errorf("sandbox %q: its supervisor is gone, or does not serve yet", ref), hint: "nucleus gc"}
+	}
+	return c, x, err
+}
+
+// call makes one request of one sandbox.
+func (a *app) call(ctx context.Context, ref, verb string, body, answer any) error {
+	c, _, err := a.dial(ctx, ref)
+	if err != nil {
+		return err
+	}
+	defer c.Close()
+	return controlError(c.Call(ctx, verb, body, answer))
+}
+
+func controlError(err error) error {
+	var ce *control.Error
+	if errors.As(err, &ce) && ce.Hint != "" {
+		return &hintedError{err: err, hint: ce.Hint}
+	}
+	return err
+}
+
+// each does something with every sandbox that is named, whatever becomes of the others.
+func (a *app) each(refs []string, do func(ref string) error) error {
+	failed := false
+	for _, ref := range refs {
+		if err := do(ref); err != nil {
+			failed = true
+			a.problem("error", err.Error(), hintOf(err))
+		}
+	}
+	if failed {
+		return errInvalid
+	}
+	return nil
+}
+
+// simple is a verb that asks every sandbox that is named for one thing.
+func (a *app) simple(use, short, verb string) *cobra.Command {
+	return &cobra.Command{
+		Use: use + " NAME...", Short: short, Example: "  nucleus " + use + " web", Args: cobra.MinimumNArgs(1),
+		RunE: func(c *cobra.Command, args []string) error {
+			return a.each(args, func(ref string) error { return a.call(c.Context(), ref, verb, nil, nil) })
+		},
+	}
+}
+
+func (a *app) startCommand() *cobra.Command {
+	return a.simple("start", "Let the workload of a sandbox run that nucleus create has made", supervisor.VerbStart)
+}
+
+func (a *app) pauseCommand() *cobra.Command {
+	return a.simple("pause", "Stop every process of a sandbox where it is", supervisor.VerbPause)
+}
+
+func (a *app) resumeCommand() *cobra.Command {
+	return a.simple("resume", "Let a paused sandbox go on", supervisor.VerbResume)
+}
+
+// stopCommand waits for the end, as users of docker stop expect.
+func (a *app) stopCommand() *cobra.Command {
+	return &cobra.Command{
+		Use: "stop NAME...", Short: "End a sandbox: the job's stop signal, and SIGKILL after its grace",
+		Long: `End a sandbox as its job says: its stop signal (default SIGTERM), and after its grace
+(default 10s) SIGKILL for every process. Returns when nothing of it is left.`,
+		Example: "  nucleus stop web", Args: cobra.MinimumNArgs(1),
+		RunE: func(c *cobra.Command, args []string) error {
+			return a.each(args, func(ref string) error { return a.end(c.Context(), ref, supervisor.VerbStop) })
+		},
+	}
+}
+
+// end asks for the end of a sandbox and waits for it.
+func (a *app) end(ctx context.Context, ref, verb string) error {
+	waiter, x, err := a.dial(ctx, ref)
+	if err != nil {
+		return err
+	}
+	defer waiter.Close()
+	if err := waiter.Send(supervisor.VerbWait, nil); err != nil {
+		return err
+	}
+	if err := a.call(ctx, x.ID, verb, nil, nil); err != nil {
+		return err
+	}
+	_, files, err := waiter.Recv()
+	control.CloseAll(files)
+	return err
+}
+
+func (a *app) killCommand() *cobra.Command {
+	var name string
+	c := &cobra.Command{
+		Use: "kill [-signal SIGNAL] NAME...", Short: "Send a signal to the workload; without one, end the whole sandbox at once",
+		Example: "  nucleus kill web\n  nucleus kill -signal HUP web", Args: cobra.MinimumNArgs(1),
+		RunE: func(c *cobra.Command, args []string) error {
+			if name == "" {
+				return a.each(args, func(ref string) error { return a.end(c.Context(), ref, supervisor.VerbKill) })
+			}
+			n, err := signalNumber(name)
+			if err != nil {
+				return err
+			}
+			return a.each(args, func(ref string) error {
+				return a.call(c.Context(), ref, supervisor.VerbSignal, supervisor.SignalRequest{Signal: n}, nil)
+			})
+		},
+	}
+	c.Flags().StringVar(&name, "signal", "", "name or number of a signal for the workload alone")
+	return c
+}
+
+func signalNumber(s string) (int, error) {
+	name := strings.ToUpper(s)
+	if !strings.HasPrefix(name, "SIG") {
+		name = "SIG" + name
+	}
+	if n := unix.SignalNum(name); n != 0 {
+		return int(n), nil
+	}
+	var n int
+	if _, err := fmt.Sscanf(s, "%d", &n); err == nil && n >= 1 && n <= 64 && fmt.Sprint(n) == s {
+		return n, nil
+	}
+	return 0, &usageError{err: fmt.Errorf("%q is no signal", s), hint: "nucleus kill -signal HUP NAME"}
+}
+
+func (a *app) waitCommand() *cobra.Command {
+	var asJSON bool
+	c := &cobra.Command{
+		Use: "wait [-json] NAME", Short: "Wait for the end of a sandbox; the exit code is its workload's",
+		Example: "  nucleus wait web", Args: cobra.ExactArgs(1),
+		RunE: func(c *cobra.Command, args []string) error {
+			e, err := a.await(c.Context(), args[0])
+			if err != nil {
+				return err
+			}
+			a.code = e.Result.ExitCode
+			if asJSON {
+				return a.printJSON(e)
+			}
+			if e.Error != "" {
+				return &endedError{code: e.Result.ExitCode, text: e.Error}
+			}
+			return nil
+		},
+	}
+	c.Flags().BoolVar(&asJSON, "json", false, "print how it ended as JSON")
+	return c
+}
+
+// endedError is what a supervisor says of the end of its sandbox.
+type endedError struct {
+	code int
+	text string
+}
+
+func (e *endedError) Error() string { return e.text }
+
+// await gives the end of a sandbox, of one that is kept from its record.
+func (a *app) await(ctx context.Context, ref string) (*supervisor.Ended, error) {
+	_, x, err := a.find(ref)
+	if err != nil {
+		return nil, err
+	}
+	var e supervisor.Ended
+	c, err := control.Dial(ctx, x.Path)
+	if err == nil {
+		defer c.Close()
+		if err = controlError(c.Call(ctx, supervisor.VerbWait, nil, &e)); err == nil {
+			return &e, nil
+		}
+	}
+	if !x.Kept() {
+		return nil, err
+	}
+	var r supervisor.Record
+	if err := x.ReadJSON(supervisor.RecordName, &r); err != nil {
+		return nil, err
+	}
+	if r.Result == nil {
+		return nil, fmt.Errorf("sandbox %q: its record has no result", ref)
+	}
+	return &supervisor.Ended{Result: *r.Result, Error: r.Error}, nil
+}
+
+func (a *app) rmCommand() *cobra.Command {
+	var force bool
+	c := &cobra.Command{
+		Use: "rm [-force] NAME...", Short: "Remove a sandbox that was created, or kept after its end",
+		Long: `Remove a sandbox that was created and not started, or that has ended and was kept.
+With -force one that runs, too: it is killed first.`,
+		Example: "  nucleus rm web\n  nucleus rm -force web", Args: cobra.MinimumNArgs(1),
+		RunE: func(c *cobra.Command, args []string) error {
+			return a.each(args, func(ref string) error { return a.remove(c.Context(), ref, force) })
+		},
+	}
+	c.Flags().BoolVar(&force, "force", false, "kill a sandbox that runs")
+	return c
+}
+
+func (a *app) remove(ctx context.Context, ref string, force bool) error {
+	root, x, err := a.find(ref)
+	if err != nil {
+		return err
+	}
+	if !x.Kept() {
+		var r supervisor.Record
+		if err := a.call(ctx, x.ID, supervisor.VerbState, nil, &r); err != nil {
+			return err
+		}
+		if r.Status != lifecycle.StatusCreated && !force {
+			return &hintedError{err: fmt.Errorf("sandbox %q is %s", ref, r.Status), hint: "nucleus rm -force " + ref}
+		}
+		if err := a.end(ctx, x.ID, supervisor.VerbKill); err != nil {
+			return err
+		}
+		if !x.Kept() {
+			return nil
+		}
+	}
+	d, err := root.Take(x)
+	if err != nil {
+		return err
+	}
+	return d.Remove()
+}
+
+// record gives what is known of a sandbox: of a live one from its supervisor.
+func (a *app) record(ctx context.Context, x state.Ref) (*supervisor.Record, error) {
+	var r supervisor.Record
+	c, err := control.Dial(ctx, x.Path)
+	if err == nil {
+		defer c.Close()
+		return &r, controlError(c.Call(ctx, supervisor.VerbState, nil, &r))
+	}
+	if !errors.Is(err, control.ErrNoSupervisor) {
+		return nil, err
+	}
+	if err := x.ReadJSON(supervisor.RecordName, &r); err != nil {
+		if errors.Is(err, fs.ErrNotExist) {
+			return nil, &state.NotFoundError{Ref: x.ID}
+		}
+		return nil, err
+	}
+	if !x.Kept() {
+		r.Status = statusDead
+	}
+	return &r, nil
+}
+
+// statusDead is a sandbox whose supervisor was killed: gc takes what is left of it.
+const statusDead = "dead"
+
+func (a *app) psCommand() *cobra.Command {
+	var asJSON, all bool
+	c := &cobra.Command{
+		Use: "ps [-a] [-json]", Short: "List the sandboxes of this user",
+		Long: `List the sandboxes of this user: those that are alive; with -a also those that have
+ended and are kept, and those whose supervisor was killed (dead), which nucleus gc
+removes.`,
+		Example: "  nucleus ps\n  nucleus ps -a -json", Args: cobra.NoArgs,
+		RunE: func(*cobra.Command, []string) error { return a.ps(all, asJSON) },
+	}
+	c.Flags().BoolVarP(&all, "all", "a", false, "also what has ended")
+	c.Flags().BoolVar(&asJSON, "json", false, "print as JSON")
+	return c
+}
+
+func (a *app) ps(all, asJSON bool) error {
+	root, err := a.sandboxes()
+	if err != nil {
+		return err
+	}
+	refs, err := root.Refs()
+	if err != nil {
+		return err
+	}
+	held, err := root.Held(refs)
+	if err != nil {
+		return err
+	}
+	list := []supervisor.Record{}
+	for _, x := range refs {
+		r := supervisor.Record{Version: supervisor.RecordVersion, ID: x.ID, Name: x.Name, Status: lifecycle.StatusCreating}
+		if err := x.ReadJSON(supervisor.RecordName, &r); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			a.problem("warning", fmt.Sprintf("sandbox %s: %v", x.ID[:12], err), "")
+			continue
+		}
+		if !held[x.ID] && r.Status != lifecycle.StatusStopped {
+			if _, err := os.Lstat(x.Path); err != nil {
+				continue // gone since we looked
+			}
+			r.Status = statusDead
+		}
+		if all || held[x.ID] {
+			list = append(list, r)
+		}
+	}
+	slices.SortFunc(list, func(a, b supervisor.Record) int { return b.Created.Compare(a.Created) })
+	if asJSON {
+		return a.printJSON(struct {
+			Version   int                 `json:"version"`
+			Sandboxes []supervisor.Record `json:"sandboxes"`
+		}{supervisor.RecordVersion, list})
+	}
+	t := tabwriter.NewWriter(a.out, 0, 0, 2, ' ', 0)
+	fmt.Fprintln(t, "NAME\tID\tSTATUS\tPID\tAGE\tCOMMAND")
+	for _, r := range list {
+		pid, age := "-", "-"
+		if r.Pid != 0 && r.Status != statusDead {
+			pid = fmt.Sprint(r.Pid)
+		}
+		if !r.Created.IsZero() {
+			age = time.Since(r.Created).Round(time.Second).String()
+		}
+		fmt.Fprintf(t, "%s\t%s\t%s\t%s\t%s\t%s\n", printable(r.Name), r.ID[:12], status(r), pid, age, commandLine(r.Command))
+	}
+	return t.Flush()
+}
+
+func status(r supervisor.Record) string {
+	if x := r.Result; x != nil {
+		return fmt.Sprintf("%s (%s %d)", r.Status, x.Cause, x.ExitCode)
+	}
+	return string(r.Status)
+}
+
+// commandLine shows a command in one line of a table.
+func commandLine(args []string) string {
+	s := []rune(printable(strings.Join(args, " ")))
+	if len(s) > 60 {
+		s = append(s[:59], '…')
+	}
+	return string(s)
+}
+
+func (a *app) inspectCommand() *cobra.Command {
+	var oci bool
+	c := &cobra.Command{
+		Use: "inspect [-oci] NAME", Short: "Print what is known of a sandbox, as JSON; with -keep also after its end",
+		Example: "  nucleus inspect web\n  nucleus inspect -oci web", Args: cobra.ExactArgs(1),
+		RunE: func(c *cobra.Command, args []string) error {
+			_, x, err := a.find(args[0])
+			if err != nil {
+				return err
+			}
+			r, err := a.record(c.Context(), x)
+			if err != nil {
+				return err
+			}
+			if oci {
+				return a.printJSON(ociState(x, r))
+			}
+			return a.printJSON(r)
+		},
+	}
+	c.Flags().BoolVar(&oci, "oci", false, "print the state of the OCI runtime specification (runtime.md, State)")
+	return c
+}
+
+// exitCodeOf is what a verb ends with that tells the end of something else.
+func exitCodeOf(err error) (int, bool) {
+	var ee *endedError
+	if errors.As(err, &ee) {
+		return ee.code, true
+	}
+	return exec.CodeRuntime, false
+}

@@ -1,0 +1,145 @@
+package logs
+
+import (
+	"encoding/base64"
+	"encoding/binary"
+	"encoding/json"
+	"strconv"
+	"time"
+	"unicode/utf8"
+)
+
+// appendTime encodes a time, always as long, so that texts sort as times do.
+func appendTime(b []byte, t time.Time) []byte {
+	return t.UTC().AppendFormat(b, "2006-01-02T15:04:05.000000000Z07:00")
+}
+
+// appendRecord encodes a record. By hand, since it is done for each line of
+// output; and the time of a batch is encoded once.
+func appendRecord(b, stamp []byte, r Record) []byte {
+	b = append(b, `{"t":"`...)
+	b = append(b, stamp...)
+	b = append(b, '"')
+	if r.Lost != 0 {
+		b = append(b, `,"lost":`...)
+		b = strconv.AppendInt(b, r.Lost, 10)
+		return append(b, '}', '\n')
+	}
+	b = append(b, `,"s":"`...)
+	b = append(b, r.Stream...)
+	if r.Partial {
+		b = append(b, `","p":true`...)
+	} else {
+		b = append(b, '"')
+	}
+	if utf8.Valid(r.Text) {
+		b = append(b, `,"m":"`...)
+		b = appendText(b, r.Text)
+	} else {
+		b = append(b, `,"b":"`...)
+		b = base64.StdEncoding.AppendEncode(b, r.Text)
+	}
+	return append(b, '"', '}', '\n')
+}
+
+// appendText encodes valid UTF-8 in a JSON string.
+func appendText(b, s []byte) []byte {
+	const hex = "0123456789abcdef"
+	for len(s) > 0 {
+		n := plain(s)
+		b = append(b, s[:n]...)
+		if s = s[n:]; len(s) == 0 {
+			break
+		}
+		r, size := utf8.DecodeRune(s)
+		switch {
+		case r == '"' || r == '\\':
+			b = append(b, '\\', s[0])
+		case r == '\t':
+			b = append(b, '\\', 't')
+		case r == '\r':
+			b = append(b, '\\', 'r')
+		case inert(r):
+			b = append(b, '\\', 'u', hex[r>>12&0xf], hex[r>>8&0xf], hex[r>>4&0xf], hex[r&0xf])
+		default:
+			b = append(b, s[:size]...)
+		}
+		s = s[size:]
+	}
+	return b
+}
+
+// plain gives how many bytes from the first on are encoded as they are. Eight at
+// a time, which makes encoding several times as fast: most output is ASCII. The
+// tests of a word find each byte they look for, and may find one too many behind
+// it (https://graphics.stanford.edu/~seander/bithacks.html#ZeroInWord).
+func plain(s []byte) int {
+	const ones, tops = 0x0101010101010101, 0x8080808080808080
+	i := 0
+	for i+8 <= len(s) {
+		w := binary.LittleEndian.Uint64(s[i:])
+		quote, slash, del := w^'"'*ones, w^'\\'*ones, w^0x7f*ones
+		if (w|(w-' '*ones)|(quote-ones)|(slash-ones)|(del-ones))&tops == 0 {
+			i += 8
+			continue
+		}
+		for range 8 {
+			if special[s[i]] {
+				return i
+			}
+			i++
+		}
+	}
+	for i < len(s) && !special[s[i]] {
+		i++
+	}
+	return i
+}
+
+// special are the bytes at which appendText stops: what JSON escapes, what
+// a terminal obeys, and the first bytes of what is inert.
+var special = func() (t [256]bool) {
+	for c := range t {
+		t[c] = c < 0x20 || c == '"' || c == '\\' || c == 0x7f || c == 0xc2 || c == 0xe2
+	}
+	return t
+}()
+
+// inert reports whether a character must be shown as text about it: the control
+// characters, which drive a terminal, and those that turn the direction of
+// writing, by which text can look like another (CVE-2021-42574).
+func inert(r rune) bool {
+	return r < 0x20 || r >= 0x7f && r < 0xa0 || r >= 0x202a && r <= 0x202e || r >= 0x2066 && r <= 0x2069
+}
+
+// parse decodes a line of a file. What is no record has been written by
+// somebody else, or by a broken disk.
+func parse(line []byte) (Record, bool) {
+	var w struct {
+		T    string  `json:"t"`
+		S    Stream  `json:"s"`
+		P    bool    `json:"p"`
+		Lost int64   `json:"lost"`
+		M    *string `json:"m"`
+		B    []byte  `json:"b"`
+	}
+	if err := json.Unmarshal(line, &w); err != nil {
+		return Record{}, false
+	}
+	t, err := time.Parse(time.RFC3339Nano, w.T)
+	if t = t.UTC(); err != nil || t.Year() < 1 || t.Year() > 9999 {
+		return Record{}, false
+	}
+	r := Record{Time: t, Stream: w.S, Partial: w.P, Lost: w.Lost}
+	switch {
+	case w.Lost > 0:
+		return r, w.M == nil && w.B == nil && w.S == "" && !w.P
+	case w.Lost < 0, w.S != Out && w.S != Err && w.S != Terminal, (w.M == nil) == (w.B == nil):
+		return r, false
+	case w.M != nil:
+		r.Text = []byte(*w.M)
+	default:
+		r.Text = w.B
+	}
+	return r, true
+}

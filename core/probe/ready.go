@@ -1,0 +1,73 @@
+package probe
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+)
+
+// longestTry bounds one try for readiness, whose block has no limit for it. A
+// server that takes a connection before it can answer may never answer that
+// one: a probe that hangs on it must not use up the default timeout of a
+// minute. A check that works takes less than this.
+const longestTry = 10 * time.Second
+
+// Readiness says how often and how long to try.
+type Readiness struct {
+	Interval, Timeout time.Duration
+}
+
+// NotReadyError is the outcome of a readiness probe that never passed. It does
+// not unwrap to Last: whoever asks an error for context.DeadlineExceeded means
+// the deadline of their own context, not that of a try.
+type NotReadyError struct {
+	After time.Duration
+	Last  error // of the last try that said why
+}
+
+func (e *NotReadyError) Error() string {
+	return fmt.Sprintf("not ready after %s: %v", e.After, e.Last)
+}
+
+// AwaitReady tries at once, and again an interval after the end of each try,
+// until one passes. Otherwise it gives *NotReadyError when the timeout is over,
+// or ctx.Err() when ctx is.
+//
+// A try has what remains of the timeout, at most 10 s, or the interval if that
+// is longer: who leaves that long between tries knows them to be slow. The
+// interval is at most half of the timeout, for the first try comes before a
+// workload can be ready, and with the default interval and a short timeout it
+// would be the only one.
+func AwaitReady(ctx context.Context, r Readiness, try Try) error {
+	timeout := max(r.Timeout, shortest)
+	interval := min(max(r.Interval, shortest), timeout/2)
+	limit := max(longestTry, interval)
+
+	bounded, cancel := context.WithTimeout(ctx, timeout)
+	defer cancel()
+	var last error
+	for ctx.Err() == nil {
+		err := attempt(bounded, limit, try)
+		if err == nil {
+			return nil
+		}
+		// A try that the end cut off says less than the one before it.
+		if last == nil || bounded.Err() == nil {
+			last = err
+		}
+		if !pause(bounded, interval) && ctx.Err() == nil {
+			return &NotReadyError{After: timeout, Last: reason(last, timeout)}
+		}
+	}
+	return ctx.Err()
+}
+
+// reason puts an only try that was cut off by the end of the timeout in words.
+func reason(last error, timeout time.Duration) error {
+	var slow *SlowError
+	if errors.Is(last, context.DeadlineExceeded) && !errors.As(last, &slow) {
+		return &SlowError{Limit: timeout, Err: last}
+	}
+	return last
+}
