@@ -390,7 +390,7 @@ func (p *Process) failure() error {
 func (s *Sandbox) verifySpawned(pid int, sp *initproto.Spawn) error {
 	w := s.process
 	w.UID, w.GID, w.Groups, w.TTY, w.Cwd = sp.UID, sp.GID, sp.Groups, sp.TTY, sp.Cwd
-	want := security.Expected{Plan: s.plan, Process: w, InitPid: s.init.Pid}
+	want := security.Expected{Plan: s.plan, Process: w, InitPid: s.init.Pid, InitFilter: s.initFilter}
 	if s.group != nil {
 		want.Cgroup = s.group.Record().Paths
 	}

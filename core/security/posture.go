@@ -33,6 +33,8 @@ type Expected struct {
 	// Cgroup is the path of the sandbox's group by controller ("" on v2), nil
 	// for none.
 	Cgroup map[string]string
+	// InitFilter is on the process too, for init had it when it made it.
+	InitFilter []byte
 }
 
 // filterWait bounds how long stage 2 may take to load its filter.
@@ -148,7 +150,7 @@ func (p *posture) link(name string) string {
 func (p *posture) atGate() (status, error) {
 	w := p.want.Process
 	sleeps := func(s status) bool { return strings.HasPrefix(s.get("State"), "S") }
-	s, err := p.awaitFilters(count(w.SetIDFilter, w.Filter), sleeps)
+	s, err := p.awaitFilters(count(p.want.InitFilter, w.SetIDFilter, w.Filter), sleeps)
 	if err != nil {
 		return nil, fmt.Errorf("stage 2: %w", err)
 	}
