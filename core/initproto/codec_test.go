@@ -15,6 +15,7 @@ import (
 func bodies() map[Kind]Body {
 	return map[Kind]Body{
 		KindSetup: &Setup{}, KindSignal: &Signal{}, KindFSDone: &FSDone{}, KindExited: &Exited{}, KindFailed: &Failed{}, KindHooks: &Hooks{}, KindNarrow: &Narrow{},
+		KindOpen: &Open{}, KindConnected: &Connected{}, KindOpened: &Opened{}, KindSpawn: &Spawn{}, KindSpawned: &Spawned{}, KindEnded: &Ended{},
 	}
 }
 
@@ -28,6 +29,12 @@ func TestRoundTrip(t *testing.T) {
 	roundTrip(t, KindFailed, rapid.Make[Failed](), func() *Failed { return &Failed{} })
 	roundTrip(t, KindHooks, rapid.Make[Hooks](), func() *Hooks { return &Hooks{} })
 	roundTrip(t, KindNarrow, rapid.Make[Narrow](), func() *Narrow { return &Narrow{} })
+	roundTrip(t, KindOpen, rapid.Make[Open](), func() *Open { return &Open{} })
+	roundTrip(t, KindConnected, rapid.Make[Connected](), func() *Connected { return &Connected{} })
+	roundTrip(t, KindOpened, rapid.Make[Opened](), func() *Opened { return &Opened{} })
+	roundTrip(t, KindSpawn, rapid.Make[Spawn](), func() *Spawn { return &Spawn{} })
+	roundTrip(t, KindSpawned, rapid.Make[Spawned](), func() *Spawned { return &Spawned{} })
+	roundTrip(t, KindEnded, rapid.Make[Ended](), func() *Ended { return &Ended{} })
 }
 
 func roundTrip[T any, P interface {
@@ -116,7 +123,7 @@ func TestHostileLengthsCostNothing(t *testing.T) {
 
 func TestFlagsAreZeroOrOne(t *testing.T) {
 	msg := Encode(KindSignal, &Signal{Number: 15, All: true})
-	msg[len(msg)-1] = 2
+	msg[2+4] = 2
 	if err := Decode(msg, &Signal{}); !errors.Is(err, ErrMessage) {
 		t.Errorf("a flag of 2: %v, want ErrMessage", err)
 	}

@@ -184,8 +184,8 @@ func (s *Sandbox) unfreeze() {
 	}
 }
 
-// undoFrozen is the inverse of a pause.
-func undoFrozen(_ *undoing, ctx context.Context, data json.RawMessage) error {
+// unfreeze is the inverse of a pause.
+func (*undoing) unfreeze(ctx context.Context, data json.RawMessage) error {
 	var r cgroups.Record
 	if err := json.Unmarshal(data, &r); err != nil {
 		return err

@@ -74,7 +74,7 @@ var undo = map[string]func(*undoing, context.Context, json.RawMessage) error{
 		}
 		return id.end(ctx)
 	},
-	stepFrozen:  undoFrozen,
+	stepFrozen:  (*undoing).unfreeze,
 	stepHooks:   (*undoing).runStopHooks,
 	stepPlugins: (*undoing).recall,
 	stepLoans:   (*undoing).endLoans,
