@@ -204,6 +204,9 @@ type RunOptions struct {
 	// Detached: what the workload writes goes into a log in the sandbox's directory,
 	// and to whoever attaches, instead of to Streams, which are not used.
 	Detached bool
+	// Held: whoever asks on the control socket has the sandbox started, or removed
+	// (Sandbox.StartAsked, Sandbox.Abandoned).
+	Held bool
 	// Keep leaves the record and the log of a sandbox that has run, and its name, until
 	// it is removed.
 	Keep bool

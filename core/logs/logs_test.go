@@ -198,14 +198,19 @@ func TestPromptIsSeenWhileTheWriterWaits(t *testing.T) {
 		}
 		prompt := string(s) + ":hello|" + string(s) + ":name: ..."
 		eventually(t, "the prompt of "+string(s), func() bool { return brief(read(t, dir, all)) == prompt })
-		if _, err := w.WriteString("joe\n"); err != nil {
+		if _, err := w.WriteString("joe\nword: "); err != nil {
+			t.Fatal(err)
+		}
+		prompt += "|" + string(s) + ":joe|" + string(s) + ":word: ..."
+		eventually(t, "the second prompt of "+string(s), func() bool { return brief(read(t, dir, all)) == prompt })
+		if _, err := w.WriteString("x\n"); err != nil {
 			t.Fatal(err)
 		}
 		_ = w.Close()
 		if err := <-copied; err != nil {
 			t.Error(err)
 		}
-		if got, want := brief(read(t, dir, all)), prompt+"|"+string(s)+":joe"; got != want {
+		if got, want := brief(read(t, dir, all)), prompt+"|"+string(s)+":x"; got != want {
 			t.Errorf("got %q, want %q", got, want)
 		}
 		_ = r.Close()

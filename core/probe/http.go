@@ -13,7 +13,7 @@ import (
 // digits, and a byte that ends them. The reason after it is free text that a
 // hostile server could make endless, and nothing depends on it.
 const (
-	statusForm = "HTTP/1.v nnn."
+	statusForm = "HTTP/1.v nnne"
 	// StatusSize is how many bytes of an answer decide. More need not be read.
 	StatusSize = len(statusForm)
 )
@@ -69,11 +69,11 @@ func HTTPStatus(head []byte) (code int, err error) {
 // as it does from many servers, and a line may end without CR (section 2.2).
 func fits(form, c byte) bool {
 	switch form {
-	case 'v':
+	case 'e':
 		return c == '0' || c == '1'
-	case 'n':
+	case 'e':
 		return '0' <= c && c <= '9'
-	case '.':
+	case 'e':
 		return c == ' ' || c == '\r' || c == '\n'
 	}
 	return c == form

@@ -2,7 +2,6 @@ package probe
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"time"
 )
@@ -44,7 +43,8 @@ func AwaitReady(ctx context.Context, r Readiness, try Try) error {
 	interval := min(max(r.Interval, shortest), timeout/2)
 	limit := max(longestTry, interval)
 
-	bounded, cancel := context.WithTimeout(ctx, timeout)
+	deadline := time.Now().Add(timeout)
+	bounded, cancel := context.WithDeadline(ctx, deadline)
 	defer cancel()
 	var last error
 	for ctx.Err() == nil {
@@ -52,22 +52,20 @@ func AwaitReady(ctx context.Context, r Readiness, try Try) error {
 		if err == nil {
 			return nil
 		}
-		// A try that the end cut off says less than the one before it.
-		if last == nil || bounded.Err() == nil {
+		switch {
+		case bounded.Err() == nil:
 			last = err
+		case last == nil: // with an earlier reason, that says more than a try that the end cut off
+			last = &SlowError{Limit: timeout, Err: err}
+		}
+		// With the usual whole seconds the next try is due just when the timeout
+		// is over: whether it is made must not be left to which timer wins.
+		if time.Until(deadline) <= interval {
+			<-bounded.Done()
 		}
 		if !pause(bounded, interval) && ctx.Err() == nil {
-			return &NotReadyError{After: timeout, Last: reason(last, timeout)}
+			return &NotReadyError{After: timeout, Last: last}
 		}
 	}
 	return ctx.Err()
-}
-
-// reason puts an only try that was cut off by the end of the timeout in words.
-func reason(last error, timeout time.Duration) error {
-	var slow *SlowError
-	if errors.Is(last, context.DeadlineExceeded) && !errors.As(last, &slow) {
-		return &SlowError{Limit: timeout, Err: last}
-	}
-	return last
 }

@@ -10,9 +10,10 @@ const (
 	// time after which Docker starts its delay anew, and over which systemd
 	// counts starts (StartLimitIntervalSec).
 	recovery = 10 * time.Second
-	// recoveryWaits is how many times the last wait a run must have lasted, too.
-	// A workload that breaks 11 s after each start would otherwise never be
-	// waited for, nor be given up.
+	// recoveryWaits is how many times the last wait a run must have lasted, too:
+	// 10 s say little after a wait of a minute. One that breaks 11 s after each
+	// start is restarted for ever with a backoff of a second, as systemd and
+	// Docker have it, and is given up with one of two.
 	recoveryWaits = 10
 )
 

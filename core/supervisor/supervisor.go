@@ -23,6 +23,8 @@ import (
 type Config struct {
 	Detached bool
 	Output   *Output // nil for a sandbox in the foreground
+	// Held: it is started when somebody asks for that.
+	Held bool
 	// Locate adds the line of the job to an error.
 	Locate func(error) error
 }
@@ -34,9 +36,11 @@ type Supervisor struct {
 	server  *control.Server
 	created time.Time
 	served  chan struct{}
-	start   chan struct{} // closed by the first that asks for the start
-	once    sync.Once
 	execs   atomic.Uint64
+
+	deciding sync.Mutex    // whether a held sandbox is started or abandoned
+	start    chan struct{} // closed by the first that asks for the start
+	decided  bool
 
 	writing sync.Mutex // of the record
 	done    chan struct{}
@@ -156,9 +160,7 @@ func (v *Supervisor) handle(ctx context.Context, c *control.Conn, m control.Mess
 		if m.Kind == VerbKill {
 			ask = s.Kill
 		}
-		if s.Status() == lifecycle.StatusCreated {
-			s.Abandon()
-		} else {
+		if !v.decide(s.Abandon) {
 			ask()
 		}
 		v.answer(c, nil, nil)
@@ -180,15 +182,26 @@ func (v *Supervisor) handle(ctx context.Context, c *control.Conn, m control.Mess
 	}
 }
 
+// decide does something for a held sandbox whose start was not decided on, once, and
+// says whether it did.
+func (v *Supervisor) decide(do func()) bool {
+	v.deciding.Lock()
+	defer v.deciding.Unlock()
+	if !v.cfg.Held || v.decided {
+		return false
+	}
+	v.decided = true
+	do()
+	return true
+}
+
 // askStart asks whoever created the sandbox to start it, and waits until it runs.
 func (v *Supervisor) askStart(ctx context.Context) error {
 	if st := v.sandbox.Status(); st != lifecycle.StatusCreated {
 		return &lifecycle.StateError{What: "start", Status: st}
 	}
-	first := false
-	v.once.Do(func() { first = true; close(v.start) })
-	if !first {
-		return &lifecycle.StateError{What: "start", Status: "being started"}
+	if !v.decide(func() { close(v.start) }) {
+		return &lifecycle.StateError{What: "start", Status: "being started, or removed"}
 	}
 	select {
 	case <-v.sandbox.Running():
