@@ -17,6 +17,7 @@ import (
 	"golang.org/x/sys/unix"
 	"golang.org/x/term"
 
+	"github.com/nucleus-runtime/nucleus/core/audit"
 	"github.com/nucleus-runtime/nucleus/core/control"
 	"github.com/nucleus-runtime/nucleus/core/exec"
 	"github.com/nucleus-runtime/nucleus/core/logs"
@@ -118,13 +119,15 @@ func (a *app) eventsCommand() *cobra.Command {
 	var follow bool
 	c := &cobra.Command{
 		Use: "events [-f] NAME", Short: "Print the events of a sandbox as JSON lines",
+		Long: `Print the events of a sandbox as JSON lines (docs/events.md). Between 4 and 8 MiB of
+them are kept.`,
 		Example: "  nucleus events web\n  nucleus events -f web", Args: cobra.ExactArgs(1),
 		RunE: func(c *cobra.Command, args []string) error {
 			_, x, err := a.find(args[0])
 			if err != nil {
 				return err
 			}
-			f, err := os.OpenFile(filepath.Join(x.Path, "events.jsonl"), os.O_RDONLY|unix.O_NOFOLLOW|unix.O_NONBLOCK, 0)
+			f, err := audit.OpenReader(filepath.Join(x.Path, audit.FileName))
 			if err != nil {
 				return fmt.Errorf("events: %w", err)
 			}
@@ -142,10 +145,10 @@ func (a *app) eventsCommand() *cobra.Command {
 
 // tail copies whole lines until nothing more comes.
 func tail(ctx context.Context, to io.Writer, from io.Reader, over func() bool) error {
-	r := bufio.NewReader(from)
 	var part []byte
 	for {
 		last := over()
+		r := bufio.NewReader(from) // read to its end each time
 		for {
 			line, err := r.ReadBytes('\n')
 			part = append(part, line...)

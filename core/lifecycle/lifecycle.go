@@ -83,7 +83,7 @@ type Sandbox struct {
 	dir  *state.Dir
 	log  *audit.Log
 
-	events  *os.File
+	events  *audit.File
 	conn    *channel.Conn
 	init    *namespaces.Init
 	group   *cgroups.Group
@@ -224,7 +224,7 @@ func (s *Sandbox) openState() error {
 		return phase("state", err)
 	}
 	s.dir = d
-	f, err := os.OpenFile(d.Path+"/events.jsonl", os.O_WRONLY|os.O_CREATE|os.O_APPEND|unix.O_NOFOLLOW, 0o600)
+	f, err := audit.OpenFile(d.Path + "/" + audit.FileName)
 	if err != nil {
 		_ = d.Remove()
 		return phase("state", err)
