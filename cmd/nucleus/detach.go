@@ -165,7 +165,7 @@ func (a *app) awaitStart(ctx context.Context, s *core.Sandbox) error {
 	}
 }
 
-// awaitRunning tells that the workload runs. One that has ended by then has told why,
+// awaitRunning tells that the workload runs, and is ready. One that has ended by then has told why,
 // or was that quick.
 func (a *app) awaitRunning(s *core.Sandbox) {
 	ended := make(chan struct{})
@@ -175,7 +175,7 @@ func (a *app) awaitRunning(s *core.Sandbox) {
 		close(ended)
 	}()
 	select {
-	case <-s.Running():
+	case <-s.Ready():
 	case <-ended:
 		if failed != nil {
 			return // the caller hears of it by our exit code

@@ -40,6 +40,8 @@ const (
 	PostureFailed   Type = "posture.failed"    // the workload did not run
 	DegradedBy      Type = "degraded"          // a default protection is missing
 	Started         Type = "workload.started"  // execve has happened
+	Ready           Type = "workload.ready"    // its readiness probe has passed
+	HealthChanged   Type = "health.changed"    // what the health probe says
 	ExecStarted     Type = "exec.started"      // a further process of the sandbox, its posture verified
 	ExecEnded       Type = "exec.exited"       // with its truth
 	Paused          Type = "sandbox.paused"    // every process of it is stopped

@@ -20,6 +20,7 @@ const (
 	CauseOOM     Cause = "oom"     // the kernel's OOM killer ended it
 	CauseTimeout Cause = "timeout" // the job's timeout was reached
 	CauseStopped Cause = "stopped" // the caller stopped it
+	CauseProbe   Cause = "probe"   // a probe of the job says that it does not work
 	CauseRuntime Cause = "runtime" // Nucleus itself failed
 )
 

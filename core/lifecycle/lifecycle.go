@@ -23,6 +23,7 @@ import (
 	"github.com/nucleus-runtime/nucleus/core/initproto/channel"
 	"github.com/nucleus-runtime/nucleus/core/namespaces"
 	"github.com/nucleus-runtime/nucleus/core/plan"
+	"github.com/nucleus-runtime/nucleus/core/probe"
 	"github.com/nucleus-runtime/nucleus/core/security"
 	"github.com/nucleus-runtime/nucleus/core/security/seccomp"
 	"github.com/nucleus-runtime/nucleus/core/state"
@@ -122,6 +123,9 @@ type Sandbox struct {
 	changed  func()        // is called after each change of the status
 	runs     chan struct{} // closed when the workload runs
 	dropped  chan struct{} // closed when nobody wants it to be started any more
+	readied  chan struct{}
+	ending   chan struct{} // closed when the workload is to end, or has
+	health   probe.State
 	requests chan request
 	done     chan struct{}
 	started  time.Time
@@ -169,7 +173,7 @@ func Create(ctx context.Context, cfg Config, p *plan.Plan) (_ *Sandbox, err erro
 	for _, h := range p.PluginHooks {
 		cfg.StartTimeout += pluginTime + time.Duration(hooks.PreExec)*min(h.Timeout, 24*time.Hour)
 	}
-	s := &Sandbox{cfg: cfg, plan: p, log: cfg.Log, workFD: -1, status: StatusCreating, runs: make(chan struct{}), dropped: make(chan struct{}), requests: make(chan request, 16), done: make(chan struct{}), release: make(chan struct{})}
+	s := &Sandbox{cfg: cfg, plan: p, log: cfg.Log, workFD: -1, status: StatusCreating, runs: make(chan struct{}), dropped: make(chan struct{}), readied: make(chan struct{}), ending: make(chan struct{}), requests: make(chan request, 16), done: make(chan struct{}), release: make(chan struct{})}
 	if err := s.openState(); err != nil {
 		return nil, err
 	}

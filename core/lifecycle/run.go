@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"sync"
 	"sync/atomic"
 	"syscall"
 	"time"
@@ -65,6 +66,7 @@ func (s *Sandbox) filters(ctx context.Context) (work, init seccomp.Filter, err e
 type request struct {
 	signal unix.Signal
 	what   requestKind
+	err    error
 }
 
 type requestKind int
@@ -73,6 +75,7 @@ const (
 	reqSignal requestKind = iota // pass a signal to the workload
 	reqStop                      // stop signal, grace, then kill
 	reqKill                      // at once
+	reqFail                      // as reqStop, for a probe's sake
 )
 
 // Signal passes a signal on to the workload.
@@ -80,6 +83,14 @@ func (s *Sandbox) Signal(n unix.Signal) { s.ask(request{what: reqSignal, signal:
 
 // Stop asks the workload to end, as its job says, and kills it after the grace.
 func (s *Sandbox) Stop() { s.ask(request{what: reqStop}) }
+
+// Fail does the same for a workload that a probe says does not work: err is why.
+func (s *Sandbox) Fail(err error) {
+	select {
+	case s.requests <- request{what: reqFail, err: err}:
+	case <-s.ending:
+	}
+}
 
 // Kill ends the sandbox at once.
 func (s *Sandbox) Kill() { s.ask(request{what: reqKill}) }
@@ -182,6 +193,9 @@ type ending struct {
 func (s *Sandbox) supervise(ctx context.Context) {
 	defer close(s.done)
 	msgs := make(chan message, 1)
+	var probes sync.WaitGroup
+	probes.Go(s.probe)
+	defer probes.Wait()
 	if s.plan.Init {
 		go s.listen(msgs)
 	} else {
@@ -288,6 +302,11 @@ func (s *Sandbox) supervise(ctx context.Context) {
 				s.log.Emit(audit.Signalled, nil, map[string]any{"signal": unix.SignalName(r.signal)})
 			case reqStop:
 				stop(exec.CauseStopped)
+			case reqFail:
+				if last == nil && end.cause == "" {
+					end.err = r.err
+				}
+				stop(exec.CauseProbe)
 			case reqKill:
 				kill()
 			}
@@ -470,6 +489,9 @@ func (s *Sandbox) finish(ctx context.Context, m message, end ending) {
 		r.ExitCode, r.Cause = exec.CodeRuntime, exec.CauseRuntime
 		if errors.As(err, &ce) {
 			r.ExitCode = ce.Code
+		}
+		if end.cause == exec.CauseProbe {
+			r.Cause = end.cause
 		}
 		s.log.Emit(audit.Failed, err, nil)
 	} else {

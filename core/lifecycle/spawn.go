@@ -32,6 +32,8 @@ type Command struct {
 	TTY  bool
 	// Stdio is what it gets as 0, 1 and 2, unless it has a terminal.
 	Stdio [3]*os.File
+	// Quiet has no events.
+	Quiet bool
 }
 
 // spawnWait bounds how long init may take to make a process. It takes a
@@ -57,6 +59,7 @@ type Process struct {
 	s      *Sandbox
 	id     uint32
 	args   []string
+	quiet  bool
 	made   chan made // holds init's answer
 	ended  chan struct{}
 	exited initproto.Exited
@@ -175,7 +178,7 @@ func (s *Sandbox) Exec(ctx context.Context, c Command) (_ *Process, err error) {
 	if err != nil {
 		return nil, err
 	}
-	p := &Process{s: s, args: c.Args, made: make(chan made, 1), ended: make(chan struct{})}
+	p := &Process{s: s, args: c.Args, quiet: c.Quiet, made: make(chan made, 1), ended: make(chan struct{})}
 	if err := s.spawned.add(p); err != nil {
 		return nil, err
 	}
@@ -207,7 +210,9 @@ func (s *Sandbox) Exec(ctx context.Context, c Command) (_ *Process, err error) {
 		p.closeTerminal()
 		return nil, p.whyNot(err)
 	}
-	s.log.Emit(audit.ExecStarted, nil, map[string]any{"pid": p.Pid, "process": p.id})
+	if !c.Quiet {
+		s.log.Emit(audit.ExecStarted, nil, map[string]any{"pid": p.Pid, "process": p.id})
+	}
 	return p, nil
 }
 
@@ -420,6 +425,8 @@ func (p *Process) Wait() (code, signal int, err error) {
 		return exec.CodeRuntime, 0, err
 	}
 	code, signal = exec.ExitCode(syscall.WaitStatus(p.exited.Status))
-	p.s.log.Emit(audit.ExecEnded, nil, map[string]any{"process": p.id, "exit_code": code, "signal": signal})
+	if !p.quiet {
+		p.s.log.Emit(audit.ExecEnded, nil, map[string]any{"process": p.id, "exit_code": code, "signal": signal})
+	}
 	return code, signal, nil
 }

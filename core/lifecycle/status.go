@@ -38,6 +38,9 @@ func (s *Sandbox) become(to Status) bool {
 	s.mu.Lock()
 	ok := s.status != StatusStopped && (s.status != StatusStopping || to == StatusStopped)
 	if ok {
+		if s.status != StatusStopping && (to == StatusStopping || to == StatusStopped) {
+			close(s.ending)
+		}
 		s.status = to
 	}
 	s.mu.Unlock()

@@ -31,9 +31,8 @@ type copying struct {
 	buf    []byte
 	full   bool // the last read took all the room there was
 
-	start, end int // under the log's lock, as idle and over
+	start, end int // under the log's lock
 	idle       *time.Timer
-	over       bool
 }
 
 // Copy writes a stream to the log until its end, and to more as it comes.
@@ -43,7 +42,10 @@ type copying struct {
 func (l *Log) Copy(stream Stream, from io.Reader, more ...io.Writer) error {
 	c := &copying{log: l, stream: stream, buf: make([]byte, firstBuffer)}
 	c.idle = time.AfterFunc(pause, c.rest)
-	defer c.finish()
+	defer func() {
+		c.idle.Stop()
+		c.rest() // should the timer have fired already, it finds nothing more
+	}()
 	more = slices.Clone(more)
 	for {
 		room := c.room()
@@ -113,20 +115,12 @@ func (c *copying) took(n int) {
 func (c *copying) rest() {
 	c.log.mu.Lock()
 	defer c.log.mu.Unlock()
-	if c.over || c.start == c.end {
+	if c.start == c.end {
 		return
 	}
 	c.log.begin()
 	c.put(c.end-c.start, true)
 	c.log.flush()
-}
-
-func (c *copying) finish() {
-	c.rest()
-	c.log.mu.Lock()
-	defer c.log.mu.Unlock()
-	c.over = true // the timer may have fired already
-	c.idle.Stop()
 }
 
 func (c *copying) put(n int, partial bool) {

@@ -199,6 +199,9 @@ func (r *reader) look(after *source) (newer []*source, found, steady bool, err e
 	}
 	// A rotation leaves one gap at a time.
 	for n, missing := 0, 0; missing < 2 && !found; n++ {
+		if r.race != nil && n > 0 {
+			r.race()
+		}
 		s, err := openSource(r.dir, n)
 		if errors.Is(err, unix.ENOENT) {
 			missing++

@@ -85,6 +85,20 @@ func TestFullDiskHoldsNobodyUpAndIsToldOf(t *testing.T) {
 	}
 }
 
+// To make room by a rotation would give what is there for what may not fit either.
+func TestFullDiskDoesNotRotate(t *testing.T) {
+	dir := smallDisk(t, "64k")
+	l := open(t, dir, Options{MaxBytes: 10 << 10})
+	copyAll(t, l, Err, strings.NewReader("old\n"))
+	if err := os.WriteFile(filepath.Join(dir, "ballast"), make([]byte, 64<<10), 0o600); !errors.Is(err, unix.ENOSPC) {
+		t.Fatal(err)
+	}
+	copyAll(t, l, Out, &lineReader{200 << 10})
+	if got := read(t, dir, all); len(got) == 0 || string(got[0].Text) != "old" {
+		t.Errorf("%d records, and not the first", len(got))
+	}
+}
+
 func TestLossThatNoRecordTellsOf(t *testing.T) {
 	dir := smallDisk(t, "16k")
 	l := open(t, dir, Options{})
@@ -138,6 +152,21 @@ func TestRotationThatFails(t *testing.T) {
 	}
 	if lost == 0 || lost+whole != lines*100 {
 		t.Errorf("%d bytes are there and %d are told lost, of %d", whole, lost, lines*100)
+	}
+}
+
+// What a disk would not let be cut off is cut off before anything else is written.
+func TestTornRecordThatStayed(t *testing.T) {
+	dir := t.TempDir()
+	l := open(t, dir, Options{})
+	copyAll(t, l, Out, strings.NewReader("1\n"))
+	if _, err := l.f.WriteString(`{"t":"torn`); err != nil {
+		t.Fatal(err)
+	}
+	l.torn = true
+	copyAll(t, l, Out, strings.NewReader("2\n"))
+	if got := brief(read(t, dir, all)); got != "out:1|out:2" {
+		t.Errorf("got %q", got)
 	}
 }
 

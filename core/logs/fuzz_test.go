@@ -15,7 +15,7 @@ func FuzzRead(f *testing.F) {
 	stamp := appendTime(nil, epoch)
 	var some []byte
 	for _, r := range []Record{
-		rec(Out, "a", true), rec(Err, "\xff\x00", false), rec(Out, "", false), rec(Terminal, "$ \u202e\"\\\r", true), {Time: epoch, Lost: 3},
+		rec(Out, "a", true), rec(Err, "äb", false), rec(Err, "\xff\x00", false), rec(Out, "", false), rec(Terminal, "$ \u202e\"\\\r", true), {Time: epoch, Lost: 3},
 	} {
 		some = appendRecord(some, stamp, r)
 	}
@@ -30,6 +30,13 @@ func FuzzRead(f *testing.F) {
 		}
 		if err := os.WriteFile(path, file, 0o600); err != nil {
 			t.Fatal(err)
+		}
+		for line := range bytes.Lines(file) {
+			line = bytes.TrimSuffix(line, []byte{'\n'})
+			r, ok := parseOurs(line)
+			if same, okJSON := parseJSON(line); ok && (!okJSON || !alike(r, same)) {
+				t.Fatalf("%q is %+v, and by JSON %v, %+v", line, r, okJSON, same)
+			}
 		}
 		get := func(q Query) []Record {
 			var out []Record
@@ -47,7 +54,7 @@ func FuzzRead(f *testing.F) {
 		for _, r := range whole {
 			line := appendRecord(nil, appendTime(nil, r.Time), r)
 			back, ok := parse(line)
-			if !ok || !back.Time.Equal(r.Time) || back.Stream != r.Stream || back.Partial != r.Partial || back.Lost != r.Lost || !bytes.Equal(back.Text, r.Text) {
+			if !ok || !alike(back, r) {
 				t.Fatalf("%+v became %s and then %+v", r, line, back)
 			}
 		}
@@ -56,7 +63,7 @@ func FuzzRead(f *testing.F) {
 			want, got := of(whole, s), of(tail, s)
 			for i := range got {
 				r, w := got[i], want[len(want)-len(got)+i]
-				if !bytes.Equal(r.Text, w.Text) || r.Partial != w.Partial || r.Lost != w.Lost {
+				if !alike(r, w) {
 					t.Fatalf("tail %d of %q is not its end: %+v in place of %+v", n, s, r, w)
 				}
 				if !r.Partial || i == len(got)-1 {
@@ -68,6 +75,10 @@ func FuzzRead(f *testing.F) {
 			t.Fatalf("tail %d gave %d lines", n, lines)
 		}
 	})
+}
+
+func alike(a, b Record) bool {
+	return a.Time.Equal(b.Time) && a.Stream == b.Stream && a.Partial == b.Partial && a.Lost == b.Lost && bytes.Equal(a.Text, b.Text)
 }
 
 func of(records []Record, s Stream) []Record {

@@ -325,12 +325,30 @@ func TestRotationIsBounded(t *testing.T) {
 		if limit := int64(test.files) * max(size, int64(len(test.line)+100)); len(names) != test.files || total > limit {
 			t.Errorf("%s: %d bytes in %q, want no more than %d", test.what, total, names, limit)
 		}
+		if st, err := os.Stat(filepath.Join(dir, folder, fileName(1))); test.what == "short lines" && (err != nil || st.Size() < size-100) {
+			t.Errorf("%s: a file was rotated before it was full: %v", test.what, err)
+		}
 		got := text(read(t, dir, all), Out)
 		if got == "" || !strings.HasSuffix(in.String(), got) {
 			t.Errorf("%s: the files do not hold the last lines: %.100q", test.what, got)
 		}
 		if err := l.Err(); err != nil {
 			t.Errorf("%s: %v", test.what, err)
+		}
+	}
+}
+
+// Records may be much longer than what they hold; buffers stay small even so.
+func TestBuffersAreBounded(t *testing.T) {
+	for what, in := range map[string]string{"empty lines": "\n", "control characters": "\x01"} {
+		dir := t.TempDir()
+		l := open(t, dir, Options{MaxFiles: 10})
+		copyAll(t, l, Out, strings.NewReader(strings.Repeat(in, 300<<10)))
+		if limit := 2 * (batchSize + 6*maxText); cap(l.batch) > limit {
+			t.Errorf("%s: a buffer of %d, want no more than %d", what, cap(l.batch), limit)
+		}
+		if got := text(read(t, dir, all), Out); got != strings.Repeat(in, 300<<10) {
+			t.Errorf("%s: %d bytes came back", what, len(got))
 		}
 	}
 }
@@ -404,5 +422,15 @@ func BenchmarkCopy(b *testing.B) {
 	}
 	if err := l.Err(); err != nil {
 		b.Fatal(err)
+	}
+}
+
+func BenchmarkRead(b *testing.B) {
+	const size = 1 << 20
+	dir := b.TempDir()
+	copyAll(b, open(b, dir, Options{}), Out, &lineReader{size})
+	b.SetBytes(size)
+	for b.Loop() {
+		read(b, dir, all)
 	}
 }

@@ -407,6 +407,63 @@ func TestFollowingThroughRotationsLosesAndDoublesNothing(t *testing.T) {
 	}
 }
 
+// Whatever a writer does between two steps of a reader, the files keep their order.
+func TestRotationsBesideALook(t *testing.T) {
+	for before := range 6 { // so many files are there
+		for at := 1; at < 5; at++ {
+			for rotations := 1; rotations < 4; rotations++ {
+				dir := t.TempDir()
+				l := open(t, dir, Options{MaxBytes: 1, MaxFiles: 5})
+				n := 0
+				next := func() {
+					copyAll(t, l, Out, strings.NewReader(strconv.Itoa(n)+"\n"))
+					n++
+				}
+				for range before {
+					next()
+				}
+				d, err := openDir(filepath.Join(dir, folder))
+				if err != nil {
+					t.Fatal(err)
+				}
+				steps := 0
+				r := &reader{dir: d, race: func() {
+					if steps++; steps == at {
+						for range rotations {
+							next()
+						}
+					}
+				}}
+				var got []Record
+				r.emit = func(rec Record) error {
+					got = append(got, rec)
+					return nil
+				}
+				for more := true; more; {
+					if more, err = r.more(t.Context()); err != nil {
+						t.Fatal(err)
+					}
+					if err := r.drain(t.Context()); err != nil {
+						t.Fatal(err)
+					}
+				}
+				// The first look may have come too late for the oldest, and for none after it.
+				read := numbers(t, got)
+				for i, v := range read {
+					if v != read[0]+i {
+						t.Fatalf("%d files, %d rotations at step %d: %v", before, rotations, at, read)
+					}
+				}
+				if len(read) > 0 && read[len(read)-1] != n-1 {
+					t.Fatalf("%d files, %d rotations at step %d: %v, and not %d", before, rotations, at, read, n-1)
+				}
+				closeAll(r.files)
+				_ = d.Close()
+			}
+		}
+	}
+}
+
 // A reader that is too slow is told where something may be missing, and gets
 // nothing twice.
 func TestReaderThatIsOutrun(t *testing.T) {

@@ -20,7 +20,7 @@ func (l *Log) begin() { l.stamp = appendTime(l.stamp[:0], l.now()) }
 func (l *Log) add(r Record) {
 	n := len(l.batch)
 	l.batch = appendRecord(l.batch, l.stamp, r)
-	if l.size+int64(len(l.batch)) <= l.max || l.size+int64(n) == 0 {
+	if l.size+int64(len(l.batch)) <= l.max {
 		l.raw += r.length()
 		if len(l.batch) >= batchSize {
 			l.flush()

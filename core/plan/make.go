@@ -141,11 +141,20 @@ func (m *maker) unsupported() {
 		}
 		later(fmt.Sprintf("plugin_hook[%q]", h.Plugin), fmt.Sprintf("plugin_hook %q: hooks plugins are", h.Plugin))
 	}
-	if j.Readiness != nil {
-		later("readiness", "readiness probes are")
+	if r := j.Readiness; r != nil {
+		if r.Exec == nil {
+			later("readiness", "readiness probes other than exec are")
+		}
+		m.p.Readiness = &Readiness{Exec: r.Exec, Interval: r.Interval, Timeout: r.Timeout}
 	}
-	if j.Health != nil {
-		later("health", "health probes are")
+	if h := j.Health; h != nil {
+		if h.Exec == nil {
+			later("health", "health probes other than exec are")
+		}
+		if h.OnFailure != "stop" {
+			later("health.on_failure", "a restart after a health probe is")
+		}
+		m.p.Health = &Health{Exec: h.Exec, Interval: h.Interval, Timeout: h.Timeout, StartPeriod: h.StartPeriod, Retries: h.Retries}
 	}
 	if j.Restart != nil {
 		later("restart", "the restart policy is")

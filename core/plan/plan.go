@@ -58,6 +58,9 @@ type Plan struct {
 	Lockdown string   `json:"lockdown,omitempty"`
 	Network  Network  `json:"network"`
 	Hooks    []Hook   `json:"hooks,omitempty"`
+	// Readiness and Health are commands that init runs beside the workload.
+	Readiness *Readiness `json:"readiness,omitempty"`
+	Health    *Health    `json:"health,omitempty"`
 	// PluginHooks are called at the boundaries of the phases.
 	PluginHooks []PluginHook `json:"pluginHooks,omitempty"`
 	// Annotations are what hooks plugins have written down.
@@ -68,6 +71,22 @@ type Plan struct {
 	// Origins tells which line of the job a part of the plan came from, by the
 	// job's own path of it ("resources.memory"); what is absent is a default.
 	Origins map[string]string `json:"origins,omitempty"`
+}
+
+// Readiness is what must succeed before the sandbox counts as ready.
+type Readiness struct {
+	Exec     []string      `json:"exec"`
+	Interval time.Duration `json:"interval"`
+	Timeout  time.Duration `json:"timeout"`
+}
+
+// Health is what is repeated for the life of the workload.
+type Health struct {
+	Exec        []string      `json:"exec"`
+	Interval    time.Duration `json:"interval"`
+	Timeout     time.Duration `json:"timeout"`
+	StartPeriod time.Duration `json:"startPeriod"`
+	Retries     int           `json:"retries"`
 }
 
 // IDs says how ids inside stand for ids outside.

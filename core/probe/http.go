@@ -69,9 +69,9 @@ func HTTPStatus(head []byte) (code int, err error) {
 // as it does from many servers, and a line may end without CR (section 2.2).
 func fits(form, c byte) bool {
 	switch form {
-	case 'e':
+	case 'v':
 		return c == '0' || c == '1'
-	case 'e':
+	case 'n':
 		return '0' <= c && c <= '9'
 	case 'e':
 		return c == ' ' || c == '\r' || c == '\n'
@@ -147,8 +147,6 @@ func authority(u *url.URL) (addr netip.AddrPort, host, why string) {
 			return addr, "", "its host is neither an IP address nor localhost: a probe resolves no names"
 		case ip.Zone() != "":
 			return addr, "", "its host has a zone: the interfaces of a sandbox have no names that a job could know"
-		case strings.HasPrefix(u.Host, "[") != ip.Is6():
-			return addr, "", "brackets are for IPv6 addresses, and needed there"
 		}
 		// A kernel without IPv6 can dial it all the same.
 		ip = ip.Unmap()

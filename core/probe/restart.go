@@ -55,7 +55,7 @@ func (r *Restarts) Next(failed bool, ran time.Duration) (wait time.Duration, aga
 		return 0, false
 	}
 	if ran >= recovery && ran/recoveryWaits >= r.wait {
-		r.row, r.wait = 0, 0
+		r.row = 0
 	}
 	if r.row >= r.attempts {
 		return 0, false

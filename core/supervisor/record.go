@@ -20,6 +20,8 @@ type Record struct {
 	ID         string            `json:"id"`
 	Name       string            `json:"name"`
 	Status     lifecycle.Status  `json:"status"`
+	Ready      bool              `json:"ready"`                // it runs, and its readiness probe has passed if it has one
+	Health     string            `json:"health,omitempty"`     // starting, healthy or unhealthy, with a health probe
 	Pid        int               `json:"pid,omitempty"`        // the workload's, as the host sees it
 	InitPid    int               `json:"init_pid,omitempty"`   // PID 1 of the sandbox, as the host sees it
 	Supervisor int               `json:"supervisor,omitempty"` // its pid

@@ -93,7 +93,14 @@ func (v *Supervisor) Keep(r exec.Result, err error) error {
 func (v *Supervisor) record() Record {
 	s := v.sandbox
 	p := s.Plan()
+	ready := false
+	select {
+	case <-s.Ready():
+		ready = s.Status() != lifecycle.StatusStopped
+	default:
+	}
 	return Record{
+		Ready: ready, Health: string(s.Health()),
 		Version: RecordVersion, ID: s.ID(), Name: s.Name(), Status: s.Status(), Pid: s.Pid(), InitPid: s.InitPid(), Supervisor: os.Getpid(),
 		Detached: v.cfg.Detached, Job: p.Name, File: p.File, Mode: string(p.Mode), Command: p.Process.Args, Terminal: p.Process.Terminal,
 		Root: p.Root.Kind, Rootfs: p.Root.Path, Network: p.Network.Backend, Cgroup: s.Cgroup(), Created: v.created, Started: s.Started(), Execs: v.execs.Load(),
@@ -195,7 +202,7 @@ func (v *Supervisor) decide(do func()) bool {
 	return true
 }
 
-// askStart asks whoever created the sandbox to start it, and waits until it runs.
+// askStart asks whoever created the sandbox to start it, and waits until it is ready.
 func (v *Supervisor) askStart(ctx context.Context) error {
 	if st := v.sandbox.Status(); st != lifecycle.StatusCreated {
 		return &lifecycle.StateError{What: "start", Status: st}
@@ -204,7 +211,7 @@ func (v *Supervisor) askStart(ctx context.Context) error {
 		return &lifecycle.StateError{What: "start", Status: "being started, or removed"}
 	}
 	select {
-	case <-v.sandbox.Running():
+	case <-v.sandbox.Ready():
 		return nil
 	case <-v.done:
 		if v.ended.Error != "" {
