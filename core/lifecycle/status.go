@@ -66,9 +66,6 @@ func (s *Sandbox) notify() {
 	}
 }
 
-// Running is closed when the workload runs.
-func (s *Sandbox) Running() <-chan struct{} { return s.runs }
-
 // Started is when the workload was let go, zero before.
 func (s *Sandbox) Started() time.Time {
 	s.mu.Lock()
