@@ -76,6 +76,17 @@ func (s *Stdio) add(i int, f *os.File) error {
 	if err != nil {
 		return os.NewSyscallError("pipe2", err)
 	}
+	end := w
+	if i == 0 {
+		end = r
+	}
+	// Go's pipes do not block, programs of a sandbox want one that does. It may be
+	// passed on by a way that does not see to that.
+	if err := unix.SetNonblock(int(end.Fd()), false); err != nil {
+		_ = r.Close()
+		_ = w.Close()
+		return os.NewSyscallError("fcntl", err)
+	}
 	if i == 0 {
 		s.ends = append(s.ends, w)
 		s.child[0] = r
