@@ -11,6 +11,7 @@ import (
 	"slices"
 	"strconv"
 	"syscall"
+	"unsafe"
 
 	"golang.org/x/sys/unix"
 
@@ -40,6 +41,11 @@ func (a *app) readyPipe() error {
 		return &usageError{err: fmt.Errorf("-%s %d: not a pipe that nucleus has made", supervisorFlag, a.supervisorFD), hint: "nucleus run -detach -config job.hcl"}
 	}
 	unix.CloseOnExec(a.supervisorFD)
+	// Executed through /proc/self/exe, it would be called exe in ps.
+	name := []byte("nucleus\x00")
+	if err := unix.Prctl(unix.PR_SET_NAME, uintptr(unsafe.Pointer(&name[0])), 0, 0, 0); err != nil {
+		return os.NewSyscallError("prctl PR_SET_NAME", err)
+	}
 	a.ready = os.NewFile(uintptr(a.supervisorFD), "ready")
 	a.inherited = append(a.inherited, a.ready)
 	return nil

@@ -252,6 +252,9 @@ func (a *app) await(ctx context.Context, ref string) (*supervisor.Ended, error) 
 		if err = controlError(c.Call(ctx, supervisor.VerbWait, nil, &e)); err == nil {
 			return &e, nil
 		}
+		if errors.Is(err, control.ErrGone) {
+			err = &hintedError{err: errors.New("the supervisor of the sandbox is gone"), hint: "nucleus gc"}
+		}
 	}
 	if !x.Kept() {
 		return nil, err
@@ -387,7 +390,7 @@ func (a *app) ps(all, asJSON bool) error {
 		}{supervisor.RecordVersion, list})
 	}
 	t := tabwriter.NewWriter(a.out, 0, 0, 2, ' ', 0)
-	fmt.Fprintln(t, "NAME\tID\tSTATUS\tPID\tAGE\tCOMMAND")
+	fmt.Fprintln(t, "NAME\tID\tSTATUS\tPID\tAGE\tJOB")
 	for _, r := range list {
 		pid, age := "-", "-"
 		if r.Pid != 0 && r.Status != statusDead {
@@ -396,7 +399,7 @@ func (a *app) ps(all, asJSON bool) error {
 		if !r.Created.IsZero() {
 			age = time.Since(r.Created).Round(time.Second).String()
 		}
-		fmt.Fprintf(t, "%s\t%s\t%s\t%s\t%s\t%s\n", printable(r.Name), r.ID[:12], status(r), pid, age, commandLine(r.Command))
+		fmt.Fprintf(t, "%s\t%s\t%s\t%s\t%s\t%s\n", printable(r.Name), r.ID[:12], status(r), pid, age, jobOf(r))
 	}
 	return t.Flush()
 }
@@ -408,13 +411,12 @@ func status(r supervisor.Record) string {
 	return string(r.Status)
 }
 
-// commandLine shows a command in one line of a table.
-func commandLine(args []string) string {
-	s := []rune(printable(strings.Join(args, " ")))
-	if len(s) > 60 {
-		s = append(s[:59], '…')
+// jobOf shows where a sandbox comes from.
+func jobOf(r supervisor.Record) string {
+	if r.File == "" {
+		return printable(r.Job)
 	}
-	return string(s)
+	return printable(r.Job + " (" + r.File + ")")
 }
 
 func (a *app) inspectCommand() *cobra.Command {

@@ -421,12 +421,12 @@ func (p *Process) Wait() (code, signal int, err error) {
 	if p.err != nil {
 		return exec.CodeRuntime, 0, p.err
 	}
-	if err := p.failure(); err != nil {
-		return exec.CodeRuntime, 0, err
-	}
 	code, signal = exec.ExitCode(syscall.WaitStatus(p.exited.Status))
-	if !p.quiet {
-		p.s.log.Emit(audit.ExecEnded, nil, map[string]any{"process": p.id, "exit_code": code, "signal": signal})
+	if err = p.failure(); err != nil {
+		code, signal = exec.CodeRuntime, 0
 	}
-	return code, signal, nil
+	if !p.quiet {
+		p.s.log.Emit(audit.ExecEnded, err, map[string]any{"process": p.id, "exit_code": code, "signal": signal})
+	}
+	return code, signal, err
 }

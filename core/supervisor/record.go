@@ -14,7 +14,7 @@ const RecordVersion = 1
 const RecordName = "state.json"
 
 // Record is what is known of a sandbox. It has no value of an environment, and no
-// secret.
+// secret; nor has the file of it a command, whose arguments could be one.
 type Record struct {
 	Version    int               `json:"version"`
 	ID         string            `json:"id"`
@@ -29,7 +29,7 @@ type Record struct {
 	Job        string            `json:"job"`            // its name
 	File       string            `json:"file,omitempty"` // where the job was read
 	Mode       string            `json:"mode"`
-	Command    []string          `json:"command"`
+	Command    []string          `json:"command,omitempty"` // of a live one; the file has none
 	Terminal   bool              `json:"terminal"`
 	Root       string            `json:"root"` // toolchain, overlay or rootfs
 	Rootfs     string            `json:"rootfs,omitempty"`

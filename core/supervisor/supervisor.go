@@ -87,7 +87,13 @@ func (v *Supervisor) Keep(r exec.Result, err error) error {
 	if err != nil {
 		rec.Error = err.Error()
 	}
-	return v.sandbox.Dir().WriteJSON(RecordName, rec)
+	return v.store(rec)
+}
+
+// store leaves out what may hold a secret: who has the supervisor's ear is told.
+func (v *Supervisor) store(r Record) error {
+	r.Command = nil
+	return v.sandbox.Dir().WriteJSON(RecordName, r)
 }
 
 func (v *Supervisor) record() Record {
@@ -113,7 +119,7 @@ func (v *Supervisor) write() error {
 	if v.sandbox.Status() == lifecycle.StatusStopped {
 		return nil // its directory goes, or Keep says more
 	}
-	return v.sandbox.Dir().WriteJSON(RecordName, v.record())
+	return v.store(v.record())
 }
 
 // fail answers with an error.
@@ -338,6 +344,7 @@ func (v *Supervisor) exec(ctx context.Context, c *control.Conn, m control.Messag
 		p.Kill()
 	}
 	if r.Detach {
+		go func() { _, _, _ = p.Wait() }() // its event is all that anybody hears of it; it ends with the sandbox at the latest
 		return
 	}
 	go passSignals(c, p)
