@@ -35,7 +35,7 @@ func supervise(ctx context.Context, ls *lifecycle.Sandbox, p *plan.Plan, o RunOp
 	}
 	if err != nil {
 		err = errors.Join(err, s.Destroy(ctx))
-		return nil, &lifecycle.StartError{ID: ls.ID(), Name: ls.Name(), Err: &lifecycle.PhaseError{Phase: "state", Err: err}}
+		return nil, &lifecycle.StartError{ID: ls.ID(), Name: ls.Name(), Err: lifecycle.StatePhase(err)}
 	}
 	return s, nil
 }

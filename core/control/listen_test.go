@@ -21,7 +21,7 @@ import (
 func TestSocketIsForItsOwnerAlone(t *testing.T) {
 	census(t)
 	for _, umask := range []int{0, 0o022, 0o177} {
-		dir := t.TempDir()
+		dir := shortDir(t)
 		old := unix.Umask(umask)
 		s, err := Listen(dir)
 		unix.Umask(old)
@@ -43,7 +43,7 @@ func TestSocketIsForItsOwnerAlone(t *testing.T) {
 
 func TestLongPathsAreNoProblem(t *testing.T) {
 	census(t)
-	dir := t.TempDir()
+	dir := shortDir(t)
 	for range 4 {
 		dir = filepath.Join(dir, strings.Repeat("long", 50))
 	}
@@ -82,7 +82,7 @@ func bindOnly(t *testing.T, dir string) {
 
 func TestStaleSocketIsReplaced(t *testing.T) {
 	census(t)
-	dir := t.TempDir()
+	dir := shortDir(t)
 	bindOnly(t, dir)
 	s, err := Listen(dir)
 	if err != nil {
@@ -108,7 +108,7 @@ func TestWhatIsNotAServersRemainsStays(t *testing.T) {
 		{"directory", func(_ *testing.T, dir string) error { return os.Mkdir(path(dir), 0o700) }},
 		{"link into nothing", func(_ *testing.T, dir string) error { return os.Symlink("nothing", path(dir)) }},
 		{"link to a socket", func(t *testing.T, dir string) error {
-			other := t.TempDir()
+			other := shortDir(t)
 			bindOnly(t, other)
 			return os.Symlink(path(other), path(dir))
 		}},
@@ -120,7 +120,7 @@ func TestWhatIsNotAServersRemainsStays(t *testing.T) {
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			census(t)
-			dir := t.TempDir()
+			dir := shortDir(t)
 			if err := c.place(t, dir); err != nil {
 				t.Fatal(err)
 			}
@@ -157,7 +157,7 @@ func TestLiveSocketIsNotTaken(t *testing.T) {
 
 func TestCloseLeavesASuccessorsSocket(t *testing.T) {
 	census(t)
-	dir := t.TempDir()
+	dir := shortDir(t)
 	first, err := Listen(dir)
 	if err != nil {
 		t.Fatal(err)
@@ -182,7 +182,7 @@ func TestCloseLeavesASuccessorsSocket(t *testing.T) {
 
 func TestDialTellsThatNobodyListens(t *testing.T) {
 	census(t)
-	empty, stale, odd := t.TempDir(), t.TempDir(), t.TempDir()
+	empty, stale, odd := shortDir(t), shortDir(t), shortDir(t)
 	bindOnly(t, stale)
 	for _, dir := range []string{filepath.Join(empty, "missing"), empty, stale} {
 		if _, err := Dial(t.Context(), dir); !errors.Is(err, ErrNoSupervisor) {
@@ -203,7 +203,7 @@ func TestDialTellsThatNobodyListens(t *testing.T) {
 
 func TestDialWaitsForAPlaceInTheQueueAsLongAsItsContext(t *testing.T) {
 	census(t)
-	dir := t.TempDir()
+	dir := shortDir(t)
 	s, err := Listen(dir) // nobody serves
 	if err != nil {
 		t.Fatal(err)

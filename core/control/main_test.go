@@ -115,7 +115,7 @@ func openFiles(t testing.TB) []string {
 func serve(t testing.TB, handle Handler, tune ...func(*Server)) (*Server, string) {
 	t.Helper()
 	census(t)
-	dir := t.TempDir()
+	dir := shortDir(t)
 	s, err := Listen(dir)
 	if err != nil {
 		t.Fatal(err)
@@ -202,4 +202,16 @@ func soon(t testing.TB, what <-chan struct{}, name string) {
 	case <-time.After(testutil.Patient(5 * time.Second)):
 		t.Fatalf("%s: not within 5 s", name)
 	}
+}
+
+// shortDir is a directory whose path leaves room for a socket's name (unix(7)),
+// wherever the tests' own temporary directory is.
+func shortDir(t testing.TB) string {
+	t.Helper()
+	dir, err := os.MkdirTemp("/tmp", "nucleus-control-")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = os.RemoveAll(dir) })
+	return dir
 }

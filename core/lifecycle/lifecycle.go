@@ -543,6 +543,9 @@ func (s *Sandbox) send(k initproto.Kind) error {
 	return nil
 }
 
+// StatePhase marks an error of what a sandbox keeps on disk.
+func StatePhase(err error) error { return phase("state", err) }
+
 // phase marks an error with the phase that it happened in.
 func phase(name string, err error) error {
 	if err == nil {

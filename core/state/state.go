@@ -305,11 +305,11 @@ func (d *Dir) WriteJSON(name string, v any) error {
 	tmp := filepath.Join(d.Path, "."+name)
 	f, err := os.OpenFile(tmp, os.O_WRONLY|os.O_CREATE|os.O_TRUNC|unix.O_NOFOLLOW, 0o600)
 	if err != nil {
-		return err
+		return full(err)
 	}
 	_, err = f.Write(append(b, '\n'))
 	if err := errors.Join(err, f.Close()); err != nil {
-		return err
+		return full(err)
 	}
 	return os.Rename(tmp, filepath.Join(d.Path, name))
 }
