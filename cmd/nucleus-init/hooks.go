@@ -177,7 +177,7 @@ func (in *initProcess) startHook(h initproto.Hook, state []byte, out int) error 
 		return err
 	}
 	defer unix.Close(noteFD)
-	defer func() { _ = unix.Munmap(unsafe.Slice((*byte)(unsafe.Pointer(note)), os.Getpagesize())) }()
+	defer unmapNote(note)
 	// Its gate stands open.
 	var gate [2]int
 	if err := unix.Pipe2(gate[:], unix.O_CLOEXEC); err != nil {

@@ -6,7 +6,6 @@ import (
 	"os"
 	"sync"
 	"syscall"
-	"unsafe"
 
 	"golang.org/x/sys/unix"
 
@@ -49,10 +48,6 @@ func (s *spawned) signal(id uint32, n unix.Signal) {
 		_ = unix.Kill(-p.pid, n) // ESRCH: it leads no group yet
 	}
 	_ = unix.PidfdSendSignal(p.pidfd, n, nil, 0)
-}
-
-func unmapNote(note *progress) {
-	_ = unix.Munmap(unsafe.Slice((*byte)(unsafe.Pointer(note)), os.Getpagesize()))
 }
 
 // spawn makes one more process of the sandbox. That it cannot be made is no reason

@@ -183,6 +183,10 @@ func sharedNote() (note *progress, fd int, err error) {
 	return (*progress)(unsafe.Pointer(&b[0])), fd, nil
 }
 
+func unmapNote(note *progress) {
+	_ = unix.Munmap(unsafe.Slice((*byte)(unsafe.Pointer(note)), os.Getpagesize()))
+}
+
 // fork makes stage 2 and gives its pid and pidfd. The child runs prepared raw
 // system calls only, as the child in Go's own forkExec does: the Go runtime is
 // not usable in it, for its other threads are not there.

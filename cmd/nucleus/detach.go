@@ -27,8 +27,7 @@ const supervisorFlag = "supervisor-fd"
 
 // readyMessage is what it tells.
 type readyMessage struct {
-	ID   string `json:"id"`
-	Name string `json:"name"`
+	ID string `json:"id"`
 }
 
 // supervises tells whether this is such a process.
@@ -134,7 +133,7 @@ func (a *app) callersDescriptors(f *runFlags) []*os.File {
 // tellReady says that the sandbox is ready, and lets go of the caller's descriptors.
 func (a *app) tellReady(s *core.Sandbox) error {
 	defer a.ready.Close()
-	b, err := json.Marshal(readyMessage{s.ID(), s.Name()})
+	b, err := json.Marshal(readyMessage{s.ID()})
 	if err != nil {
 		return err
 	}

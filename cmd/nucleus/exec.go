@@ -115,15 +115,8 @@ func (a *app) exec(ctx context.Context, f *execFlags, ref string, argv []string)
 
 // runExec speaks with the supervisor until the command has ended.
 func (a *app) runExec(c *control.Conn, io *exec.Stdio, r supervisor.ExecRequest, pass []*os.File, caught <-chan unix.Signal) (x supervisor.Exited, started bool, err error) {
-	if err := c.Send(supervisor.VerbExec, r, pass...); err != nil && !errors.Is(err, control.ErrGone) {
-		return x, false, err
-	}
-	m, files, err := c.Recv()
-	if err == nil {
-		err = m.Err()
-	}
+	m, files, err := c.Ask(supervisor.VerbExec, r, pass...)
 	if err != nil {
-		control.CloseAll(files)
 		return x, false, controlError(err)
 	}
 	if m.Kind == supervisor.KindExited {

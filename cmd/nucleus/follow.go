@@ -261,17 +261,12 @@ func (a *app) attach(ctx context.Context, ref string) error {
 		return err
 	}
 	defer c.Close()
-	if err := c.Send(supervisor.VerbAttach, nil); err != nil && !errors.Is(err, control.ErrGone) {
-		return err
-	}
-	m, files, err := c.Recv()
-	if err == nil {
-		err = m.Err()
+	m, files, err := c.Ask(supervisor.VerbAttach, nil)
+	if err != nil {
+		return controlError(err)
 	}
 	var at supervisor.Attached
-	if err == nil {
-		err = m.Decode(&at)
-	}
+	err = m.Decode(&at)
 	if err == nil && len(files) != 2 {
 		err = fmt.Errorf("the supervisor has sent %d descriptors, want 2", len(files))
 	}

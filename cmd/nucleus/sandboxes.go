@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"text/tabwriter"
 	"time"
@@ -22,7 +23,7 @@ import (
 	"github.com/nucleus-runtime/nucleus/core/supervisor"
 )
 
-// root opens the state root for the verbs that look after sandboxes. They need nothing
+// sandboxes opens the state root for the verbs that look after sandboxes. They need nothing
 // else of the host.
 func (a *app) sandboxes() (*state.Root, error) {
 	path, err := a.stateRootPath()
@@ -200,8 +201,7 @@ func signalNumber(s string) (int, error) {
 	if n := unix.SignalNum(name); n != 0 {
 		return int(n), nil
 	}
-	var n int
-	if _, err := fmt.Sscanf(s, "%d", &n); err == nil && n >= 1 && n <= 64 && fmt.Sprint(n) == s {
+	if n, err := strconv.Atoi(s); err == nil && n >= 1 && n <= 64 && strconv.Itoa(n) == s {
 		return n, nil
 	}
 	return 0, &usageError{err: fmt.Errorf("%q is no signal", s), hint: "nucleus kill -signal HUP NAME"}

@@ -69,8 +69,8 @@ type Reader struct {
 func OpenReader(path string) (*Reader, error) {
 	r := &Reader{path: path}
 	var err error
-	if r.f, err = openRegular(path + OldSuffix); errors.Is(err, os.ErrNotExist) {
-		r.f, err = openRegular(path)
+	if r.f, err = openToRead(path + OldSuffix); errors.Is(err, os.ErrNotExist) {
+		r.f, err = openToRead(path)
 	}
 	if err != nil {
 		return nil, err
@@ -78,7 +78,7 @@ func OpenReader(path string) (*Reader, error) {
 	return r, nil
 }
 
-func openRegular(path string) (*os.File, error) {
+func openToRead(path string) (*os.File, error) {
 	return os.OpenFile(path, os.O_RDONLY|unix.O_NOFOLLOW|unix.O_NONBLOCK, 0)
 }
 
@@ -88,7 +88,7 @@ func (r *Reader) Read(b []byte) (int, error) {
 	if n > 0 || !errors.Is(err, io.EOF) {
 		return n, err
 	}
-	next, err := openRegular(r.path)
+	next, err := openToRead(r.path)
 	if err != nil {
 		return 0, io.EOF // the sandbox is gone, and its directory
 	}

@@ -265,28 +265,42 @@ func (c *Conn) Call(ctx context.Context, kind string, body, answer any, fds ...*
 }
 
 func (c *Conn) exchange(kind string, body, answer any, fds []*os.File) error {
-	sent := c.Send(kind, body, fds...)
-	if sent != nil && !errors.Is(sent, ErrGone) {
-		return sent
-	}
-	// A server that refuses a client does not wait for its request.
-	m, files, err := c.Recv()
+	m, files, err := c.Ask(kind, body, fds...)
 	CloseAll(files)
 	switch {
-	case errors.Is(err, io.EOF):
-		return fmt.Errorf("control message %q: no answer: %w", kind, ErrGone)
 	case err != nil:
 		return err
-	case m.Kind == KindError:
-		return m.Err()
 	case m.Kind != KindOK:
 		return refuse(CodeVersion, "message %q: the answer is a message %q, of another release perhaps", kind, m.Kind)
-	case sent != nil:
-		return sent
 	case answer == nil:
 		return nil
 	}
 	return m.Decode(answer)
+}
+
+// Ask begins a longer request: it sends it and receives the first answer, whose
+// descriptors are the caller's. An answer that is an error comes back as an *Error.
+func (c *Conn) Ask(kind string, body any, fds ...*os.File) (Message, []*os.File, error) {
+	sent := c.Send(kind, body, fds...)
+	if sent != nil && !errors.Is(sent, ErrGone) {
+		return Message{}, nil, sent
+	}
+	// A server that refuses a client does not wait for its request.
+	m, files, err := c.Recv()
+	switch {
+	case errors.Is(err, io.EOF):
+		err = fmt.Errorf("control message %q: no answer: %w", kind, ErrGone)
+	case err != nil:
+	case m.Kind == KindError:
+		err = m.Err()
+	default:
+		err = sent
+	}
+	if err != nil {
+		CloseAll(files)
+		return Message{}, nil, err
+	}
+	return m, files, nil
 }
 
 // CloseAll closes descriptors that are not wanted after all; those that

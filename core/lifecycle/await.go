@@ -322,11 +322,7 @@ func (s *Sandbox) audit(ctx context.Context) error {
 // verifyPosture reads back what holds for the process that is about to become
 // the workload. Any difference ends the start.
 func (s *Sandbox) verifyPosture(context.Context) error {
-	want := security.Expected{Plan: s.plan, Process: s.process, InitPid: s.init.Pid}
-	if s.group != nil {
-		want.Cgroup = s.group.Record().Paths
-	}
-	err := security.ReadPosture(s.workPid, want)
+	err := security.ReadPosture(s.workPid, security.Expected{Plan: s.plan, Process: s.process, InitPid: s.init.Pid, Cgroup: s.Cgroup()})
 	if err == nil && s.plan.Init {
 		err = security.ReadInitPosture(s.init.Pid, s.setup)
 	}

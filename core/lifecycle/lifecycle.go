@@ -300,15 +300,20 @@ func (s *Sandbox) openStreams(context.Context) error {
 	if s.stdio, err = exec.NewStdio(s.cfg.Streams, s.plan.Process.Terminal); err != nil {
 		return phase("exec", err)
 	}
-	uid := s.plan.Process.User.UID
-	if s.plan.IDs.Kind != "none" {
-		uid, _ = plan.HostID(s.plan.IDs.UIDs, uid) // the plan refuses a user that is not mapped
-	}
-	if err := s.stdio.Own(int(uid)); err != nil {
+	if err := s.stdio.Own(s.hostUID(s.plan.Process.User.UID)); err != nil {
 		return phase("exec", err)
 	}
 	s.conn, s.initConn, err = channel.Pair()
 	return phase("namespaces", err)
+}
+
+// hostUID gives the host's number of a user of the sandbox. One that is not mapped was
+// refused before.
+func (s *Sandbox) hostUID(uid uint32) int {
+	if s.plan.IDs.Kind != "none" {
+		uid, _ = plan.HostID(s.plan.IDs.UIDs, uid)
+	}
+	return int(uid)
 }
 
 // cloneInit makes init on this thread, with which it will die (PDEATHSIG). A

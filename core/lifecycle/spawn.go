@@ -287,11 +287,7 @@ func (s *Sandbox) sendSpawn(sp *initproto.Spawn, c Command) (*os.File, error) {
 		}
 	}
 	if !c.TTY {
-		uid := sp.UID
-		if s.plan.IDs.Kind != "none" {
-			uid, _ = plan.HostID(s.plan.IDs.UIDs, uid) // spawnFor has seen that it is mapped
-		}
-		if err := exec.Own(c.Stdio, int(uid)); err != nil {
+		if err := exec.Own(c.Stdio, s.hostUID(sp.UID)); err != nil {
 			_ = w.Close()
 			return nil, err
 		}
@@ -395,11 +391,7 @@ func (p *Process) failure() error {
 func (s *Sandbox) verifySpawned(pid int, sp *initproto.Spawn) error {
 	w := s.process
 	w.UID, w.GID, w.Groups, w.TTY, w.Cwd = sp.UID, sp.GID, sp.Groups, sp.TTY, sp.Cwd
-	want := security.Expected{Plan: s.plan, Process: w, InitPid: s.init.Pid, InitFilter: s.initFilter}
-	if s.group != nil {
-		want.Cgroup = s.group.Record().Paths
-	}
-	return security.ReadPosture(pid, want)
+	return security.ReadPosture(pid, security.Expected{Plan: s.plan, Process: w, InitPid: s.init.Pid, Cgroup: s.Cgroup(), InitFilter: s.initFilter})
 }
 
 // Signal sends a signal to the process; SIGKILL to the group that it leads as well.
