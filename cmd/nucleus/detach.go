@@ -10,6 +10,7 @@ import (
 	"os"
 	"slices"
 	"strconv"
+	"strings"
 	"syscall"
 	"unsafe"
 
@@ -17,6 +18,7 @@ import (
 
 	"github.com/nucleus-runtime/nucleus/cmd/nucleus/internal/signals"
 	"github.com/nucleus-runtime/nucleus/core"
+	"github.com/nucleus-runtime/nucleus/core/audit"
 )
 
 // A sandbox that is not in the foreground has a process of its own, the same program
@@ -74,16 +76,18 @@ func (a *app) leave(f *runFlags) error {
 	}
 	defer release()
 	files := []*os.File{in, null, a.stderr, w}
-	for _, x := range a.callersDescriptors(f) {
-		for len(files) <= int(x.Fd()) {
-			files = append(files, nil)
-		}
-		files[x.Fd()] = x
+	events, err := callersDescriptor(f)
+	if err != nil {
+		return err
 	}
 	fd := 3
-	if f := slices.Index(files, w); f != 3 { // the caller named descriptor 3
-		files = append(files, w)
-		fd = len(files) - 1
+	if events != nil {
+		at := int(events.Fd())
+		files = append(files, make([]*os.File, max(0, at+1-len(files)))...)
+		if files[at] = events; at == fd {
+			files = append(files, w)
+			fd++
+		}
 	}
 	args := slices.Insert(slices.Clone(os.Args), 1, "--"+supervisorFlag+"="+strconv.Itoa(fd))
 	//nolint:forbidigo // this program once more: its environment and arguments are what it would have itself
@@ -121,13 +125,19 @@ func (a *app) leave(f *runFlags) error {
 	}
 }
 
-// callersDescriptors are those that the caller named on the command line.
-func (a *app) callersDescriptors(f *runFlags) []*os.File {
-	var n int
-	if _, err := fmt.Sscanf(f.events, "fd:%d", &n); err != nil || n < 3 {
-		return nil
+// callersDescriptor is the one that the caller named on the command line, nil for none.
+func callersDescriptor(f *runFlags) (*os.File, error) {
+	if !strings.HasPrefix(f.events, "fd:") {
+		return nil, nil
 	}
-	return []*os.File{os.NewFile(uintptr(n), f.events)}
+	x, err := audit.OpenSink(f.events)
+	if err == nil && x.Fd() < 3 {
+		err = fmt.Errorf("events to %q: a detached sandbox lets go of its caller's standard streams", f.events)
+	}
+	if err != nil {
+		return nil, &hintedError{err: err, hint: "correct -events: a file in a directory that exists, or fd:N for another open descriptor"}
+	}
+	return x, nil
 }
 
 // tellReady says that the sandbox is ready, and lets go of the caller's descriptors.

@@ -97,11 +97,11 @@ func (a *app) exec(ctx context.Context, f *execFlags, ref string, argv []string)
 		pass = io.Files()
 	}
 	x, started, err := a.runExec(c, io, r, pass, caught)
+	if started {
+		io.Wait(nil) // whatever has happened: the caller's terminal is raw until then
+	}
 	if err != nil {
 		return err
-	}
-	if started {
-		io.Wait(nil)
 	}
 	if x.Error != "" {
 		return &endedError{code: x.ExitCode, text: x.Error}
