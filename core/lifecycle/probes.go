@@ -2,7 +2,6 @@ package lifecycle
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"os"
 
@@ -89,7 +88,7 @@ func (s *Sandbox) try(ctx context.Context, args []string) error {
 	case <-ctx.Done():
 		p.Kill()
 		<-p.Ended()
-		return errors.New("it took too long")
+		return ctx.Err()
 	}
 	code, signal, err := p.Wait()
 	switch {
