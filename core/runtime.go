@@ -8,6 +8,7 @@
 package core
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -99,6 +100,11 @@ type (
 	Cause = exec.Cause
 	// Streams are the caller's ends of the standard streams.
 	Streams = exec.Streams
+	// Sandbox is a sandbox that was created. It is served on its control socket from then
+	// on, until it is gone.
+	Sandbox = supervisor.Supervisor
+	// Restarting tells of a workload that has ended and is started again.
+	Restarting = supervisor.Restarting
 )
 
 // New looks at the host. It changes nothing.
@@ -210,22 +216,23 @@ type RunOptions struct {
 	// Keep leaves the record and the log of a sandbox that has run, and its name, until
 	// it is removed.
 	Keep bool
+	// Made is called with the pid of each workload while it waits at the start gate: of
+	// the first, and if the job says so of those that follow it.
+	Made func(pid int) error
+	// Again is called when a workload has ended and is going to be started again.
+	Again func(Restarting)
 }
 
-// Create takes a plan through its phases up to the start gate. Sandboxes whose
-// supervisor died earlier are cleaned up first.
-func (r *Runtime) Create(ctx context.Context, p *plan.Plan, o RunOptions) (*Sandbox, error) {
-	if o.ThreadsStay {
-		return r.create(ctx, p, o)
-	}
+// onThread makes a run on a thread of its own, which ends with it.
+func onThread(create func() (*lifecycle.Sandbox, error)) (*lifecycle.Sandbox, error) {
 	type outcome struct {
-		s   *Sandbox
+		s   *lifecycle.Sandbox
 		err error
 	}
 	made := make(chan outcome)
 	go func() {
 		runtime.LockOSThread() // never unlocked: the thread ends with this goroutine
-		s, err := r.create(ctx, p, o)
+		s, err := create()
 		made <- outcome{s, err}
 		if err == nil {
 			<-s.Gone()
@@ -235,7 +242,9 @@ func (r *Runtime) Create(ctx context.Context, p *plan.Plan, o RunOptions) (*Sand
 	return m.s, m.err
 }
 
-func (r *Runtime) create(ctx context.Context, p *plan.Plan, o RunOptions) (*Sandbox, error) {
+// Create takes a plan through its phases up to the start gate. Sandboxes whose
+// supervisor died earlier are cleaned up first.
+func (r *Runtime) Create(ctx context.Context, p *plan.Plan, o RunOptions) (*Sandbox, error) {
 	if err := r.Open(ctx); err != nil {
 		return nil, err
 	}
@@ -243,26 +252,29 @@ func (r *Runtime) create(ctx context.Context, p *plan.Plan, o RunOptions) (*Sand
 	if err != nil {
 		return nil, err
 	}
-	var out *supervisor.Output
-	if o.Detached {
-		if out, err = supervisor.NewOutput(p.Process.Terminal); err != nil {
-			return nil, err
-		}
-		o.Streams = out.Streams()
-	}
-	s, err := lifecycle.Create(ctx, lifecycle.Config{
-		State: r.state, Name: o.Name, ExactName: o.Name != "", InitPath: path, Init: program, Refused: append([]string{r.init.dir}, r.o.Refused...),
-		Seccomp: seccomp.Compiler{Helper: filepath.Join(r.init.dir, "nucleus-seccomp"), CacheDir: r.cacheDir()},
-		Cgroups: r.cgroups, Privileged: r.host.Privileged, Streams: o.Streams, Log: audit.NewLog("", p.Name, r.o.Events...), Lap: r.o.Lap, Keep: o.Keep,
-		Sources: lifecycle.Sources{Secrets: r.o.Secrets, Hooks: r.o.Hooks, Networks: r.o.Networks},
-	}, p)
+	d, err := r.state.Create(state.NewID(), cmp.Or(o.Name, p.Name), o.Name != "")
 	if err != nil {
-		if out != nil {
-			out.Close()
-		}
-		return nil, locate(err, p)
+		return nil, lifecycle.StatePhase(err)
 	}
-	return supervise(ctx, s, p, o, out)
+	log := audit.NewLog("", p.Name, r.o.Events...)
+	run := func(ctx context.Context, streams exec.Streams) (*lifecycle.Sandbox, error) {
+		return lifecycle.Create(ctx, lifecycle.Config{
+			Dir: d, InitPath: path, Init: program, Refused: append([]string{r.state.Path(), r.init.dir}, r.o.Refused...),
+			Seccomp: seccomp.Compiler{Helper: filepath.Join(r.init.dir, "nucleus-seccomp"), CacheDir: r.cacheDir()},
+			Cgroups: r.cgroups, Privileged: r.host.Privileged, Streams: streams, Log: log, Lap: r.o.Lap,
+			Sources: lifecycle.Sources{Secrets: r.o.Secrets, Hooks: r.o.Hooks, Networks: r.o.Networks},
+		}, p)
+	}
+	return supervisor.New(ctx, supervisor.Config{
+		Dir: d, Plan: p, Log: log, Streams: o.Streams, Detached: o.Detached, Held: o.Held, Keep: o.Keep, Made: o.Made, Again: o.Again,
+		Locate: func(err error) error { return locate(err, p) },
+		Make: func(ctx context.Context, streams exec.Streams) (*lifecycle.Sandbox, error) {
+			if o.ThreadsStay {
+				return run(ctx, streams)
+			}
+			return onThread(func() (*lifecycle.Sandbox, error) { return run(ctx, streams) })
+		},
+	})
 }
 
 // collectBudget bounds how long a run spends on cleaning up after others.
@@ -277,7 +289,7 @@ func (r *Runtime) Run(ctx context.Context, p *plan.Plan, o RunOptions) (Result, 
 		return Failed(err), err
 	}
 	if err := s.Start(ctx); err != nil {
-		return s.Failed(err), err
+		return s.Failed(), err
 	}
 	return s.Wait()
 }

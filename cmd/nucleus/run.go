@@ -218,35 +218,35 @@ func (a *app) supervise(ctx context.Context, rt *core.Runtime, p *plan.Plan, nam
 	defer close(ended)
 	go forward(caught, created, ended, cancel)
 
-	pidFile := f.pidFile
-	if pidFile != "" { // this process may leave the directory that it starts from
-		if pidFile, err = filepath.Abs(pidFile); err != nil {
+	path := f.pidFile
+	if path != "" { // this process may leave the directory that it starts from
+		if path, err = filepath.Abs(path); err != nil {
 			return core.Failed(err), err
 		}
 	}
+	pid := &pidFile{path: path}
+	defer pid.remove()
 	s, err := rt.Create(ctx, p, core.RunOptions{
 		Name: name, Streams: core.Streams{In: a.stdin, Out: a.stdout, Err: a.stderr}, ThreadsStay: true, Detached: f.detach, Held: f.create, Keep: f.keep,
+		Made: pid.write,
+		Again: func(r core.Restarting) {
+			pid.remove() // the kernel may give the number to somebody else
+			a.problem("warning", fmt.Sprintf("%s; started again in %s (restart %d)", endOf(r), r.Wait, r.Count), "")
+		},
 	})
 	if err != nil {
 		return core.Failed(err), err
 	}
-	if pidFile != "" {
-		if err := writePidFile(pidFile, s.Pid()); err != nil {
-			err = errors.Join(err, s.Destroy(ctx))
-			return s.Failed(err), err
-		}
-		defer os.Remove(pidFile)
-	}
 	if f.create {
 		if err := a.awaitStart(ctx, s); err != nil {
-			return s.Failed(err), errors.Join(err, s.Destroy(context.WithoutCancel(ctx)))
+			return s.Failed(), errors.Join(err, s.Destroy(context.WithoutCancel(ctx)))
 		}
 	}
 	// From here on a signal is the workload's, not the start's: the hand-over comes
 	// before the workload can say that it is there.
 	created <- s
 	if err := s.Start(context.WithoutCancel(ctx)); err != nil {
-		return s.Failed(err), err
+		return s.Failed(), err
 	}
 	// A signal that came in between ended a start that was over already.
 	stop := context.AfterFunc(ctx, s.Stop)
@@ -262,7 +262,8 @@ const twice = 3 * time.Second
 
 // forward passes signals to the sandbox. During the start they end it. SIGTERM
 // is a stop with the job's grace; more of them change nothing, for timeout(1)
-// and service managers send it twice. A second Ctrl-C kills.
+// and service managers send it twice. A second Ctrl-C kills. Whoever sends one that
+// is meant to end the workload does not want it to be started again.
 func forward(caught <-chan unix.Signal, created <-chan *core.Sandbox, ended <-chan struct{}, cancel context.CancelCauseFunc) {
 	var s *core.Sandbox
 	var interrupted time.Time
@@ -291,9 +292,48 @@ func forward(caught <-chan unix.Signal, created <-chan *core.Sandbox, ended <-ch
 				if n == unix.SIGINT {
 					interrupted = time.Now()
 				}
+				if n == unix.SIGINT || n == unix.SIGQUIT {
+					s.Last()
+				}
 				s.Signal(n)
 			}
 		}
+	}
+}
+
+// endOf says how a workload has ended that is started again.
+func endOf(r core.Restarting) string {
+	switch x := r.Result; {
+	case r.Err != nil:
+		return r.Err.Error()
+	case x.Cause == exec.CauseOOM:
+		return "the kernel killed the workload for lack of memory"
+	case x.Signal != 0:
+		return fmt.Sprintf("the workload was ended by %s", unix.SignalName(unix.Signal(x.Signal)))
+	default:
+		return fmt.Sprintf("the workload has ended with exit code %d", x.ExitCode)
+	}
+}
+
+// pidFile is a file that holds the pid of a workload while there is one.
+type pidFile struct {
+	path    string // "" for none
+	written bool
+}
+
+func (p *pidFile) write(pid int) error {
+	if p.path == "" {
+		return nil
+	}
+	err := writePidFile(p.path, pid)
+	p.written = err == nil
+	return err
+}
+
+func (p *pidFile) remove() {
+	if p.written {
+		_ = os.Remove(p.path) // somebody else has
+		p.written = false
 	}
 }
 

@@ -140,6 +140,13 @@ func (a *app) resumeCommand() *cobra.Command {
 	return a.simple("resume", "Let a paused sandbox go on", supervisor.VerbResume)
 }
 
+func (a *app) restartCommand() *cobra.Command {
+	c := a.simple("restart", "End the workload of a sandbox as its job says, and start it again", supervisor.VerbRestart)
+	c.Long = `End the workload of a sandbox as nucleus stop does and start it again, in a sandbox made
+anew from the same plan, with the same id and name. Returns when it is ready.`
+	return c
+}
+
 // stopCommand waits for the end, as users of docker stop expect.
 func (a *app) stopCommand() *cobra.Command {
 	return &cobra.Command{

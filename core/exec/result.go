@@ -43,6 +43,8 @@ type Result struct {
 	Peaks    Peaks         `json:"peaks"`
 	Started  time.Time     `json:"started,omitzero"`
 	Duration time.Duration `json:"duration"`
+	// Restarts is how often the workload was started again; the rest is of its last run.
+	Restarts int `json:"restarts,omitempty"`
 	// OutputError tells that output of the workload was lost, for a full disk for
 	// instance, after the workload believed it written.
 	OutputError string `json:"output_error,omitempty"`

@@ -34,9 +34,9 @@ import (
 
 // Config is what a sandbox needs beside its plan.
 type Config struct {
-	State      *state.Root
-	Name       string // "" for the plan's
-	ExactName  bool   // a taken name is an error, not a reason for a suffix
+	// Dir is the sandbox's own, and the caller's: after the teardown it may be used for
+	// another run, or removed, if its journal has nothing pending.
+	Dir        *state.Dir
 	InitPath   string
 	Init       *os.File // what to execute instead of InitPath, if not nil
 	Refused    []string // host paths that no job may bind
@@ -44,10 +44,7 @@ type Config struct {
 	Cgroups    cgroups.Facts
 	Privileged bool
 	Streams    exec.Streams
-	// Keep leaves the directory of a sandbox that has run: it is the caller's then, by
-	// Sandbox.Dir.
-	Keep bool
-	Log  *audit.Log
+	Log        *audit.Log
 	// Sources: without one of them a plan that needs it fails.
 	Sources
 	// Lap is called at the end of each step, for -trace.
@@ -63,7 +60,6 @@ type Sandbox struct {
 	dir  *state.Dir
 	log  *audit.Log
 
-	events  *audit.File
 	conn    *channel.Conn
 	init    *namespaces.Init
 	group   *cgroups.Group
@@ -123,9 +119,6 @@ func (s *Sandbox) ID() string { return s.dir.ID }
 // Name is what users call it.
 func (s *Sandbox) Name() string { return s.dir.Name }
 
-// Dir is the sandbox's own directory.
-func (s *Sandbox) Dir() *state.Dir { return s.dir }
-
 // Master is Stdio.Master of the workload's streams.
 func (s *Sandbox) Master() (*os.File, error) { return s.stdio.Master() }
 
@@ -152,7 +145,7 @@ func Create(ctx context.Context, cfg Config, p *plan.Plan) (_ *Sandbox, err erro
 	for _, h := range p.PluginHooks {
 		cfg.StartTimeout += pluginTime + time.Duration(hooks.PreExec)*min(h.Timeout, 24*time.Hour)
 	}
-	s := &Sandbox{cfg: cfg, plan: p, log: cfg.Log, workFD: -1, status: StatusCreating, runs: make(chan struct{}), dropped: make(chan struct{}), readied: make(chan struct{}), ending: make(chan struct{}), requests: make(chan request, 16), done: make(chan struct{}), release: make(chan struct{})}
+	s := &Sandbox{cfg: cfg, plan: p, dir: cfg.Dir, log: cfg.Log, workFD: -1, status: StatusCreating, runs: make(chan struct{}), dropped: make(chan struct{}), readied: make(chan struct{}), ending: make(chan struct{}), requests: make(chan request, 16), done: make(chan struct{}), release: make(chan struct{})}
 	if err := s.openState(); err != nil {
 		return nil, err
 	}
@@ -198,24 +191,7 @@ func (s *Sandbox) lap(step string) {
 }
 
 func (s *Sandbox) openState() error {
-	name := s.cfg.Name
-	if name == "" {
-		name = s.plan.Name
-	}
-	d, err := s.cfg.State.Create(state.NewID(), name, s.cfg.ExactName)
-	if err != nil {
-		return phase("state", err)
-	}
-	s.dir = d
-	f, err := audit.OpenFile(d.Path + "/" + audit.FileName)
-	if err != nil {
-		_ = d.Remove()
-		return phase("state", err)
-	}
-	s.events = f
-	s.log.Begin(d.ID, d.Name, f)
 	if err := s.intendStopHooks(); err != nil {
-		_ = s.dir.Remove()
 		return err
 	}
 	s.log.Emit(audit.Created, nil, map[string]any{"mode": s.plan.Mode, "job": s.plan.File})
@@ -445,7 +421,7 @@ func (s *Sandbox) userNS() (*os.File, error) {
 func (s *Sandbox) prepareFS(ctx context.Context) error {
 	var err error
 	s.prep, err = fs.Prepare(ctx, s.plan, fs.Options{
-		Privileged: s.cfg.Privileged, Refused: append([]string{s.cfg.State.Path()}, s.cfg.Refused...), Helper: s.cfg.InitPath,
+		Privileged: s.cfg.Privileged, Refused: s.cfg.Refused, Helper: s.cfg.InitPath,
 		UserNS: s.userNS,
 	})
 	if err != nil {

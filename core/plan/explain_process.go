@@ -138,7 +138,10 @@ func (e *explainer) exec() {
 		e.add("readiness", fmt.Sprintf("%q", r.Exec), fmt.Sprintf("init runs it as the workload, every %s; not ready after %s ends the sandbox", r.Interval, r.Timeout), "readiness")
 	}
 	if h := p.Health; h != nil {
-		e.add("health", fmt.Sprintf("%q", h.Exec), fmt.Sprintf("init runs it as the workload, every %s, at most %s; %d failures in a row end the sandbox", h.Interval, h.Timeout, h.Retries), "health")
+		e.add("health", fmt.Sprintf("%q", h.Exec), fmt.Sprintf("init runs it as the workload, every %s, at most %s; %d failures in a row: %s", h.Interval, h.Timeout, h.Retries, h.OnFailure), "health")
+	}
+	if r := p.Restart; r != nil {
+		e.add("restart", "on "+r.On, fmt.Sprintf("the supervisor makes the sandbox anew after %s, then twice that, up to a minute; at most %d times in a row", r.Backoff, r.Attempts), "restart")
 	}
 	e.add("stop", p.Stop.Signal+", grace "+p.Stop.Grace.String(), "init, then SIGKILL of PID 1", "stop.signal", "stop.grace")
 }

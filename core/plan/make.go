@@ -151,13 +151,10 @@ func (m *maker) unsupported() {
 		if h.Exec == nil {
 			later("health", "health probes other than exec are")
 		}
-		if h.OnFailure != "stop" {
-			later("health.on_failure", "a restart after a health probe is")
-		}
-		m.p.Health = &Health{Exec: h.Exec, Interval: h.Interval, Timeout: h.Timeout, StartPeriod: h.StartPeriod, Retries: h.Retries}
+		m.p.Health = &Health{Exec: h.Exec, Interval: h.Interval, Timeout: h.Timeout, StartPeriod: h.StartPeriod, Retries: h.Retries, OnFailure: h.OnFailure}
 	}
-	if j.Restart != nil {
-		later("restart", "the restart policy is")
+	if r := j.Restart; r != nil {
+		m.p.Restart = &Restart{On: r.On, Attempts: r.Attempts, Backoff: r.Backoff}
 	}
 	if j.SDNotify {
 		later("sd_notify", "sd_notify is")

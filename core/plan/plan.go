@@ -61,6 +61,8 @@ type Plan struct {
 	// Readiness and Health are commands that init runs beside the workload.
 	Readiness *Readiness `json:"readiness,omitempty"`
 	Health    *Health    `json:"health,omitempty"`
+	// Restart says when the workload is started again; nil for never.
+	Restart *Restart `json:"restart,omitempty"`
 	// PluginHooks are called at the boundaries of the phases.
 	PluginHooks []PluginHook `json:"pluginHooks,omitempty"`
 	// Annotations are what hooks plugins have written down.
@@ -87,6 +89,14 @@ type Health struct {
 	Timeout     time.Duration `json:"timeout"`
 	StartPeriod time.Duration `json:"startPeriod"`
 	Retries     int           `json:"retries"`
+	OnFailure   string        `json:"onFailure"` // stop, or restart
+}
+
+// Restart is what follows the end of a workload.
+type Restart struct {
+	On       string        `json:"on"` // failure, or always
+	Attempts int           `json:"attempts"`
+	Backoff  time.Duration `json:"backoff"`
 }
 
 // IDs says how ids inside stand for ids outside.

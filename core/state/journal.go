@@ -152,6 +152,18 @@ func (r Record) line() []byte {
 	return append(b, '}', '\n')
 }
 
+// Reset forgets what has happened so far, all of which must have been undone: a
+// sandbox that is made anew for years would fill it.
+func (j *Journal) Reset() error {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	if err := j.f.Truncate(0); err != nil {
+		return fmt.Errorf("journal: %w", err)
+	}
+	j.size, j.seq = 0, 0
+	return nil
+}
+
 // Close closes the file.
 func (j *Journal) Close() error { return j.f.Close() }
 

@@ -11,9 +11,9 @@ import (
 	"github.com/nucleus-runtime/nucleus/core/logs"
 )
 
-// Output is where the output of a detached workload goes: into its log, and to the
-// clients that are attached.
-type Output struct {
+// output is where the output of a detached workload goes: into its log, and to the
+// clients that are attached. It outlives a workload that is started again.
+type output struct {
 	ends [2]*os.File // what the workload writes to: stdout, stderr
 	from [2]*os.File // what we read
 	fans [2]fan
@@ -23,33 +23,34 @@ type Output struct {
 	wg  sync.WaitGroup
 }
 
-// NewOutput makes the pipes. A terminal mixes both streams: it has one.
-func NewOutput(tty bool) (*Output, error) {
-	o := &Output{tty: tty}
+// openOutput opens the log. A terminal mixes both streams: it has one.
+func openOutput(dir string, tty bool) (*output, error) {
+	log, err := logs.Open(dir, logs.Options{})
+	if err != nil {
+		return nil, err
+	}
+	return &output{tty: tty, log: log}, nil
+}
+
+// pipes makes those of the next workload.
+func (o *output) pipes() (exec.Streams, error) {
 	n := 2
-	if tty {
+	if o.tty {
 		n = 1
 	}
 	for i := range n {
 		r, w, err := os.Pipe()
 		if err != nil {
-			o.Close()
-			return nil, os.NewSyscallError("pipe2", err)
+			o.drop()
+			return exec.Streams{}, os.NewSyscallError("pipe2", err)
 		}
 		o.from[i], o.ends[i] = r, w
 	}
-	return o, nil
+	return exec.Streams{Out: o.ends[0], Err: o.ends[1]}, nil
 }
 
-// Streams are the workload's.
-func (o *Output) Streams() exec.Streams { return exec.Streams{Out: o.ends[0], Err: o.ends[1]} }
-
-// Begin opens the log and begins to read. Without it nothing is read.
-func (o *Output) Begin(dir string) error {
-	var err error
-	if o.log, err = logs.Open(dir, logs.Options{}); err != nil {
-		return err
-	}
+// begin begins to read. Without it nothing is read.
+func (o *output) begin() {
 	names := [2]logs.Stream{logs.Out, logs.Err}
 	if o.tty {
 		names[0] = logs.Terminal
@@ -60,13 +61,12 @@ func (o *Output) Begin(dir string) error {
 		if r == nil {
 			continue
 		}
-		// What cannot be written is counted there, and told in Finish.
+		// What cannot be written is counted there, and told in finish.
 		o.wg.Go(func() { _ = o.log.Copy(names[i], r, &o.fans[i]) })
 	}
-	return nil
 }
 
-func (o *Output) closeEnds() {
+func (o *output) closeEnds() {
 	for i, f := range o.ends {
 		if f != nil {
 			_ = f.Close()
@@ -75,25 +75,29 @@ func (o *Output) closeEnds() {
 	}
 }
 
-// Finish waits for the end of the output, when no process of the sandbox is left to
-// write any, and tells what could not be written down.
-func (o *Output) Finish() error {
+// drain waits for the end of a workload's output, when no process of the sandbox is
+// left to write any. Who is attached to its terminal sees the end of that.
+func (o *output) drain() {
 	o.closeEnds()
 	o.wg.Wait()
+	if o.tty {
+		o.fans[0].dismiss()
+	}
+	o.drop()
+}
+
+// finish is the end of the last workload's output, and tells what could not be written
+// down.
+func (o *output) finish() error {
+	o.drain()
 	for i := range o.fans {
 		o.fans[i].close()
 	}
-	var err error
-	if o.log != nil {
-		err = errors.Join(o.log.Err(), o.log.Close())
-		o.log = nil
-	}
-	o.Close()
-	return err
+	return errors.Join(o.log.Err(), o.log.Close())
 }
 
-// Close lets everything go.
-func (o *Output) Close() {
+// drop lets the pipes go.
+func (o *output) drop() {
 	o.closeEnds()
 	for i, f := range o.from {
 		if f != nil {
@@ -103,9 +107,9 @@ func (o *Output) Close() {
 	}
 }
 
-// Attach gives descriptors that the output from now on can be read from, the
+// attach gives descriptors that the output from now on can be read from, the
 // caller's, and what ends that.
-func (o *Output) Attach() (files []*os.File, detach func(), err error) {
+func (o *output) attach() (files []*os.File, detach func(), err error) {
 	var ends []*end
 	detach = func() {
 		for i, e := range ends {
@@ -228,8 +232,15 @@ func (f *fan) remove(e *end) {
 
 func (f *fan) close() {
 	f.mu.Lock()
-	defer f.mu.Unlock()
 	f.closed = true
+	f.mu.Unlock()
+	f.dismiss()
+}
+
+// dismiss ends what those who are attached read.
+func (f *fan) dismiss() {
+	f.mu.Lock()
+	defer f.mu.Unlock()
 	for _, e := range f.ends {
 		_ = e.w.Close()
 	}

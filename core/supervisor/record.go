@@ -37,12 +37,16 @@ type Record struct {
 	Cgroup     map[string]string `json:"cgroup,omitempty"` // directory by v1 controller, "" on v2
 	Created    time.Time         `json:"created"`
 	Started    time.Time         `json:"started,omitzero"`
-	Execs      uint64            `json:"execs,omitempty"` // commands run beside the workload so far
+	Execs      uint64            `json:"execs,omitempty"`    // commands run beside the workload so far
+	Restarts   int               `json:"restarts,omitempty"` // how often the workload was started again
 	// Result is how it ended, for a sandbox that has.
 	Result *exec.Result `json:"result,omitempty"`
 	// Error is what Nucleus itself could not do, for a sandbox that has ended.
 	Error string `json:"error,omitempty"`
 }
+
+// StatusRestarting is that of a sandbox whose workload has ended, and is started again.
+const StatusRestarting lifecycle.Status = "restarting"
 
 // Ended is how a sandbox ended, as its supervisor tells those who wait.
 type Ended struct {

@@ -5,15 +5,16 @@ import "github.com/nucleus-runtime/nucleus/core/exec"
 // The verbs of the control protocol, with the bodies of their requests and answers.
 // An answer of a verb without one is empty.
 const (
-	VerbState  = "state"  // answer: Record
-	VerbStart  = "start"  // opens the start gate
-	VerbSignal = "signal" // SignalRequest
-	VerbStop   = "stop"   // as the job says; answers when it was asked
-	VerbKill   = "kill"   // at once
-	VerbPause  = "pause"
-	VerbResume = "resume"
-	VerbStats  = "stats" // answer: Stats
-	VerbWait   = "wait"  // answers with Ended when the sandbox is gone
+	VerbState   = "state"   // answer: Record
+	VerbStart   = "start"   // opens the start gate
+	VerbRestart = "restart" // ends the workload as the job says, and starts it again; answers when it is ready
+	VerbSignal  = "signal"  // SignalRequest
+	VerbStop    = "stop"    // as the job says; answers when it was asked
+	VerbKill    = "kill"    // at once
+	VerbPause   = "pause"
+	VerbResume  = "resume"
+	VerbStats   = "stats" // answer: Stats
+	VerbWait    = "wait"  // answers with Ended when the sandbox is gone
 	// VerbExec starts a command: ExecRequest, and its three standard streams unless it
 	// has a terminal. "started" comes with Started, and the terminal's master. The
 	// client may then send "signal"; "exited" with Exited is last. A client that goes

@@ -1,5 +1,6 @@
-// Package supervisor serves the control socket of one sandbox: whoever asks, asks the
-// process that owns it. It keeps the sandbox's record, and hands its output on.
+// Package supervisor owns one sandbox from its directory to its last undo: it makes it,
+// makes it anew as its job says, keeps its record, hands its output on, and serves its
+// control socket. Whoever wants something of a sandbox asks the process that owns it.
 package supervisor
 
 import (
@@ -7,32 +8,57 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"path/filepath"
 	"sync"
 	"sync/atomic"
 	"time"
 
 	"golang.org/x/sys/unix"
 
+	"github.com/nucleus-runtime/nucleus/core/audit"
 	"github.com/nucleus-runtime/nucleus/core/cgroups"
 	"github.com/nucleus-runtime/nucleus/core/control"
 	"github.com/nucleus-runtime/nucleus/core/exec"
 	"github.com/nucleus-runtime/nucleus/core/lifecycle"
+	"github.com/nucleus-runtime/nucleus/core/plan"
+	"github.com/nucleus-runtime/nucleus/core/state"
 )
 
-// Config is what a supervisor is told beside its sandbox.
+// Config is what a supervisor is told.
 type Config struct {
+	Dir  *state.Dir // its own from here
+	Plan *plan.Plan
+	Log  *audit.Log
+	// Make takes the plan up to the start gate.
+	Make func(context.Context, exec.Streams) (*lifecycle.Sandbox, error)
+	// Streams are those of a sandbox in the foreground.
+	Streams  exec.Streams
 	Detached bool
-	Output   *Output // nil for a sandbox in the foreground
 	// Held: it is started when somebody asks for that.
 	Held bool
+	// Keep leaves the record and the log of a sandbox that has run.
+	Keep bool
 	// Locate adds the line of the job to an error.
 	Locate func(error) error
+	// Made is called with each workload's pid while it waits at the start gate.
+	Made func(pid int) error
+	// Again is called when a workload has ended that is going to be started again.
+	Again func(Restarting)
+}
+
+// Restarting tells of a workload that has ended, and when it is started again.
+type Restarting struct {
+	Result exec.Result
+	Err    error
+	Wait   time.Duration
+	Count  int // restarts so far, this one included
 }
 
 // Supervisor serves one sandbox.
 type Supervisor struct {
 	cfg     Config
-	sandbox *lifecycle.Sandbox
+	events  *audit.File
+	output  *output // nil for a sandbox in the foreground
 	server  *control.Server
 	created time.Time
 	served  chan struct{}
@@ -42,48 +68,90 @@ type Supervisor struct {
 	start    chan struct{} // closed by the first that asks for the start
 	decided  bool
 
+	mu       sync.Mutex
+	run      *lifecycle.Sandbox // the present one, or the last
+	runs     int                // so far
+	restarts int
+	between  bool               // it has ended, and another one follows
+	turn     chan struct{}      // closed when that changes
+	last     bool               // no other run follows
+	asked    bool               // another one follows at once
+	ran      bool               // a workload has
+	hurry    chan struct{}      // says so to who waits; holds one
+	giveUp   context.CancelFunc // ends the making of the next run, nil if none is made
+	ready    chan struct{}      // closed once a workload was ready
+
 	writing sync.Mutex // of the record
 	done    chan struct{}
-	ended   Ended // once done is closed
+	result  exec.Result // once done is closed
+	err     error
 }
 
-// New begins to serve a sandbox that was created.
-func New(s *lifecycle.Sandbox, cfg Config) (*Supervisor, error) {
-	server, err := control.Listen(s.Dir().Path)
-	if err != nil {
-		return nil, err
+// New makes a sandbox up to its start gate and begins to serve it. On an error nothing
+// is left of it.
+func New(ctx context.Context, cfg Config) (*Supervisor, error) {
+	v := &Supervisor{
+		cfg: cfg, created: time.Now(), served: make(chan struct{}), start: make(chan struct{}), done: make(chan struct{}),
+		turn: make(chan struct{}), hurry: make(chan struct{}, 1), ready: make(chan struct{}),
 	}
-	v := &Supervisor{cfg: cfg, sandbox: s, server: server, created: time.Now(), served: make(chan struct{}), start: make(chan struct{}), done: make(chan struct{})}
-	if err := v.write(); err != nil {
-		_ = server.Close()
-		return nil, err
+	var err error
+	if v.events, err = audit.OpenFile(filepath.Join(cfg.Dir.Path, audit.FileName)); err != nil {
+		return nil, errors.Join(lifecycle.StatePhase(err), cfg.Dir.Remove())
 	}
-	s.OnChange(func() { _ = v.write() }) // it cannot be written: who asks is told all the same
+	cfg.Log.Begin(cfg.Dir.ID, cfg.Dir.Name, v.events)
+	if err = v.open(ctx); err != nil {
+		return nil, cfg.Locate(errors.Join(err, v.dispose(false)))
+	}
 	go func() {
 		defer close(v.served)
-		_ = server.Serve(context.Background(), v.handle) // ends with Close
+		_ = v.server.Serve(context.Background(), v.handle) // ends with Close
 	}()
 	return v, nil
 }
 
+// open is what of New is undone by dispose.
+func (v *Supervisor) open(ctx context.Context) (err error) {
+	failed := func(err error) error {
+		err = lifecycle.StatePhase(err)
+		v.cfg.Log.Emit(audit.Failed, err, nil)
+		return &lifecycle.StartError{ID: v.ID(), Name: v.Name(), Err: err}
+	}
+	if v.cfg.Detached {
+		if v.output, err = openOutput(v.cfg.Dir.Path, v.cfg.Plan.Process.Terminal); err != nil {
+			return failed(err)
+		}
+	}
+	run, err := v.make(ctx)
+	if err == nil {
+		v.run, v.runs = run, 1
+		if v.server, err = control.Listen(v.cfg.Dir.Path); err == nil {
+			if err = v.write(); err == nil {
+				return nil
+			}
+			_ = v.server.Close()
+		}
+		err = failed(errors.Join(err, run.Destroy(ctx)))
+	}
+	if v.output != nil {
+		_ = v.output.finish() // nothing was written
+	}
+	return err
+}
+
+// ID is the sandbox's: 32 hexadecimal digits.
+func (v *Supervisor) ID() string { return v.cfg.Dir.ID }
+
+// Name is what users call it.
+func (v *Supervisor) Name() string { return v.cfg.Dir.Name }
+
 // StartAsked is closed when somebody has asked for the start.
 func (v *Supervisor) StartAsked() <-chan struct{} { return v.start }
 
-// End tells everybody who waits how the sandbox ended, and serves no more.
-func (v *Supervisor) End(r exec.Result, err error) {
-	v.ended.Result = r
-	if err != nil {
-		v.ended.Error = err.Error()
-	}
-	close(v.done)
-	_ = v.server.Close()
-	<-v.served
-}
-
-// Keep writes the record of a sandbox that has ended and is kept.
-func (v *Supervisor) Keep(r exec.Result, err error) error {
+// keep writes the record of a sandbox that has ended and is kept.
+func (v *Supervisor) keep(r exec.Result, err error) error {
 	rec := v.record()
 	rec.Status, rec.Pid, rec.InitPid, rec.Supervisor, rec.Cgroup, rec.Result = lifecycle.StatusStopped, 0, 0, 0, nil, &r
+	rec.Ready = false
 	if err != nil {
 		rec.Error = err.Error()
 	}
@@ -93,33 +161,40 @@ func (v *Supervisor) Keep(r exec.Result, err error) error {
 // store leaves out what may hold a secret: who has the supervisor's ear is told.
 func (v *Supervisor) store(r Record) error {
 	r.Command = nil
-	return v.sandbox.Dir().WriteJSON(RecordName, r)
+	return v.cfg.Dir.WriteJSON(RecordName, r)
 }
 
 func (v *Supervisor) record() Record {
-	s := v.sandbox
-	p := s.Plan()
-	ready := false
-	select {
-	case <-s.Ready():
-		ready = s.Status() != lifecycle.StatusStopped
-	default:
-	}
-	return Record{
-		Ready: ready, Health: string(s.Health()),
-		Version: RecordVersion, ID: s.ID(), Name: s.Name(), Status: s.Status(), Pid: s.Pid(), InitPid: s.InitPid(), Supervisor: os.Getpid(),
+	v.mu.Lock()
+	s, between, restarts := v.run, v.between, v.restarts
+	v.mu.Unlock()
+	p := v.cfg.Plan
+	r := Record{
+		Version: RecordVersion, ID: v.ID(), Name: v.Name(), Status: s.Status(), Pid: s.Pid(), InitPid: s.InitPid(), Supervisor: os.Getpid(),
 		Detached: v.cfg.Detached, Job: p.Name, File: p.File, Mode: string(p.Mode), Command: p.Process.Args, Terminal: p.Process.Terminal,
 		Root: p.Root.Kind, Rootfs: p.Root.Path, Network: p.Network.Backend, Cgroup: s.Cgroup(), Created: v.created, Started: s.Started(), Execs: v.execs.Load(),
+		Health: string(s.Health()), Restarts: restarts,
 	}
+	select {
+	case <-s.Ready():
+		r.Ready = r.Status != lifecycle.StatusStopped
+	default:
+	}
+	if between {
+		r.Status, r.Pid, r.InitPid, r.Cgroup, r.Ready, r.Health = StatusRestarting, 0, 0, nil, false, ""
+	}
+	return r
 }
 
+// write keeps the record up to date.
 func (v *Supervisor) write() error {
 	v.writing.Lock()
 	defer v.writing.Unlock()
-	if v.sandbox.Status() == lifecycle.StatusStopped {
-		return nil // its directory goes, or Keep says more
+	r := v.record()
+	if r.Status == lifecycle.StatusStopped {
+		return nil // its directory goes, or keep says more, or another run follows
 	}
-	return v.store(v.record())
+	return v.store(r)
 }
 
 // fail answers with an error.
@@ -160,32 +235,33 @@ func (v *Supervisor) answer(c *control.Conn, body any, err error) {
 
 // handle serves one request.
 func (v *Supervisor) handle(ctx context.Context, c *control.Conn, m control.Message, fds []*os.File) {
-	s := v.sandbox
 	switch m.Kind {
 	case VerbState:
 		v.answer(c, v.record(), nil)
 	case VerbStart:
 		v.answer(c, nil, v.askStart(ctx))
+	case VerbRestart:
+		v.answer(c, nil, v.Restart(ctx))
 	case VerbSignal:
-		v.answer(c, nil, v.signal(m))
+		v.answer(c, nil, v.askSignal(m))
 	case VerbStop, VerbKill:
-		ask := s.Stop
+		ask := v.Stop
 		if m.Kind == VerbKill {
-			ask = s.Kill
+			ask = v.Kill
 		}
-		if !v.decide(s.Abandon) {
+		if !v.decide(func() { v.present().Abandon() }) {
 			ask()
 		}
 		v.answer(c, nil, nil)
 	case VerbPause:
-		v.answer(c, nil, s.Pause(ctx))
+		v.answer(c, nil, v.Pause(ctx))
 	case VerbResume:
-		v.answer(c, nil, s.Resume(ctx))
+		v.answer(c, nil, v.Resume(ctx))
 	case VerbStats:
 		st, err := v.stats()
 		v.answer(c, st, err)
 	case VerbWait:
-		v.wait(ctx, c, control.KindOK)
+		v.await(ctx, c, control.KindOK)
 	case VerbExec:
 		v.exec(ctx, c, m, fds)
 	case VerbAttach:
@@ -210,26 +286,23 @@ func (v *Supervisor) decide(do func()) bool {
 
 // askStart asks whoever created the sandbox to start it, and waits until it is ready.
 func (v *Supervisor) askStart(ctx context.Context) error {
-	if st := v.sandbox.Status(); st != lifecycle.StatusCreated {
+	if st := v.present().Status(); st != lifecycle.StatusCreated {
 		return &lifecycle.StateError{What: "start", Status: st}
 	}
 	if !v.decide(func() { close(v.start) }) {
 		return &lifecycle.StateError{What: "start", Status: "being started, or removed"}
 	}
 	select {
-	case <-v.sandbox.Ready():
+	case <-v.ready:
 		return nil
 	case <-v.done:
-		if v.ended.Error != "" {
-			return errors.New(v.ended.Error)
-		}
-		return nil // it ran, and has ended since
+		return v.err // nil: it ran, and has ended since
 	case <-ctx.Done():
 		return ctx.Err()
 	}
 }
 
-func (v *Supervisor) signal(m control.Message) error {
+func (v *Supervisor) askSignal(m control.Message) error {
 	var r SignalRequest
 	if err := m.Decode(&r); err != nil {
 		return err
@@ -237,10 +310,14 @@ func (v *Supervisor) signal(m control.Message) error {
 	if r.Signal < 1 || r.Signal > 64 {
 		return &control.Error{Code: control.CodeBadRequest, Text: fmt.Sprintf("signal %d: from 1 to 64", r.Signal)}
 	}
-	if st := v.sandbox.Status(); st == lifecycle.StatusCreated {
+	s, err := v.living("signal")
+	if err != nil {
+		return err
+	}
+	if st := s.Status(); st == lifecycle.StatusCreated {
 		return &lifecycle.StateError{What: "signal", Status: st}
 	}
-	v.sandbox.Signal(unix.Signal(r.Signal))
+	s.Signal(unix.Signal(r.Signal))
 	return nil
 }
 
@@ -254,15 +331,19 @@ type Stats struct {
 }
 
 func (v *Supervisor) stats() (*Stats, error) {
-	cg, err := v.sandbox.Stats()
+	st := &Stats{ID: v.ID(), Name: v.Name(), Time: time.Now()}
+	s, err := v.living("stats")
 	if err != nil {
-		return nil, err
+		st.Status = string(StatusRestarting)
+		return st, nil
 	}
-	return &Stats{ID: v.sandbox.ID(), Name: v.sandbox.Name(), Time: time.Now(), Status: string(v.sandbox.Status()), Cgroup: cg}, nil
+	st.Status = string(s.Status())
+	st.Cgroup, err = s.Stats()
+	return st, err
 }
 
-// wait tells the end once it is there.
-func (v *Supervisor) wait(ctx context.Context, c *control.Conn, kind string) {
+// await tells the end once it is there.
+func (v *Supervisor) await(ctx context.Context, c *control.Conn, kind string) {
 	select {
 	case <-v.done:
 	case <-ctx.Done():
@@ -272,24 +353,34 @@ func (v *Supervisor) wait(ctx context.Context, c *control.Conn, kind string) {
 			return
 		}
 	}
-	_ = c.Send(kind, v.ended) // as in fail
+	e := Ended{Result: v.result}
+	if v.err != nil {
+		e.Error = v.err.Error()
+	}
+	_ = c.Send(kind, e) // as in fail
 }
 
 func (v *Supervisor) attach(ctx context.Context, c *control.Conn) {
-	o := v.cfg.Output
+	o := v.output
 	if o == nil {
 		_ = c.Fail(&control.Error{Code: control.CodeState, Text: "attach: the sandbox runs in the foreground of another process, which has its output"})
 		return
 	}
-	files, detach, err := o.Attach()
+	files, detach, err := o.attach()
 	if err != nil {
 		v.fail(c, err)
 		return
 	}
 	defer detach()
 	a := Attached{Terminal: o.tty}
+	var turn <-chan struct{}
 	if o.tty {
-		master, err := v.sandbox.Master()
+		turn = v.turning()
+		s, err := v.living("attach")
+		var master *os.File
+		if err == nil {
+			master, err = s.Master()
+		}
 		if err != nil || master == nil {
 			control.CloseAll(files)
 			v.fail(c, errors.Join(err, errors.New("attach: the terminal is gone")))
@@ -303,7 +394,14 @@ func (v *Supervisor) attach(ctx context.Context, c *control.Conn) {
 	if err != nil {
 		return
 	}
-	v.wait(ctx, c, KindExited)
+	select {
+	case <-turn:
+		v.fail(c, &control.Error{Code: control.CodeState, Text: "attach: the workload has ended, and its terminal with it; it is started again", Hint: "nucleus attach " + v.Name()})
+	case <-v.done:
+		v.await(ctx, c, KindExited)
+	case <-ctx.Done():
+		v.await(ctx, c, KindExited)
+	}
 }
 
 func (v *Supervisor) exec(ctx context.Context, c *control.Conn, m control.Message, fds []*os.File) {
@@ -322,7 +420,7 @@ func (v *Supervisor) exec(ctx context.Context, c *control.Conn, m control.Messag
 		return
 	}
 	copy(cmd.Stdio[:], fds)
-	p, err := v.sandbox.Exec(ctx, cmd)
+	p, err := v.Exec(ctx, cmd)
 	control.CloseAll(fds) // init has its own: the client must see the end of a pipe
 	if err != nil {
 		var ce *exec.CommandError

@@ -1,0 +1,448 @@
+package supervisor
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/nucleus-runtime/nucleus/core/audit"
+	"github.com/nucleus-runtime/nucleus/core/exec"
+	"github.com/nucleus-runtime/nucleus/core/lifecycle"
+	"github.com/nucleus-runtime/nucleus/core/probe"
+	"github.com/nucleus-runtime/nucleus/internal/failpoint"
+)
+
+// Each run of a sandbox is made anew, from the same plan: nothing that a workload has
+// done to its file system, its namespaces or its group can break the next one. Id, name,
+// log and events are the sandbox's.
+
+// make makes the next run.
+func (v *Supervisor) make(ctx context.Context) (*lifecycle.Sandbox, error) {
+	streams := v.cfg.Streams
+	if v.output != nil {
+		var err error
+		if streams, err = v.output.pipes(); err != nil {
+			return nil, err
+		}
+	}
+	s, err := v.cfg.Make(ctx, streams)
+	if err != nil {
+		if v.output != nil {
+			v.output.drop()
+		}
+		return nil, err
+	}
+	if v.output != nil {
+		v.output.begin()
+	}
+	if v.cfg.Made != nil {
+		if err := v.cfg.Made(s.Pid()); err != nil {
+			return nil, &lifecycle.StartError{ID: v.ID(), Name: v.Name(), Err: errors.Join(err, s.Destroy(ctx))}
+		}
+	}
+	s.OnChange(func() { _ = v.write() }) // it cannot be written: who asks is told all the same
+	return s, nil
+}
+
+// present is the run that there is, or was last.
+func (v *Supervisor) present() *lifecycle.Sandbox {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	return v.run
+}
+
+// living is the run that there is.
+func (v *Supervisor) living(what string) (*lifecycle.Sandbox, error) {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	if v.between {
+		return nil, &lifecycle.StateError{What: what, Status: StatusRestarting}
+	}
+	return v.run, nil
+}
+
+// Pid is the workload's, as the host sees it.
+func (v *Supervisor) Pid() int { return v.present().Pid() }
+
+// Ready is closed once a workload of the sandbox was ready.
+func (v *Supervisor) Ready() <-chan struct{} { return v.ready }
+
+// Abandoned is closed when nobody wants a held sandbox to be started any more.
+func (v *Supervisor) Abandoned() <-chan struct{} { return v.present().Abandoned() }
+
+// Exec makes a further process beside the workload.
+func (v *Supervisor) Exec(ctx context.Context, c lifecycle.Command) (*lifecycle.Process, error) {
+	s, err := v.living("exec")
+	if err != nil {
+		return nil, err
+	}
+	return s.Exec(ctx, c)
+}
+
+// Pause stops every process of the sandbox where it is.
+func (v *Supervisor) Pause(ctx context.Context) error {
+	s, err := v.living("pause")
+	if err != nil {
+		return err
+	}
+	return s.Pause(ctx)
+}
+
+// Resume lets a paused sandbox go on.
+func (v *Supervisor) Resume(ctx context.Context) error {
+	s, err := v.living("resume")
+	if err != nil {
+		return err
+	}
+	return s.Resume(ctx)
+}
+
+// Signal passes a signal on to the workload. One that means an end is one of the sandbox
+// while there is no workload.
+func (v *Supervisor) Signal(n unix.Signal) {
+	s, err := v.living("signal")
+	switch {
+	case err == nil:
+		s.Signal(n)
+	case n == unix.SIGINT || n == unix.SIGTERM || n == unix.SIGHUP || n == unix.SIGQUIT:
+		v.Last()
+	}
+}
+
+// Stop asks the workload to end, as its job says. It is not started again.
+func (v *Supervisor) Stop() {
+	v.Last()
+	v.present().Stop()
+}
+
+// Kill ends the sandbox at once.
+func (v *Supervisor) Kill() {
+	v.Last()
+	v.present().Kill()
+}
+
+// Last says that the workload is not started again when it ends.
+func (v *Supervisor) Last() {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	v.last = true
+	if v.giveUp != nil {
+		v.giveUp()
+	}
+	v.wake()
+}
+
+// turning is closed when the present run is none any more.
+func (v *Supervisor) turning() <-chan struct{} {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	return v.turn
+}
+
+// turned tells who watches the runs. It is called with mu held.
+func (v *Supervisor) turned() {
+	close(v.turn)
+	v.turn = make(chan struct{})
+}
+
+// wake ends a wait for the next run. It is called with mu held.
+func (v *Supervisor) wake() {
+	select {
+	case v.hurry <- struct{}{}:
+	default: // told already
+	}
+}
+
+// Restart ends the workload as its job says and starts it again, whatever its policy is.
+// It returns when that is ready.
+func (v *Supervisor) Restart(ctx context.Context) error {
+	v.mu.Lock()
+	st := v.run.Status()
+	if v.between {
+		st = StatusRestarting
+	}
+	before := v.runs
+	switch {
+	case v.last:
+		v.mu.Unlock()
+		return &lifecycle.StateError{What: "restart", Status: lifecycle.StatusStopping}
+	case st == lifecycle.StatusCreated && before == 1:
+		v.mu.Unlock()
+		return &lifecycle.StateError{What: "restart", Status: st, Hint: "nucleus start " + v.Name()}
+	}
+	v.asked = true
+	v.wake()
+	run := v.run
+	v.mu.Unlock()
+	if st != StatusRestarting {
+		run.Stop() // it may have ended already: what was asked for holds all the same
+	}
+	for {
+		v.mu.Lock()
+		run, runs, turn := v.run, v.runs, v.turn
+		v.mu.Unlock()
+		var ready <-chan struct{}
+		if runs > before {
+			ready = run.Ready()
+		}
+		select {
+		case <-ready:
+			return nil
+		case <-turn:
+		case <-v.done:
+			if runs > before && v.err == nil {
+				return nil // it ran, and has ended since
+			}
+			return errors.Join(errors.New("restart: the sandbox has ended"), v.err)
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+}
+
+// Start opens the start gate and sees to the sandbox until its end in the background.
+func (v *Supervisor) Start(ctx context.Context) error {
+	if err := v.begin(ctx); err != nil {
+		err = v.cfg.Locate(err)
+		v.end(v.Failed(), err)
+		return err
+	}
+	go v.live(ctx)
+	return nil
+}
+
+// begin starts the present run.
+func (v *Supervisor) begin(ctx context.Context) error {
+	s := v.present()
+	if err := s.Start(ctx); err != nil {
+		return err
+	}
+	go func() {
+		select {
+		case <-s.Gone():
+			return
+		case <-s.Ready():
+		}
+		v.mu.Lock()
+		defer v.mu.Unlock()
+		select {
+		case <-v.ready:
+		default:
+			close(v.ready)
+		}
+	}()
+	return nil
+}
+
+// Destroy ends a sandbox that was created and not started.
+func (v *Supervisor) Destroy(ctx context.Context) error {
+	err := v.present().Destroy(ctx)
+	gone := errors.New("the sandbox was removed before it was started")
+	v.end(v.Failed(), errors.Join(gone, err))
+	return err
+}
+
+// Wait gives the end of a started sandbox, after its teardown. The error tells what
+// Nucleus itself could not do.
+func (v *Supervisor) Wait() (exec.Result, error) {
+	<-v.done
+	return v.result, v.err
+}
+
+// Failed is the result of a sandbox that was created and could not be started.
+func (v *Supervisor) Failed() exec.Result {
+	return exec.Result{ID: v.ID(), Name: v.Name(), Cause: exec.CauseRuntime, ExitCode: exec.CodeRuntime}
+}
+
+// live waits for the end of a run, and goes on with the next one if there is to be one.
+func (v *Supervisor) live(ctx context.Context) {
+	rules := probe.NewRestarts("failure", 0, 0)
+	if r := v.cfg.Plan.Restart; r != nil {
+		rules = probe.NewRestarts(r.On, r.Attempts, r.Backoff)
+	}
+	wait := func() (exec.Result, error) {
+		res, err := v.present().Wait()
+		v.ran = v.ran || !res.Started.IsZero()
+		return res, err
+	}
+	res, err := wait()
+	for {
+		after, again := v.next(rules, res, err)
+		if !again || !v.rest(ctx, Restarting{Result: res, Err: v.cfg.Locate(err), Wait: after, Count: v.restarts + 1}) {
+			break
+		}
+		rerr := v.renew(ctx)
+		switch {
+		case errors.Is(rerr, errLast):
+		case rerr != nil:
+			res, err = v.Failed(), rerr
+		default:
+			res, err = wait()
+		}
+	}
+	v.end(res, v.cfg.Locate(err))
+}
+
+// next decides whether another run follows this end, and when.
+func (v *Supervisor) next(rules *probe.Restarts, res exec.Result, err error) (time.Duration, bool) {
+	v.mu.Lock()
+	last, asked := v.last, v.asked
+	v.asked = false
+	v.mu.Unlock()
+	if left, perr := v.cfg.Dir.Pending(); last || perr != nil || len(left) > 0 {
+		return 0, false
+	}
+	if asked {
+		return 0, true
+	}
+	failed, ours := v.failure(res, err)
+	if !ours {
+		return 0, false
+	}
+	return rules.Next(failed, worked(res, err))
+}
+
+// failure tells whether a run has failed, and whether the job's policy has a say in what
+// follows: it has none where somebody wanted the end, nor where the next run could only
+// end as this one.
+func (v *Supervisor) failure(res exec.Result, err error) (failed, ours bool) {
+	var cannot *exec.CommandError
+	switch {
+	case res.Cause == exec.CauseStopped, res.Cause == exec.CauseTimeout, errors.As(err, &cannot):
+		return false, false
+	case res.Cause == exec.CauseProbe:
+		var sick *probe.UnhealthyError
+		return true, !errors.As(err, &sick) || v.cfg.Plan.Health.OnFailure == "restart"
+	}
+	return res.ExitCode != 0, true
+}
+
+// worked is how long a workload was of use.
+func worked(res exec.Result, err error) time.Duration {
+	var sick *probe.UnhealthyError
+	var never *probe.NotReadyError
+	switch {
+	case errors.As(err, &sick):
+		return sick.Well
+	case errors.As(err, &never):
+		return 0
+	}
+	return res.Duration
+}
+
+// rest waits until the next run is due, and says whether it is still wanted.
+func (v *Supervisor) rest(ctx context.Context, r Restarting) bool {
+	v.mu.Lock()
+	v.between = true
+	v.turned()
+	v.mu.Unlock()
+	if v.output != nil {
+		v.output.drain()
+	}
+	_ = v.write() // as in make
+	v.cfg.Log.Emit(audit.Restarting, r.Err, map[string]any{
+		"cause": r.Result.Cause, "exit_code": r.Result.ExitCode, "wait_ms": r.Wait.Milliseconds(), "count": r.Count,
+	})
+	failpoint.Hit("restarting")
+	if v.cfg.Again != nil {
+		v.cfg.Again(r)
+	}
+	timer := time.NewTimer(r.Wait)
+	defer timer.Stop()
+	for {
+		v.mu.Lock()
+		last, asked := v.last, v.asked
+		v.mu.Unlock()
+		switch {
+		case last || ctx.Err() != nil:
+			return false
+		case asked:
+			return true
+		}
+		select {
+		case <-timer.C:
+			return true
+		case <-v.hurry:
+		case <-ctx.Done():
+		}
+	}
+}
+
+// errLast says that nobody wants the next run any more.
+var errLast = errors.New("it is not to be started again")
+
+// renew makes the next run and starts it.
+func (v *Supervisor) renew(ctx context.Context) error {
+	v.mu.Lock()
+	if v.last {
+		v.mu.Unlock()
+		return errLast
+	}
+	making, cancel := context.WithCancel(ctx)
+	defer cancel()
+	v.giveUp = cancel
+	v.mu.Unlock()
+	if err := v.cfg.Dir.Journal.Reset(); err != nil {
+		return lifecycle.StatePhase(err)
+	}
+	s, err := v.make(making)
+	v.mu.Lock()
+	v.giveUp = nil
+	last := v.last
+	v.restarts++
+	if err == nil && !last {
+		v.run, v.between, v.asked = s, false, false // whoever has asked gets this one
+		v.runs++
+		v.turned()
+	}
+	v.mu.Unlock()
+	switch {
+	case last && err == nil:
+		return errors.Join(errLast, s.Destroy(ctx))
+	case last:
+		return errLast
+	case err != nil:
+		return err
+	}
+	_ = v.write() // as in make
+	return v.begin(ctx)
+}
+
+// end is what comes after the last undo.
+func (v *Supervisor) end(res exec.Result, err error) {
+	if v.output != nil {
+		if lerr := v.output.finish(); lerr != nil && res.OutputError == "" {
+			res.OutputError = lerr.Error()
+		}
+	}
+	res.Restarts = v.restarts
+	kept := v.cfg.Keep && v.ran
+	if kept {
+		err = errors.Join(err, v.keep(res, err))
+	}
+	v.result, v.err = res, errors.Join(err, v.dispose(kept))
+	close(v.done)
+	_ = v.server.Close()
+	<-v.served
+}
+
+// dispose lets the sandbox's directory go: for good, or to who wants to know how it
+// ended, or, if something could not be undone, to gc.
+func (v *Supervisor) dispose(keep bool) error {
+	defer v.events.Close()
+	left, err := v.cfg.Dir.Pending()
+	switch {
+	case err != nil || len(left) > 0:
+		return errors.Join(err, v.cfg.Dir.Release())
+	case keep:
+		return v.cfg.Dir.Keep()
+	}
+	if err := v.cfg.Dir.Remove(); err != nil {
+		return &lifecycle.PhaseError{Phase: "teardown", Err: fmt.Errorf("removing its directory: %w", err), Hint: "nucleus gc"}
+	}
+	v.cfg.Log.Emit(audit.Removed, nil, nil)
+	return nil
+}
