@@ -216,9 +216,10 @@ type RunOptions struct {
 	// Keep leaves the record and the log of a sandbox that has run, and its name, until
 	// it is removed.
 	Keep bool
-	// Made is called with the pid of each workload while it waits at the start gate: of
-	// the first, and if the job says so of those that follow it.
-	Made func(pid int) error
+	// Pid is called with the pid of each workload while it waits at the start gate: of
+	// the first, and if the job says so of those that follow it; and with 0 when one is
+	// gone.
+	Pid func(pid int) error
 	// Again is called when a workload has ended and is going to be started again.
 	Again func(Restarting)
 }
@@ -266,7 +267,7 @@ func (r *Runtime) Create(ctx context.Context, p *plan.Plan, o RunOptions) (*Sand
 		}, p)
 	}
 	return supervisor.New(ctx, supervisor.Config{
-		Dir: d, Plan: p, Log: log, Streams: o.Streams, Detached: o.Detached, Held: o.Held, Keep: o.Keep, Made: o.Made, Again: o.Again,
+		Dir: d, Plan: p, Log: log, Streams: o.Streams, Detached: o.Detached, Held: o.Held, Keep: o.Keep, Pid: o.Pid, Again: o.Again,
 		Locate: func(err error) error { return locate(err, p) },
 		Make: func(ctx context.Context, streams exec.Streams) (*lifecycle.Sandbox, error) {
 			if o.ThreadsStay {

@@ -285,8 +285,11 @@ func (a *app) attach(ctx context.Context, ref string) error {
 		return errors.New("the supervisor of the sandbox is gone")
 	}
 	var e supervisor.Ended
-	if err := errors.Join(m.Err(), m.Decode(&e)); err != nil {
-		return err
+	if err = m.Err(); err == nil {
+		err = m.Decode(&e)
+	}
+	if err != nil {
+		return controlError(err)
 	}
 	a.code = e.Result.ExitCode
 	if e.Error != "" {

@@ -225,12 +225,10 @@ func (a *app) supervise(ctx context.Context, rt *core.Runtime, p *plan.Plan, nam
 		}
 	}
 	pid := &pidFile{path: path}
-	defer pid.remove()
 	s, err := rt.Create(ctx, p, core.RunOptions{
 		Name: name, Streams: core.Streams{In: a.stdin, Out: a.stdout, Err: a.stderr}, ThreadsStay: true, Detached: f.detach, Held: f.create, Keep: f.keep,
-		Made: pid.write,
+		Pid: pid.set,
 		Again: func(r core.Restarting) {
-			pid.remove() // the kernel may give the number to somebody else
 			a.problem("warning", fmt.Sprintf("%s; started again in %s (restart %d)", endOf(r), r.Wait, r.Count), "")
 		},
 	})
@@ -321,8 +319,14 @@ type pidFile struct {
 	written bool
 }
 
-func (p *pidFile) write(pid int) error {
+// set takes the pid of a workload, or 0: the kernel may give the number to another
+// process then.
+func (p *pidFile) set(pid int) error {
 	if p.path == "" {
+		return nil
+	}
+	if pid == 0 {
+		p.remove()
 		return nil
 	}
 	err := writePidFile(p.path, pid)

@@ -47,8 +47,8 @@ func (s *Sandbox) probe() {
 			return
 		}
 		s.log.Emit(audit.Ready, nil, nil)
+		close(s.readied)
 	}
-	close(s.readied)
 	h := s.plan.Health
 	if h == nil {
 		return

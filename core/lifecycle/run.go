@@ -408,6 +408,9 @@ func (s *Sandbox) running() {
 			s.status = StatusRunning
 		}
 		close(s.runs)
+		if s.plan.Readiness == nil {
+			close(s.readied)
+		}
 	}
 	s.mu.Unlock()
 	if first {

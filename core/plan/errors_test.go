@@ -36,7 +36,6 @@ func TestErrors(t *testing.T) {
 		{"plugin hook", with(), []string{`plugin_hook "trail" {}`}, "job.hcl:3", `plugin_hook "trail"`, "remove it"},
 		{"readiness", with(), []string{`readiness {`, `tcp = 80`, `}`}, "job.hcl:3", "readiness probes", "remove it"},
 		{"health", with(), []string{`health {`, `tcp = 80`, `}`}, "job.hcl:3", "health probes", "remove it"},
-		{"restart", with(), []string{`restart {`, `on = "failure"`, `}`}, "job.hcl:3", "restart policy", "remove it"},
 		{"sd_notify", with(), []string{`sd_notify = true`}, "job.hcl:3", "sd_notify", "remove it"},
 		{"hook without an init", with(), []string{`init = false`, `hook "startContainer" {`, `command = ["/bin/true"]`, `}`}, "job.hcl:4", "needs an init", "remove init = false"},
 		{"trace", with(), []string{`security {`, `seccomp {`, `mode = "trace"`, `}`, `}`}, "job.hcl:5", "seccomp trace mode", "remove it"},

@@ -38,8 +38,8 @@ func (v *Supervisor) make(ctx context.Context) (*lifecycle.Sandbox, error) {
 	if v.output != nil {
 		v.output.begin()
 	}
-	if v.cfg.Made != nil {
-		if err := v.cfg.Made(s.Pid()); err != nil {
+	if v.cfg.Pid != nil {
+		if err := v.cfg.Pid(s.Pid()); err != nil {
 			return nil, &lifecycle.StartError{ID: v.ID(), Name: v.Name(), Err: errors.Join(err, s.Destroy(ctx))}
 		}
 	}
@@ -164,7 +164,7 @@ func (v *Supervisor) Restart(ctx context.Context) error {
 	if v.between {
 		st = StatusRestarting
 	}
-	before := v.runs
+	before, tried := v.runs, v.restarts
 	switch {
 	case v.last:
 		v.mu.Unlock()
@@ -182,11 +182,18 @@ func (v *Supervisor) Restart(ctx context.Context) error {
 	}
 	for {
 		v.mu.Lock()
-		run, runs, turn := v.run, v.runs, v.turn
+		run, runs, between, restarts, fault, turn := v.run, v.runs, v.between, v.restarts, v.fault, v.turn
 		v.mu.Unlock()
 		var ready <-chan struct{}
-		if runs > before {
+		switch {
+		case runs > before && !between:
 			ready = run.Ready()
+		case runs > before && isClosed(run.Ready()):
+			return nil // it has ended since
+		case runs > before:
+			return errors.New("restart: the workload has ended before it was ready")
+		case restarts > tried:
+			return fmt.Errorf("restart: %w", fault)
 		}
 		select {
 		case <-ready:
@@ -194,7 +201,7 @@ func (v *Supervisor) Restart(ctx context.Context) error {
 		case <-turn:
 		case <-v.done:
 			if runs > before && v.err == nil {
-				return nil // it ran, and has ended since
+				return nil
 			}
 			return errors.Join(errors.New("restart: the sandbox has ended"), v.err)
 		case <-ctx.Done():
@@ -223,18 +230,24 @@ func (v *Supervisor) begin(ctx context.Context) error {
 	go func() {
 		select {
 		case <-s.Gone():
-			return
 		case <-s.Ready():
 		}
 		v.mu.Lock()
 		defer v.mu.Unlock()
-		select {
-		case <-v.ready:
-		default:
+		if isClosed(s.Ready()) && !isClosed(v.ready) {
 			close(v.ready)
 		}
 	}()
 	return nil
+}
+
+func isClosed(c <-chan struct{}) bool {
+	select {
+	case <-c:
+		return true
+	default:
+		return false
+	}
 }
 
 // Destroy ends a sandbox that was created and not started.
@@ -248,7 +261,7 @@ func (v *Supervisor) Destroy(ctx context.Context) error {
 // Wait gives the end of a started sandbox, after its teardown. The error tells what
 // Nucleus itself could not do.
 func (v *Supervisor) Wait() (exec.Result, error) {
-	<-v.done
+	<-v.over
 	return v.result, v.err
 }
 
@@ -342,6 +355,7 @@ func (v *Supervisor) rest(ctx context.Context, r Restarting) bool {
 	if v.output != nil {
 		v.output.drain()
 	}
+	v.noPid()
 	_ = v.write() // as in make
 	v.cfg.Log.Emit(audit.Restarting, r.Err, map[string]any{
 		"cause": r.Result.Cause, "exit_code": r.Result.ExitCode, "wait_ms": r.Wait.Milliseconds(), "count": r.Count,
@@ -393,6 +407,9 @@ func (v *Supervisor) renew(ctx context.Context) error {
 	v.giveUp = nil
 	last := v.last
 	v.restarts++
+	if v.fault = err; err != nil {
+		v.turned()
+	}
 	if err == nil && !last {
 		v.run, v.between, v.asked = s, false, false // whoever has asked gets this one
 		v.runs++
@@ -418,6 +435,7 @@ func (v *Supervisor) end(res exec.Result, err error) {
 			res.OutputError = lerr.Error()
 		}
 	}
+	v.noPid()
 	res.Restarts = v.restarts
 	kept := v.cfg.Keep && v.ran
 	if kept {
@@ -427,6 +445,14 @@ func (v *Supervisor) end(res exec.Result, err error) {
 	close(v.done)
 	_ = v.server.Close()
 	<-v.served
+	close(v.over)
+}
+
+// noPid says that there is no workload.
+func (v *Supervisor) noPid() {
+	if v.cfg.Pid != nil {
+		_ = v.cfg.Pid(0) // nothing can be done about it
+	}
 }
 
 // dispose lets the sandbox's directory go: for good, or to who wants to know how it

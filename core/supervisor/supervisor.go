@@ -40,8 +40,9 @@ type Config struct {
 	Keep bool
 	// Locate adds the line of the job to an error.
 	Locate func(error) error
-	// Made is called with each workload's pid while it waits at the start gate.
-	Made func(pid int) error
+	// Pid is called with each workload's pid while it waits at the start gate, and with 0
+	// when it is gone, before anybody is told.
+	Pid func(pid int) error
 	// Again is called when a workload has ended that is going to be started again.
 	Again func(Restarting)
 }
@@ -77,13 +78,15 @@ type Supervisor struct {
 	last     bool               // no other run follows
 	asked    bool               // another one follows at once
 	ran      bool               // a workload has
+	fault    error              // why the last restart did not come about
 	hurry    chan struct{}      // says so to who waits; holds one
 	giveUp   context.CancelFunc // ends the making of the next run, nil if none is made
 	ready    chan struct{}      // closed once a workload was ready
 
-	writing sync.Mutex // of the record
-	done    chan struct{}
-	result  exec.Result // once done is closed
+	writing sync.Mutex    // of the record
+	done    chan struct{} // closed when it has ended
+	over    chan struct{} // closed when everybody who waits for that was told
+	result  exec.Result   // once done is closed
 	err     error
 }
 
@@ -91,7 +94,7 @@ type Supervisor struct {
 // is left of it.
 func New(ctx context.Context, cfg Config) (*Supervisor, error) {
 	v := &Supervisor{
-		cfg: cfg, created: time.Now(), served: make(chan struct{}), start: make(chan struct{}), done: make(chan struct{}),
+		cfg: cfg, created: time.Now(), served: make(chan struct{}), start: make(chan struct{}), done: make(chan struct{}), over: make(chan struct{}),
 		turn: make(chan struct{}), hurry: make(chan struct{}, 1), ready: make(chan struct{}),
 	}
 	var err error
@@ -132,6 +135,7 @@ func (v *Supervisor) open(ctx context.Context) (err error) {
 		}
 		err = failed(errors.Join(err, run.Destroy(ctx)))
 	}
+	v.noPid()
 	if v.output != nil {
 		_ = v.output.finish() // nothing was written
 	}
@@ -175,11 +179,7 @@ func (v *Supervisor) record() Record {
 		Root: p.Root.Kind, Rootfs: p.Root.Path, Network: p.Network.Backend, Cgroup: s.Cgroup(), Created: v.created, Started: s.Started(), Execs: v.execs.Load(),
 		Health: string(s.Health()), Restarts: restarts,
 	}
-	select {
-	case <-s.Ready():
-		r.Ready = r.Status != lifecycle.StatusStopped
-	default:
-	}
+	r.Ready = r.Status != lifecycle.StatusStopped && isClosed(s.Ready())
 	if between {
 		r.Status, r.Pid, r.InitPid, r.Cgroup, r.Ready, r.Health = StatusRestarting, 0, 0, nil, false, ""
 	}
@@ -396,7 +396,7 @@ func (v *Supervisor) attach(ctx context.Context, c *control.Conn) {
 	}
 	select {
 	case <-turn:
-		v.fail(c, &control.Error{Code: control.CodeState, Text: "attach: the workload has ended, and its terminal with it; it is started again", Hint: "nucleus attach " + v.Name()})
+		_ = c.Fail(&control.Error{Code: control.CodeState, Text: "attach: the workload has ended, and its terminal with it; it is started again", Hint: "nucleus attach " + v.Name()})
 	case <-v.done:
 		v.await(ctx, c, KindExited)
 	case <-ctx.Done():
