@@ -23,6 +23,7 @@ type execFlags struct {
 	user   string
 	tty    bool
 	detach bool
+	keys   string
 }
 
 func (a *app) execCommand() *cobra.Command {
@@ -35,7 +36,8 @@ is read back from the kernel before it starts. Its environment is the job's, wit
 secrets. The exit code is the command's; 128+n if signal n ended it; 125 if Nucleus
 failed, 126 if the command cannot be executed, 127 if it is not found.
 
-Signals are passed on. If this process ends, the command is killed, unless -detach.`,
+Signals are passed on. If this process ends, the command is killed, unless -detach. The
+keys to detach (-detach-keys) leave a command with -tty running.`,
 		Example: `  nucleus exec web ls -l /srv
   nucleus exec -tty web /bin/sh
   nucleus exec -env DEBUG=1 -workdir /tmp web -- sh -c 'env; pwd'`,
@@ -52,7 +54,20 @@ Signals are passed on. If this process ends, the command is killed, unless -deta
 	c.Flags().StringVar(&f.user, "user", "", "UID or UID:GID, as the sandbox numbers them (default: the workload's)")
 	c.Flags().BoolVar(&f.tty, "tty", false, "give the command a terminal of its own")
 	c.Flags().BoolVar(&f.detach, "detach", false, "leave the command running, without input or output")
+	addDetachKeys(c, &f.keys)
 	return c
+}
+
+func addDetachKeys(c *cobra.Command, keys *string) {
+	c.Flags().StringVar(keys, "detach-keys", "ctrl-p,ctrl-q", `keys that leave a terminal to itself: characters and ctrl-X, with commas between; "" for none`)
+}
+
+func detachKeys(s string) ([]byte, error) {
+	keys, err := exec.DetachKeys(s)
+	if err != nil {
+		return nil, &usageError{err: fmt.Errorf("-detach-keys %q: %w", s, err), hint: "nucleus attach -detach-keys ctrl-p,ctrl-q NAME"}
+	}
+	return keys, nil
 }
 
 func (a *app) exec(ctx context.Context, f *execFlags, ref string, argv []string) error {
@@ -73,7 +88,11 @@ func (a *app) exec(ctx context.Context, f *execFlags, ref string, argv []string)
 	if r.User, err = parseUser(f.user); err != nil {
 		return err
 	}
-	std := exec.Streams{In: a.stdin, Out: a.stdout, Err: a.stderr, Piped: true}
+	keys, err := detachKeys(f.keys)
+	if err != nil {
+		return err
+	}
+	std := exec.Streams{In: a.stdin, Out: a.stdout, Err: a.stderr, Piped: true, Detach: keys}
 	if f.detach {
 		std = exec.Streams{}
 	}
@@ -98,7 +117,7 @@ func (a *app) exec(ctx context.Context, f *execFlags, ref string, argv []string)
 	}
 	x, started, err := a.runExec(c, io, r, pass, caught)
 	if started {
-		io.Wait(nil) // whatever has happened: the caller's terminal is raw until then
+		io.Wait(io.Detached()) // whatever has happened: the caller's terminal is raw until then
 	}
 	if err != nil {
 		return err
@@ -149,8 +168,18 @@ func (a *app) runExec(c *control.Conn, io *exec.Stdio, r supervisor.ExecRequest,
 			}
 		}
 	}()
+	go func() {
+		select {
+		case <-io.Detached():
+			_ = c.Send(supervisor.VerbDetach, nil) // its end is on the way
+		case <-done:
+		}
+	}()
 	m, files, err = c.Recv()
 	control.CloseAll(files)
+	if err == nil && m.Kind == supervisor.KindDetached {
+		return x, true, nil
+	}
 	if err != nil {
 		return x, true, errors.New("the sandbox has ended, and the command with it")
 	}

@@ -244,18 +244,27 @@ func (a *app) stats(ctx context.Context, refs []string, asJSON bool) error {
 }
 
 func (a *app) attachCommand() *cobra.Command {
-	return &cobra.Command{
-		Use: "attach NAME", Short: "Connect to the output of a detached sandbox, and to its terminal if it has one",
+	var keys string
+	c := &cobra.Command{
+		Use: "attach [-detach-keys KEYS] NAME", Short: "Connect to the output of a detached sandbox, and to its terminal if it has one",
 		Long: `Connect to the output of a detached sandbox from now on, and to its terminal if it has
 one (tty = true in the job). The exit code is the workload's. A reader that is too slow
 loses output, with a note; nucleus logs has all of it. Ctrl-C ends the connection, not
-the sandbox; to a terminal it is passed on: close it by ending this process.`,
+the sandbox; at a terminal it is passed on, and the keys to detach end the connection.`,
 		Example: "  nucleus attach web", Args: cobra.ExactArgs(1),
-		RunE: func(c *cobra.Command, args []string) error { return a.attach(c.Context(), args[0]) },
+		RunE: func(c *cobra.Command, args []string) error {
+			detach, err := detachKeys(keys)
+			if err != nil {
+				return err
+			}
+			return a.attach(c.Context(), args[0], detach)
+		},
 	}
+	addDetachKeys(c, &keys)
+	return c
 }
 
-func (a *app) attach(ctx context.Context, ref string) error {
+func (a *app) attach(ctx context.Context, ref string, detach []byte) error {
 	c, _, err := a.dial(ctx, ref)
 	if err != nil {
 		return err
@@ -274,13 +283,27 @@ func (a *app) attach(ctx context.Context, ref string) error {
 		control.CloseAll(files)
 		return controlError(err)
 	}
-	finish, err := a.connect(at, files)
+	left, finish, err := a.connect(at, files, detach)
 	if err != nil {
 		return err
 	}
+	stop := make(chan struct{})
+	go func() {
+		select {
+		case <-left:
+			_ = c.Close() // which ends the Recv
+		case <-stop:
+		}
+	}()
 	m, extra, err := c.Recv()
+	close(stop)
 	control.CloseAll(extra)
 	finish()
+	select {
+	case <-left:
+		return nil
+	default:
+	}
 	if err != nil {
 		return errors.New("the supervisor of the sandbox is gone")
 	}
@@ -299,8 +322,8 @@ func (a *app) attach(ctx context.Context, ref string) error {
 }
 
 // connect copies between the caller's streams and the sandbox's; finish waits for the
-// rest of the output.
-func (a *app) connect(at supervisor.Attached, files []*os.File) (finish func(), err error) {
+// rest of the output. left is closed when the keys to detach were typed.
+func (a *app) connect(at supervisor.Attached, files []*os.File, detach []byte) (left <-chan struct{}, finish func(), err error) {
 	copied := make(chan struct{}, 2)
 	out := func(to, from *os.File) {
 		_, _ = io.Copy(to, from) // a stream that the caller has closed takes no more
@@ -310,13 +333,13 @@ func (a *app) connect(at supervisor.Attached, files []*os.File) (finish func(), 
 	if !at.Terminal {
 		go out(a.stdout, files[0])
 		go out(a.stderr, files[1])
-		return func() { <-copied; <-copied }, nil
+		return nil, func() { <-copied; <-copied }, nil
 	}
 	// Input and size go to the terminal itself; its output comes by way of the log.
-	keys, err := exec.NewKeys(a.stdin, files[1])
+	keys, err := exec.NewKeys(a.stdin, files[1], detach)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	go out(a.stdout, files[0])
-	return func() { <-copied; keys.Close() }, nil
+	return keys.Detached(), func() { <-copied; keys.Close() }, nil
 }

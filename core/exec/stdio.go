@@ -19,6 +19,8 @@ type Streams struct {
 	// Piped puts terminals behind pipes, too: for a process beside a workload that runs,
 	// which could open its terminal by /proc/PID/fd.
 	Piped bool
+	// Detach are the keys at a terminal that end its connection with the workload's.
+	Detach []byte
 }
 
 // Stdio is what stage 2 gets as 0, 1 and 2.
@@ -32,6 +34,7 @@ type Stdio struct {
 	term   *terminal
 	tty    bool
 	std    Streams
+	left   chan struct{} // closed when the keys to detach were typed
 
 	mu   sync.Mutex
 	lost error // why output did not arrive
@@ -43,7 +46,7 @@ type Stdio struct {
 // position, its locks and, by /proc/self/fd, its path. So is a FIFO that has a
 // name, and a socket, which could be asked for its peer, or be sent descriptors.
 func NewStdio(s Streams, tty bool) (*Stdio, error) {
-	io := &Stdio{tty: tty, std: s, stop: [2]int{-1, -1}}
+	io := &Stdio{tty: tty, std: s, stop: [2]int{-1, -1}, left: make(chan struct{})}
 	for i, f := range []*os.File{s.In, s.Out, s.Err} {
 		if err := io.add(i, f); err != nil {
 			io.Close()
@@ -219,6 +222,9 @@ func (s *Stdio) drain(to *os.File, from *os.File) {
 		s.mu.Unlock()
 	}
 }
+
+// Detached is closed when Streams.Detach has come in.
+func (s *Stdio) Detached() <-chan struct{} { return s.left }
 
 // Lost tells of output that the workload wrote and the caller's stream did not
 // take. It is complete once Wait is over.

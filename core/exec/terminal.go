@@ -96,12 +96,18 @@ func (t *terminal) resize() {
 // the master itself must stay open for output.
 func (s *Stdio) feedTerminal(from, master *os.File, end bool) {
 	buf := make([]byte, 4096)
+	detach := keySequence{want: s.std.Detach}
 	for s.readable(from) {
 		n, err := from.Read(buf)
-		if n > 0 {
-			if _, err := master.Write(buf[:n]); err != nil {
+		keys, found := detach.pass(buf[:n])
+		if len(keys) > 0 {
+			if _, err := master.Write(keys); err != nil {
 				return
 			}
+		}
+		if found {
+			close(s.left)
+			return
 		}
 		if errors.Is(err, io.EOF) {
 			if end {
@@ -138,8 +144,8 @@ type Keys struct {
 
 // NewKeys begins; the master is its own from here. The end of the caller's input is
 // not one for the workload, which goes on without.
-func NewKeys(in, master *os.File) (*Keys, error) {
-	s, err := NewStdio(Streams{In: in}, true)
+func NewKeys(in, master *os.File, detach []byte) (*Keys, error) {
+	s, err := NewStdio(Streams{In: in, Detach: detach}, true)
 	if err != nil {
 		_ = master.Close()
 		return nil, err
@@ -155,6 +161,9 @@ func NewKeys(in, master *os.File) (*Keys, error) {
 	}
 	return k, nil
 }
+
+// Detached is closed when the keys to detach were typed.
+func (k *Keys) Detached() <-chan struct{} { return k.io.left }
 
 // Close gives the caller's terminal back as it was.
 func (k *Keys) Close() {

@@ -17,9 +17,11 @@ const (
 	VerbWait    = "wait"  // answers with Ended when the sandbox is gone
 	// VerbExec starts a command: ExecRequest, and its three standard streams unless it
 	// has a terminal. "started" comes with Started, and the terminal's master. The
-	// client may then send "signal"; "exited" with Exited is last. A client that goes
+	// client may then send "signal" or "detach"; "exited" with Exited is last. A client that goes
 	// away before that takes the command with it, unless it is detached.
 	VerbExec = "exec"
+	// VerbDetach leaves a command with a terminal running: "detached" is last.
+	VerbDetach = "detach"
 	// VerbAttach connects a client: "attached" comes with Attached, and descriptors to
 	// read output from, one for each stream, and to write input to, if there is any.
 	// Then it is VerbWait.
@@ -28,6 +30,7 @@ const (
 	KindStarted  = "started"
 	KindExited   = "exited"
 	KindAttached = "attached"
+	KindDetached = "detached"
 )
 
 // SignalRequest names a signal by its number.

@@ -7,6 +7,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"path/filepath"
 	"sync"
@@ -437,17 +438,21 @@ func (v *Supervisor) exec(ctx context.Context, c *control.Conn, m control.Messag
 		pass = append(pass, p.Terminal)
 	}
 	err = c.Send(KindStarted, Started{Pid: p.Pid}, pass...)
-	control.CloseAll(pass)
 	if err != nil && !r.Detach {
 		p.Kill()
 	}
 	if r.Detach {
-		go func() { _, _, _ = p.Wait() }() // its event is all that anybody hears of it; it ends with the sandbox at the latest
+		go leave(p)
 		return
 	}
-	go passSignals(c, p)
+	detached := make(chan struct{})
+	go obey(c, p, detached)
 	select {
 	case <-p.Ended():
+	case <-detached:
+		_ = c.Send(KindDetached, nil) // as in fail
+		go leave(p)
+		return
 	case <-ctx.Done():
 		select {
 		case <-v.done:
@@ -456,6 +461,7 @@ func (v *Supervisor) exec(ctx context.Context, c *control.Conn, m control.Messag
 		}
 		<-p.Ended()
 	}
+	control.CloseAll(pass)
 	x := Exited{}
 	x.ExitCode, x.Signal, err = p.Wait()
 	if err != nil {
@@ -468,12 +474,28 @@ func (v *Supervisor) exec(ctx context.Context, c *control.Conn, m control.Messag
 	_ = c.Send(KindExited, x) // as in fail
 }
 
-// passSignals ends with the connection.
-func passSignals(c *control.Conn, p *lifecycle.Process) {
+// leave sees to a command whose client has left it. A terminal that nobody reads would
+// hold it up, one that is closed would end it.
+func leave(p *lifecycle.Process) {
+	if p.Terminal != nil {
+		go func() {
+			_, _ = io.Copy(io.Discard, p.Terminal) // ends with EIO, which is how a terminal ends
+			_ = p.Terminal.Close()
+		}()
+	}
+	_, _, _ = p.Wait() // its event is all that anybody hears of it; it ends with the sandbox at the latest
+}
+
+// obey does what the client of a command asks for, until the connection ends.
+func obey(c *control.Conn, p *lifecycle.Process, detached chan<- struct{}) {
 	for {
 		m, fds, err := c.Recv()
 		control.CloseAll(fds)
 		if err != nil {
+			return
+		}
+		if m.Kind == VerbDetach {
+			close(detached)
 			return
 		}
 		var r SignalRequest
