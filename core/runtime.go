@@ -208,7 +208,7 @@ type RunOptions struct {
 	// that knows all of its packages can say so.
 	ThreadsStay bool
 	// Detached: what the workload writes goes into a log in the sandbox's directory,
-	// and to whoever attaches, instead of to Streams, which are not used.
+	// and to whoever attaches, instead of to Streams, of which only Console is used.
 	Detached bool
 	// Held: whoever asks on the control socket has the sandbox started, or removed
 	// (Sandbox.StartAsked, Sandbox.Abandoned).

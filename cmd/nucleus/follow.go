@@ -85,7 +85,7 @@ func (a *app) logs(ctx context.Context, x state.Ref, q logs.Query, timestamps, a
 		return out.Show(r)
 	})
 	if errors.Is(err, os.ErrNotExist) {
-		return &hintedError{err: fmt.Errorf("sandbox %q has no log: it runs in the foreground of another process", x.Name), hint: "nucleus run -detach -config job.hcl"}
+		return &hintedError{err: fmt.Errorf("sandbox %q has no log: it runs in the foreground of another process, or its terminal was handed over", x.Name), hint: "nucleus run -detach -config job.hcl"}
 	}
 	if errors.Is(err, unix.EPIPE) {
 		return nil // the reader wanted no more

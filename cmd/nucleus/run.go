@@ -31,6 +31,7 @@ type runFlags struct {
 	json    bool
 	detach  bool
 	keep    bool
+	console string
 	create  bool // stop at the start gate
 }
 
@@ -66,6 +67,7 @@ func (f *runFlags) addRun(c *cobra.Command) {
 	c.Flags().StringVar(&f.name, "name", "", "name of the sandbox (default: the job's, made unique)")
 	c.Flags().StringVar(&f.events, "events", "", "write events as JSON lines to FILE or fd:N")
 	c.Flags().StringVar(&f.pidFile, "pid-file", "", "write the workload's host pid to this file, which is removed with the sandbox; what a killed nucleus left is replaced by the next run")
+	c.Flags().StringVar(&f.console, "console-socket", "", "hand the terminal of a detached sandbox (tty = true) to whoever listens on this Unix socket, as OCI runtimes do")
 	c.Flags().BoolVar(&f.keep, "keep", false, "keep the record and the log of the sandbox after its end, and its name, until nucleus rm")
 }
 
@@ -104,6 +106,9 @@ func (a *app) run(ctx context.Context, f *runFlags, argv []string) error {
 		if err := a.readyPipe(); err != nil {
 			return err
 		}
+	}
+	if f.console != "" && !f.detach {
+		return &usageError{err: errors.New("-console-socket is for a detached sandbox: in the foreground the terminal is the caller's"), hint: "nucleus run -detach -console-socket PATH -config job.hcl"}
 	}
 	tr := newTrace(f.trace)
 	exact := f.name
@@ -165,6 +170,9 @@ func (a *app) run(ctx context.Context, f *runFlags, argv []string) error {
 			a.problem("warning", fmt.Sprintf("protection %q is missing: %s", d.Name, d.Why), fmt.Sprintf("to accept it: allow_degraded = [%q]", d.Name))
 		}
 	}
+	if f.console != "" && !p.Process.Terminal {
+		return &hintedError{err: errors.New("-console-socket: the job has no terminal to hand over"), hint: "write tty = true in the job"}
+	}
 	res, err := a.supervise(ctx, rt, p, exact, f)
 	tr.print(a.stderr)
 	if f.json {
@@ -224,9 +232,15 @@ func (a *app) supervise(ctx context.Context, rt *core.Runtime, p *plan.Plan, nam
 			return core.Failed(err), err
 		}
 	}
+	console := f.console
+	if console != "" {
+		if console, err = filepath.Abs(console); err != nil {
+			return core.Failed(err), err
+		}
+	}
 	pid := &pidFile{path: path}
 	s, err := rt.Create(ctx, p, core.RunOptions{
-		Name: name, Streams: core.Streams{In: a.stdin, Out: a.stdout, Err: a.stderr}, ThreadsStay: true, Detached: f.detach, Held: f.create, Keep: f.keep,
+		Name: name, Streams: core.Streams{In: a.stdin, Out: a.stdout, Err: a.stderr, Console: console}, ThreadsStay: true, Detached: f.detach, Held: f.create, Keep: f.keep,
 		Pid: pid.set,
 		Again: func(r core.Restarting) {
 			a.problem("warning", fmt.Sprintf("%s; started again in %s (restart %d)", endOf(r), r.Wait, r.Count), "")

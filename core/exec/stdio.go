@@ -21,6 +21,9 @@ type Streams struct {
 	Piped bool
 	// Detach are the keys at a terminal that end its connection with the workload's.
 	Detach []byte
+	// Console is a Unix socket whose listener gets the master of the workload's terminal,
+	// instead of the other streams.
+	Console string
 }
 
 // Stdio is what stage 2 gets as 0, 1 and 2.

@@ -25,6 +25,10 @@ type terminal struct {
 // it takes over. The caller's own terminal, if there is one, is in raw mode
 // until Wait, and its size is the workload's.
 func (s *Stdio) Terminal(master *os.File) error {
+	if s.std.Console != "" {
+		defer master.Close()
+		return sendConsole(s.std.Console, master)
+	}
 	sized, err := s.keys(master, true)
 	if err != nil {
 		return err

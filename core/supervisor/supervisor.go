@@ -120,7 +120,7 @@ func (v *Supervisor) open(ctx context.Context) (err error) {
 		v.cfg.Log.Emit(audit.Failed, err, nil)
 		return &lifecycle.StartError{ID: v.ID(), Name: v.Name(), Err: err}
 	}
-	if v.cfg.Detached {
+	if v.cfg.Detached && v.cfg.Streams.Console == "" {
 		if v.output, err = openOutput(v.cfg.Dir.Path, v.cfg.Plan.Process.Terminal); err != nil {
 			return failed(err)
 		}
@@ -364,7 +364,11 @@ func (v *Supervisor) await(ctx context.Context, c *control.Conn, kind string) {
 func (v *Supervisor) attach(ctx context.Context, c *control.Conn) {
 	o := v.output
 	if o == nil {
-		_ = c.Fail(&control.Error{Code: control.CodeState, Text: "attach: the sandbox runs in the foreground of another process, which has its output"})
+		who := "the sandbox runs in the foreground of another process, which has its output"
+		if v.cfg.Streams.Console != "" {
+			who = "the sandbox's terminal was handed over by -console-socket"
+		}
+		_ = c.Fail(&control.Error{Code: control.CodeState, Text: "attach: " + who})
 		return
 	}
 	files, detach, err := o.attach()
