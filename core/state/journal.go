@@ -45,6 +45,7 @@ type Journal struct {
 	f    *os.File
 	seq  int
 	size int64 // of the whole records
+	fold int64 // the size at which what was undone is left out
 }
 
 func createJournal(path string) (*Journal, error) {
@@ -52,7 +53,7 @@ func createJournal(path string) (*Journal, error) {
 	if err != nil {
 		return nil, fmt.Errorf("journal: %w", err)
 	}
-	return &Journal{f: f}, nil
+	return &Journal{f: f, fold: firstFold}, nil
 }
 
 // openJournal opens the journal of a dead sandbox; one that died before it had
@@ -64,7 +65,7 @@ func openJournal(path string) (*Journal, error) {
 	if err != nil {
 		return nil, fmt.Errorf("journal: %w", err)
 	}
-	j := &Journal{f: f}
+	j := &Journal{f: f, fold: firstFold}
 	if err := j.mend(); err != nil {
 		_ = f.Close()
 		return nil, fmt.Errorf("journal: %w", err)
@@ -108,7 +109,49 @@ func (j *Journal) Intent(step string, data any) error {
 func (j *Journal) Done(step string) error { return j.append(Record{Phase: Done, Step: step}) }
 
 // Undone writes down that an effect is gone again.
-func (j *Journal) Undone(step string) error { return j.append(Record{Phase: Undone, Step: step}) }
+func (j *Journal) Undone(step string) error {
+	if err := j.append(Record{Phase: Undone, Step: step}); err != nil {
+		return err
+	}
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	if j.size >= j.fold {
+		_ = j.compact() // the file that there is holds all of it
+		j.fold = max(firstFold, 2*j.size)
+	}
+	return nil
+}
+
+// firstFold is reached by a sandbox only whose effects come and go for months.
+const firstFold = 1 << 20
+
+// compact replaces the file by one that has what is still to be undone.
+func (j *Journal) compact() error {
+	left, err := pending(io.NewSectionReader(j.f, 0, maxJournal))
+	if err != nil {
+		return err
+	}
+	var b []byte
+	for i := range left {
+		left[i].Seq = i + 1
+		b = append(b, left[i].line()...)
+	}
+	path := j.f.Name()
+	fresh, err := os.OpenFile(path+".new", os.O_RDWR|os.O_CREATE|os.O_TRUNC|os.O_APPEND|unix.O_NOFOLLOW, 0o600)
+	if err != nil {
+		return err
+	}
+	if _, err = fresh.Write(b); err == nil {
+		err = os.Rename(fresh.Name(), path)
+	}
+	if err != nil {
+		return errors.Join(err, fresh.Close(), os.Remove(path+".new"))
+	}
+	failpoint.Hit("journal compacted")
+	_ = j.f.Close() // every write to it has been told
+	j.f, j.size, j.seq = fresh, int64(len(b)), len(left)
+	return nil
+}
 
 // maxRecord is more than any record has: parts of some are told by plugins.
 const maxRecord = 1 << 20
@@ -165,7 +208,11 @@ func (j *Journal) Reset() error {
 }
 
 // Close closes the file.
-func (j *Journal) Close() error { return j.f.Close() }
+func (j *Journal) Close() error {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	return j.f.Close()
+}
 
 // pending reads the intents that were not undone. A torn last line, which only
 // a full disk can leave, is an intent whose effect did not happen.
@@ -202,5 +249,7 @@ func pending(r io.Reader) ([]Record, error) {
 // first. It reads the file that is open, so a live sandbox can undo what it did
 // even if somebody has removed the state root.
 func (d *Dir) Pending() ([]Record, error) {
+	d.Journal.mu.Lock()
+	defer d.Journal.mu.Unlock()
 	return pending(io.NewSectionReader(d.Journal.f, 0, maxJournal))
 }

@@ -1,6 +1,7 @@
 package state
 
 import (
+	"errors"
 	"io"
 	"os"
 	"path/filepath"
@@ -148,5 +149,64 @@ func TestRecordsAreBounded(t *testing.T) {
 	got, perr := pending(io.NewSectionReader(j.f, 0, maxJournal))
 	if perr != nil || len(got) != written || written < 10 {
 		t.Errorf("%d of %d records, %v", len(got), written, perr)
+	}
+}
+
+// Effects that come and go for months: the journal stays small, and knows what is left.
+func TestJournalForgetsWhatWasUndone(t *testing.T) {
+	r := open(t, filepath.Join(t.TempDir(), "state"))
+	d, err := r.Create(NewID(), "long", true)
+	if err != nil {
+		t.Fatal(err)
+	}
+	path := filepath.Join(d.Path, journalName)
+	if err := d.Journal.Intent("cgroup", "stays"); err != nil {
+		t.Fatal(err)
+	}
+	data := strings.Repeat("x", 64<<10)
+	var most int64
+	for range 1000 {
+		if err := errors.Join(d.Journal.Intent("frozen", data), d.Journal.Undone("frozen")); err != nil {
+			t.Fatal(err)
+		}
+		st, err := os.Stat(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		most = max(most, st.Size())
+	}
+	if most > 2*firstFold {
+		t.Errorf("it had %d bytes", most)
+	}
+	if err := d.Journal.Intent("frozen", "now"); err != nil {
+		t.Fatal(err)
+	}
+	for name, read := range map[string]func() ([]Record, error){
+		"its own": d.Pending,
+		"another process": func() ([]Record, error) {
+			f, err := os.Open(path)
+			if err != nil {
+				return nil, err
+			}
+			defer f.Close()
+			return pending(f)
+		},
+	} {
+		left, err := read()
+		if err != nil || len(left) != 2 || left[0].Step != "cgroup" || string(left[0].Data) != `"stays"` || string(left[1].Data) != `"now"` {
+			t.Errorf("%s: %v, %v", name, left, err)
+		}
+	}
+	if entries, err := os.ReadDir(d.Path); err != nil || len(entries) != 1 {
+		t.Errorf("%v, %v", entries, err)
+	}
+	if err := d.Journal.Reset(); err != nil {
+		t.Fatal(err)
+	}
+	if left, err := d.Pending(); err != nil || len(left) != 0 {
+		t.Errorf("%v, %v", left, err)
+	}
+	if err := d.Remove(); err != nil {
+		t.Fatal(err)
 	}
 }
