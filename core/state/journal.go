@@ -42,6 +42,7 @@ type Record struct {
 // sandbox outlives a power cut but what gc could not find anyway.
 type Journal struct {
 	mu   sync.Mutex // of what follows: some effects happen beside others
+	path string
 	f    *os.File
 	seq  int
 	size int64 // of the whole records
@@ -53,7 +54,7 @@ func createJournal(path string) (*Journal, error) {
 	if err != nil {
 		return nil, fmt.Errorf("journal: %w", err)
 	}
-	return &Journal{f: f, fold: firstFold}, nil
+	return &Journal{path: path, f: f, fold: firstFold}, nil
 }
 
 // openJournal opens the journal of a dead sandbox; one that died before it had
@@ -65,7 +66,7 @@ func openJournal(path string) (*Journal, error) {
 	if err != nil {
 		return nil, fmt.Errorf("journal: %w", err)
 	}
-	j := &Journal{f: f, fold: firstFold}
+	j := &Journal{path: path, f: f, fold: firstFold}
 	if err := j.mend(); err != nil {
 		_ = f.Close()
 		return nil, fmt.Errorf("journal: %w", err)
@@ -136,16 +137,16 @@ func (j *Journal) compact() error {
 		left[i].Seq = i + 1
 		b = append(b, left[i].line()...)
 	}
-	path := j.f.Name()
-	fresh, err := os.OpenFile(path+".new", os.O_RDWR|os.O_CREATE|os.O_TRUNC|os.O_APPEND|unix.O_NOFOLLOW, 0o600)
+	tmp := j.path + ".new"
+	fresh, err := os.OpenFile(tmp, os.O_RDWR|os.O_CREATE|os.O_TRUNC|os.O_APPEND|unix.O_NOFOLLOW, 0o600)
 	if err != nil {
 		return err
 	}
 	if _, err = fresh.Write(b); err == nil {
-		err = os.Rename(fresh.Name(), path)
+		err = os.Rename(tmp, j.path)
 	}
 	if err != nil {
-		return errors.Join(err, fresh.Close(), os.Remove(path+".new"))
+		return errors.Join(err, fresh.Close(), os.Remove(tmp))
 	}
 	failpoint.Hit("journal compacted")
 	_ = j.f.Close() // every write to it has been told
