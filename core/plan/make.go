@@ -77,6 +77,7 @@ func Make(j *job.Job, in Inputs) (*Plan, error) {
 	m.seccomp()
 	m.network()
 	m.landlock()
+	m.probes()
 	m.lockdown()
 	m.hooks()
 	m.degraded()
@@ -141,20 +142,11 @@ func (m *maker) unsupported() {
 		}
 		later(fmt.Sprintf("plugin_hook[%q]", h.Plugin), fmt.Sprintf("plugin_hook %q: hooks plugins are", h.Plugin))
 	}
-	if r := j.Readiness; r != nil {
-		if r.Exec == nil {
-			later("readiness", "readiness probes other than exec are")
-		}
-		m.p.Readiness = &Readiness{Exec: r.Exec, Interval: r.Interval, Timeout: r.Timeout}
+	if r := j.Readiness; r != nil && r.Notify {
+		later("readiness", "readiness by notification is")
 	}
-	if h := j.Health; h != nil {
-		if h.Exec == nil {
-			later("health", "health probes other than exec are")
-		}
-		if h.OnFailure != "stop" {
-			later("health.on_failure", "a restart after a health probe is")
-		}
-		m.p.Health = &Health{Exec: h.Exec, Interval: h.Interval, Timeout: h.Timeout, StartPeriod: h.StartPeriod, Retries: h.Retries}
+	if h := j.Health; h != nil && h.OnFailure != "stop" {
+		later("health.on_failure", "a restart after a health probe is")
 	}
 	if j.Restart != nil {
 		later("restart", "the restart policy is")
