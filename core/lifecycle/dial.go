@@ -108,7 +108,7 @@ func (e *dialError) Error() string {
 		what = "the probe's process ended at: " + e.Step.String()
 	}
 	if len(e.Answer) > 0 {
-		what += fmt.Sprintf(", which has said %q", e.Answer)
+		what += fmt.Sprintf(" after %q", e.Answer)
 	}
 	switch {
 	case e.Errno != 0:
@@ -137,7 +137,7 @@ func dialHint(p *plan.Plan, e *dialError) string {
 	case e.Errno == unix.EAFNOSUPPORT || e.Errno == unix.EADDRNOTAVAIL:
 		return "the sandbox has no such address: this kernel may have no IPv6; write an IPv4 address"
 	case e.Errno == unix.ENETUNREACH && p.Network.Backend == "none":
-		return fmt.Sprintf(`network "none" has loopback alone: http = "http://127.0.0.1:%d/…"`, e.Addrs[0].Port())
+		return fmt.Sprintf(`network "none" has loopback alone: http = "http://127.0.0.1:%d/"`, e.Addrs[0].Port())
 	}
 	return ""
 }
