@@ -189,7 +189,7 @@ func (in *initProcess) startHook(h initproto.Hook, state []byte, out int) error 
 	}
 	p := in.setup.Process
 	p.Paths, p.Args, p.Env, p.SecretEnv, p.Gate = h.Args[:1], h.Args, h.Env, nil, 0
-	pr, err := prepare(&p, gate[:], 0, note)
+	pr, err := prepare(&p, initproto.Dial{}, gate[:], 0, note)
 	if err != nil {
 		return err
 	}

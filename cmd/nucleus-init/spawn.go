@@ -26,7 +26,7 @@ func (s *spawned) ended(pid int, ws syscall.WaitStatus) (initproto.Ended, bool) 
 	for id, p := range s.byID {
 		if p.pid == pid {
 			delete(s.byID, id)
-			e := initproto.Ended{ID: id, Exited: p.exited(uint32(ws))}
+			e := initproto.Ended{ID: id, Exited: p.exited(uint32(ws)), Answer: p.note.heard()}
 			_ = unix.Close(p.pidfd)
 			unmapNote(p.note)
 			return e, true
@@ -76,8 +76,9 @@ func (in *initProcess) spawn(msg []byte, fds []int) error {
 // stage2For gives the descriptors that the supervisor gets: the pidfd, which stays
 // open here, and the master of a terminal, which does not.
 func (in *initProcess) stage2For(s *initproto.Spawn, fds []int) (pass []int, err error) {
+	dials := len(s.Dial.Addrs) > 0
 	want := 4
-	if s.TTY {
+	if s.TTY || dials {
 		want = 1
 	}
 	if len(fds) != want || s.ID == 0 {
@@ -110,11 +111,11 @@ func (in *initProcess) stage2For(s *initproto.Spawn, fds []int) (pass []int, err
 	p := in.setup.Process
 	p.Paths, p.Args, p.Env, p.SecretEnv, p.Cwd, p.Gate = s.Paths, s.Args, s.Env, nil, s.Cwd, 0
 	p.UID, p.GID, p.Groups = s.UID, s.GID, s.Groups
-	pr, err := prepare(&p, fds[:1], tty.slave, note)
+	pr, err := prepare(&p, s.Dial, fds[:1], tty.slave, note)
 	if err != nil {
 		return nil, err
 	}
-	if !s.TTY {
+	if want > 1 {
 		pr.stdio, pr.given = [3]uintptr{uintptr(fds[1]), uintptr(fds[2]), uintptr(fds[3])}, true
 	}
 	w := &in.spawned

@@ -17,9 +17,12 @@ const gateFD = 3
 
 // progress is where stage 2 notes how far it came. It lies in a page shared
 // with init: once the filter is on, stage 2 could not even write to a pipe, and
-// execve takes the page away from the workload.
+// execve takes the page away from the workload. A stage 2 that dials notes the
+// answer there as well, of which answered bytes have come.
 type progress struct {
 	step, errno, execIndex uint32
+	answered               uint32
+	answer                 [initproto.MaxAnswer]byte
 }
 
 // stage2 is the child that becomes the workload.
@@ -65,6 +68,7 @@ type prepared struct {
 	byte1   [1]byte
 	mask    uint64
 	action  sigaction
+	dial    *dialing // nil for a program
 }
 
 type rlimit struct {
@@ -79,7 +83,7 @@ type sigaction struct {
 	mask                     uint64
 }
 
-func prepare(p *initproto.Process, fds []int, tty int, note *progress) (*prepared, error) {
+func prepare(p *initproto.Process, d initproto.Dial, fds []int, tty int, note *progress) (*prepared, error) {
 	if int(p.Gate) >= len(fds) || p.Gate < 0 {
 		return nil, fmt.Errorf("%w: gate %d", initproto.ErrMessage, p.Gate)
 	}
@@ -109,8 +113,13 @@ func prepare(p *initproto.Process, fds []int, tty int, note *progress) (*prepare
 		pr.envv = append(pr.envv, &kv[0])
 	}
 	pr.envv = append(pr.envv, nil)
-	if len(p.Paths) == 0 || len(p.Args) == 0 {
-		return nil, fmt.Errorf("%w: no command", initproto.ErrMessage)
+	if len(d.Addrs) > 0 {
+		pr.dial, err = dialOf(d)
+	} else if len(p.Paths) == 0 || len(p.Args) == 0 {
+		err = fmt.Errorf("%w: no command", initproto.ErrMessage)
+	}
+	if err != nil {
+		return nil, err
 	}
 	cwd, err := cStrings([]string{p.Cwd})
 	if err != nil {
@@ -228,6 +237,9 @@ func child(p *prepared) {
 	for c = 1; c <= 64; c++ {
 		syscall.RawSyscall6(syscall.SYS_RT_SIGACTION, c, uintptr(unsafe.Pointer(&p.action)), 0, 8, 0, 0)
 	}
+	if p.dial != nil { // a peer that is gone is an error of write(2), not the end
+		syscall.RawSyscall6(syscall.SYS_RT_SIGACTION, uintptr(syscall.SIGPIPE), uintptr(unsafe.Pointer(&p.dial.ignore)), 0, 8, 0, 0)
+	}
 	syscall.RawSyscall6(syscall.SYS_RT_SIGPROCMASK, unix.SIG_SETMASK, uintptr(unsafe.Pointer(&p.mask)), 0, 8, 0, 0)
 
 	p.note.step = uint32(initproto.StepSession)
@@ -340,7 +352,7 @@ func child(p *prepared) {
 		}
 	}
 	// From here on only read, execve and exit_group, which every compiled filter
-	// admits.
+	// admits; what a probe needs beyond them is the workload's to have or not.
 	p.note.step = uint32(initproto.StepGate)
 	for {
 		c, _, e = syscall.RawSyscall(syscall.SYS_READ, gateFD, uintptr(unsafe.Pointer(&p.byte1)), 1)
@@ -354,6 +366,10 @@ func child(p *prepared) {
 			goto fail
 		}
 		break
+	}
+	if p.dial != nil {
+		dial(p)
+		goto out
 	}
 	p.note.step = uint32(initproto.StepExec)
 	for i = 0; p.paths[i] != nil; i++ {
@@ -389,7 +405,7 @@ func (in *initProcess) startWorkload(setup *initproto.Setup, fds []int, tty term
 	}
 	defer unix.Close(noteFD)
 	defer tty.close()
-	pr, err := prepare(&setup.Process, fds, tty.slave, note)
+	pr, err := prepare(&setup.Process, initproto.Dial{}, fds, tty.slave, note)
 	if err != nil {
 		return err
 	}

@@ -95,6 +95,14 @@ func (c *coder) str(v *string) {
 	c.off += n
 }
 
+// atMost codes what has a limit of its own.
+func (c *coder) atMost(v *[]byte, limit int) {
+	c.bytes(v)
+	if c.read && len(*v) > limit {
+		c.bad = true
+	}
+}
+
 func (c *coder) bytes(v *[]byte) {
 	n := c.size(len(*v), 1)
 	if !c.read {
@@ -285,6 +293,16 @@ func (s *Spawn) code(c *coder) {
 	c.u32(&s.GID)
 	list(c, &s.Groups, 4, func(c *coder, g *uint32) { c.u32(g) })
 	c.flag(&s.TTY)
+	s.Dial.code(c)
+}
+
+func (d *Dial) code(c *coder) {
+	list(c, &d.Addrs, 8, func(c *coder, a *Addr) {
+		c.bytes(&a.IP)
+		c.u32(&a.Port)
+	})
+	c.bytes(&d.Request)
+	c.u32(&d.Answer)
 }
 
 func (s *Spawned) code(c *coder) {
@@ -296,6 +314,7 @@ func (s *Spawned) code(c *coder) {
 func (e *Ended) code(c *coder) {
 	c.u32(&e.ID)
 	e.Exited.code(c)
+	c.atMost(&e.Answer, MaxAnswer)
 }
 
 // Body is the payload of a message.
@@ -346,7 +365,7 @@ func DecodeNote(b []byte, status uint32) Exited {
 		return e
 	}
 	step, errno := Step(binary.NativeEndian.Uint32(b)), binary.NativeEndian.Uint32(b[4:])
-	if errno != 0 || step < StepExec {
+	if errno != 0 || step != StepExec {
 		e.Step, e.Errno, e.ExecIndex = step, errno, binary.NativeEndian.Uint32(b[8:])
 	}
 	return e

@@ -2,6 +2,7 @@ package initproto
 
 import (
 	"bytes"
+	"encoding/binary"
 	"errors"
 	"runtime"
 	"testing"
@@ -34,7 +35,11 @@ func TestRoundTrip(t *testing.T) {
 	roundTrip(t, KindOpened, rapid.Make[Opened](), func() *Opened { return &Opened{} })
 	roundTrip(t, KindSpawn, rapid.Make[Spawn](), func() *Spawn { return &Spawn{} })
 	roundTrip(t, KindSpawned, rapid.Make[Spawned](), func() *Spawned { return &Spawned{} })
-	roundTrip(t, KindEnded, rapid.Make[Ended](), func() *Ended { return &Ended{} })
+	roundTrip(t, KindEnded, rapid.Custom(func(t *rapid.T) Ended {
+		e := rapid.Make[Ended]().Draw(t, "ended")
+		e.Answer = e.Answer[:min(len(e.Answer), MaxAnswer)]
+		return e
+	}), func() *Ended { return &Ended{} })
 }
 
 func roundTrip[T any, P interface {
@@ -77,6 +82,42 @@ func TestCutAndLongerMessagesAreRefused(t *testing.T) {
 			t.Fatalf("one byte more: %v, want ErrMessage", err)
 		}
 	})
+}
+
+// What a workload says to a probe is not a way to fill its supervisor's memory.
+func TestAnswersAreShort(t *testing.T) {
+	for n, want := range map[int]error{0: nil, MaxAnswer: nil, MaxAnswer + 1: ErrMessage, 1 << 16: ErrMessage} {
+		var e Ended
+		if err := Decode(Encode(KindEnded, &Ended{ID: 1, Answer: make([]byte, n)}), &e); !errors.Is(err, want) {
+			t.Errorf("an answer of %d bytes: %v, want %v", n, err, want)
+		}
+	}
+}
+
+func TestNotes(t *testing.T) {
+	note := func(step Step, errno, index uint32) (b []byte) {
+		for _, v := range []uint32{uint32(step), errno, index} {
+			b = binary.NativeEndian.AppendUint32(b, v)
+		}
+		return b
+	}
+	for _, c := range []struct {
+		what string
+		note []byte
+		want Exited
+	}{
+		{"a program that was executed", note(StepExec, 0, 0), Exited{Status: 9}},
+		{"one that could not be", note(StepExec, 2, 1), Exited{Status: 9, Step: StepExec, Errno: 2, ExecIndex: 1}},
+		{"an end on the way", note(StepCaps, 0, 0), Exited{Status: 9, Step: StepCaps}},
+		{"a connection that was refused", note(StepConnect, 111, 1), Exited{Status: 9, Step: StepConnect, Errno: 111, ExecIndex: 1}},
+		{"an answer that never came", note(StepReceive, 0, 0), Exited{Status: 9, Step: StepReceive}},
+		{"an answer", note(StepAnswered, 0, 0), Exited{Status: 9, Step: StepAnswered}},
+		{"no note", nil, Exited{Status: 9}},
+	} {
+		if got := DecodeNote(c.note, 9); got != c.want {
+			t.Errorf("%s: %+v, want %+v", c.what, got, c.want)
+		}
+	}
 }
 
 func TestKindOf(t *testing.T) {
@@ -131,7 +172,7 @@ func TestFlagsAreZeroOrOne(t *testing.T) {
 
 func TestStepNames(t *testing.T) {
 	seen := map[string]Step{}
-	for s := StepNone; s <= StepExec; s++ {
+	for s := StepNone; s <= StepAnswered; s++ {
 		name := s.String()
 		if other, ok := seen[name]; ok || name == "" || name == "unknown step" {
 			t.Errorf("step %d is called %q, as step %d is", s, name, other)

@@ -35,8 +35,8 @@ const (
 	// KindConnected carries a Connected: the network is attached.
 	KindConnected
 	// KindSpawn carries a Spawn, the reading end of its gate, and what the process gets
-	// as 0, 1 and 2 unless it has a terminal of its own. It is obeyed once the
-	// workload's stage 2 was made.
+	// as 0, 1 and 2 unless it has a terminal of its own, or only dials. It is obeyed
+	// once the workload's stage 2 was made.
 	KindSpawn
 )
 
@@ -344,7 +344,30 @@ type Spawn struct {
 	GID    uint32
 	Groups []uint32
 	TTY    bool
+	// Dial, if it has addresses, is what the process does instead of executing a
+	// program.
+	Dial Dial
 }
+
+// Dial asks a process for a connection, and for the beginning of what comes back.
+type Dial struct {
+	// Addrs are tried in their order, until one can be connected.
+	Addrs []Addr
+	// Request is written to it, Answer bytes are read then; of none of both, to have
+	// connected is all.
+	Request []byte
+	Answer  uint32 // MaxAnswer at most
+}
+
+// Addr is an address of TCP.
+type Addr struct {
+	IP   []byte // 4 or 16 bytes
+	Port uint32
+}
+
+// MaxAnswer is the most that is read of an answer: it comes from whom nobody trusts,
+// and its first bytes tell what it is.
+const MaxAnswer = 16
 
 // Spawned tells that stage 2 was made, or why not.
 type Spawned struct {
@@ -355,8 +378,11 @@ type Spawned struct {
 
 // Ended tells the end of a process that was spawned.
 type Ended struct {
-	ID     uint32
+	ID uint32
+	// Exited has the step that a Dial came to, and the index of its address as
+	// ExecIndex.
 	Exited Exited
+	Answer []byte // to a Dial, MaxAnswer bytes at most
 }
 
 // Step names where stage 2 was when it failed.
@@ -381,6 +407,12 @@ const (
 	StepSeccomp
 	StepGate
 	StepExec
+	// Those of a Dial come instead of StepExec.
+	StepSocket
+	StepConnect
+	StepSend
+	StepReceive
+	StepAnswered
 )
 
 var stepNames = [...]string{
@@ -389,6 +421,7 @@ var stepNames = [...]string{
 	StepKeepCaps: "keeping capabilities over the identity switch", StepGID: "group id", StepUID: "user id", StepCaps: "capability sets",
 	StepAmbient: "ambient capabilities", StepCwd: "working directory", StepClose: "closing descriptors",
 	StepSeccomp: "seccomp filter", StepGate: "start gate", StepExec: "exec",
+	StepSocket: "socket", StepConnect: "connect", StepSend: "request", StepReceive: "answer", StepAnswered: "end of the answer",
 }
 
 func (s Step) String() string {

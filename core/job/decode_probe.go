@@ -1,14 +1,14 @@
 package job
 
 import (
+	"errors"
 	"fmt"
-	"net/netip"
 	"net/url"
 	"strings"
 	"time"
 
 	"github.com/nucleus-runtime/nucleus/core/job/internal/hclread"
-	"github.com/nucleus-runtime/nucleus/sdk/dnsname"
+	"github.com/nucleus-runtime/nucleus/core/probe"
 )
 
 func (d *decoder) readiness(b hclread.Block) {
@@ -72,35 +72,23 @@ func (d *decoder) oneProbe(b hclread.Block, kinds ...string) {
 	}
 }
 
-// probeURL checks a URL that init fetches inside the sandbox.
+// probeURL checks a URL that is fetched inside the sandbox.
 func (d *decoder) probeURL(v hclread.Value) string {
 	s, ok := v.String()
 	if !ok {
 		return ""
 	}
-	bad := func(why string) string {
-		v.Error("Not a probe URL", fmt.Sprintf("%s %s", hclread.Quote(s), why))
+	bad := func(why, remedy string) string {
+		v.Error("Not a probe URL", fmt.Sprintf("%s: %s; %s.", hclread.Quote(s), why, remedy))
 		return ""
 	}
-	u, err := url.Parse(s)
-	switch {
-	case err != nil || badText(s):
-		return bad(`is no URL: write for instance "http://127.0.0.1:8080/ok".`)
-	case u.Scheme == "https":
-		return bad("needs certificates, which a probe doesn't check: write an http URL, or run a client by exec.")
-	case u.Scheme != "http" || u.Hostname() == "" || u.User != nil || u.Fragment != "":
-		return bad(`is no plain http URL: write for instance "http://127.0.0.1:8080/ok".`)
+	if u, err := url.Parse(s); err == nil && u.Scheme == "https" {
+		return bad("it needs certificates, which a probe doesn't check", "write an http URL, or run a client by exec")
 	}
-	if p := u.Port(); p != "" || strings.HasSuffix(u.Host, ":") {
-		if _, ok := parsePort(p); !ok {
-			return bad("has no port from 1 to 65535.")
-		}
-	}
-	host := u.Hostname()
-	if _, err := netip.ParseAddr(host); err != nil {
-		if _, err := dnsname.Parse(host); err != nil {
-			return bad(fmt.Sprintf("names no host: %s.", err))
-		}
+	_, _, err := probe.HTTPRequest(s)
+	var ue *probe.URLError
+	if errors.As(err, &ue) {
+		return bad(ue.Why, `write for instance "http://127.0.0.1:8080/ok"`)
 	}
 	return s
 }

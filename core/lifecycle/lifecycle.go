@@ -11,6 +11,7 @@ import (
 	"os"
 	"runtime"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -92,7 +93,8 @@ type Sandbox struct {
 	watchdog *time.Timer
 	streamed chan streamResult
 	spawned  spawns
-	freezing sync.Mutex // one pause or resume at a time
+	freezing sync.Mutex    // one pause or resume at a time
+	pauses   atomic.Uint64 // that have begun
 	mu       sync.Mutex
 	status   Status
 	changed  func()        // is called after each change of the status

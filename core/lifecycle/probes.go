@@ -2,10 +2,12 @@ package lifecycle
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 
 	"github.com/nucleus-runtime/nucleus/core/audit"
+	"github.com/nucleus-runtime/nucleus/core/plan"
 	"github.com/nucleus-runtime/nucleus/core/probe"
 )
 
@@ -21,7 +23,7 @@ func (s *Sandbox) Health() probe.State {
 }
 
 // probe watches over the workload from its start to its end. Probes are processes of
-// the sandbox as Exec makes them.
+// the sandbox, made as those of Exec.
 func (s *Sandbox) probe() {
 	ctx, cancel := context.WithCancel(context.Background())
 	defer cancel()
@@ -38,12 +40,12 @@ func (s *Sandbox) probe() {
 		return
 	}
 	if r := s.plan.Readiness; r != nil {
-		err := probe.AwaitReady(ctx, probe.Readiness{Interval: r.Interval, Timeout: r.Timeout}, func(ctx context.Context) error { return s.try(ctx, r.Exec) })
+		err := s.awaitReady(ctx, r)
 		if ctx.Err() != nil {
 			return
 		}
 		if err != nil {
-			s.Fail(&PhaseError{Phase: "readiness", Origin: "readiness", Err: err})
+			s.Fail(s.probeFailed("readiness", err))
 			return
 		}
 		s.log.Emit(audit.Ready, nil, nil)
@@ -53,15 +55,75 @@ func (s *Sandbox) probe() {
 	if h == nil {
 		return
 	}
-	err := probe.Watch(ctx, probe.Health{Interval: h.Interval, Timeout: h.Timeout, StartPeriod: h.StartPeriod, Retries: h.Retries}, func(ctx context.Context) error {
-		if s.Status() == StatusPaused {
-			return nil // says nothing against it
-		}
-		return s.try(ctx, h.Exec)
-	}, s.healthIs)
+	err := probe.Watch(ctx, probe.Health{Interval: h.Interval, Timeout: h.Timeout, StartPeriod: h.StartPeriod, Retries: h.Retries}, s.trying(h.Probe), s.healthIs)
 	if err != nil && ctx.Err() == nil {
-		s.Fail(&PhaseError{Phase: "health", Origin: "health", Err: err})
+		s.Fail(s.probeFailed("health", err))
 	}
+}
+
+// awaitReady gives a workload that was paused meanwhile its whole timeout anew.
+func (s *Sandbox) awaitReady(ctx context.Context, r *plan.Readiness) error {
+	for {
+		stood := s.stoodStill()
+		err := probe.AwaitReady(ctx, probe.Readiness{Interval: r.Interval, Timeout: r.Timeout}, s.trying(r.Probe))
+		if err == nil || ctx.Err() != nil || !stood() {
+			return err
+		}
+	}
+}
+
+// stoodStill gives what tells, from now on, whether the sandbox is paused or has been.
+func (s *Sandbox) stoodStill() func() bool {
+	s.freezing.Lock() // a pause on its way is over before the state is looked at
+	defer s.freezing.Unlock()
+	n, paused := s.pauses.Load(), s.Status() == StatusPaused
+	return func() bool { return paused || s.pauses.Load() != n }
+}
+
+// trying gives a probe as it is tried. What fails while the sandbox stands still says
+// nothing of it.
+func (s *Sandbox) trying(p plan.Probe) probe.Try {
+	try := s.dial
+	if p.Exec != nil {
+		try = s.run
+	}
+	return func(ctx context.Context) error {
+		stood := s.stoodStill()
+		if stood() {
+			return probe.ErrPaused
+		}
+		if err := try(ctx, p); err != nil {
+			if stood() {
+				return probe.ErrPaused
+			}
+			return err
+		}
+		return nil
+	}
+}
+
+// probeFailed is the end of a sandbox for a probe's sake, with the remedy that the last
+// try knows.
+func (s *Sandbox) probeFailed(block string, err error) error {
+	e := &PhaseError{Phase: block, Origin: block, Err: err}
+	last := err
+	var never *probe.NotReadyError
+	if errors.As(err, &never) {
+		last = never.Last
+	}
+	var sick *probe.UnhealthyError
+	if errors.As(err, &sick) {
+		last = sick.Last
+	}
+	var pe *PhaseError
+	if errors.As(last, &pe) {
+		e.Hint = pe.Hint
+	}
+	var de *dialError
+	if errors.As(last, &de) {
+		e.Hint = dialHint(s.plan, de)
+	}
+	return e
 }
 
 func (s *Sandbox) healthIs(st probe.Status) {
@@ -72,22 +134,18 @@ func (s *Sandbox) healthIs(st probe.Status) {
 	s.log.Emit(audit.HealthChanged, st.Last, map[string]any{"state": string(st.State), "failing": st.Failing})
 }
 
-// try runs a probe's command.
-func (s *Sandbox) try(ctx context.Context, args []string) error {
+// run is a try of a probe with a command.
+func (s *Sandbox) run(ctx context.Context, probe plan.Probe) error {
 	null, err := os.OpenFile("/dev/null", os.O_RDWR, 0)
 	if err != nil {
 		return err
 	}
 	defer null.Close()
-	p, err := s.Exec(ctx, Command{Args: args, Stdio: [3]*os.File{null, null, null}, Quiet: true})
+	p, err := s.Exec(ctx, Command{Args: probe.Exec, Stdio: [3]*os.File{null, null, null}, Quiet: true})
 	if err != nil {
 		return err
 	}
-	select {
-	case <-p.Ended():
-	case <-ctx.Done():
-		p.Kill()
-		<-p.Ended()
+	if !p.endsWithin(ctx) {
 		return ctx.Err()
 	}
 	code, signal, err := p.Wait()
@@ -100,4 +158,16 @@ func (s *Sandbox) try(ctx context.Context, args []string) error {
 		return fmt.Errorf("exit code %d", code)
 	}
 	return nil
+}
+
+// endsWithin waits for the end of a process, which is killed when ctx is over.
+func (p *Process) endsWithin(ctx context.Context) bool {
+	select {
+	case <-p.Ended():
+		return true
+	case <-ctx.Done():
+		p.Kill()
+		<-p.Ended()
+		return false
+	}
 }

@@ -56,14 +56,14 @@ type Process struct {
 	Pid      int      // as the host sees it
 	Terminal *os.File // the master, the caller's to close; nil without one
 
-	s      *Sandbox
-	id     uint32
-	args   []string
-	quiet  bool
-	made   chan made // holds init's answer
-	ended  chan struct{}
-	exited initproto.Exited
-	err    error // what came instead of an end
+	s       *Sandbox
+	id      uint32
+	command string
+	quiet   bool
+	made    chan made // holds init's answer
+	ended   chan struct{}
+	end     initproto.Ended
+	err     error // what came instead of an end
 }
 
 type made struct {
@@ -112,13 +112,13 @@ func (t *spawns) find(id uint32) *Process {
 }
 
 // finish ends a process's record, once.
-func (t *spawns) finish(id uint32, x initproto.Exited, err error) {
+func (t *spawns) finish(e initproto.Ended, err error) {
 	t.mu.Lock()
-	p := t.byID[id]
-	delete(t.byID, id)
+	p := t.byID[e.ID]
+	delete(t.byID, e.ID)
 	t.mu.Unlock()
 	if p != nil {
-		p.exited, p.err = x, err
+		p.end, p.err = e, err
 		close(p.ended)
 	}
 }
@@ -133,7 +133,7 @@ func (t *spawns) close(err error) {
 	}
 	t.mu.Unlock()
 	for _, id := range ids {
-		t.finish(id, initproto.Exited{}, err)
+		t.finish(initproto.Ended{ID: id}, err)
 	}
 }
 
@@ -145,7 +145,7 @@ func (t *spawns) hear(k initproto.Kind, msg []byte, fds []int) error {
 		if err := initproto.Decode(msg, &e); err != nil {
 			return err
 		}
-		t.finish(e.ID, e.Exited, nil)
+		t.finish(e, nil)
 		return nil
 	}
 	var a initproto.Spawned
@@ -170,7 +170,7 @@ func (t *spawns) hear(k initproto.Kind, msg []byte, fds []int) error {
 // Exec makes a further process of a running sandbox: init forks it, it puts on what
 // the workload has, and that is read back from the kernel before it becomes its
 // program.
-func (s *Sandbox) Exec(ctx context.Context, c Command) (_ *Process, err error) {
+func (s *Sandbox) Exec(ctx context.Context, c Command) (*Process, error) {
 	if err := s.mayExec(); err != nil {
 		return nil, err
 	}
@@ -178,14 +178,22 @@ func (s *Sandbox) Exec(ctx context.Context, c Command) (_ *Process, err error) {
 	if err != nil {
 		return nil, err
 	}
-	p := &Process{s: s, args: c.Args, quiet: c.Quiet, made: make(chan made, 1), ended: make(chan struct{})}
+	return s.further(ctx, sp, c)
+}
+
+// further makes what init is asked for, which is a command's process or one that dials.
+func (s *Sandbox) further(ctx context.Context, sp *initproto.Spawn, c Command) (_ *Process, err error) {
+	p := &Process{s: s, quiet: c.Quiet, made: make(chan made, 1), ended: make(chan struct{})}
+	if len(c.Args) > 0 {
+		p.command = c.Args[0]
+	}
 	if err := s.spawned.add(p); err != nil {
 		return nil, err
 	}
 	sp.ID = p.id
 	gate, err := s.sendSpawn(sp, c)
 	if err != nil {
-		s.spawned.finish(p.id, initproto.Exited{}, err)
+		s.spawned.finish(initproto.Ended{ID: p.id}, err)
 		return nil, err
 	}
 	defer gate.Close()
@@ -277,7 +285,7 @@ func (s *Sandbox) sendSpawn(sp *initproto.Spawn, c Command) (*os.File, error) {
 	}
 	defer r.Close()
 	fds := []int{int(r.Fd())}
-	if !c.TTY {
+	if !c.TTY && len(sp.Dial.Addrs) == 0 {
 		for i, f := range c.Stdio {
 			if err := exec.Passed(f); err != nil {
 				_ = w.Close()
@@ -285,8 +293,6 @@ func (s *Sandbox) sendSpawn(sp *initproto.Spawn, c Command) (*os.File, error) {
 			}
 			fds = append(fds, int(f.Fd()))
 		}
-	}
-	if !c.TTY {
 		if err := exec.Own(c.Stdio, s.hostUID(sp.UID)); err != nil {
 			_ = w.Close()
 			return nil, err
@@ -321,7 +327,7 @@ func (p *Process) await(ctx context.Context, tty bool) (pidfd int, err error) {
 	}
 	if m.answer.What != "" {
 		channel.CloseAll(m.fds)
-		p.s.spawned.finish(p.id, initproto.Exited{}, errEnded)
+		p.s.spawned.finish(initproto.Ended{ID: p.id}, errEnded)
 		return -1, p.s.spawnFailed(m.answer)
 	}
 	want := 1
@@ -384,7 +390,7 @@ func (p *Process) whyNot(err error) error {
 
 // failure tells why a process that has ended never became its program, nil if it did.
 func (p *Process) failure() error {
-	return exec.StageFailure(p.exited, p.args[0])
+	return exec.StageFailure(p.end.Exited, p.command)
 }
 
 // verifySpawned reads back what holds for the process, as for the workload.
@@ -413,7 +419,7 @@ func (p *Process) Wait() (code, signal int, err error) {
 	if p.err != nil {
 		return exec.CodeRuntime, 0, p.err
 	}
-	code, signal = exec.ExitCode(syscall.WaitStatus(p.exited.Status))
+	code, signal = exec.ExitCode(syscall.WaitStatus(p.end.Exited.Status))
 	if err = p.failure(); err != nil {
 		code, signal = exec.CodeRuntime, 0
 	}

@@ -128,6 +128,7 @@ func (s *Sandbox) Pause(ctx context.Context) error {
 	if s.group == nil {
 		return errors.New("pause: the sandbox has no control group, whose freezer is what stops it")
 	}
+	s.pauses.Add(1)
 	if err := s.dir.Journal.Intent(stepFrozen, s.group.Record()); err != nil {
 		return phase("cgroups", err)
 	}

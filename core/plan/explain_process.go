@@ -134,15 +134,7 @@ func (e *explainer) exec() {
 	for _, h := range p.PluginHooks {
 		e.add("plugin_hook "+h.Plugin, "called at the boundaries that it wants to hear of", "a process of its own, gRPC; each call at most "+h.Timeout.String(), h.Origin)
 	}
-	if r := p.Readiness; r != nil {
-		e.add("readiness", fmt.Sprintf("%q", r.Exec), fmt.Sprintf("init runs it as the workload, every %s; not ready after %s ends the sandbox", r.Interval, r.Timeout), "readiness")
-	}
-	if h := p.Health; h != nil {
-		e.add("health", fmt.Sprintf("%q", h.Exec), fmt.Sprintf("init runs it as the workload, every %s, at most %s; %d failures in a row: %s", h.Interval, h.Timeout, h.Retries, h.OnFailure), "health")
-	}
-	if r := p.Restart; r != nil {
-		e.add("restart", "on "+r.On, fmt.Sprintf("the supervisor makes the sandbox anew after %s, then twice that, up to a minute; at most %d times in a row", r.Backoff, r.Attempts), "restart")
-	}
+	e.probes()
 	e.add("stop", p.Stop.Signal+", grace "+p.Stop.Grace.String(), "init, then SIGKILL of PID 1", "stop.signal", "stop.grace")
 }
 

@@ -77,6 +77,7 @@ func Make(j *job.Job, in Inputs) (*Plan, error) {
 	m.seccomp()
 	m.network()
 	m.landlock()
+	m.probes()
 	m.lockdown()
 	m.hooks()
 	m.degraded()
@@ -141,20 +142,8 @@ func (m *maker) unsupported() {
 		}
 		later(fmt.Sprintf("plugin_hook[%q]", h.Plugin), fmt.Sprintf("plugin_hook %q: hooks plugins are", h.Plugin))
 	}
-	if r := j.Readiness; r != nil {
-		if r.Exec == nil {
-			later("readiness", "readiness probes other than exec are")
-		}
-		m.p.Readiness = &Readiness{Exec: r.Exec, Interval: r.Interval, Timeout: r.Timeout}
-	}
-	if h := j.Health; h != nil {
-		if h.Exec == nil {
-			later("health", "health probes other than exec are")
-		}
-		m.p.Health = &Health{Exec: h.Exec, Interval: h.Interval, Timeout: h.Timeout, StartPeriod: h.StartPeriod, Retries: h.Retries, OnFailure: h.OnFailure}
-	}
-	if r := j.Restart; r != nil {
-		m.p.Restart = &Restart{On: r.On, Attempts: r.Attempts, Backoff: r.Backoff}
+	if r := j.Readiness; r != nil && r.Notify {
+		later("readiness", "readiness by notification is")
 	}
 	if j.SDNotify {
 		later("sd_notify", "sd_notify is")

@@ -6,6 +6,7 @@
 package plan
 
 import (
+	"net/netip"
 	"strings"
 	"time"
 
@@ -58,7 +59,7 @@ type Plan struct {
 	Lockdown string   `json:"lockdown,omitempty"`
 	Network  Network  `json:"network"`
 	Hooks    []Hook   `json:"hooks,omitempty"`
-	// Readiness and Health are commands that init runs beside the workload.
+	// Readiness and Health are tried in processes that init makes beside the workload.
 	Readiness *Readiness `json:"readiness,omitempty"`
 	Health    *Health    `json:"health,omitempty"`
 	// Restart says when the workload is started again; nil for never.
@@ -75,16 +76,26 @@ type Plan struct {
 	Origins map[string]string `json:"origins,omitempty"`
 }
 
+// Probe is one try: a command, a connection or a request.
+type Probe struct {
+	Exec []string `json:"exec,omitempty"`
+	TCP  uint16   `json:"tcp,omitempty"`
+	HTTP string   `json:"http,omitempty"`
+	// Addrs are where a connection or a request goes, in the sandbox: to the first that
+	// can be connected.
+	Addrs []netip.AddrPort `json:"addrs,omitempty"`
+}
+
 // Readiness is what must succeed before the sandbox counts as ready.
 type Readiness struct {
-	Exec     []string      `json:"exec"`
+	Probe
 	Interval time.Duration `json:"interval"`
 	Timeout  time.Duration `json:"timeout"`
 }
 
 // Health is what is repeated for the life of the workload.
 type Health struct {
-	Exec        []string      `json:"exec"`
+	Probe
 	Interval    time.Duration `json:"interval"`
 	Timeout     time.Duration `json:"timeout"`
 	StartPeriod time.Duration `json:"startPeriod"`

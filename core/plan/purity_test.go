@@ -20,6 +20,7 @@ func TestPlanIsPure(t *testing.T) {
 		"github.com/opencontainers/runtime-spec/specs-go":   true,
 		"github.com/nucleus-runtime/nucleus/core/job":       true,
 		"github.com/nucleus-runtime/nucleus/core/host/fact": true,
+		"github.com/nucleus-runtime/nucleus/core/probe":     true, // its rules; see below
 	}
 	files := token.NewFileSet()
 	seen := 0
@@ -41,7 +42,7 @@ func TestPlanIsPure(t *testing.T) {
 		if err != nil {
 			return err
 		}
-		for _, call := range []string{"time.Now", "time.Since", "time.After", "time.Sleep", "time.NewTimer"} {
+		for _, call := range []string{"time.Now", "time.Since", "time.After", "time.Sleep", "time.NewTimer", "probe.AwaitReady", "probe.Watch"} {
 			if strings.Contains(string(src), call+"(") {
 				t.Errorf("%s asks the clock: %s", path, call)
 			}

@@ -2,6 +2,7 @@ package probe
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"time"
 )
@@ -50,7 +51,7 @@ func (e *UnhealthyError) Error() string {
 
 // Watch tries for as long as the workload is healthy. It ends with
 // *UnhealthyError, or with ctx.Err() when ctx is over; a try that ctx cut off
-// says nothing about the workload.
+// says nothing about the workload, nor does one with ErrPaused.
 //
 // The rules are those that Docker's users know. The first try is an interval
 // after the start, for one at the very start fails with any workload; each
@@ -83,6 +84,8 @@ func Watch(ctx context.Context, h Health, try Try, report func(Status)) error {
 		switch {
 		case ctx.Err() != nil:
 			return ctx.Err()
+		case errors.Is(err, ErrPaused):
+			continue
 		case err == nil:
 			well = time.Since(start)
 			w.passed()

@@ -153,6 +153,14 @@ func TestWatch(t *testing.T) {
 			[]string{"0s starting 0", "1ms unhealthy 1 no"},
 			"unhealthy after 1 failed probe: no",
 		},
+		"a pause is neither a pass nor a failure": {
+			Health{10 * s, 5 * s, 0, 2},
+			hang,
+			[]line{{0, ErrPaused}, pass, fail, {0, ErrPaused}, {hang, nil}},
+			[]time.Duration{10 * s, 20 * s, 30 * s, 40 * s, 50 * s},
+			[]string{"0s starting 0", "20s healthy 0", "30s healthy 1 no", "55s unhealthy 2 no answer within 5s"},
+			"unhealthy after 2 failed probes: no answer within 5s",
+		},
 		"the end of the context during a try is no failure": {
 			Health{10 * s, 5 * s, 0, 1},
 			12 * s,

@@ -17,6 +17,10 @@ import (
 // workload makes its host carry.
 type Try func(ctx context.Context) error
 
+// ErrPaused is the outcome of a try that says nothing about the workload, for it
+// stood still.
+var ErrPaused = errors.New("the sandbox is paused")
+
 // SlowError is the outcome of a try that was cut off by its own limit.
 type SlowError struct {
 	Limit time.Duration

@@ -2,6 +2,7 @@ package probe
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"time"
 )
@@ -15,6 +16,12 @@ const longestTry = 10 * time.Second
 // Readiness says how often and how long to try.
 type Readiness struct {
 	Interval, Timeout time.Duration
+}
+
+// Rhythm is how long AwaitReady waits between tries, and how long a try may take.
+func (r Readiness) Rhythm() (interval, limit time.Duration) {
+	interval = min(max(r.Interval, shortest), max(r.Timeout, shortest)/2)
+	return interval, max(longestTry, interval)
 }
 
 // NotReadyError is the outcome of a readiness probe that never passed. It does
@@ -40,9 +47,7 @@ func (e *NotReadyError) Error() string {
 // would be the only one.
 func AwaitReady(ctx context.Context, r Readiness, try Try) error {
 	timeout := max(r.Timeout, shortest)
-	interval := min(max(r.Interval, shortest), timeout/2)
-	limit := max(longestTry, interval)
-
+	interval, limit := r.Rhythm()
 	deadline := time.Now().Add(timeout)
 	bounded, cancel := context.WithDeadline(ctx, deadline)
 	defer cancel()
@@ -53,6 +58,7 @@ func AwaitReady(ctx context.Context, r Readiness, try Try) error {
 			return nil
 		}
 		switch {
+		case errors.Is(err, ErrPaused) && last != nil: // says less than what there is
 		case bounded.Err() == nil:
 			last = err
 		case last == nil: // with an earlier reason, that says more than a try that the end cut off

@@ -61,6 +61,20 @@ func TestAwaitReady(t *testing.T) {
 			5 * s,
 			"not ready after 5s: connection refused",
 		},
+		"a pause does not hide the reason": {
+			Readiness{s, 3 * s},
+			[]line{refused, {0, ErrPaused}},
+			[]time.Duration{0, s, 2 * s},
+			3 * s,
+			"not ready after 3s: connection refused",
+		},
+		"a pause is not why one is not ready, if there is a reason": {
+			Readiness{s, 3 * s},
+			[]line{{0, ErrPaused}, refused},
+			[]time.Duration{0, s, 2 * s},
+			3 * s,
+			"not ready after 3s: connection refused",
+		},
 		"a timeout shorter than the interval still has a second try": {
 			Readiness{s, 500 * ms}, []line{refused, {0, nil}}, []time.Duration{0, 250 * ms}, 250 * ms, "",
 		},
@@ -97,6 +111,20 @@ func TestAwaitReady(t *testing.T) {
 				}
 			})
 		})
+	}
+}
+
+func TestRhythm(t *testing.T) {
+	const s = time.Second
+	for r, want := range map[Readiness][2]time.Duration{
+		{s, 60 * s}:      {s, 10 * s},
+		{20 * s, 60 * s}: {20 * s, 20 * s},
+		{s, s / 2}:       {s / 4, 10 * s},
+		{}:               {time.Millisecond / 2, 10 * s},
+	} {
+		if interval, limit := r.Rhythm(); interval != want[0] || limit != want[1] {
+			t.Errorf("%v: %s and %s, want %v", r, interval, limit, want)
+		}
 	}
 }
 
