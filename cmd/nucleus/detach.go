@@ -19,6 +19,7 @@ import (
 	"github.com/nucleus-runtime/nucleus/cmd/nucleus/internal/signals"
 	"github.com/nucleus-runtime/nucleus/core"
 	"github.com/nucleus-runtime/nucleus/core/audit"
+	"github.com/nucleus-runtime/nucleus/internal/failpoint"
 )
 
 // A sandbox that is not in the foreground has a process of its own, the same program
@@ -96,6 +97,7 @@ func (a *app) leave(f *runFlags) error {
 		return fmt.Errorf("starting the supervisor: %w", err)
 	}
 	_ = w.Close()
+	failpoint.Hit("supervisor started")
 	told := make(chan []byte, 1)
 	go func() {
 		line, _ := bufio.NewReader(io.LimitReader(r, 4096)).ReadBytes('\n') // without a line the process has failed, and said why
@@ -150,6 +152,7 @@ func (a *app) tellReady(s *core.Sandbox) error {
 	if _, err := a.ready.Write(append(b, '\n')); err != nil {
 		return fmt.Errorf("nobody waits for the sandbox any more: %w", err)
 	}
+	failpoint.Hit("ready told")
 	null, err := os.OpenFile("/dev/null", os.O_RDWR, 0)
 	if err != nil {
 		return err

@@ -263,7 +263,7 @@ func (a *app) attach(ctx context.Context, ref string) error {
 	defer c.Close()
 	m, files, err := c.Ask(supervisor.VerbAttach, nil)
 	if err != nil {
-		return controlError(err)
+		return controlError(ref, err)
 	}
 	var at supervisor.Attached
 	err = m.Decode(&at)
@@ -272,7 +272,7 @@ func (a *app) attach(ctx context.Context, ref string) error {
 	}
 	if err != nil {
 		control.CloseAll(files)
-		return controlError(err)
+		return controlError(ref, err)
 	}
 	finish, err := a.connect(at, files)
 	if err != nil {
@@ -282,7 +282,7 @@ func (a *app) attach(ctx context.Context, ref string) error {
 	control.CloseAll(extra)
 	finish()
 	if err != nil {
-		return errors.New("the supervisor of the sandbox is gone")
+		return goneError(ref)
 	}
 	var e supervisor.Ended
 	if err := errors.Join(m.Err(), m.Decode(&e)); err != nil {

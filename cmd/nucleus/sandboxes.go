@@ -92,10 +92,14 @@ func (a *app) call(ctx context.Context, ref, verb string, body, answer any) erro
 		return err
 	}
 	defer c.Close()
-	return controlError(c.Call(ctx, verb, body, answer))
+	return controlError(ref, c.Call(ctx, verb, body, answer))
 }
 
-func controlError(err error) error {
+// controlError is an error of a request, as users are told of it.
+func controlError(ref string, err error) error {
+	if errors.Is(err, control.ErrGone) {
+		return goneError(ref)
+	}
 	var ce *control.Error
 	if errors.As(err, &ce) && ce.Hint != "" {
 		return &hintedError{err: err, hint: ce.Hint}
@@ -168,7 +172,15 @@ func (a *app) end(ctx context.Context, ref, verb string) error {
 	}
 	_, files, err := waiter.Recv()
 	control.CloseAll(files)
-	return err
+	if err != nil {
+		return goneError(ref)
+	}
+	return nil
+}
+
+// goneError is the end of a connection before its answer.
+func goneError(ref string) error {
+	return &hintedError{err: fmt.Errorf("sandbox %q: its supervisor is gone", ref), hint: "nucleus gc"}
 }
 
 func (a *app) killCommand() *cobra.Command {
@@ -249,11 +261,8 @@ func (a *app) await(ctx context.Context, ref string) (*supervisor.Ended, error) 
 	c, err := control.Dial(ctx, x.Path)
 	if err == nil {
 		defer c.Close()
-		if err = controlError(c.Call(ctx, supervisor.VerbWait, nil, &e)); err == nil {
+		if err = controlError(ref, c.Call(ctx, supervisor.VerbWait, nil, &e)); err == nil {
 			return &e, nil
-		}
-		if errors.Is(err, control.ErrGone) {
-			err = &hintedError{err: errors.New("the supervisor of the sandbox is gone"), hint: "nucleus gc"}
 		}
 	}
 	if !x.Kept() {
@@ -317,7 +326,7 @@ func (a *app) record(ctx context.Context, x state.Ref) (*supervisor.Record, erro
 	c, err := control.Dial(ctx, x.Path)
 	if err == nil {
 		defer c.Close()
-		return &r, controlError(c.Call(ctx, supervisor.VerbState, nil, &r))
+		return &r, controlError(x.Name, c.Call(ctx, supervisor.VerbState, nil, &r))
 	}
 	if !errors.Is(err, control.ErrNoSupervisor) {
 		return nil, err
