@@ -61,6 +61,7 @@ type Process struct {
 	args   []string
 	quiet  bool
 	made   chan made // holds init's answer
+	left   bool      // nobody waits for the answer any more
 	ended  chan struct{}
 	exited initproto.Exited
 	err    error // what came instead of an end
@@ -105,10 +106,17 @@ func (t *spawns) add(p *Process) error {
 // maxSpawns bounds what the commands of one sandbox cost its supervisor and init.
 const maxSpawns = 1024
 
-func (t *spawns) find(id uint32) *Process {
+// leave says that nobody waits for the answer about p any more: its descriptors, if
+// it has come or comes yet, are nobody's.
+func (t *spawns) leave(p *Process) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	return t.byID[id]
+	p.left = true
+	select {
+	case m := <-p.made:
+		channel.CloseAll(m.fds)
+	default:
+	}
 }
 
 // finish ends a process's record, once.
@@ -153,8 +161,10 @@ func (t *spawns) hear(k initproto.Kind, msg []byte, fds []int) error {
 		channel.CloseAll(fds)
 		return err
 	}
-	p := t.find(a.ID)
-	if p == nil { // ended before it was told of: whoever waits has been told the end
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	p := t.byID[a.ID]
+	if p == nil || p.left { // ended before it was told of, or its client has gone
 		channel.CloseAll(fds)
 		return nil
 	}
@@ -306,6 +316,7 @@ func (s *Sandbox) sendSpawn(sp *initproto.Spawn, c Command) (*os.File, error) {
 func (p *Process) await(ctx context.Context, tty bool) (pidfd int, err error) {
 	timer := time.NewTimer(spawnWait)
 	defer timer.Stop()
+	defer p.s.spawned.leave(p)
 	var m made
 	select {
 	case m = <-p.made:

@@ -10,6 +10,7 @@ import (
 	"github.com/nucleus-runtime/nucleus/core/audit"
 	"github.com/nucleus-runtime/nucleus/core/cgroups"
 	"github.com/nucleus-runtime/nucleus/core/plan"
+	"github.com/nucleus-runtime/nucleus/internal/failpoint"
 )
 
 // Status is where a sandbox is in its life.
@@ -134,6 +135,7 @@ func (s *Sandbox) Pause(ctx context.Context) error {
 	if err := s.group.Freeze(ctx); err != nil {
 		return errors.Join(phase("cgroups", err), s.dir.Journal.Undone(stepFrozen))
 	}
+	failpoint.Hit("frozen")
 	if !s.become(StatusPaused) { // asked to end meanwhile
 		return errors.Join(s.thaw(), &StateError{What: "pause", Status: s.Status()})
 	}
@@ -165,6 +167,7 @@ func (s *Sandbox) thaw() error {
 	if err := s.group.Thaw(context.Background()); err != nil {
 		return phase("cgroups", err)
 	}
+	failpoint.Hit("thawed")
 	return s.dir.Journal.Undone(stepFrozen)
 }
 

@@ -1,0 +1,138 @@
+package chaos
+
+import (
+	"bytes"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// held is what a process holds of what could be leaked.
+type held struct{ files, threads, mappings int }
+
+func holds(s *site, pid int) held {
+	s.t.Helper()
+	dir := "/proc/" + strconv.Itoa(pid)
+	var h held
+	for _, x := range []struct {
+		name string
+		n    *int
+	}{{"fd", &h.files}, {"task", &h.threads}} {
+		entries, err := os.ReadDir(filepath.Join(dir, x.name))
+		if err != nil {
+			s.t.Fatal(err)
+		}
+		*x.n = len(entries)
+	}
+	maps, err := os.ReadFile(filepath.Join(dir, "maps"))
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	h.mappings = bytes.Count(maps, []byte("\n"))
+	return h
+}
+
+// A client that is killed takes its own command with it, and nothing of what others
+// have; and nothing of it stays in the supervisor or in init.
+func TestClientsKilledAtAnyTime(t *testing.T) {
+	sites(t, func(s *site) {
+		at := random(s.t)
+		s.must("run", "-detach", "-name", "target", "--", "/bin/sleep", "300")
+		x := s.inspect("target")
+		other := s.command("nucleus", "exec", "target", "/bin/sh", "-c", "read line; exit 6")
+		keys, err := other.StdinPipe()
+		if err != nil {
+			s.t.Fatal(err)
+		}
+		if err := other.Start(); err != nil {
+			s.t.Fatal(err)
+		}
+		s.until("the other command", func() bool { return len(s.below(x.InitPid)) == 2 })
+		before := map[string]held{}
+		for who, pid := range map[string]int{"the supervisor": x.Supervisor, "init": x.InitPid} {
+			before[who] = holds(s, pid)
+		}
+		for round := range 15 {
+			var clients []*exec.Cmd
+			for n := range 8 {
+				args := []string{"exec", "target", "/bin/sleep", "300"}
+				if n%2 == 1 {
+					args = []string{"exec", "-tty", "target", "/bin/sleep", "300"}
+				}
+				c := s.command("nucleus", args...)
+				if err := c.Start(); err != nil {
+					s.t.Fatal(err)
+				}
+				clients = append(clients, c)
+			}
+			for n, c := range clients {
+				if n == 0 || n == 4 {
+					time.Sleep(at() / 2)
+				}
+				_ = c.Process.Kill() // it may have failed by itself, which its code tells
+			}
+			for _, c := range clients {
+				if code := finish(s.t, c, c.Wait()); code != -int(unix.SIGKILL) {
+					s.t.Errorf("round %d: a client's exit code is %d, want death by SIGKILL", round, code)
+				}
+			}
+		}
+		s.until("the commands of the killed clients to go", func() bool { return len(s.below(x.InitPid)) == 2 })
+		for who, pid := range map[string]int{"the supervisor": x.Supervisor, "init": x.InitPid} {
+			var after held
+			for deadline := time.Now().Add(5 * time.Second); ; time.Sleep(20 * time.Millisecond) {
+				after = holds(s, pid)
+				if after.files <= before[who].files || time.Now().After(deadline) {
+					break
+				}
+			}
+			if after.files > before[who].files {
+				s.t.Errorf("%s: %d descriptors, %d before: %s", who, after.files, before[who].files, strings.Join(open(pid), " "))
+			}
+			if after.mappings > before[who].mappings+40 { // a thread has some
+				s.t.Errorf("%s: %d mappings, %d before", who, after.mappings, before[who].mappings)
+			}
+		}
+		if _, err := keys.Write([]byte("\n")); err != nil {
+			s.t.Error(err)
+		}
+		if code := finish(s.t, other, other.Wait()); code != 6 {
+			s.t.Errorf("the command of another client: exit code %d, want 6", code)
+		}
+		s.must("kill", "target")
+	})
+}
+
+// below are the processes that init has, but those that have ended.
+func (s *site) below(init int) []int {
+	s.t.Helper()
+	var pids []int
+	for _, p := range processes(s.t) {
+		if p.parent == init && p.state != "Z" {
+			pids = append(pids, p.pid)
+		}
+	}
+	return pids
+}
+
+// open lists what a process has open.
+func open(pid int) (out []string) {
+	dir := "/proc/" + strconv.Itoa(pid) + "/fd"
+	entries, err := os.ReadDir(dir)
+	if err != nil {
+		return []string{err.Error()}
+	}
+	for _, e := range entries {
+		to, err := os.Readlink(filepath.Join(dir, e.Name()))
+		if err == nil {
+			out = append(out, to)
+		}
+	}
+	return out
+}
