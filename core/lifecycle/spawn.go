@@ -321,10 +321,7 @@ func (p *Process) await(ctx context.Context, tty bool) (pidfd int, err error) {
 	select {
 	case m = <-p.made:
 	case <-p.ended:
-		if p.err != nil {
-			return -1, p.err
-		}
-		return -1, p.failure()
+		return -1, p.reason()
 	case <-ctx.Done():
 		return -1, context.Cause(ctx)
 	case <-timer.C:
@@ -368,29 +365,34 @@ func (p *Process) closeTerminal() {
 }
 
 // whyNot tells why a process could not be looked at, or let go: it may have ended at
-// one of its steps, which init is about to tell.
+// one of its steps, which init is about to tell. What is read of one that is ending,
+// such as its descriptors, is not what was planned, either.
 func (p *Process) whyNot(err error) error {
-	var pe *security.PostureError
-	if errors.As(err, &pe) {
-		p.s.log.Emit(audit.PostureFailed, err, map[string]any{"process": p.id})
-		return phase("security", err)
-	}
 	patience := lastWords
 	if errors.Is(err, unix.ESRCH) || errors.Is(err, unix.ENOENT) || errors.Is(err, unix.EPIPE) {
 		patience = lastWordsGone
 	}
 	select {
 	case <-p.ended:
+		return p.reason()
 	case <-time.After(patience):
-		return phase("security", err)
 	}
+	var pe *security.PostureError
+	if errors.As(err, &pe) {
+		p.s.log.Emit(audit.PostureFailed, err, map[string]any{"process": p.id})
+	}
+	return phase("security", err)
+}
+
+// reason tells why a process ended that had not been let go.
+func (p *Process) reason() error {
 	if p.err != nil {
 		return p.err
 	}
-	if ferr := p.failure(); ferr != nil {
-		return ferr
+	if err := p.failure(); err != nil {
+		return err
 	}
-	return phase("security", err)
+	return errors.New("exec: the process was killed before it became its program")
 }
 
 // failure tells why a process that has ended never became its program, nil if it did.

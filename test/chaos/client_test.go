@@ -136,3 +136,25 @@ func open(pid int) (out []string) {
 	}
 	return out
 }
+
+// A workload that kills whatever it can reach at once can end each command beside it,
+// and nothing more: neither init nor the supervisor takes it for the end.
+func TestWorkloadThatKillsCommands(t *testing.T) {
+	sites(t, func(s *site) {
+		if !s.limits {
+			return // a loop of kills has its bounds
+		}
+		s.must("run", "-detach", "-name", "target", "-config", s.shell("target", "while :; do kill -9 -1; done 2>/dev/null", limits))
+		before := s.inspect("target")
+		for range 60 {
+			code, out := s.try("exec", "target", "/bin/true")
+			if code != 0 && code != 137 && code != 125 || strings.Contains(out, "has ended") || strings.Contains(out, "is gone") {
+				s.t.Fatalf("exit code %d: %s", code, out)
+			}
+		}
+		if after := s.inspect("target"); after.Status != "running" || after.InitPid != before.InitPid {
+			s.t.Errorf("%+v, before %+v", after, before)
+		}
+		s.must("kill", "target")
+	})
+}
