@@ -365,6 +365,8 @@ func (r *Root) Dead() ([]*Dir, error) {
 			}
 			d := &Dir{ID: e.Name(), Name: names[e.Name()], Path: filepath.Join(r.path, "sandboxes", e.Name()), root: r, lock: -1}
 			switch err := d.takeOver(); {
+			case err == nil && r.ref(d.ID, "").Kept(): // its supervisor has let it go since we looked
+				errs = append(errs, d.Release())
 			case err == nil:
 				dead = append(dead, d)
 			case errors.Is(err, unix.EWOULDBLOCK), errors.Is(err, unix.ENOENT): // alive, or gone since we looked
