@@ -343,6 +343,19 @@ func (a *app) record(ctx context.Context, x state.Ref) (*supervisor.Record, erro
 	return &r, nil
 }
 
+// ask has the supervisor tell what it could not write down. Early in the start there is
+// none that listens.
+func ask(ctx context.Context, x state.Ref, r *supervisor.Record) error {
+	ctx, cancel := context.WithTimeout(ctx, time.Second)
+	defer cancel()
+	c, err := control.Dial(ctx, x.Path)
+	if err != nil {
+		return err
+	}
+	defer c.Close()
+	return c.Call(ctx, supervisor.VerbState, nil, r)
+}
+
 // statusDead is a sandbox whose supervisor was killed: gc takes what is left of it.
 const statusDead = "dead"
 
@@ -354,14 +367,14 @@ func (a *app) psCommand() *cobra.Command {
 ended and are kept, and those whose supervisor was killed (dead), which nucleus gc
 removes.`,
 		Example: "  nucleus ps\n  nucleus ps -a -json", Args: cobra.NoArgs,
-		RunE: func(*cobra.Command, []string) error { return a.ps(all, asJSON) },
+		RunE: func(c *cobra.Command, _ []string) error { return a.ps(c.Context(), all, asJSON) },
 	}
 	c.Flags().BoolVarP(&all, "all", "a", false, "also what has ended")
 	c.Flags().BoolVar(&asJSON, "json", false, "print as JSON")
 	return c
 }
 
-func (a *app) ps(all, asJSON bool) error {
+func (a *app) ps(ctx context.Context, all, asJSON bool) error {
 	root, err := a.sandboxes()
 	if err != nil {
 		return err
@@ -377,7 +390,11 @@ func (a *app) ps(all, asJSON bool) error {
 	list := []supervisor.Record{}
 	for _, x := range refs {
 		r := supervisor.Record{Version: supervisor.RecordVersion, ID: x.ID, Name: x.Name, Status: lifecycle.StatusCreating}
-		if err := x.ReadJSON(supervisor.RecordName, &r); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		err := x.ReadJSON(supervisor.RecordName, &r)
+		if errors.Is(err, fs.ErrNotExist) && held[x.ID] {
+			err = ask(ctx, x, &r)
+		}
+		if err != nil && !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, control.ErrNoSupervisor) {
 			a.problem("warning", fmt.Sprintf("sandbox %s: %v", x.ID[:12], err), "")
 			continue
 		}

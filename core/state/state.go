@@ -309,9 +309,18 @@ func (d *Dir) WriteJSON(name string, v any) error {
 	}
 	_, err = f.Write(append(b, '\n'))
 	if err := errors.Join(err, f.Close()); err != nil {
+		_ = os.Remove(tmp) // it takes room, of which there is none
 		return full(err)
 	}
 	return os.Rename(tmp, filepath.Join(d.Path, name))
+}
+
+// RemoveJSON takes a file of WriteJSON away, which may not be there.
+func (d *Dir) RemoveJSON(name string) error {
+	if err := os.Remove(filepath.Join(d.Path, name)); !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	return nil
 }
 
 // Remove ends the sandbox: its directory goes, its name is free. Everything

@@ -119,7 +119,12 @@ func (v *Supervisor) write() error {
 	if v.sandbox.Status() == lifecycle.StatusStopped {
 		return nil // its directory goes, or Keep says more
 	}
-	return v.store(v.record())
+	if v.store(v.record()) == nil {
+		return nil
+	}
+	// On a full disk the old record would be taken for the truth: without one, who
+	// wants to know asks us. And now there may be room for the new one.
+	return errors.Join(v.sandbox.Dir().RemoveJSON(RecordName), v.store(v.record()))
 }
 
 // fail answers with an error.
