@@ -1,7 +1,9 @@
 package chaos
 
 import (
+	"context"
 	"encoding/json"
+	"fmt"
 	"strings"
 	"time"
 
@@ -43,6 +45,32 @@ type live struct {
 func (s *site) inspect(name string) live {
 	s.t.Helper()
 	return decoded[live](s, s.must("inspect", name))
+}
+
+// ask runs nucleus as must does, where several do so at once.
+func (s *site) ask(args ...string) error {
+	_, err := s.output(args...)
+	return err
+}
+
+func (s *site) told(name string) (x live, err error) {
+	out, err := s.output("inspect", name)
+	if err == nil {
+		err = json.Unmarshal(out, &x)
+	}
+	return x, err
+}
+
+func (s *site) output(args ...string) ([]byte, error) {
+	ctx, cancel := context.WithTimeout(context.Background(), testutil.Patient(patience))
+	defer cancel()
+	cmd := s.who.CommandContext(ctx, "nucleus", args...)
+	cmd.Env = append(cmd.Env, "NUCLEUS_STATE_ROOT="+s.root)
+	out, err := cmd.CombinedOutput()
+	if err != nil {
+		return nil, fmt.Errorf("nucleus %q: %w: %s", args, err, out)
+	}
+	return out, nil
 }
 
 // ps lists what is alive, or all, by name.
