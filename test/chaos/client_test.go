@@ -1,7 +1,6 @@
 package chaos
 
 import (
-	"bytes"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -12,31 +11,6 @@ import (
 
 	"golang.org/x/sys/unix"
 )
-
-// held is what a process holds of what could be leaked.
-type held struct{ files, threads, mappings int }
-
-func holds(s *site, pid int) held {
-	s.t.Helper()
-	dir := "/proc/" + strconv.Itoa(pid)
-	var h held
-	for _, x := range []struct {
-		name string
-		n    *int
-	}{{"fd", &h.files}, {"task", &h.threads}} {
-		entries, err := os.ReadDir(filepath.Join(dir, x.name))
-		if err != nil {
-			s.t.Fatal(err)
-		}
-		*x.n = len(entries)
-	}
-	maps, err := os.ReadFile(filepath.Join(dir, "maps"))
-	if err != nil {
-		s.t.Fatal(err)
-	}
-	h.mappings = bytes.Count(maps, []byte("\n"))
-	return h
-}
 
 // A client that is killed takes its own command with it, and nothing of what others
 // have; and nothing of it stays in the supervisor or in init.
@@ -56,7 +30,7 @@ func TestClientsKilledAtAnyTime(t *testing.T) {
 		s.until("the other command", func() bool { return len(s.below(x.InitPid)) == 2 })
 		before := map[string]held{}
 		for who, pid := range map[string]int{"the supervisor": x.Supervisor, "init": x.InitPid} {
-			before[who] = holds(s, pid)
+			before[who] = holds(s.t, pid)
 		}
 		for round := range 15 {
 			var clients []*exec.Cmd
@@ -87,7 +61,7 @@ func TestClientsKilledAtAnyTime(t *testing.T) {
 		for who, pid := range map[string]int{"the supervisor": x.Supervisor, "init": x.InitPid} {
 			var after held
 			for deadline := time.Now().Add(5 * time.Second); ; time.Sleep(20 * time.Millisecond) {
-				after = holds(s, pid)
+				after = holds(s.t, pid)
 				if after.files <= before[who].files || time.Now().After(deadline) {
 					break
 				}
