@@ -133,7 +133,7 @@ func (s *Sandbox) Pause(ctx context.Context) error {
 		return phase("cgroups", err)
 	}
 	if err := s.group.Freeze(ctx); err != nil {
-		return errors.Join(phase("cgroups", err), s.dir.Journal.Undone(stepFrozen))
+		return errors.Join(phase("cgroups", err), s.dir.Journal.Retract(stepFrozen))
 	}
 	failpoint.Hit("frozen")
 	if !s.become(StatusPaused) { // asked to end meanwhile
@@ -168,7 +168,7 @@ func (s *Sandbox) thaw() error {
 		return phase("cgroups", err)
 	}
 	failpoint.Hit("thawed")
-	return s.dir.Journal.Undone(stepFrozen)
+	return s.dir.Journal.Retract(stepFrozen)
 }
 
 // unfreeze lets processes go on that are to end: below a v1 freezer not even SIGKILL

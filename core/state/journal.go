@@ -45,6 +45,9 @@ type Journal struct {
 	f    *os.File
 	seq  int
 	size int64 // of the whole records
+	// last is the step of the last record if that is an intent, lastAt where it begins.
+	last   string
+	lastAt int64
 }
 
 func createJournal(path string) (*Journal, error) {
@@ -110,6 +113,22 @@ func (j *Journal) Done(step string) error { return j.append(Record{Phase: Done, 
 // Undone writes down that an effect is gone again.
 func (j *Journal) Undone(step string) error { return j.append(Record{Phase: Undone, Step: step}) }
 
+// Retract is Undone for an effect that comes and goes: if its intent is the last record,
+// that is taken back: the journal does not grow, and needs no room on a full disk. The
+// step has no earlier intent, which would be the last again.
+func (j *Journal) Retract(step string) error {
+	j.mu.Lock()
+	taken := false
+	if j.last == step && j.f.Truncate(j.lastAt) == nil {
+		j.size, j.last, taken = j.lastAt, "", true
+	}
+	j.mu.Unlock()
+	if taken {
+		return nil
+	}
+	return j.Undone(step)
+}
+
 // maxRecord is more than any record has: parts of some are told by plugins.
 const maxRecord = 1 << 20
 
@@ -129,6 +148,10 @@ func (j *Journal) append(r Record) error {
 			err = errors.Join(err, j.f.Truncate(j.size))
 		}
 		return full(fmt.Errorf("journal: %w", err))
+	}
+	j.last, j.lastAt = "", j.size
+	if r.Phase == Intent {
+		j.last = r.Step
 	}
 	j.size += int64(n)
 	failpoint.Record(j.seq)

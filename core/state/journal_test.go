@@ -150,3 +150,37 @@ func TestRecordsAreBounded(t *testing.T) {
 		t.Errorf("%d of %d records, %v", len(got), written, perr)
 	}
 }
+
+// What comes and goes all the time, as a pause does, leaves the journal as it was.
+func TestRetractTakesTheIntentBack(t *testing.T) {
+	j, err := createJournal(filepath.Join(t.TempDir(), "journal"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer j.Close()
+	do := func(errs ...error) {
+		t.Helper()
+		for _, err := range errs {
+			if err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	want := func(what, left string, records int) {
+		t.Helper()
+		b, err := os.ReadFile(j.f.Name())
+		got, perr := pending(strings.NewReader(string(b)))
+		if err != nil || perr != nil || steps(got) != left || strings.Count(string(b), "\n") != records || int64(len(b)) != j.size {
+			t.Errorf("%s: %q, want %q in %d records: %s (%v, %v)", what, steps(got), left, records, b, err, perr)
+		}
+	}
+	do(j.Intent("a", 1))
+	for range 3 {
+		do(j.Intent("b", 2), j.Retract("b"))
+	}
+	want("three times", "a1", 1)
+	do(j.Intent("b", 2), j.Intent("c", 3), j.Retract("b"))
+	want("with another behind it", "a1 c3", 4)
+	do(j.Retract("c"))
+	want("behind an undone one", "a1", 5)
+}

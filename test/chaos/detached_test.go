@@ -54,8 +54,8 @@ func TestSupervisorDiesAtEachRecordOfAPause(t *testing.T) {
 				break
 			}
 		}
-		if met < 3 {
-			s.t.Errorf("it died at %d records of a pause or a resume, want 3 at least: nothing was tested", met)
+		if met < 2 {
+			s.t.Errorf("it died at %d records of pauses, want one for each: nothing was tested", met)
 		}
 	})
 }
