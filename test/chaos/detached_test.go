@@ -5,6 +5,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -247,5 +248,43 @@ find %[3]q/root -mindepth 2 | sed 's/^/LEFT /'
 		if s.t.Failed() {
 			s.t.Log(text)
 		}
+	})
+}
+
+// Whoever asks for a detached sandbox may be killed before it is told of it: a sandbox
+// that nobody knows is ended by its supervisor. One that is dies with its supervisor.
+func TestDetachedStartThatIsCutOff(t *testing.T) {
+	sites(t, func(s *site) {
+		nucleus := s.failing()
+		for _, verb := range [][]string{{"run", "-detach"}, {"create"}, {"run", "-detach", "-keep"}} {
+			args := append(slices.Clone(verb), "-name", "target", "-config", s.shell("target", "sleep 300 & wait", ""))
+			if code, out := s.tryWith(nucleus, "NUCLEUS_FAIL_AT=supervisor started", args...); code != -int(unix.SIGKILL) {
+				s.t.Errorf("%q: the caller's exit code is %d, want death by SIGKILL: %s", verb, code, out)
+			}
+			if slices.Contains(verb, "-keep") {
+				// It has run: that it was ended is on record.
+				s.until("its end", func() bool { return s.ps("-a")["target"].Status == "stopped" })
+				s.must("rm", "target")
+			}
+			s.nothingLeft(fmt.Sprintf("%q: its caller killed", verb))
+
+			// Told, or not: what the caller says is true.
+			code, out := s.tryWith(nucleus, "NUCLEUS_FAIL_AT=ready told", args...)
+			if code != 0 {
+				s.t.Errorf("%q: killed when it was told: exit code %d: %s", verb, code, out)
+			}
+			s.gc(fmt.Sprintf("%q: the supervisor killed", verb))
+		}
+		// Everything is undone, and it dies before it could write down how it was.
+		if code, out := s.tryWith(nucleus, "NUCLEUS_FAIL_AT=all undone", "run", "-detach", "-keep", "-name", "target", "--", "/bin/sleep", "300"); code != 0 {
+			s.t.Errorf("exit code %d: %s", code, out)
+		}
+		if code, out := s.try("stop", "target"); code != 125 || !strings.Contains(out, "nucleus: hint: nucleus gc") {
+			s.t.Errorf("stop: exit code %d: %s", code, out)
+		}
+		if x := s.ps("-a")["target"]; x.Status != "dead" {
+			s.t.Errorf("ps -a says %q", x.Status)
+		}
+		s.gc("killed when all was undone")
 	})
 }
