@@ -57,6 +57,27 @@ func TestMeasurementsRefuseFailures(t *testing.T) {
 	}
 }
 
+// A shell is the sandbox, and what it says of itself the command that runs in it.
+func TestExecMeasuresCommandsInOneSandboxAndEndsIt(t *testing.T) {
+	dir := t.TempDir()
+	c := command{
+		Argv: []string{"/bin/sh", "-c", "mkdir " + dir + "/{ID}; " + strings.Join(payloadArgs, " ")},
+		Exec: []string{"/bin/sh", "-c", "test -d " + dir + "/{ID} && sleep 0.02"},
+	}
+	r, err := measureExec(request{Count: 3, Serial: "s", Command: c})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, took := range r.Times {
+		if took < 20*time.Millisecond {
+			t.Errorf("sleeping 20 ms took %v", took)
+		}
+	}
+	if len(r.Times) != 3 || len(descendants()) != 0 {
+		t.Errorf("%d times, want 3; left: %v", len(r.Times), descendants())
+	}
+}
+
 func TestRateCountsFinishedStarts(t *testing.T) {
 	r, err := measureRate(request{Parallel: 4, Millis: 200, Command: command{Argv: []string{"/bin/sleep", "0.1"}}})
 	if err != nil {
@@ -91,9 +112,9 @@ func sample() *report {
 	r := newReport(options{rounds: 1, runs: 2, sandboxes: 1}, f, "root", true)
 	r.rows = []*row{
 		{peer: peer{name: "floor"}, cold: []float64{2, 4}, cpu: []float64{1}, rates: map[int][]float64{1: {100}}},
-		{peer: peer{name: "crun"}, cold: []float64{30}, cpu: []float64{1}},
+		{peer: peer{name: "crun"}, cold: []float64{30}, cpu: []float64{1}, commands: []float64{8}, commandCPU: []float64{1}},
 		{peer: peer{name: "a <b> & c", skip: "not <installed>"}},
-		{peer: peer{name: "nucleus", host: true}, cold: []float64{12}, cpu: []float64{1}, idles: &idleReply{SupportPSS: 4096}},
+		{peer: peer{name: "nucleus", host: true}, cold: []float64{12}, cpu: []float64{1}, idles: &idleReply{SupportPSS: 4096}, commands: []float64{6, 2}, commandCPU: []float64{1}},
 		{peer: peer{name: "nucleus, 1 secret", host: true, coldOnly: true}, cold: []float64{24}, cpu: []float64{1}},
 	}
 	return r
@@ -101,7 +122,7 @@ func sample() *report {
 
 func TestReportStatesRatiosAndOmissions(t *testing.T) {
 	page := sample().markdown()
-	for _, want := range []string{"| nucleus |", "| 4.00 |\n", "nucleus takes 0.40 times as long as crun", "nucleus, 1 secret takes 2.00 times as long as nucleus, 12.0 ms more", "a <b> & c was left out: not <installed>", "| 4096 |"} {
+	for _, want := range []string{"| nucleus |", "| 4.00 |\n", "nucleus takes 0.40 times as long as crun", "nucleus exec takes 0.50 times as long as crun exec", "nucleus, 1 secret takes 2.00 times as long as nucleus, 12.0 ms more", "a <b> & c was left out: not <installed>", "| 4096 |"} {
 		if !strings.Contains(page, want) {
 			t.Errorf("the page lacks %q:\n%s", want, page)
 		}

@@ -38,12 +38,11 @@ func measureIdle(req request) (r idleReply, err error) {
 		return idleReply{}, err
 	}
 	defer s.close()
-	// Orphans of killed runtimes come to us, to be counted and ended; at other
-	// times they are not ours to collect.
-	if err := unix.Prctl(unix.PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0); err != nil {
-		return idleReply{}, os.NewSyscallError("prctl", err)
+	stop, err := s.adopt()
+	if err != nil {
+		return idleReply{}, err
 	}
-	defer unix.Prctl(unix.PR_SET_CHILD_SUBREAPER, 0, 0, 0, 0) //nolint:errcheck // it worked a moment ago
+	defer stop()
 	before, err := readMemory()
 	if err != nil {
 		return idleReply{}, err
@@ -85,6 +84,17 @@ func measureIdle(req request) (r idleReply, err error) {
 	r.Kernel = (after.kernel - before.kernel) / each
 	r.Available = (before.available - after.available) / each
 	return r, nil
+}
+
+// adopt lets orphans of killed runtimes come to us, to be counted and ended; at other
+// times they are not ours to collect.
+func (s *starter) adopt() (stop func(), err error) {
+	if err := unix.Prctl(unix.PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0); err != nil {
+		return nil, os.NewSyscallError("prctl", err)
+	}
+	return func() {
+		_ = unix.Prctl(unix.PR_SET_CHILD_SUBREAPER, 0, 0, 0, 0) // it worked a moment ago
+	}, nil
 }
 
 func (s *starter) waitForPayloads() error {

@@ -20,25 +20,28 @@ type command struct {
 	Env  []string
 	// Filter is a BPF file that the program gets as descriptor 3.
 	Filter string
+	// Exec runs a further command in the sandbox; its "{ID}" is the start's. Empty for
+	// programs that cannot.
+	Exec []string
 	// Cleanup removes what the runtime keeps of a killed sandbox; its "{ID}" is the start's.
 	Cleanup []string
 }
 
 // request asks a launcher for one measurement.
 type request struct {
-	Kind    string // cold, rate, idle
+	Kind    string // cold, rate, idle, exec
 	Command command
 	// UID and GID, unless 0, are who the sandboxes are started by.
 	UID, GID int
 	Serial   string
-	Count    int // starts (cold), sandboxes (idle)
+	Count    int // starts (cold), sandboxes (idle), commands (exec)
 	Parallel int // rate
 	Millis   int // rate
 }
 
 // reply is the measurement; Error says why there is none.
 type reply struct {
-	Cold  coldReply
+	Cold  coldReply // also of exec
 	Rate  rateReply
 	Idle  idleReply
 	Error string
@@ -122,6 +125,8 @@ func serveLauncher(freshCgroup2 bool) error {
 			r.Cold, err = measureCold(req)
 		case "rate":
 			r.Rate, err = measureRate(req)
+		case "exec":
+			r.Cold, err = measureExec(req)
 		case "idle":
 			r.Idle, err = measureIdle(req)
 		default:

@@ -1,7 +1,7 @@
 // Bench measures Nucleus against its peers: time from start to exit, sandboxes
-// per second, memory of idle ones. All peers run the same payload on the same
-// root file system with the same filter in the same run, in interleaved rounds,
-// since only ratios of one run mean anything.
+// per second, memory of idle ones, time of a further command. All peers run the same
+// payload on the same root file system with the same filter in the same run, in
+// interleaved rounds, since only ratios of one run mean anything.
 package main
 
 import (
@@ -36,10 +36,10 @@ func main() {
 	flag.StringVar(&o.user, "user", "", "start sandboxes as this user instead of the current one")
 	flag.StringVar(&o.out, "out", "bench/results", "directory for the tables and the plot")
 	flag.IntVar(&o.rounds, "rounds", 5, "interleaved rounds")
-	flag.IntVar(&o.runs, "runs", 20, "cold starts of each peer in a round")
+	flag.IntVar(&o.runs, "runs", 20, "cold starts, and commands, of each peer in a round")
 	flag.Float64Var(&o.seconds, "seconds", 2, "how long each sandboxes-per-second measurement takes")
 	flag.IntVar(&o.sandboxes, "sandboxes", 50, "idle sandboxes alive at once")
-	flag.StringVar(&o.only, "only", "cold,rate,idle", "which measurements")
+	flag.StringVar(&o.only, "only", "cold,rate,idle,exec", "which measurements")
 	flag.Parse()
 	fail(run(o))
 }
@@ -105,7 +105,7 @@ func run(o options) (err error) {
 	for _, kind := range []struct {
 		name    string
 		measure func()
-	}{{"cold", s.cold}, {"rate", s.rate}, {"idle", s.idle}} {
+	}{{"cold", s.cold}, {"rate", s.rate}, {"idle", s.idle}, {"exec", s.exec}} {
 		if slices.Contains(strings.Split(o.only, ","), kind.name) {
 			kind.measure()
 		}

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 	"sync"
 	"sync/atomic"
@@ -56,6 +57,36 @@ func (s *starter) run(n int) (took, cpu time.Duration, err error) {
 		return 0, 0, fmt.Errorf("%v: %s", state, s.complaint())
 	}
 	return took, state.SystemTime() + state.UserTime(), nil
+}
+
+// measureExec times Count commands in one sandbox, which is alone meanwhile.
+func measureExec(req request) (r coldReply, err error) {
+	hold := req
+	hold.Count = 1
+	s, err := newStarter(hold)
+	if err != nil {
+		return coldReply{}, err
+	}
+	defer s.close()
+	start, err := s.prepare(0)
+	if err != nil {
+		return coldReply{}, err
+	}
+	stop, err := s.adopt()
+	if err != nil {
+		return coldReply{}, err
+	}
+	defer stop()
+	defer func() { err = errors.Join(err, s.endAll()) }()
+	if _, err := start(); err != nil {
+		return coldReply{}, err
+	}
+	if err := s.waitForPayloads(); err != nil {
+		return coldReply{}, err
+	}
+	commands := req
+	commands.Command = command{Argv: withID(req.Command.Exec, req.Serial, 0), Env: req.Command.Env}
+	return measureCold(commands)
 }
 
 // rateReply is how many sandboxes came and went in how long.

@@ -23,7 +23,7 @@ func ours(f *fixture) []peer {
 // nucleusPeer runs a job to which blocks are added. One that names plugins needs what
 // its operator has to say of them.
 func nucleusPeer(f *fixture, name, isolation, blocks string) peer {
-	p := peer{name: name, isolation: isolation, host: true, coldOnly: blocks != ""}
+	p := peer{name: name, isolation: isolation, host: true, execs: true, coldOnly: blocks != ""}
 	if f.nucleus == "" {
 		p.skip = "no binary given"
 		return p
@@ -35,6 +35,7 @@ func nucleusPeer(f *fixture, name, isolation, blocks string) peer {
 		}
 		c := command{
 			Argv:    []string{f.nucleus, "run", "-config", job, "-name", "{ID}"},
+			Exec:    []string{f.nucleus, "exec", "{ID}", "/bin/true"},
 			Env:     f.env,
 			Cleanup: []string{f.nucleus, "gc"},
 		}

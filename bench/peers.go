@@ -19,6 +19,8 @@ type peer struct {
 	make func(argv ...string) (command, error)
 	// coldOnly rows say nothing new at the other measurements.
 	coldOnly bool
+	// execs says that it can run a further command in a sandbox.
+	execs bool
 	// skip says why the row cannot be measured here.
 	skip string
 }
@@ -72,6 +74,9 @@ func peers(f *fixture) []peer {
 			c, err := p.make(args...)
 			if err == nil {
 				c.Argv[0] = program
+				if p.execs {
+					c.Exec[0] = program
+				}
 				c.Env = f.env
 			}
 			return c, err
@@ -88,7 +93,7 @@ func bubblewrap(rootfs string) []string {
 // ociPeer is crun or runc on a bundle. As root they make a user namespace only
 // when asked to; as a user they cannot do without.
 func ociPeer(f *fixture, runtime string, userNamespace bool) peer {
-	p := peer{name: runtime, isolation: "all namespaces but user, filter, cgroup; " + f.limitsText()}
+	p := peer{name: runtime, execs: true, isolation: "all namespaces but user, filter, cgroup; " + f.limitsText()}
 	if userNamespace {
 		p.name += " + userns"
 		p.isolation = "all namespaces, filter, cgroup; " + f.limitsText()
@@ -109,6 +114,7 @@ func ociPeer(f *fixture, runtime string, userNamespace bool) peer {
 		}
 		return command{
 			Argv:    append(global[:len(global):len(global)], "run", "-b", bundle, "{ID}"),
+			Exec:    append(global[:len(global):len(global)], "exec", "{ID}", "/bin/true"),
 			Cleanup: append(global[:len(global):len(global)], "delete", "-f", "{ID}"),
 		}, nil
 	}

@@ -46,6 +46,7 @@ func (r *report) markdown() string {
 	r.coldTable(&b)
 	r.rateTable(&b)
 	r.idleTable(&b)
+	r.execTable(&b)
 	for _, row := range r.rows {
 		if row.skip != "" {
 			fmt.Fprintf(&b, "* %s was left out: %s\n", row.name, row.skip)
@@ -116,12 +117,39 @@ func (r *report) coldTable(b *strings.Builder) {
 
 // median is 0 for a row that was not measured.
 func (r *report) median(name string) float64 {
+	return r.medianOf(name, func(row *row) []float64 { return row.cold })
+}
+
+func (r *report) medianOf(name string, values func(*row) []float64) float64 {
 	for _, row := range r.rows {
-		if row.name == name && len(row.cold) > 0 {
-			return quantile(row.cold, 0.5)
+		if row.name == name && len(values(row)) > 0 {
+			return quantile(values(row), 0.5)
 		}
 	}
 	return 0
+}
+
+func (r *report) execTable(b *strings.Builder) {
+	commands := func(row *row) []float64 { return row.commands }
+	if !slices.ContainsFunc(r.rows, func(row *row) bool { return len(row.commands) > 0 }) {
+		return
+	}
+	fmt.Fprintf(b, "## A further command\n\nFrom fork to reaped exit of the client that runs `/bin/true` in a sandbox that is there, milliseconds, "+
+		"%d rounds of %d. Processor time is the client's, without what the supervisor and init have done for it.\n\n", r.options.rounds, r.options.runs)
+	b.WriteString("| peer | isolation | median | p95 | min | max | processor time |\n| --- | --- | --- | --- | --- | --- | --- |\n")
+	for _, row := range r.rows {
+		if v := row.commands; len(v) > 0 {
+			fmt.Fprintf(b, "| %s | %s | %.2f | %.2f | %.2f | %.2f | %.2f |\n", row.name, row.isolation, quantile(v, 0.5), quantile(v, 0.95),
+				slices.Min(v), slices.Max(v), quantile(row.commandCPU, 0.5))
+		}
+	}
+	b.WriteString("\n")
+	for _, name := range []string{"crun", "crun + userns", "runc", "runc + userns"} {
+		if ours, theirs := r.medianOf("nucleus", commands), r.medianOf(name, commands); ours > 0 && theirs > 0 {
+			fmt.Fprintf(b, "* nucleus exec takes %.2f times as long as %s exec\n", ours/theirs, name)
+		}
+	}
+	b.WriteString("\n")
 }
 
 func (r *report) rateTable(b *strings.Builder) {

@@ -13,10 +13,12 @@ var levels = []int{1, 2, 4, 8}
 // row is a peer with what was measured of it.
 type row struct {
 	peer
-	cold  []float64 // milliseconds, all rounds pooled
-	cpu   []float64 // milliseconds, one mean for each round
-	rates map[int][]float64
-	idles *idleReply
+	cold       []float64 // milliseconds, all rounds pooled
+	cpu        []float64 // milliseconds, one mean for each round
+	commands   []float64 // as cold, of commands in a sandbox that runs
+	commandCPU []float64
+	rates      map[int][]float64
+	idles      *idleReply
 }
 
 // session carries out the rounds.
@@ -115,6 +117,26 @@ func (s *session) idle() {
 			r.idles = &answer.Idle
 		}
 		time.Sleep(time.Second) // the kernel frees namespaces in the background
+	}
+}
+
+// exec measures commands in a sandbox of each peer, which is there for a round.
+func (s *session) exec() {
+	for round := range s.options.rounds {
+		progress("commands in a sandbox", round, s.options.rounds)
+		for _, r := range s.rows {
+			if r.coldOnly || !r.execs {
+				continue
+			}
+			answer, ok := s.ask(r, request{Kind: "exec", Count: s.options.runs}, payloadArgs...)
+			if !ok {
+				continue
+			}
+			for _, took := range answer.Cold.Times {
+				r.commands = append(r.commands, milliseconds(took))
+			}
+			r.commandCPU = append(r.commandCPU, milliseconds(answer.Cold.CPU))
+		}
 	}
 }
 

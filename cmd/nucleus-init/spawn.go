@@ -57,6 +57,10 @@ func (in *initProcess) spawn(msg []byte, fds []int) error {
 	if err := initproto.Decode(msg, &s); err != nil {
 		return err
 	}
+	// Its end, which closes the pidfd, comes after the answer that passes it on: a
+	// workload that kills what it can reach may be that quick.
+	in.spawned.mu.Lock()
+	defer in.spawned.mu.Unlock()
 	pass, err := in.stage2For(&s, fds)
 	answer := initproto.Spawned{ID: s.ID}
 	if err != nil {
@@ -74,7 +78,8 @@ func (in *initProcess) spawn(msg []byte, fds []int) error {
 }
 
 // stage2For gives the descriptors that the supervisor gets: the pidfd, which stays
-// open here, and the master of a terminal, which does not.
+// open here, and the master of a terminal, which does not. It is called with the lock
+// of spawned held.
 func (in *initProcess) stage2For(s *initproto.Spawn, fds []int) (pass []int, err error) {
 	dials := len(s.Dial.Addrs) > 0
 	want := 4
@@ -119,8 +124,6 @@ func (in *initProcess) stage2For(s *initproto.Spawn, fds []int) (pass []int, err
 		pr.stdio, pr.given = [3]uintptr{uintptr(fds[1]), uintptr(fds[2]), uintptr(fds[3])}, true
 	}
 	w := &in.spawned
-	w.mu.Lock()
-	defer w.mu.Unlock()
 	if w.byID[s.ID] != nil {
 		return nil, fmt.Errorf("%w: process %d exists", initproto.ErrMessage, s.ID)
 	}

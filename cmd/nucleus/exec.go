@@ -115,7 +115,7 @@ func (a *app) exec(ctx context.Context, f *execFlags, ref string, argv []string)
 	if !f.tty {
 		pass = io.Files()
 	}
-	x, started, err := a.runExec(c, io, r, pass, caught)
+	x, started, err := a.runExec(c, ref, io, r, pass, caught)
 	if started {
 		io.Wait(io.Detached()) // whatever has happened: the caller's terminal is raw until then
 	}
@@ -133,10 +133,10 @@ func (a *app) exec(ctx context.Context, f *execFlags, ref string, argv []string)
 }
 
 // runExec speaks with the supervisor until the command has ended.
-func (a *app) runExec(c *control.Conn, io *exec.Stdio, r supervisor.ExecRequest, pass []*os.File, caught <-chan unix.Signal) (x supervisor.Exited, started bool, err error) {
+func (a *app) runExec(c *control.Conn, ref string, io *exec.Stdio, r supervisor.ExecRequest, pass []*os.File, caught <-chan unix.Signal) (x supervisor.Exited, started bool, err error) {
 	m, files, err := c.Ask(supervisor.VerbExec, r, pass...)
 	if err != nil {
-		return x, false, controlError(err)
+		return x, false, controlError(ref, err)
 	}
 	if m.Kind == supervisor.KindExited {
 		return x, false, m.Decode(&x)
@@ -184,7 +184,7 @@ func (a *app) runExec(c *control.Conn, io *exec.Stdio, r supervisor.ExecRequest,
 		return x, true, errors.New("the sandbox has ended, and the command with it")
 	}
 	if err := m.Err(); err != nil {
-		return x, true, controlError(err)
+		return x, true, controlError(ref, err)
 	}
 	return x, true, m.Decode(&x)
 }

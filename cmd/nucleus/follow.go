@@ -272,7 +272,7 @@ func (a *app) attach(ctx context.Context, ref string, detach []byte) error {
 	defer c.Close()
 	m, files, err := c.Ask(supervisor.VerbAttach, nil)
 	if err != nil {
-		return controlError(err)
+		return controlError(ref, err)
 	}
 	var at supervisor.Attached
 	err = m.Decode(&at)
@@ -281,7 +281,7 @@ func (a *app) attach(ctx context.Context, ref string, detach []byte) error {
 	}
 	if err != nil {
 		control.CloseAll(files)
-		return controlError(err)
+		return controlError(ref, err)
 	}
 	left, finish, err := a.connect(at, files, detach)
 	if err != nil {
@@ -305,14 +305,14 @@ func (a *app) attach(ctx context.Context, ref string, detach []byte) error {
 	default:
 	}
 	if err != nil {
-		return errors.New("the supervisor of the sandbox is gone")
+		return goneError(ref)
 	}
 	var e supervisor.Ended
 	if err = m.Err(); err == nil {
 		err = m.Decode(&e)
 	}
 	if err != nil {
-		return controlError(err)
+		return controlError(ref, err)
 	}
 	a.code = e.Result.ExitCode
 	if e.Error != "" {

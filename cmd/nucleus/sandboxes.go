@@ -92,10 +92,14 @@ func (a *app) call(ctx context.Context, ref, verb string, body, answer any) erro
 		return err
 	}
 	defer c.Close()
-	return controlError(c.Call(ctx, verb, body, answer))
+	return controlError(ref, c.Call(ctx, verb, body, answer))
 }
 
-func controlError(err error) error {
+// controlError is an error of a request, as users are told of it.
+func controlError(ref string, err error) error {
+	if errors.Is(err, control.ErrGone) {
+		return goneError(ref)
+	}
 	var ce *control.Error
 	if errors.As(err, &ce) && ce.Hint != "" {
 		return &hintedError{err: err, hint: ce.Hint}
@@ -175,7 +179,15 @@ func (a *app) end(ctx context.Context, ref, verb string) error {
 	}
 	_, files, err := waiter.Recv()
 	control.CloseAll(files)
-	return err
+	if err != nil {
+		return goneError(ref)
+	}
+	return nil
+}
+
+// goneError is the end of a connection before its answer.
+func goneError(ref string) error {
+	return &hintedError{err: fmt.Errorf("sandbox %q: its supervisor is gone", ref), hint: "nucleus gc"}
 }
 
 func (a *app) killCommand() *cobra.Command {
@@ -256,11 +268,8 @@ func (a *app) await(ctx context.Context, ref string) (*supervisor.Ended, error) 
 	c, err := control.Dial(ctx, x.Path)
 	if err == nil {
 		defer c.Close()
-		if err = controlError(c.Call(ctx, supervisor.VerbWait, nil, &e)); err == nil {
+		if err = controlError(ref, c.Call(ctx, supervisor.VerbWait, nil, &e)); err == nil {
 			return &e, nil
-		}
-		if errors.Is(err, control.ErrGone) {
-			err = &hintedError{err: errors.New("the supervisor of the sandbox is gone"), hint: "nucleus gc"}
 		}
 	}
 	if !x.Kept() {
@@ -324,7 +333,7 @@ func (a *app) record(ctx context.Context, x state.Ref) (*supervisor.Record, erro
 	c, err := control.Dial(ctx, x.Path)
 	if err == nil {
 		defer c.Close()
-		return &r, controlError(c.Call(ctx, supervisor.VerbState, nil, &r))
+		return &r, controlError(x.Name, c.Call(ctx, supervisor.VerbState, nil, &r))
 	}
 	if !errors.Is(err, control.ErrNoSupervisor) {
 		return nil, err
@@ -341,6 +350,19 @@ func (a *app) record(ctx context.Context, x state.Ref) (*supervisor.Record, erro
 	return &r, nil
 }
 
+// ask has the supervisor tell what it could not write down. Early in the start there is
+// none that listens.
+func ask(ctx context.Context, x state.Ref, r *supervisor.Record) error {
+	ctx, cancel := context.WithTimeout(ctx, time.Second)
+	defer cancel()
+	c, err := control.Dial(ctx, x.Path)
+	if err != nil {
+		return err
+	}
+	defer c.Close()
+	return c.Call(ctx, supervisor.VerbState, nil, r)
+}
+
 // statusDead is a sandbox whose supervisor was killed: gc takes what is left of it.
 const statusDead = "dead"
 
@@ -352,14 +374,14 @@ func (a *app) psCommand() *cobra.Command {
 ended and are kept, and those whose supervisor was killed (dead), which nucleus gc
 removes.`,
 		Example: "  nucleus ps\n  nucleus ps -a -json", Args: cobra.NoArgs,
-		RunE: func(*cobra.Command, []string) error { return a.ps(all, asJSON) },
+		RunE: func(c *cobra.Command, _ []string) error { return a.ps(c.Context(), all, asJSON) },
 	}
 	c.Flags().BoolVarP(&all, "all", "a", false, "also what has ended")
 	c.Flags().BoolVar(&asJSON, "json", false, "print as JSON")
 	return c
 }
 
-func (a *app) ps(all, asJSON bool) error {
+func (a *app) ps(ctx context.Context, all, asJSON bool) error {
 	root, err := a.sandboxes()
 	if err != nil {
 		return err
@@ -375,7 +397,11 @@ func (a *app) ps(all, asJSON bool) error {
 	list := []supervisor.Record{}
 	for _, x := range refs {
 		r := supervisor.Record{Version: supervisor.RecordVersion, ID: x.ID, Name: x.Name, Status: lifecycle.StatusCreating}
-		if err := x.ReadJSON(supervisor.RecordName, &r); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		err := x.ReadJSON(supervisor.RecordName, &r)
+		if errors.Is(err, fs.ErrNotExist) && held[x.ID] {
+			err = ask(ctx, x, &r)
+		}
+		if err != nil && !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, control.ErrNoSupervisor) {
 			a.problem("warning", fmt.Sprintf("sandbox %s: %v", x.ID[:12], err), "")
 			continue
 		}

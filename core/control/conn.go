@@ -13,6 +13,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/nucleus-runtime/nucleus/internal/failpoint"
 )
 
 // sendLimit bounds how long a peer may leave its messages unread.
@@ -127,9 +129,11 @@ func (c *Conn) Send(kind string, body any, fds ...*os.File) error {
 		return fmt.Errorf("control message %q: %w", kind, err)
 	}
 	defer runtime.KeepAlive(fds)
+	failpoint.Hit("sending " + kind)
 	if err := c.sendBytes(b, oob); err != nil {
 		return fmt.Errorf("control message %q: %w", kind, err)
 	}
+	failpoint.Hit("sent " + kind)
 	return nil
 }
 
@@ -248,6 +252,7 @@ func (c *Conn) receive() (Message, []*os.File, error) {
 		CloseAll(p.files)
 		return Message{}, nil, err
 	}
+	failpoint.Hit("received " + m.Kind)
 	return m, p.files, nil
 }
 

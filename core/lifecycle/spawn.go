@@ -61,6 +61,7 @@ type Process struct {
 	command string
 	quiet   bool
 	made    chan made // holds init's answer
+	left    bool      // nobody waits for the answer any more
 	ended   chan struct{}
 	end     initproto.Ended
 	err     error // what came instead of an end
@@ -105,10 +106,17 @@ func (t *spawns) add(p *Process) error {
 // maxSpawns bounds what the commands of one sandbox cost its supervisor and init.
 const maxSpawns = 1024
 
-func (t *spawns) find(id uint32) *Process {
+// leave says that nobody waits for the answer about p any more: its descriptors, if
+// it has come or comes yet, are nobody's.
+func (t *spawns) leave(p *Process) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	return t.byID[id]
+	p.left = true
+	select {
+	case m := <-p.made:
+		channel.CloseAll(m.fds)
+	default:
+	}
 }
 
 // finish ends a process's record, once.
@@ -153,8 +161,10 @@ func (t *spawns) hear(k initproto.Kind, msg []byte, fds []int) error {
 		channel.CloseAll(fds)
 		return err
 	}
-	p := t.find(a.ID)
-	if p == nil { // ended before it was told of: whoever waits has been told the end
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	p := t.byID[a.ID]
+	if p == nil || p.left { // ended before it was told of, or its client has gone
 		channel.CloseAll(fds)
 		return nil
 	}
@@ -312,14 +322,12 @@ func (s *Sandbox) sendSpawn(sp *initproto.Spawn, c Command) (*os.File, error) {
 func (p *Process) await(ctx context.Context, tty bool) (pidfd int, err error) {
 	timer := time.NewTimer(spawnWait)
 	defer timer.Stop()
+	defer p.s.spawned.leave(p)
 	var m made
 	select {
 	case m = <-p.made:
 	case <-p.ended:
-		if p.err != nil {
-			return -1, p.err
-		}
-		return -1, p.failure()
+		return -1, p.reason()
 	case <-ctx.Done():
 		return -1, context.Cause(ctx)
 	case <-timer.C:
@@ -363,29 +371,34 @@ func (p *Process) closeTerminal() {
 }
 
 // whyNot tells why a process could not be looked at, or let go: it may have ended at
-// one of its steps, which init is about to tell.
+// one of its steps, which init is about to tell. What is read of one that is ending,
+// such as its descriptors, is not what was planned, either.
 func (p *Process) whyNot(err error) error {
-	var pe *security.PostureError
-	if errors.As(err, &pe) {
-		p.s.log.Emit(audit.PostureFailed, err, map[string]any{"process": p.id})
-		return phase("security", err)
-	}
 	patience := lastWords
 	if errors.Is(err, unix.ESRCH) || errors.Is(err, unix.ENOENT) || errors.Is(err, unix.EPIPE) {
 		patience = lastWordsGone
 	}
 	select {
 	case <-p.ended:
+		return p.reason()
 	case <-time.After(patience):
-		return phase("security", err)
 	}
+	var pe *security.PostureError
+	if errors.As(err, &pe) {
+		p.s.log.Emit(audit.PostureFailed, err, map[string]any{"process": p.id})
+	}
+	return phase("security", err)
+}
+
+// reason tells why a process ended that had not been let go.
+func (p *Process) reason() error {
 	if p.err != nil {
 		return p.err
 	}
-	if ferr := p.failure(); ferr != nil {
-		return ferr
+	if err := p.failure(); err != nil {
+		return err
 	}
-	return phase("security", err)
+	return errors.New("exec: the process was killed before it became its program")
 }
 
 // failure tells why a process that has ended never became its program, nil if it did.

@@ -10,6 +10,7 @@ import (
 	"github.com/nucleus-runtime/nucleus/core/audit"
 	"github.com/nucleus-runtime/nucleus/core/cgroups"
 	"github.com/nucleus-runtime/nucleus/core/plan"
+	"github.com/nucleus-runtime/nucleus/internal/failpoint"
 )
 
 // Status is where a sandbox is in its life.
@@ -133,8 +134,9 @@ func (s *Sandbox) Pause(ctx context.Context) error {
 		return phase("cgroups", err)
 	}
 	if err := s.group.Freeze(ctx); err != nil {
-		return errors.Join(phase("cgroups", err), s.dir.Journal.Undone(stepFrozen))
+		return errors.Join(phase("cgroups", err), s.dir.Journal.Retract(stepFrozen))
 	}
+	failpoint.Hit("frozen")
 	if !s.become(StatusPaused) { // asked to end meanwhile
 		return errors.Join(s.thaw(), &StateError{What: "pause", Status: s.Status()})
 	}
@@ -166,7 +168,8 @@ func (s *Sandbox) thaw() error {
 	if err := s.group.Thaw(context.Background()); err != nil {
 		return phase("cgroups", err)
 	}
-	return s.dir.Journal.Undone(stepFrozen)
+	failpoint.Hit("thawed")
+	return s.dir.Journal.Retract(stepFrozen)
 }
 
 // unfreeze lets processes go on that are to end: below a v1 freezer not even SIGKILL

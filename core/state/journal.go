@@ -42,11 +42,12 @@ type Record struct {
 // sandbox outlives a power cut but what gc could not find anyway.
 type Journal struct {
 	mu   sync.Mutex // of what follows: some effects happen beside others
-	path string
 	f    *os.File
 	seq  int
 	size int64 // of the whole records
-	fold int64 // the size at which what was undone is left out
+	// last is the step of the last record if that is an intent, lastAt where it begins.
+	last   string
+	lastAt int64
 }
 
 func createJournal(path string) (*Journal, error) {
@@ -54,7 +55,7 @@ func createJournal(path string) (*Journal, error) {
 	if err != nil {
 		return nil, fmt.Errorf("journal: %w", err)
 	}
-	return &Journal{path: path, f: f, fold: firstFold}, nil
+	return &Journal{f: f}, nil
 }
 
 // openJournal opens the journal of a dead sandbox; one that died before it had
@@ -66,7 +67,7 @@ func openJournal(path string) (*Journal, error) {
 	if err != nil {
 		return nil, fmt.Errorf("journal: %w", err)
 	}
-	j := &Journal{path: path, f: f, fold: firstFold}
+	j := &Journal{f: f}
 	if err := j.mend(); err != nil {
 		_ = f.Close()
 		return nil, fmt.Errorf("journal: %w", err)
@@ -110,48 +111,22 @@ func (j *Journal) Intent(step string, data any) error {
 func (j *Journal) Done(step string) error { return j.append(Record{Phase: Done, Step: step}) }
 
 // Undone writes down that an effect is gone again.
-func (j *Journal) Undone(step string) error {
-	if err := j.append(Record{Phase: Undone, Step: step}); err != nil {
-		return err
-	}
+func (j *Journal) Undone(step string) error { return j.append(Record{Phase: Undone, Step: step}) }
+
+// Retract is Undone for an effect that comes and goes: if its intent is the last record,
+// that is taken back: the journal does not grow, and needs no room on a full disk. The
+// step has no earlier intent, which would be the last again.
+func (j *Journal) Retract(step string) error {
 	j.mu.Lock()
-	defer j.mu.Unlock()
-	if j.size >= j.fold {
-		_ = j.compact() // the file that there is holds all of it
-		j.fold = max(firstFold, 2*j.size)
+	taken := false
+	if j.last == step && j.f.Truncate(j.lastAt) == nil {
+		j.size, j.last, taken = j.lastAt, "", true
 	}
-	return nil
-}
-
-// firstFold is reached by a sandbox only whose effects come and go for months.
-const firstFold = 1 << 20
-
-// compact replaces the file by one that has what is still to be undone.
-func (j *Journal) compact() error {
-	left, err := pending(io.NewSectionReader(j.f, 0, maxJournal))
-	if err != nil {
-		return err
+	j.mu.Unlock()
+	if taken {
+		return nil
 	}
-	var b []byte
-	for i := range left {
-		left[i].Seq = i + 1
-		b = append(b, left[i].line()...)
-	}
-	tmp := j.path + ".new"
-	fresh, err := os.OpenFile(tmp, os.O_RDWR|os.O_CREATE|os.O_TRUNC|os.O_APPEND|unix.O_NOFOLLOW, 0o600)
-	if err != nil {
-		return err
-	}
-	if _, err = fresh.Write(b); err == nil {
-		err = os.Rename(tmp, j.path)
-	}
-	if err != nil {
-		return errors.Join(err, fresh.Close(), os.Remove(tmp))
-	}
-	failpoint.Hit("journal compacted")
-	_ = j.f.Close() // every write to it has been told
-	j.f, j.size, j.seq = fresh, int64(len(b)), len(left)
-	return nil
+	return j.Undone(step)
 }
 
 // maxRecord is more than any record has: parts of some are told by plugins.
@@ -173,6 +148,10 @@ func (j *Journal) append(r Record) error {
 			err = errors.Join(err, j.f.Truncate(j.size))
 		}
 		return full(fmt.Errorf("journal: %w", err))
+	}
+	j.last, j.lastAt = "", j.size
+	if r.Phase == Intent {
+		j.last = r.Step
 	}
 	j.size += int64(n)
 	failpoint.Record(j.seq)
@@ -204,7 +183,7 @@ func (j *Journal) Reset() error {
 	if err := j.f.Truncate(0); err != nil {
 		return fmt.Errorf("journal: %w", err)
 	}
-	j.size, j.seq = 0, 0
+	j.size, j.seq, j.last = 0, 0, ""
 	return nil
 }
 

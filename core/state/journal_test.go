@@ -1,7 +1,6 @@
 package state
 
 import (
-	"errors"
 	"io"
 	"os"
 	"path/filepath"
@@ -152,61 +151,38 @@ func TestRecordsAreBounded(t *testing.T) {
 	}
 }
 
-// Effects that come and go for months: the journal stays small, and knows what is left.
-func TestJournalForgetsWhatWasUndone(t *testing.T) {
-	r := open(t, filepath.Join(t.TempDir(), "state"))
-	d, err := r.Create(NewID(), "long", true)
+// What comes and goes all the time, as a pause does, leaves the journal as it was.
+func TestRetractTakesTheIntentBack(t *testing.T) {
+	j, err := createJournal(filepath.Join(t.TempDir(), "journal"))
 	if err != nil {
 		t.Fatal(err)
 	}
-	path := filepath.Join(d.Path, journalName)
-	if err := d.Journal.Intent("cgroup", "stays"); err != nil {
-		t.Fatal(err)
-	}
-	data := strings.Repeat("x", 64<<10)
-	var most int64
-	for range 1000 {
-		if err := errors.Join(d.Journal.Intent("frozen", data), d.Journal.Undone("frozen")); err != nil {
-			t.Fatal(err)
-		}
-		st, err := os.Stat(path)
-		if err != nil {
-			t.Fatal(err)
-		}
-		most = max(most, st.Size())
-	}
-	if most > 2*firstFold {
-		t.Errorf("it had %d bytes", most)
-	}
-	if err := d.Journal.Intent("frozen", "now"); err != nil {
-		t.Fatal(err)
-	}
-	for name, read := range map[string]func() ([]Record, error){
-		"its own": d.Pending,
-		"another process": func() ([]Record, error) {
-			f, err := os.Open(path)
+	defer j.Close()
+	do := func(errs ...error) {
+		t.Helper()
+		for _, err := range errs {
 			if err != nil {
-				return nil, err
+				t.Fatal(err)
 			}
-			defer f.Close()
-			return pending(f)
-		},
-	} {
-		left, err := read()
-		if err != nil || len(left) != 2 || left[0].Step != "cgroup" || string(left[0].Data) != `"stays"` || string(left[1].Data) != `"now"` {
-			t.Errorf("%s: %v, %v", name, left, err)
 		}
 	}
-	if entries, err := os.ReadDir(d.Path); err != nil || len(entries) != 1 {
-		t.Errorf("%v, %v", entries, err)
+	want := func(what, left string, records int) {
+		t.Helper()
+		b, err := os.ReadFile(j.f.Name())
+		got, perr := pending(strings.NewReader(string(b)))
+		if err != nil || perr != nil || steps(got) != left || strings.Count(string(b), "\n") != records || int64(len(b)) != j.size {
+			t.Errorf("%s: %q, want %q in %d records: %s (%v, %v)", what, steps(got), left, records, b, err, perr)
+		}
 	}
-	if err := d.Journal.Reset(); err != nil {
-		t.Fatal(err)
+	do(j.Intent("a", 1))
+	for range 3 {
+		do(j.Intent("b", 2), j.Retract("b"))
 	}
-	if left, err := d.Pending(); err != nil || len(left) != 0 {
-		t.Errorf("%v, %v", left, err)
-	}
-	if err := d.Remove(); err != nil {
-		t.Fatal(err)
-	}
+	want("three times", "a1", 1)
+	do(j.Intent("b", 2), j.Intent("c", 3), j.Retract("b"))
+	want("with another behind it", "a1 c3", 4)
+	do(j.Retract("c"))
+	want("behind an undone one", "a1", 5)
+	do(j.Undone("a"), j.Reset(), j.Intent("d", 4), j.Retract("d"), j.Intent("d", 5))
+	want("begun anew", "d5", 1)
 }

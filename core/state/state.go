@@ -309,9 +309,18 @@ func (d *Dir) WriteJSON(name string, v any) error {
 	}
 	_, err = f.Write(append(b, '\n'))
 	if err := errors.Join(err, f.Close()); err != nil {
+		_ = os.Remove(tmp) // it takes room, of which there is none
 		return full(err)
 	}
 	return os.Rename(tmp, filepath.Join(d.Path, name))
+}
+
+// RemoveJSON takes a file of WriteJSON away, which may not be there.
+func (d *Dir) RemoveJSON(name string) error {
+	if err := os.Remove(filepath.Join(d.Path, name)); !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	return nil
 }
 
 // Remove ends the sandbox: its directory goes, its name is free. Everything
@@ -365,6 +374,8 @@ func (r *Root) Dead() ([]*Dir, error) {
 			}
 			d := &Dir{ID: e.Name(), Name: names[e.Name()], Path: filepath.Join(r.path, "sandboxes", e.Name()), root: r, lock: -1}
 			switch err := d.takeOver(); {
+			case err == nil && r.ref(d.ID, "").Kept(): // its supervisor has let it go since we looked
+				errs = append(errs, d.Release())
 			case err == nil:
 				dead = append(dead, d)
 			case errors.Is(err, unix.EWOULDBLOCK), errors.Is(err, unix.ENOENT): // alive, or gone since we looked

@@ -195,7 +195,12 @@ func (v *Supervisor) write() error {
 	if r.Status == lifecycle.StatusStopped {
 		return nil // its directory goes, or keep says more, or another run follows
 	}
-	return v.store(r)
+	if v.store(r) == nil {
+		return nil
+	}
+	// On a full disk the old record would be taken for the truth: without one, who
+	// wants to know asks us. And now there may be room for the new one.
+	return errors.Join(v.cfg.Dir.RemoveJSON(RecordName), v.store(r))
 }
 
 // fail answers with an error.

@@ -189,13 +189,16 @@ var stops = map[string]string{
 	"children that ignore it": `trap "" TERM; for i in 1 2 3 4 5 6 7 8; do sh -c 'trap "" TERM; sleep 300' & done; sleep 300`,
 }
 
+// storm is for sandboxes with a limit of processes and of processor time, and bounded
+// by the group of these tests besides.
+const storm = `trap "" TERM; f() { while :; do sleep 0.01 & sh -c : & done; }; f 2>/dev/null & f 2>/dev/null & sleep 300`
+
 func TestStopIsBounded(t *testing.T) {
 	const grace, slack = 300 * time.Millisecond, 2 * time.Second
 	sites(t, func(s *site) {
 		work := stops
 		if s.limits {
-			// Bounded by the sandbox's 64 processes, and by the group of these tests.
-			work = map[string]string{"fork storm": `trap "" TERM; f() { while :; do sleep 0.01 & sh -c : & done; }; f 2>/dev/null & f 2>/dev/null & sleep 300`}
+			work = map[string]string{"fork storm": storm}
 			for k, v := range stops {
 				work[k] = v
 			}

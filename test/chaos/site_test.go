@@ -214,20 +214,21 @@ func (s *site) left() []string {
 	return out
 }
 
-// reapAdopted collects the inits that a killed supervisor left to us: the
-// census made this process a subreaper.
+// reapAdopted collects the inits that a killed supervisor left to us, and the
+// supervisors of detached sandboxes, which lead a session each: the census made this
+// process a subreaper.
 func reapAdopted(t *testing.T) {
 	t.Helper()
 	for _, p := range processes(t) {
-		if p.parent == os.Getpid() && p.state == "Z" && (p.name == "nucleus-init" || strings.Trim(p.name, "0123456789") == "") {
+		if p.parent == os.Getpid() && p.state == "Z" && (p.session == p.pid || p.name == "nucleus-init" || strings.Trim(p.name, "0123456789") == "") {
 			_, _ = unix.Wait4(p.pid, nil, unix.WNOHANG, nil)
 		}
 	}
 }
 
 type proc struct {
-	pid, parent int
-	state, name string
+	pid, parent, session int
+	state, name          string
 }
 
 func processes(t *testing.T) []proc {
@@ -249,10 +250,11 @@ func processes(t *testing.T) []proc {
 		open, end := bytes.IndexByte(stat, '('), bytes.LastIndexByte(stat, ')')
 		f := strings.Fields(string(stat[end+1:]))
 		parent, err := strconv.Atoi(f[1])
-		if err != nil {
+		session, serr := strconv.Atoi(f[3])
+		if err := errors.Join(err, serr); err != nil {
 			t.Fatalf("%s: %v", stat, err)
 		}
-		out = append(out, proc{pid: pid, parent: parent, state: f[0], name: string(stat[open+1 : end])})
+		out = append(out, proc{pid: pid, parent: parent, session: session, state: f[0], name: string(stat[open+1 : end])})
 	}
 	return out
 }
