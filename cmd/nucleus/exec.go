@@ -71,7 +71,7 @@ func detachKeys(s string) ([]byte, error) {
 }
 
 func (a *app) exec(ctx context.Context, f *execFlags, ref string, argv []string) error {
-	r := supervisor.ExecRequest{Args: argv, Cwd: f.cwd, TTY: f.tty, Detach: f.detach}
+	r := supervisor.ExecRequest{Args: argv, Cwd: f.cwd, TTY: f.tty, Size: exec.SizeOf(a.stdin), Detach: f.detach}
 	for _, kv := range f.env {
 		if k, _, ok := strings.Cut(kv, "="); !ok || k == "" {
 			return &usageError{err: fmt.Errorf("-env %q: write NAME=VALUE", kv)}

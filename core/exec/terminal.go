@@ -17,7 +17,7 @@ const endOfFile = 4
 type terminal struct {
 	master *os.File
 	old    *term.State
-	fd     int
+	caller *os.File // nil if that is no terminal
 	winch  chan os.Signal
 }
 
@@ -52,15 +52,15 @@ func (s *Stdio) Terminal(master *os.File) error {
 // caller's input is one for the workload as well. sized is closed when the size is left
 // alone.
 func (s *Stdio) keys(master *os.File, end bool) (sized chan struct{}, err error) {
-	t := &terminal{master: master, fd: -1}
+	t := &terminal{master: master}
 	s.mu.Lock()
 	s.term = t
 	s.mu.Unlock()
 	sized = make(chan struct{})
 	if s.std.In != nil && isTerminal(s.std.In) {
-		t.fd = int(s.std.In.Fd())
+		t.caller = s.std.In
 		t.resize()
-		old, err := term.MakeRaw(t.fd)
+		old, err := term.MakeRaw(int(t.caller.Fd()))
 		if err != nil {
 			return nil, err
 		}
@@ -90,10 +90,28 @@ func (t *terminal) leaveSize(sized <-chan struct{}) {
 }
 
 func (t *terminal) resize() {
-	ws, err := unix.IoctlGetWinsize(t.fd, unix.TIOCGWINSZ)
-	if err == nil {
-		_ = unix.IoctlSetWinsize(int(t.master.Fd()), unix.TIOCSWINSZ, ws) // a closed terminal has no size
+	SetSize(t.master, SizeOf(t.caller))
+}
+
+// Size is a terminal's, in characters.
+type Size struct {
+	Rows    uint16 `json:"rows"`
+	Columns uint16 `json:"columns"`
+}
+
+// SizeOf gives the size of a terminal, nothing for what is none.
+func SizeOf(f *os.File) Size {
+	ws, err := unix.IoctlGetWinsize(int(f.Fd()), unix.TIOCGWINSZ)
+	if err != nil {
+		return Size{}
 	}
+	return Size{Rows: ws.Row, Columns: ws.Col}
+}
+
+// SetSize sets that of the terminal that a master belongs to.
+func SetSize(master *os.File, s Size) {
+	ws := unix.Winsize{Row: s.Rows, Col: s.Columns}
+	_ = unix.IoctlSetWinsize(int(master.Fd()), unix.TIOCSWINSZ, &ws) // a closed terminal has no size
 }
 
 // feedTerminal copies input; its end becomes an end-of-file character, since
@@ -131,7 +149,7 @@ func (s *Stdio) restore() {
 		return
 	}
 	if s.term.old != nil {
-		_ = term.Restore(s.term.fd, s.term.old) // nothing else is left to try
+		_ = term.Restore(int(s.term.caller.Fd()), s.term.old) // nothing else is left to try
 	}
 	_ = s.term.master.Close()
 	s.mu.Lock()

@@ -30,6 +30,8 @@ type Command struct {
 	// User and groups as the sandbox numbers them; nil for the workload's.
 	User *exec.User
 	TTY  bool
+	// Size is what the terminal has from the beginning.
+	Size exec.Size
 	// Stdio is what it gets as 0, 1 and 2, unless it has a terminal.
 	Stdio [3]*os.File
 	// Quiet has no events.
@@ -217,6 +219,9 @@ func (s *Sandbox) further(ctx context.Context, sp *initproto.Spawn, c Command) (
 		return nil, err
 	}
 	defer unix.Close(pidfd)
+	if p.Terminal != nil {
+		exec.SetSize(p.Terminal, c.Size)
+	}
 	if p.Pid, err = pidOf(pidfd); err == nil {
 		err = s.verifySpawned(p.Pid, sp)
 	}

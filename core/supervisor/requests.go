@@ -45,6 +45,7 @@ type ExecRequest struct {
 	Cwd    string     `json:"cwd,omitempty"`
 	User   *exec.User `json:"user,omitempty"`
 	TTY    bool       `json:"tty,omitempty"`
+	Size   exec.Size  `json:"size,omitzero"` // of the terminal
 	Detach bool       `json:"detach,omitempty"`
 }
 
