@@ -27,6 +27,7 @@ import (
 	"github.com/nucleus-runtime/nucleus/core/job"
 	"github.com/nucleus-runtime/nucleus/core/lifecycle"
 	"github.com/nucleus-runtime/nucleus/core/network"
+	"github.com/nucleus-runtime/nucleus/core/notify"
 	"github.com/nucleus-runtime/nucleus/core/plan"
 	"github.com/nucleus-runtime/nucleus/core/secret"
 	"github.com/nucleus-runtime/nucleus/core/security/seccomp"
@@ -59,6 +60,9 @@ type Options struct {
 	// Networks reaches network plugins; without it a job that names one cannot be
 	// planned.
 	Networks network.Source
+	// Manager is the service manager that is told of a sandbox whose job says so, nil
+	// for none.
+	Manager *notify.Manager
 	// Refused are further paths of the host that no job may bind, nor what they are in:
 	// where plugins have their sockets.
 	Refused []string
@@ -159,6 +163,9 @@ func (r *Runtime) Plan(j *job.Job) (*plan.Plan, error) {
 		h.Toolchain = host.Toolchain(host.Options{})
 	}
 	in := plan.Inputs{Host: h, Term: os.Getenv("TERM"), CgroupParent: r.o.CgroupParent, Devices: blockDevices(j), Missing: missingMountPoints(j, h), Secrets: r.o.Secrets != nil, HooksPlugins: r.o.Hooks != nil, Networks: r.o.Networks != nil}
+	if r.o.Manager != nil {
+		in.Watchdog = r.o.Manager.Watchdog
+	}
 	in.Passwd, in.Group = accounts(j)
 	if j.Network.Backend == "host" {
 		in.HostResolv = readSmall("/etc/resolv.conf")
@@ -253,7 +260,7 @@ func (r *Runtime) create(ctx context.Context, p *plan.Plan, o RunOptions) (*Sand
 	s, err := lifecycle.Create(ctx, lifecycle.Config{
 		State: r.state, Name: o.Name, ExactName: o.Name != "", InitPath: path, Init: program, Refused: append([]string{r.init.dir}, r.o.Refused...),
 		Seccomp: seccomp.Compiler{Helper: filepath.Join(r.init.dir, "nucleus-seccomp"), CacheDir: r.cacheDir()},
-		Cgroups: r.cgroups, Privileged: r.host.Privileged, Streams: o.Streams, Log: audit.NewLog("", p.Name, r.o.Events...), Lap: r.o.Lap, Keep: o.Keep,
+		Cgroups: r.cgroups, Privileged: r.host.Privileged, Streams: o.Streams, Log: audit.NewLog("", p.Name, r.o.Events...), Lap: r.o.Lap, Keep: o.Keep, Manager: r.o.Manager,
 		Sources: lifecycle.Sources{Secrets: r.o.Secrets, Hooks: r.o.Hooks, Networks: r.o.Networks},
 	}, p)
 	if err != nil {

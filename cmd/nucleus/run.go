@@ -20,6 +20,7 @@ import (
 	"github.com/nucleus-runtime/nucleus/cmd/nucleus/internal/signals"
 	"github.com/nucleus-runtime/nucleus/core"
 	"github.com/nucleus-runtime/nucleus/core/exec"
+	"github.com/nucleus-runtime/nucleus/core/notify"
 	"github.com/nucleus-runtime/nucleus/core/plan"
 )
 
@@ -108,7 +109,7 @@ func (a *app) run(ctx context.Context, f *runFlags, argv []string) error {
 	tr := newTrace(f.trace)
 	exact := f.name
 	f.name = "" // the job's own name stays; -name names the sandbox
-	o := core.Options{Lap: tr.lap, CgroupParent: f.parent}
+	o := core.Options{Lap: tr.lap, CgroupParent: f.parent, Manager: notify.FromEnv(os.Getenv, os.Getpid())}
 	events, closeEvents, err := a.sinks(f.events)
 	if err != nil {
 		return err

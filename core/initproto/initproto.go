@@ -42,7 +42,8 @@ const (
 
 // Messages from init.
 const (
-	// KindFSDone carries an FSDone: the file system stands, the old root is gone.
+	// KindFSDone carries an FSDone: the file system stands, the old root is gone. With
+	// it comes the descriptor of OpSocket.
 	KindFSDone Kind = iota + 64
 	// KindStage2 carries the pidfd of stage 2, which is on its way to the start
 	// gate, then the memory that it notes its progress in if init itself is
@@ -113,6 +114,7 @@ const (
 	OpOverlay                  // overlay at Target ("/" replaces the root): Data is lower, upper, work below the root, joined by NUL
 	OpRemove                   // unlink a file, or remove an empty directory (FlagDir) that the builder made
 	OpSecret                   // regular file Target with Mode and owner; its content is all of descriptor FD, which is then closed
+	OpSocket                   // datagram socket of AF_UNIX at Target with Mode and owner, at most one; KindFSDone has its descriptor
 	OpConnect                  // have the network's backend connect the network namespace: KindOpen, KindConnected
 )
 

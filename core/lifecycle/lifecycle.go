@@ -22,6 +22,7 @@ import (
 	"github.com/nucleus-runtime/nucleus/core/initproto"
 	"github.com/nucleus-runtime/nucleus/core/initproto/channel"
 	"github.com/nucleus-runtime/nucleus/core/namespaces"
+	"github.com/nucleus-runtime/nucleus/core/notify"
 	"github.com/nucleus-runtime/nucleus/core/plan"
 	"github.com/nucleus-runtime/nucleus/core/probe"
 	"github.com/nucleus-runtime/nucleus/core/security"
@@ -48,6 +49,8 @@ type Config struct {
 	// Sandbox.Dir.
 	Keep bool
 	Log  *audit.Log
+	// Manager is told what the sandbox says of itself, if the plan says so; nil for nobody.
+	Manager *notify.Manager
 	// Sources: without one of them a plan that needs it fails.
 	Sources
 	// Lap is called at the end of each step, for -trace.
@@ -105,6 +108,7 @@ type Sandbox struct {
 	readied  chan struct{}
 	ending   chan struct{} // closed when the workload is to end, or has
 	health   probe.State
+	notices  notices
 	requests chan request
 	done     chan struct{}
 	started  time.Time
@@ -152,7 +156,7 @@ func Create(ctx context.Context, cfg Config, p *plan.Plan) (_ *Sandbox, err erro
 	for _, h := range p.PluginHooks {
 		cfg.StartTimeout += pluginTime + time.Duration(hooks.PreExec)*min(h.Timeout, 24*time.Hour)
 	}
-	s := &Sandbox{cfg: cfg, plan: p, log: cfg.Log, workFD: -1, status: StatusCreating, runs: make(chan struct{}), dropped: make(chan struct{}), readied: make(chan struct{}), ending: make(chan struct{}), requests: make(chan request, 16), done: make(chan struct{}), release: make(chan struct{})}
+	s := &Sandbox{cfg: cfg, plan: p, log: cfg.Log, workFD: -1, status: StatusCreating, runs: make(chan struct{}), dropped: make(chan struct{}), readied: make(chan struct{}), notices: notices{ready: make(chan struct{})}, ending: make(chan struct{}), requests: make(chan request, 16), done: make(chan struct{}), release: make(chan struct{})}
 	if err := s.openState(); err != nil {
 		return nil, err
 	}

@@ -6,6 +6,7 @@ import (
 	"os"
 
 	"github.com/nucleus-runtime/nucleus/core/audit"
+	"github.com/nucleus-runtime/nucleus/core/notify"
 	"github.com/nucleus-runtime/nucleus/core/probe"
 )
 
@@ -38,7 +39,12 @@ func (s *Sandbox) probe() {
 		return
 	}
 	if r := s.plan.Readiness; r != nil {
-		err := probe.AwaitReady(ctx, probe.Readiness{Interval: r.Interval, Timeout: r.Timeout}, func(ctx context.Context) error { return s.try(ctx, r.Exec) })
+		var err error
+		if r.Notify {
+			err = s.awaitNotice(ctx, r.Timeout)
+		} else {
+			err = probe.AwaitReady(ctx, probe.Readiness{Interval: r.Interval, Timeout: r.Timeout}, func(ctx context.Context) error { return s.try(ctx, r.Exec) })
+		}
 		if ctx.Err() != nil {
 			return
 		}
@@ -47,6 +53,7 @@ func (s *Sandbox) probe() {
 			return
 		}
 		s.log.Emit(audit.Ready, nil, nil)
+		s.tellManager(notify.Message{Ready: true})
 	}
 	close(s.readied)
 	h := s.plan.Health

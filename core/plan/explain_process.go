@@ -134,7 +134,10 @@ func (e *explainer) exec() {
 	for _, h := range p.PluginHooks {
 		e.add("plugin_hook "+h.Plugin, "called at the boundaries that it wants to hear of", "a process of its own, gRPC; each call at most "+h.Timeout.String(), h.Origin)
 	}
-	if r := p.Readiness; r != nil {
+	e.notify()
+	if r := p.Readiness; r != nil && r.Notify {
+		e.add("readiness", "READY=1 of the workload", fmt.Sprintf("not ready after %s ends the sandbox", r.Timeout), "readiness")
+	} else if r != nil {
 		e.add("readiness", fmt.Sprintf("%q", r.Exec), fmt.Sprintf("init runs it as the workload, every %s; not ready after %s ends the sandbox", r.Interval, r.Timeout), "readiness")
 	}
 	if h := p.Health; h != nil {

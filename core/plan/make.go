@@ -71,6 +71,7 @@ func Make(j *job.Job, in Inputs) (*Plan, error) {
 	m.process(id)
 	m.root()
 	m.mounts(id)
+	m.notify(id)
 	m.secrets(id)
 	m.files(id)
 	m.resources()
@@ -142,10 +143,10 @@ func (m *maker) unsupported() {
 		later(fmt.Sprintf("plugin_hook[%q]", h.Plugin), fmt.Sprintf("plugin_hook %q: hooks plugins are", h.Plugin))
 	}
 	if r := j.Readiness; r != nil {
-		if r.Exec == nil {
-			later("readiness", "readiness probes other than exec are")
+		if r.Exec == nil && !r.Notify {
+			later("readiness", "readiness probes other than exec and notify are")
 		}
-		m.p.Readiness = &Readiness{Exec: r.Exec, Interval: r.Interval, Timeout: r.Timeout}
+		m.p.Readiness = &Readiness{Exec: r.Exec, Notify: r.Notify, Interval: r.Interval, Timeout: r.Timeout}
 	}
 	if h := j.Health; h != nil {
 		if h.Exec == nil {
@@ -158,9 +159,6 @@ func (m *maker) unsupported() {
 	}
 	if j.Restart != nil {
 		later("restart", "the restart policy is")
-	}
-	if j.SDNotify {
-		later("sd_notify", "sd_notify is")
 	}
 	if j.Trust == "untrusted" && j.Runtime == nil {
 		m.fail("trust", `write: runtime "gvisor" {}`, "trust = \"untrusted\" refuses the native runtime")
@@ -207,6 +205,7 @@ func (m *maker) process(id identity) {
 			env["TERM"] = m.in.Term
 		}
 	}
+	m.notifyEnv(env)
 	m.secretNames(env)
 	for k, v := range j.Env {
 		env[k] = v

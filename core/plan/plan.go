@@ -61,6 +61,7 @@ type Plan struct {
 	// Readiness and Health are commands that init runs beside the workload.
 	Readiness *Readiness `json:"readiness,omitempty"`
 	Health    *Health    `json:"health,omitempty"`
+	Notify    *Notify    `json:"notify,omitempty"`
 	// PluginHooks are called at the boundaries of the phases.
 	PluginHooks []PluginHook `json:"pluginHooks,omitempty"`
 	// Annotations are what hooks plugins have written down.
@@ -76,6 +77,7 @@ type Plan struct {
 // Readiness is what must succeed before the sandbox counts as ready.
 type Readiness struct {
 	Exec     []string      `json:"exec"`
+	Notify   bool          `json:"notify,omitempty"` // instead: the workload says so
 	Interval time.Duration `json:"interval"`
 	Timeout  time.Duration `json:"timeout"`
 }
@@ -154,6 +156,7 @@ const (
 	MountOverlay   = "overlay" // writable layer over a host directory
 	MountTmpfs     = "tmpfs"   // asked for by the job
 	MountSecrets   = "secrets" // holds the files of the secrets
+	MountNotify    = "notify"  // holds the socket for notifications
 )
 
 // File is a small file that the sandbox gets of its own.
@@ -339,6 +342,9 @@ type Inputs struct {
 	HooksPlugins bool
 	// Networks: there is somebody who can reach network plugins.
 	Networks bool
+	// Watchdog is how often the service manager wants to hear of the workload, 0 for
+	// no matter.
+	Watchdog time.Duration
 	// Missing holds the mount points of NestedMounts that do not exist.
 	Missing map[string]bool
 }

@@ -92,7 +92,7 @@ func (v *Supervisor) Keep(r exec.Result, err error) error {
 
 // store leaves out what may hold a secret: who has the supervisor's ear is told.
 func (v *Supervisor) store(r Record) error {
-	r.Command = nil
+	r.Command, r.StatusText = nil, ""
 	return v.sandbox.Dir().WriteJSON(RecordName, r)
 }
 
@@ -106,7 +106,7 @@ func (v *Supervisor) record() Record {
 	default:
 	}
 	return Record{
-		Ready: ready, Health: string(s.Health()),
+		Ready: ready, Health: string(s.Health()), StatusText: s.StatusText(),
 		Version: RecordVersion, ID: s.ID(), Name: s.Name(), Status: s.Status(), Pid: s.Pid(), InitPid: s.InitPid(), Supervisor: os.Getpid(),
 		Detached: v.cfg.Detached, Job: p.Name, File: p.File, Mode: string(p.Mode), Command: p.Process.Args, Terminal: p.Process.Terminal,
 		Root: p.Root.Kind, Rootfs: p.Root.Path, Network: p.Network.Backend, Cgroup: s.Cgroup(), Created: v.created, Started: s.Started(), Execs: v.execs.Load(),
