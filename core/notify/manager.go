@@ -1,6 +1,7 @@
 package notify
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"strconv"
@@ -62,7 +63,7 @@ func (m *Manager) send(text string) error {
 	}
 	for {
 		err := unix.Sendto(fd, []byte(text), unix.MSG_NOSIGNAL, &unix.SockaddrUnix{Name: m.address})
-		if err != unix.EINTR { //nolint:errorlint // a plain errno
+		if !errors.Is(err, unix.EINTR) {
 			return os.NewSyscallError("sendto", err)
 		}
 	}

@@ -37,7 +37,8 @@ func TestErrors(t *testing.T) {
 		{"readiness", with(), []string{`readiness {`, `tcp = 80`, `}`}, "job.hcl:3", "readiness probes", "remove it"},
 		{"health", with(), []string{`health {`, `tcp = 80`, `}`}, "job.hcl:3", "health probes", "remove it"},
 		{"restart", with(), []string{`restart {`, `on = "failure"`, `}`}, "job.hcl:3", "restart policy", "remove it"},
-		{"sd_notify", with(), []string{`sd_notify = true`}, "job.hcl:3", "sd_notify", "remove it"},
+		{"a mount over the socket for notifications", with(), []string{`sd_notify = true`, `tmpfs "/run/nucleus" {}`}, "job.hcl:4", "where the socket for notifications is", "choose another target"},
+		{"a mount in its place", with(), []string{`readiness {`, `notify = true`, `}`, `volume "x" {`, `source = "/srv"`, `target = "/run/nucleus/notify"`, `}`}, "job.hcl:6", "where the socket for notifications is", "choose another target"},
 		{"hook without an init", with(), []string{`init = false`, `hook "startContainer" {`, `command = ["/bin/true"]`, `}`}, "job.hcl:4", "needs an init", "remove init = false"},
 		{"trace", with(), []string{`security {`, `seccomp {`, `mode = "trace"`, `}`, `}`}, "job.hcl:5", "seccomp trace mode", "remove it"},
 

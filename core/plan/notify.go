@@ -74,5 +74,5 @@ func (e *explainer) notify() {
 	if n.Manager {
 		whom = "the supervisor, which tells the service manager that started it"
 	}
-	e.add("notifications", n.Socket+", to "+whom, "datagram socket, bound by init; READY, RELOADING, STOPPING, WATCHDOG, STATUS and ERRNO, all else is dropped", "sd_notify")
+	e.add("notifications", n.Socket+", to "+whom, "datagram socket, bound by init; READY, RELOADING, STOPPING, WATCHDOG, STATUS and ERRNO, all else is dropped", "sd_notify", "readiness.notify")
 }
