@@ -26,6 +26,7 @@ import (
 	"github.com/nucleus-runtime/nucleus/core/host/fact"
 	"github.com/nucleus-runtime/nucleus/core/job"
 	"github.com/nucleus-runtime/nucleus/core/lifecycle"
+	"github.com/nucleus-runtime/nucleus/core/listen"
 	"github.com/nucleus-runtime/nucleus/core/network"
 	"github.com/nucleus-runtime/nucleus/core/notify"
 	"github.com/nucleus-runtime/nucleus/core/plan"
@@ -214,6 +215,9 @@ type RunOptions struct {
 	// Held: whoever asks on the control socket has the sandbox started, or removed
 	// (Sandbox.StartAsked, Sandbox.Abandoned).
 	Held bool
+	// Sockets are what a job with socket_activation hands to its workload, and stay the
+	// caller's. A job without takes none.
+	Sockets []listen.Socket
 	// Keep leaves the record and the log of a sandbox that has run, and its name, until
 	// it is removed.
 	Keep bool
@@ -260,7 +264,7 @@ func (r *Runtime) create(ctx context.Context, p *plan.Plan, o RunOptions) (*Sand
 	s, err := lifecycle.Create(ctx, lifecycle.Config{
 		State: r.state, Name: o.Name, ExactName: o.Name != "", InitPath: path, Init: program, Refused: append([]string{r.init.dir}, r.o.Refused...),
 		Seccomp: seccomp.Compiler{Helper: filepath.Join(r.init.dir, "nucleus-seccomp"), CacheDir: r.cacheDir()},
-		Cgroups: r.cgroups, Privileged: r.host.Privileged, Streams: o.Streams, Log: audit.NewLog("", p.Name, r.o.Events...), Lap: r.o.Lap, Keep: o.Keep, Manager: r.o.Manager,
+		Cgroups: r.cgroups, Privileged: r.host.Privileged, Streams: o.Streams, Log: audit.NewLog("", p.Name, r.o.Events...), Lap: r.o.Lap, Keep: o.Keep, Manager: r.o.Manager, Listen: o.Sockets,
 		Sources: lifecycle.Sources{Secrets: r.o.Secrets, Hooks: r.o.Hooks, Networks: r.o.Networks},
 	}, p)
 	if err != nil {

@@ -20,6 +20,7 @@ import (
 	"github.com/nucleus-runtime/nucleus/cmd/nucleus/internal/signals"
 	"github.com/nucleus-runtime/nucleus/core"
 	"github.com/nucleus-runtime/nucleus/core/exec"
+	"github.com/nucleus-runtime/nucleus/core/listen"
 	"github.com/nucleus-runtime/nucleus/core/notify"
 	"github.com/nucleus-runtime/nucleus/core/plan"
 )
@@ -134,9 +135,13 @@ func (a *app) run(ctx context.Context, f *runFlags, argv []string) error {
 		}
 		opened <- err
 	}()
+	var sockets []listen.Socket
 	j, err := a.load(&f.jobFlags, argv)
 	if err == nil {
 		if err := a.pluginHostFor(j, use); err != nil {
+			return err
+		}
+		if sockets, err = a.sockets(j, f.detach); err != nil {
 			return err
 		}
 		if err := ownDescriptors(); err != nil {
@@ -166,7 +171,8 @@ func (a *app) run(ctx context.Context, f *runFlags, argv []string) error {
 			a.problem("warning", fmt.Sprintf("protection %q is missing: %s", d.Name, d.Why), fmt.Sprintf("to accept it: allow_degraded = [%q]", d.Name))
 		}
 	}
-	res, err := a.supervise(ctx, rt, p, exact, f)
+	a.warnOf(sockets, p)
+	res, err := a.supervise(ctx, rt, p, core.RunOptions{Name: exact, Sockets: sockets}, f)
 	tr.print(a.stderr)
 	if f.json {
 		if jerr := json.NewEncoder(a.stderr).Encode(res); jerr != nil && err == nil {
@@ -203,7 +209,7 @@ func (a *app) run(ctx context.Context, f *runFlags, argv []string) error {
 }
 
 // supervise runs the plan and passes signals on.
-func (a *app) supervise(ctx context.Context, rt *core.Runtime, p *plan.Plan, name string, f *runFlags) (core.Result, error) {
+func (a *app) supervise(ctx context.Context, rt *core.Runtime, p *plan.Plan, o core.RunOptions, f *runFlags) (core.Result, error) {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	caught, release, err := signals.Catch(unix.SIGINT, unix.SIGTERM, unix.SIGHUP, unix.SIGQUIT, unix.SIGUSR1, unix.SIGUSR2)
@@ -225,9 +231,9 @@ func (a *app) supervise(ctx context.Context, rt *core.Runtime, p *plan.Plan, nam
 			return core.Failed(err), err
 		}
 	}
-	s, err := rt.Create(ctx, p, core.RunOptions{
-		Name: name, Streams: core.Streams{In: a.stdin, Out: a.stdout, Err: a.stderr}, ThreadsStay: true, Detached: f.detach, Held: f.create, Keep: f.keep,
-	})
+	o.Streams = core.Streams{In: a.stdin, Out: a.stdout, Err: a.stderr}
+	o.ThreadsStay, o.Detached, o.Held, o.Keep = true, f.detach, f.create, f.keep
+	s, err := rt.Create(ctx, p, o)
 	if err != nil {
 		return core.Failed(err), err
 	}

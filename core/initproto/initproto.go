@@ -252,6 +252,10 @@ type Process struct {
 	Gate int32
 	// SecretEnv are further variables, whose values are in no message.
 	SecretEnv []SecretVar
+	// Listen are the indices of the descriptors that it gets as 3 and up, and
+	// ListenNames what is said of them in LISTEN_FDNAMES (sd_listen_fds(3)).
+	Listen      []int32
+	ListenNames string
 }
 
 // Narrow replaces what a Setup says of the process and of init.

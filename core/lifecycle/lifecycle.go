@@ -21,6 +21,7 @@ import (
 	"github.com/nucleus-runtime/nucleus/core/fs"
 	"github.com/nucleus-runtime/nucleus/core/initproto"
 	"github.com/nucleus-runtime/nucleus/core/initproto/channel"
+	"github.com/nucleus-runtime/nucleus/core/listen"
 	"github.com/nucleus-runtime/nucleus/core/namespaces"
 	"github.com/nucleus-runtime/nucleus/core/notify"
 	"github.com/nucleus-runtime/nucleus/core/plan"
@@ -51,6 +52,9 @@ type Config struct {
 	Log  *audit.Log
 	// Manager is told what the sandbox says of itself, if the plan says so; nil for nobody.
 	Manager *notify.Manager
+	// Listen are the sockets that the workload gets, if the plan says so. They stay the
+	// caller's.
+	Listen []listen.Socket
 	// Sources: without one of them a plan that needs it fails.
 	Sources
 	// Lap is called at the end of each step, for -trace.
@@ -157,6 +161,9 @@ func Create(ctx context.Context, cfg Config, p *plan.Plan) (_ *Sandbox, err erro
 		cfg.StartTimeout += pluginTime + time.Duration(hooks.PreExec)*min(h.Timeout, 24*time.Hour)
 	}
 	s := &Sandbox{cfg: cfg, plan: p, log: cfg.Log, workFD: -1, status: StatusCreating, runs: make(chan struct{}), dropped: make(chan struct{}), readied: make(chan struct{}), notices: notices{ready: make(chan struct{})}, ending: make(chan struct{}), requests: make(chan request, 16), done: make(chan struct{}), release: make(chan struct{})}
+	if err := s.checkSockets(); err != nil {
+		return nil, err
+	}
 	if err := s.openState(); err != nil {
 		return nil, err
 	}
@@ -475,6 +482,7 @@ func (s *Sandbox) sendSetup(ctx context.Context) error {
 	fds = append(fds, int(r.Fd()))
 	s.process.Gate = int32(len(fds) - 1)
 	fds = s.passSecrets(fds)
+	fds = s.passSockets(fds)
 	setup := &initproto.Setup{
 		Hostname: s.plan.Hostname, Ops: s.prep.Ops, Landlock: security.Landlock(s.plan, s.prep.Entries), Process: s.process,
 		InitFilter: s.initFilter, Loopback: s.plan.Namespace("network"), CgroupNS: s.plan.Namespace("cgroup"),

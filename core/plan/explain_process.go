@@ -26,7 +26,11 @@ func (e *explainer) security() {
 		e.add("rlimit "+name, fmt.Sprintf("%s:%s", LimitText(r.Soft), LimitText(r.Hard)), "prlimit(2)", paths...)
 	}
 	e.add("session keyring", "its own", "keyctl(KEYCTL_JOIN_SESSION_KEYRING)")
-	e.add("descriptors", "0 1 2", "close_range(2)")
+	if p.SocketActivation {
+		e.add("descriptors", "0 1 2, and from 3 on the sockets that were passed", "LISTEN_FDS, LISTEN_PID (sd_listen_fds(3)); close_range(2)", "socket_activation")
+	} else {
+		e.add("descriptors", "0 1 2", "close_range(2)")
+	}
 	e.landlock()
 	e.seccomp()
 	if p.Lockdown != "" {

@@ -61,7 +61,7 @@ type maker struct {
 // Make resolves a job. The error is of type Errors.
 func Make(j *job.Job, in Inputs) (*Plan, error) {
 	m := &maker{j: j, in: in, h: in.Host, p: &Plan{
-		Version: SchemaVersion, Name: j.Name, File: j.File, Mode: j.Mode, AllowDegraded: j.AllowDegraded, Trust: j.Trust, Init: j.Init, Timeout: j.Timeout, Stop: j.Stop,
+		Version: SchemaVersion, Name: j.Name, File: j.File, Mode: j.Mode, AllowDegraded: j.AllowDegraded, Trust: j.Trust, Init: j.Init, Timeout: j.Timeout, Stop: j.Stop, SocketActivation: j.SocketActivation,
 	}}
 	m.origins()
 	m.unsupported()

@@ -62,6 +62,8 @@ type Plan struct {
 	Readiness *Readiness `json:"readiness,omitempty"`
 	Health    *Health    `json:"health,omitempty"`
 	Notify    *Notify    `json:"notify,omitempty"`
+	// SocketActivation: the workload gets the sockets that were passed to its caller.
+	SocketActivation bool `json:"socketActivation,omitempty"`
 	// PluginHooks are called at the boundaries of the phases.
 	PluginHooks []PluginHook `json:"pluginHooks,omitempty"`
 	// Annotations are what hooks plugins have written down.

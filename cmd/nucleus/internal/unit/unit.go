@@ -57,6 +57,9 @@ func Text(o Options) (string, error) {
 	} else {
 		line("Type=exec")
 	}
+	if j.SocketActivation {
+		line("# The sockets are those of the .socket unit of the same name.")
+	}
 	line("ExecStart=%s", command)
 	if o.Delegate {
 		line("# The sandbox's control group is made below the unit's own.")

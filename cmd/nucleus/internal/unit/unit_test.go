@@ -75,6 +75,9 @@ func TestText(t *testing.T) {
 			blocks: "sd_notify = true", o: Options{Watchdog: 1500 * time.Millisecond},
 			want: []string{"Type=notify", "NotifyAccess=main", "WatchdogSec=1500ms", "Restart=on-watchdog"}, not: []string{"TimeoutStartSec"},
 		},
+		"sockets": {
+			blocks: "socket_activation = true", want: []string{"# The sockets are those of the .socket unit of the same name."},
+		},
 		"stop and hooks": {
 			blocks: "stop {\n signal = \"SIGINT\"\n grace = \"1m\"\n}\nhook \"poststop\" {\n command = [\"/bin/true\"]\n timeout = \"7s\"\n}\nhook \"poststart\" {\n command = [\"/bin/true\"]\n timeout = \"100s\"\n}\nplugin_hook \"a\" { timeout = \"3s\" }",
 			want:   []string{"TimeoutStopSec=88s", "SuccessExitStatus=130"},
