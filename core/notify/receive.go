@@ -58,7 +58,7 @@ func (r *Receiver) run(take func(Message)) {
 		if flags&unix.MSG_TRUNC != 0 {
 			continue
 		}
-		if m := Parse(buf[:n]); m != (Message{}) {
+		if m := Parse(buf[:n]); m != (Message{}) && !r.stopped() {
 			take(m)
 		}
 	}

@@ -77,6 +77,8 @@ func Text(o Options) (string, error) {
 	}
 	if o.Watchdog > 0 {
 		line("WatchdogSec=%s", span(o.Watchdog))
+		line("# Instead of SIGABRT, so that nucleus stops the workload and undoes the sandbox.")
+		line("WatchdogSignal=SIGTERM")
 		line("Restart=on-watchdog")
 	}
 	line("")

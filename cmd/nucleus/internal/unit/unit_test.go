@@ -73,7 +73,7 @@ func TestText(t *testing.T) {
 		},
 		"notifications": {
 			blocks: "sd_notify = true", o: Options{Watchdog: 1500 * time.Millisecond},
-			want: []string{"Type=notify", "NotifyAccess=main", "WatchdogSec=1500ms", "Restart=on-watchdog"}, not: []string{"TimeoutStartSec"},
+			want: []string{"Type=notify", "NotifyAccess=main", "WatchdogSec=1500ms", "WatchdogSignal=SIGTERM", "Restart=on-watchdog"}, not: []string{"TimeoutStartSec"},
 		},
 		"sockets": {
 			blocks: "socket_activation = true", want: []string{"# The sockets are those of the .socket unit of the same name."},
