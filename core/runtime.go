@@ -27,7 +27,9 @@ import (
 	"github.com/nucleus-runtime/nucleus/core/host/fact"
 	"github.com/nucleus-runtime/nucleus/core/job"
 	"github.com/nucleus-runtime/nucleus/core/lifecycle"
+	"github.com/nucleus-runtime/nucleus/core/listen"
 	"github.com/nucleus-runtime/nucleus/core/network"
+	"github.com/nucleus-runtime/nucleus/core/notify"
 	"github.com/nucleus-runtime/nucleus/core/plan"
 	"github.com/nucleus-runtime/nucleus/core/secret"
 	"github.com/nucleus-runtime/nucleus/core/security/seccomp"
@@ -60,6 +62,9 @@ type Options struct {
 	// Networks reaches network plugins; without it a job that names one cannot be
 	// planned.
 	Networks network.Source
+	// Manager is the service manager that is told of a sandbox whose job says so, nil
+	// for none.
+	Manager *notify.Manager
 	// Refused are further paths of the host that no job may bind, nor what they are in:
 	// where plugins have their sockets.
 	Refused []string
@@ -165,6 +170,9 @@ func (r *Runtime) Plan(j *job.Job) (*plan.Plan, error) {
 		h.Toolchain = host.Toolchain(host.Options{})
 	}
 	in := plan.Inputs{Host: h, Term: os.Getenv("TERM"), CgroupParent: r.o.CgroupParent, Devices: blockDevices(j), Missing: missingMountPoints(j, h), Secrets: r.o.Secrets != nil, HooksPlugins: r.o.Hooks != nil, Networks: r.o.Networks != nil}
+	if r.o.Manager != nil {
+		in.Watchdog = r.o.Manager.Watchdog
+	}
 	in.Passwd, in.Group = accounts(j)
 	if j.Network.Backend == "host" {
 		in.HostResolv = readSmall("/etc/resolv.conf")
@@ -213,6 +221,9 @@ type RunOptions struct {
 	// Held: whoever asks on the control socket has the sandbox started, or removed
 	// (Sandbox.StartAsked, Sandbox.Abandoned).
 	Held bool
+	// Sockets are what a job with socket_activation hands to its workload, and stay the
+	// caller's. A job without takes none.
+	Sockets []listen.Socket
 	// Keep leaves the record and the log of a sandbox that has run, and its name, until
 	// it is removed.
 	Keep bool
@@ -262,7 +273,7 @@ func (r *Runtime) Create(ctx context.Context, p *plan.Plan, o RunOptions) (*Sand
 		return lifecycle.Create(ctx, lifecycle.Config{
 			Dir: d, InitPath: path, Init: program, Refused: append([]string{r.state.Path(), r.init.dir}, r.o.Refused...),
 			Seccomp: seccomp.Compiler{Helper: filepath.Join(r.init.dir, "nucleus-seccomp"), CacheDir: r.cacheDir()},
-			Cgroups: r.cgroups, Privileged: r.host.Privileged, Streams: streams, Log: log, Lap: r.o.Lap,
+			Cgroups: r.cgroups, Privileged: r.host.Privileged, Streams: streams, Log: log, Lap: r.o.Lap, Manager: r.o.Manager, Listen: o.Sockets,
 			Sources: lifecycle.Sources{Secrets: r.o.Secrets, Hooks: r.o.Hooks, Networks: r.o.Networks},
 		}, p)
 	}

@@ -204,7 +204,8 @@ job "web" {
     backoff  = "1s"
   }
 
-  sd_notify = true
+  sd_notify         = true
+  socket_activation = true
 
   hook "createRuntime" {
     command = ["/usr/libexec/x"]

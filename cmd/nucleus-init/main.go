@@ -85,16 +85,17 @@ func (in *initProcess) run() error {
 			return err
 		}
 	}
-	digests, err := in.buildRoot(setup, fds)
+	digests, sockets, err := in.buildRoot(setup, fds)
 	if err != nil {
 		return err
 	}
 	if err := unix.Sethostname([]byte(setup.Hostname)); err != nil {
 		return os.NewSyscallError("sethostname", err)
 	}
-	if err := in.conn.Send(initproto.Encode(initproto.KindFSDone, &initproto.FSDone{Digests: digests})); err != nil {
+	if err := in.conn.Send(initproto.Encode(initproto.KindFSDone, &initproto.FSDone{Digests: digests}), sockets...); err != nil {
 		return err
 	}
+	channel.CloseAll(sockets)
 	if err := in.expect(initproto.KindAttached); err != nil {
 		return err
 	}

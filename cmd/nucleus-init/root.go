@@ -40,26 +40,28 @@ type builder struct {
 	// written then.
 	network *initProcess
 	later   map[string]int
+	sockets []int // what bindSocket has made
 }
 
 // buildRoot carries out all operations, then makes the new root the root.
-func (in *initProcess) buildRoot(setup *initproto.Setup, fds []int) ([]string, error) {
+// It gives the digests of the trees that were unpacked, and the socket that was bound.
+func (in *initProcess) buildRoot(setup *initproto.Setup, fds []int) (digests []string, sockets []int, err error) {
 	// Nothing that happens here may travel back to the host, or from it.
 	if err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""); err != nil {
-		return nil, fmt.Errorf("making mounts private: %w", os.NewSyscallError("mount", err))
+		return nil, nil, fmt.Errorf("making mounts private: %w", os.NewSyscallError("mount", err))
 	}
 	b := &builder{root: -1, null: -1, fds: fds, own: map[uint64]bool{}, network: in}
 	for i := range setup.Ops {
 		if err := b.do(&setup.Ops[i]); err != nil {
-			return nil, &opError{i, err}
+			return nil, nil, &opError{i, err}
 		}
 	}
 	if setup.Hold {
 		if err := in.holdRoot(b); err != nil {
-			return nil, err
+			return nil, nil, err
 		}
 	}
-	return b.digests, b.pivot()
+	return b.digests, b.sockets, b.pivot()
 }
 
 func (b *builder) do(o *initproto.Op) error {
@@ -100,6 +102,8 @@ func (b *builder) do(o *initproto.Op) error {
 		return b.remove(o)
 	case initproto.OpSecret:
 		return b.secret(o)
+	case initproto.OpSocket:
+		return b.bindSocket(o)
 	case initproto.OpConnect:
 		return b.connect()
 	}

@@ -115,7 +115,7 @@ func (in *initProcess) stage2For(s *initproto.Spawn, fds []int) (pass []int, err
 	}()
 	p := in.setup.Process
 	p.Paths, p.Args, p.Env, p.SecretEnv, p.Cwd, p.Gate = s.Paths, s.Args, s.Env, nil, s.Cwd, 0
-	p.UID, p.GID, p.Groups = s.UID, s.GID, s.Groups
+	p.UID, p.GID, p.Groups, p.Listen = s.UID, s.GID, s.Groups, nil
 	pr, err := prepare(&p, s.Dial, fds[:1], tty.slave, note)
 	if err != nil {
 		return nil, err

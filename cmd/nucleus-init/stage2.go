@@ -11,9 +11,10 @@ import (
 	"github.com/nucleus-runtime/nucleus/core/initproto"
 )
 
-// gateFD is where stage 2 waits for its start byte. It is the only descriptor
-// beside 0, 1 and 2 that stage 2 holds, and execve closes it.
-const gateFD = 3
+// firstFD is where stage 2 has the sockets that it passes on, if it has any. After
+// them comes the gate where it waits for its start byte: the only other descriptor
+// beside 0, 1 and 2 that it holds, and execve closes it.
+const firstFD = 3
 
 // progress is where stage 2 notes how far it came. It lies in a page shared
 // with init: once the filter is on, stage 2 could not even write to a pipe, and
@@ -64,6 +65,10 @@ type prepared struct {
 	filter  unix.SockFprog
 	flags   uintptr
 	gate    uintptr
+	gateAt  uintptr   // where stage 2 has it
+	listen  []uintptr // sockets to be passed on; none is where another is to be
+	pidVar  []byte    // LISTEN_PID, which stage 2 completes from pidAt on
+	pidAt   int
 	note    *progress
 	byte1   [1]byte
 	mask    uint64
@@ -90,7 +95,7 @@ func prepare(p *initproto.Process, d initproto.Dial, fds []int, tty int, note *p
 	pr := &prepared{
 		uid: uintptr(p.UID), gid: uintptr(p.GID), groups: p.Groups, setgrp: p.SetGroups, umask: uintptr(p.Umask),
 		bound: p.Caps.Bounding, ambient: p.Caps.Ambient, keep: p.Caps.Permitted != 0, tty: uintptr(tty), keyring: p.NewKeyring,
-		gate: uintptr(fds[p.Gate]), note: note, flags: uintptr(p.FilterFlags),
+		gate: uintptr(fds[p.Gate]), gateAt: firstFD, note: note, flags: uintptr(p.FilterFlags),
 	}
 	if tty != 0 {
 		pr.stdio, pr.given = [3]uintptr{pr.tty, pr.tty, pr.tty}, true
@@ -111,6 +116,9 @@ func prepare(p *initproto.Process, d initproto.Dial, fds []int, tty int, note *p
 	}
 	for _, kv := range pr.secrets {
 		pr.envv = append(pr.envv, &kv[0])
+	}
+	if err := pr.passSockets(p, fds); err != nil {
+		return nil, err
 	}
 	pr.envv = append(pr.envv, nil)
 	if len(d.Addrs) > 0 {
@@ -328,11 +336,20 @@ func child(p *prepared) {
 		}
 	}
 	p.note.step = uint32(initproto.StepClose)
-	if _, _, e = syscall.RawSyscall(syscall.SYS_DUP3, p.gate, gateFD, syscall.O_CLOEXEC); e != 0 {
+	for i = 0; i < len(p.listen); i++ {
+		if _, _, e = syscall.RawSyscall(syscall.SYS_DUP3, p.listen[i], firstFD+uintptr(i), 0); e != 0 {
+			goto fail
+		}
+	}
+	if _, _, e = syscall.RawSyscall(syscall.SYS_DUP3, p.gate, p.gateAt, syscall.O_CLOEXEC); e != 0 {
 		goto fail
 	}
-	if _, _, e = syscall.RawSyscall(unix.SYS_CLOSE_RANGE, gateFD+1, uintptr(^uint32(0)), 0); e != 0 {
+	if _, _, e = syscall.RawSyscall(unix.SYS_CLOSE_RANGE, p.gateAt+1, uintptr(^uint32(0)), 0); e != 0 {
 		goto fail
+	}
+	if len(p.pidVar) > 0 {
+		c, _, _ = syscall.RawSyscall(syscall.SYS_GETPID, 0, 0, 0)
+		writePid(p, c)
 	}
 	// After the identity switch, so that the workload's own rights decide, and
 	// after the descriptors are gone, so that none can be its way out.
@@ -355,7 +372,7 @@ func child(p *prepared) {
 	// admits; what a probe needs beyond them is the workload's to have or not.
 	p.note.step = uint32(initproto.StepGate)
 	for {
-		c, _, e = syscall.RawSyscall(syscall.SYS_READ, gateFD, uintptr(unsafe.Pointer(&p.byte1)), 1)
+		c, _, e = syscall.RawSyscall(syscall.SYS_READ, p.gateAt, uintptr(unsafe.Pointer(&p.byte1)), 1)
 		if e == syscall.EINTR {
 			continue
 		}
@@ -414,6 +431,7 @@ func (in *initProcess) startWorkload(setup *initproto.Setup, fds []int, tty term
 		return in.becomeWorkload(pr, noteFD, tty.master)
 	}
 	pid, pidfd, errno := fork(pr)
+	pr.socketsPassed()
 	if errno != 0 {
 		return os.NewSyscallError("clone", errno)
 	}

@@ -32,8 +32,13 @@ type jobFlags struct {
 }
 
 func (f *jobFlags) add(c *cobra.Command) {
-	f.verb = c.Name()
 	c.Flags().StringVar(&f.config, "config", "", "job file, or - for standard input")
+	f.addVariables(c)
+}
+
+// addVariables is for the verbs that name the file without a flag.
+func (f *jobFlags) addVariables(c *cobra.Command) {
+	f.verb = c.Name()
 	c.Flags().StringArrayVar(&f.vars, "var", nil, "value of a variable, as k=v; repeatable")
 	c.Flags().StringArrayVar(&f.varFiles, "var-file", nil, "file of variable values, as HCL; repeatable")
 	c.Flags().BoolVar(&f.hostFuncs, "allow-host-functions", false, "let the job file read files and the environment of the host")

@@ -20,6 +20,8 @@ import (
 	"github.com/nucleus-runtime/nucleus/cmd/nucleus/internal/signals"
 	"github.com/nucleus-runtime/nucleus/core"
 	"github.com/nucleus-runtime/nucleus/core/exec"
+	"github.com/nucleus-runtime/nucleus/core/listen"
+	"github.com/nucleus-runtime/nucleus/core/notify"
 	"github.com/nucleus-runtime/nucleus/core/plan"
 )
 
@@ -113,7 +115,7 @@ func (a *app) run(ctx context.Context, f *runFlags, argv []string) error {
 	tr := newTrace(f.trace)
 	exact := f.name
 	f.name = "" // the job's own name stays; -name names the sandbox
-	o := core.Options{Lap: tr.lap, CgroupParent: f.parent}
+	o := core.Options{Lap: tr.lap, CgroupParent: f.parent, Manager: notify.FromEnv(os.Getenv, os.Getpid())}
 	events, closeEvents, err := a.sinks(f.events)
 	if err != nil {
 		return err
@@ -138,9 +140,13 @@ func (a *app) run(ctx context.Context, f *runFlags, argv []string) error {
 		}
 		opened <- err
 	}()
+	var sockets []listen.Socket
 	j, err := a.load(&f.jobFlags, argv)
 	if err == nil {
 		if err := a.pluginHostFor(j, use); err != nil {
+			return err
+		}
+		if sockets, err = a.sockets(j, f.detach); err != nil {
 			return err
 		}
 		if err := ownDescriptors(); err != nil {
@@ -173,7 +179,8 @@ func (a *app) run(ctx context.Context, f *runFlags, argv []string) error {
 	if f.console != "" && !p.Process.Terminal {
 		return &hintedError{err: errors.New("-console-socket: the job has no terminal to hand over"), hint: "write tty = true in the job"}
 	}
-	res, err := a.supervise(ctx, rt, p, exact, f)
+	a.warnOf(sockets, p)
+	res, err := a.supervise(ctx, rt, p, core.RunOptions{Name: exact, Sockets: sockets}, f)
 	tr.print(a.stderr)
 	if f.json {
 		if jerr := json.NewEncoder(a.stderr).Encode(res); jerr != nil && err == nil {
@@ -210,7 +217,7 @@ func (a *app) run(ctx context.Context, f *runFlags, argv []string) error {
 }
 
 // supervise runs the plan and passes signals on.
-func (a *app) supervise(ctx context.Context, rt *core.Runtime, p *plan.Plan, name string, f *runFlags) (core.Result, error) {
+func (a *app) supervise(ctx context.Context, rt *core.Runtime, p *plan.Plan, o core.RunOptions, f *runFlags) (core.Result, error) {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	caught, release, err := signals.Catch(unix.SIGINT, unix.SIGTERM, unix.SIGHUP, unix.SIGQUIT, unix.SIGUSR1, unix.SIGUSR2)
@@ -239,13 +246,12 @@ func (a *app) supervise(ctx context.Context, rt *core.Runtime, p *plan.Plan, nam
 		}
 	}
 	pid := &pidFile{path: path}
-	s, err := rt.Create(ctx, p, core.RunOptions{
-		Name: name, Streams: core.Streams{In: a.stdin, Out: a.stdout, Err: a.stderr, Console: console}, ThreadsStay: true, Detached: f.detach, Held: f.create, Keep: f.keep,
-		Pid: pid.set,
-		Again: func(r core.Restarting) {
-			a.problem("warning", fmt.Sprintf("%s; started again in %s (restart %d)", endOf(r), r.Wait, r.Count), "")
-		},
-	})
+	o.Streams = core.Streams{In: a.stdin, Out: a.stdout, Err: a.stderr, Console: console}
+	o.ThreadsStay, o.Detached, o.Held, o.Keep, o.Pid = true, f.detach, f.create, f.keep, pid.set
+	o.Again = func(r core.Restarting) {
+		a.problem("warning", fmt.Sprintf("%s; started again in %s (restart %d)", endOf(r), r.Wait, r.Count), "")
+	}
+	s, err := rt.Create(ctx, p, o)
 	if err != nil {
 		return core.Failed(err), err
 	}

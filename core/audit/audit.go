@@ -42,6 +42,7 @@ const (
 	Started         Type = "workload.started"    // execve has happened
 	Ready           Type = "workload.ready"      // its readiness probe has passed
 	HealthChanged   Type = "health.changed"      // what the health probe says
+	NotifyFailed    Type = "notify.failed"       // the service manager could not be told
 	ExecStarted     Type = "exec.started"        // a further process of the sandbox, its posture verified
 	ExecEnded       Type = "exec.exited"         // with its truth
 	Paused          Type = "sandbox.paused"      // every process of it is stopped

@@ -219,6 +219,8 @@ func (p *Prepared) mount(m plan.Mount) error {
 		return p.context(m)
 	case plan.MountSecrets:
 		p.secrets(m)
+	case plan.MountNotify:
+		p.notify(m)
 	case plan.MountBind:
 		return p.bind(m)
 	case plan.MountOverlay:

@@ -181,6 +181,8 @@ func (p *Process) code(c *coder) {
 		c.str(&v.Name)
 		c.i32(&v.FD)
 	})
+	list(c, &p.Listen, 4, func(c *coder, v *int32) { c.i32(v) })
+	c.str(&p.ListenNames)
 }
 
 func (s *Caps) code(c *coder) {

@@ -42,7 +42,8 @@ const (
 
 // Messages from init.
 const (
-	// KindFSDone carries an FSDone: the file system stands, the old root is gone.
+	// KindFSDone carries an FSDone: the file system stands, the old root is gone. With
+	// it comes the descriptor of OpSocket.
 	KindFSDone Kind = iota + 64
 	// KindStage2 carries the pidfd of stage 2, which is on its way to the start
 	// gate, then the memory that it notes its progress in if init itself is
@@ -113,6 +114,7 @@ const (
 	OpOverlay                  // overlay at Target ("/" replaces the root): Data is lower, upper, work below the root, joined by NUL
 	OpRemove                   // unlink a file, or remove an empty directory (FlagDir) that the builder made
 	OpSecret                   // regular file Target with Mode and owner; its content is all of descriptor FD, which is then closed
+	OpSocket                   // datagram socket of AF_UNIX at Target with Mode and owner, at most one; KindFSDone has its descriptor
 	OpConnect                  // have the network's backend connect the network namespace: KindOpen, KindConnected
 )
 
@@ -250,6 +252,10 @@ type Process struct {
 	Gate int32
 	// SecretEnv are further variables, whose values are in no message.
 	SecretEnv []SecretVar
+	// Listen are the indices of the descriptors that it gets as 3 and up, and
+	// ListenNames what is said of them in LISTEN_FDNAMES (sd_listen_fds(3)).
+	Listen      []int32
+	ListenNames string
 }
 
 // Narrow replaces what a Setup says of the process and of init.

@@ -236,6 +236,11 @@ func (d *decoder) checkProbes() {
 	if notify && (j.SDNotify || j.Readiness != nil && j.Readiness.Notify) {
 		d.r.Error(d.at("env"), "NOTIFY_SOCKET set twice", "Nucleus sets NOTIFY_SOCKET for notifications: remove it from env.")
 	}
+	for _, name := range []string{"LISTEN_FDS", "LISTEN_PID", "LISTEN_FDNAMES"} {
+		if _, given := j.Env[name]; given && j.SocketActivation {
+			d.r.Error(d.at("env"), name+" set twice", fmt.Sprintf("Nucleus sets %s for socket_activation: remove it from env.", name))
+		}
+	}
 }
 
 func (d *decoder) checkSecurity() {

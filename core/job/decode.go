@@ -94,6 +94,7 @@ func (d *decoder) job(b hclread.Block) {
 				}
 			}},
 			{Name: "sd_notify", Read: boolean(&j.SDNotify)},
+			{Name: "socket_activation", Read: boolean(&j.SocketActivation)},
 		},
 		Blocks: []hclread.Nested{
 			{Name: "stop", Read: d.stop},

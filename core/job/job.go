@@ -51,6 +51,8 @@ type Job struct {
 	Health    *Health
 	Restart   *Restart
 	SDNotify  bool
+	// SocketActivation: the workload gets the sockets that were passed to nucleus.
+	SocketActivation bool
 
 	Hooks       []Hook
 	PluginHooks []PluginHook

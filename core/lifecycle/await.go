@@ -130,9 +130,11 @@ func (s *Sandbox) awaitFS(ctx context.Context) error {
 		return err
 	}
 	msg, fds, err := s.receive("fs", initproto.KindFSDone)
-	channel.CloseAll(fds)
 	if err != nil {
 		return s.fsFailed(err)
+	}
+	if err := s.listenNotices(fds); err != nil {
+		return err
 	}
 	s.hooksDone()
 	var done initproto.FSDone

@@ -22,7 +22,9 @@ import (
 	"github.com/nucleus-runtime/nucleus/core/fs"
 	"github.com/nucleus-runtime/nucleus/core/initproto"
 	"github.com/nucleus-runtime/nucleus/core/initproto/channel"
+	"github.com/nucleus-runtime/nucleus/core/listen"
 	"github.com/nucleus-runtime/nucleus/core/namespaces"
+	"github.com/nucleus-runtime/nucleus/core/notify"
 	"github.com/nucleus-runtime/nucleus/core/plan"
 	"github.com/nucleus-runtime/nucleus/core/probe"
 	"github.com/nucleus-runtime/nucleus/core/security"
@@ -46,6 +48,11 @@ type Config struct {
 	Privileged bool
 	Streams    exec.Streams
 	Log        *audit.Log
+	// Manager is told what the sandbox says of itself, if the plan says so; nil for nobody.
+	Manager *notify.Manager
+	// Listen are the sockets that the workload gets, if the plan says so. They stay the
+	// caller's.
+	Listen []listen.Socket
 	// Sources: without one of them a plan that needs it fails.
 	Sources
 	// Lap is called at the end of each step, for -trace.
@@ -103,6 +110,7 @@ type Sandbox struct {
 	readied  chan struct{}
 	ending   chan struct{} // closed when the workload is to end, or has
 	health   probe.State
+	notices  notices
 	requests chan request
 	done     chan struct{}
 	started  time.Time
@@ -147,7 +155,10 @@ func Create(ctx context.Context, cfg Config, p *plan.Plan) (_ *Sandbox, err erro
 	for _, h := range p.PluginHooks {
 		cfg.StartTimeout += pluginTime + time.Duration(hooks.PreExec)*min(h.Timeout, 24*time.Hour)
 	}
-	s := &Sandbox{cfg: cfg, plan: p, dir: cfg.Dir, log: cfg.Log, workFD: -1, status: StatusCreating, runs: make(chan struct{}), dropped: make(chan struct{}), readied: make(chan struct{}), ending: make(chan struct{}), requests: make(chan request, 16), done: make(chan struct{}), release: make(chan struct{})}
+	s := &Sandbox{cfg: cfg, plan: p, dir: cfg.Dir, log: cfg.Log, workFD: -1, status: StatusCreating, runs: make(chan struct{}), dropped: make(chan struct{}), readied: make(chan struct{}), notices: notices{ready: make(chan struct{})}, ending: make(chan struct{}), requests: make(chan request, 16), done: make(chan struct{}), release: make(chan struct{})}
+	if err := s.checkSockets(); err != nil {
+		return nil, err
+	}
 	if err := s.openState(); err != nil {
 		return nil, err
 	}
@@ -449,6 +460,7 @@ func (s *Sandbox) sendSetup(ctx context.Context) error {
 	fds = append(fds, int(r.Fd()))
 	s.process.Gate = int32(len(fds) - 1)
 	fds = s.passSecrets(fds)
+	fds = s.passSockets(fds)
 	setup := &initproto.Setup{
 		Hostname: s.plan.Hostname, Ops: s.prep.Ops, Landlock: security.Landlock(s.plan, s.prep.Entries), Process: s.process,
 		InitFilter: s.initFilter, Loopback: s.plan.Namespace("network"), CgroupNS: s.plan.Namespace("cgroup"),

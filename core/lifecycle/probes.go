@@ -8,6 +8,7 @@ import (
 
 	"github.com/nucleus-runtime/nucleus/core/audit"
 	"github.com/nucleus-runtime/nucleus/core/plan"
+	"github.com/nucleus-runtime/nucleus/core/notify"
 	"github.com/nucleus-runtime/nucleus/core/probe"
 )
 
@@ -40,7 +41,12 @@ func (s *Sandbox) probe() {
 		return
 	}
 	if r := s.plan.Readiness; r != nil {
-		err := s.awaitReady(ctx, r)
+		var err error
+		if r.Notify {
+			err = s.awaitNotice(ctx, r.Timeout)
+		} else {
+			err = s.awaitReady(ctx, r)
+		}
 		if ctx.Err() != nil {
 			return
 		}
@@ -50,6 +56,7 @@ func (s *Sandbox) probe() {
 		}
 		s.log.Emit(audit.Ready, nil, nil)
 		close(s.readied)
+		s.tellManager(notify.Message{Ready: true})
 	}
 	h := s.plan.Health
 	if h == nil {

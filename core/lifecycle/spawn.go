@@ -414,7 +414,7 @@ func (p *Process) failure() error {
 // verifySpawned reads back what holds for the process, as for the workload.
 func (s *Sandbox) verifySpawned(pid int, sp *initproto.Spawn) error {
 	w := s.process
-	w.UID, w.GID, w.Groups, w.TTY, w.Cwd = sp.UID, sp.GID, sp.Groups, sp.TTY, sp.Cwd
+	w.UID, w.GID, w.Groups, w.TTY, w.Cwd, w.Listen = sp.UID, sp.GID, sp.Groups, sp.TTY, sp.Cwd, nil
 	return security.ReadPosture(pid, security.Expected{Plan: s.plan, Process: w, InitPid: s.init.Pid, Cgroup: s.Cgroup(), InitFilter: s.initFilter})
 }
 

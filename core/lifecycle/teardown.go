@@ -48,6 +48,7 @@ func (s *Sandbox) teardown(ctx context.Context, asked bool) error {
 	if s.prep != nil {
 		s.prep.Close()
 	}
+	s.notices.close()
 	if s.stdio != nil {
 		s.drain(asked)
 	}

@@ -34,8 +34,8 @@ func TestErrors(t *testing.T) {
 		{"network plugin", with(), []string{`network "netbridge" {}`}, "job.hcl:3", `network plugin "netbridge"`, "remove it"},
 		{"runtime plugin", with(), []string{`runtime "gvisor" {}`}, "job.hcl:3", `runtime plugin "gvisor"`, "remove it"},
 		{"plugin hook", with(), []string{`plugin_hook "trail" {}`}, "job.hcl:3", `plugin_hook "trail"`, "remove it"},
-		{"notification", with(), []string{`readiness {`, `notify = true`, `}`}, "job.hcl:3", "readiness by notification", "remove it"},
-		{"sd_notify", with(), []string{`sd_notify = true`}, "job.hcl:3", "sd_notify", "remove it"},
+		{"a mount over the socket for notifications", with(), []string{`sd_notify = true`, `tmpfs "/run/nucleus" {}`}, "job.hcl:4", "where the socket for notifications is", "choose another target"},
+		{"a mount in its place", with(), []string{`readiness {`, `notify = true`, `}`, `volume "x" {`, `source = "/srv"`, `target = "/run/nucleus/notify"`, `}`}, "job.hcl:6", "where the socket for notifications is", "choose another target"},
 		{"hook without an init", with(), []string{`init = false`, `hook "startContainer" {`, `command = ["/bin/true"]`, `}`}, "job.hcl:4", "needs an init", "remove init = false"},
 		{"trace", with(), []string{`security {`, `seccomp {`, `mode = "trace"`, `}`, `}`}, "job.hcl:5", "seccomp trace mode", "remove it"},
 

@@ -26,7 +26,11 @@ func (e *explainer) security() {
 		e.add("rlimit "+name, fmt.Sprintf("%s:%s", LimitText(r.Soft), LimitText(r.Hard)), "prlimit(2)", paths...)
 	}
 	e.add("session keyring", "its own", "keyctl(KEYCTL_JOIN_SESSION_KEYRING)")
-	e.add("descriptors", "0 1 2", "close_range(2)")
+	if p.SocketActivation {
+		e.add("descriptors", "0 1 2, and from 3 on the sockets that were passed", "LISTEN_FDS, LISTEN_PID (sd_listen_fds(3)); close_range(2)", "socket_activation")
+	} else {
+		e.add("descriptors", "0 1 2", "close_range(2)")
+	}
 	e.landlock()
 	e.seccomp()
 	if p.Lockdown != "" {
@@ -134,6 +138,7 @@ func (e *explainer) exec() {
 	for _, h := range p.PluginHooks {
 		e.add("plugin_hook "+h.Plugin, "called at the boundaries that it wants to hear of", "a process of its own, gRPC; each call at most "+h.Timeout.String(), h.Origin)
 	}
+	e.notify()
 	e.probes()
 	e.add("stop", p.Stop.Signal+", grace "+p.Stop.Grace.String(), "init, then SIGKILL of PID 1", "stop.signal", "stop.grace")
 }

@@ -61,7 +61,7 @@ type maker struct {
 // Make resolves a job. The error is of type Errors.
 func Make(j *job.Job, in Inputs) (*Plan, error) {
 	m := &maker{j: j, in: in, h: in.Host, p: &Plan{
-		Version: SchemaVersion, Name: j.Name, File: j.File, Mode: j.Mode, AllowDegraded: j.AllowDegraded, Trust: j.Trust, Init: j.Init, Timeout: j.Timeout, Stop: j.Stop,
+		Version: SchemaVersion, Name: j.Name, File: j.File, Mode: j.Mode, AllowDegraded: j.AllowDegraded, Trust: j.Trust, Init: j.Init, Timeout: j.Timeout, Stop: j.Stop, SocketActivation: j.SocketActivation,
 	}}
 	m.origins()
 	m.unsupported()
@@ -71,6 +71,7 @@ func Make(j *job.Job, in Inputs) (*Plan, error) {
 	m.process(id)
 	m.root()
 	m.mounts(id)
+	m.notify(id)
 	m.secrets(id)
 	m.files(id)
 	m.resources()
@@ -142,12 +143,6 @@ func (m *maker) unsupported() {
 		}
 		later(fmt.Sprintf("plugin_hook[%q]", h.Plugin), fmt.Sprintf("plugin_hook %q: hooks plugins are", h.Plugin))
 	}
-	if r := j.Readiness; r != nil && r.Notify {
-		later("readiness", "readiness by notification is")
-	}
-	if j.SDNotify {
-		later("sd_notify", "sd_notify is")
-	}
 	if j.Trust == "untrusted" && j.Runtime == nil {
 		m.fail("trust", `write: runtime "gvisor" {}`, "trust = \"untrusted\" refuses the native runtime")
 	}
@@ -193,6 +188,7 @@ func (m *maker) process(id identity) {
 			env["TERM"] = m.in.Term
 		}
 	}
+	m.notifyEnv(env)
 	m.secretNames(env)
 	for k, v := range j.Env {
 		env[k] = v

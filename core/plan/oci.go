@@ -28,8 +28,8 @@ func (p *Plan) OCI() *specs.Spec {
 	}
 	for _, m := range p.Mounts {
 		switch m.Kind {
-		case MountLink, MountDevice:
-			continue // every OCI runtime makes these itself
+		case MountLink, MountDevice, MountNotify:
+			continue // every OCI runtime makes these itself; nobody would read the socket
 		case MountScratch:
 			s.Mounts = append(s.Mounts, specs.Mount{Destination: m.Destination, Type: "tmpfs", Source: "tmpfs", Options: withoutBind(m.Options)})
 			continue

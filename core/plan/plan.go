@@ -64,6 +64,9 @@ type Plan struct {
 	Health    *Health    `json:"health,omitempty"`
 	// Restart says when the workload is started again; nil for never.
 	Restart *Restart `json:"restart,omitempty"`
+	Notify  *Notify  `json:"notify,omitempty"`
+	// SocketActivation: the workload gets the sockets that were passed to its caller.
+	SocketActivation bool `json:"socketActivation,omitempty"`
 	// PluginHooks are called at the boundaries of the phases.
 	PluginHooks []PluginHook `json:"pluginHooks,omitempty"`
 	// Annotations are what hooks plugins have written down.
@@ -89,6 +92,7 @@ type Probe struct {
 // Readiness is what must succeed before the sandbox counts as ready.
 type Readiness struct {
 	Probe
+	Notify   bool          `json:"notify,omitempty"` // instead: the workload says so
 	Interval time.Duration `json:"interval"`
 	Timeout  time.Duration `json:"timeout"`
 }
@@ -175,6 +179,7 @@ const (
 	MountOverlay   = "overlay" // writable layer over a host directory
 	MountTmpfs     = "tmpfs"   // asked for by the job
 	MountSecrets   = "secrets" // holds the files of the secrets
+	MountNotify    = "notify"  // holds the socket for notifications
 )
 
 // File is a small file that the sandbox gets of its own.
@@ -360,6 +365,9 @@ type Inputs struct {
 	HooksPlugins bool
 	// Networks: there is somebody who can reach network plugins.
 	Networks bool
+	// Watchdog is how often the service manager wants to hear of the workload, 0 for
+	// no matter.
+	Watchdog time.Duration
 	// Missing holds the mount points of NestedMounts that do not exist.
 	Missing map[string]bool
 }

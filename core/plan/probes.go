@@ -13,8 +13,11 @@ import (
 
 // probes follows the Landlock rules, which hold for a probe as for the workload.
 func (m *maker) probes() {
-	if r := m.j.Readiness; r != nil && !r.Notify {
-		m.p.Readiness = &Readiness{Probe: m.probe("readiness", r.Probe), Interval: r.Interval, Timeout: r.Timeout}
+	if r := m.j.Readiness; r != nil {
+		m.p.Readiness = &Readiness{Notify: r.Notify, Interval: r.Interval, Timeout: r.Timeout}
+		if !r.Notify {
+			m.p.Readiness.Probe = m.probe("readiness", r.Probe)
+		}
 	}
 	if h := m.j.Health; h != nil {
 		m.p.Health = &Health{Probe: m.probe("health", h.Probe), Interval: h.Interval, Timeout: h.Timeout, StartPeriod: h.StartPeriod, Retries: h.Retries, OnFailure: h.OnFailure}
@@ -97,7 +100,9 @@ func (p Probe) does() string {
 }
 
 func (e *explainer) probes() {
-	if r := e.p.Readiness; r != nil {
+	if r := e.p.Readiness; r != nil && r.Notify {
+		e.add("readiness", "READY=1 of the workload", fmt.Sprintf("not ready after %s ends the sandbox", r.Timeout), "readiness")
+	} else if r != nil {
 		interval, limit := probe.Readiness{Interval: r.Interval, Timeout: r.Timeout}.Rhythm()
 		e.add("readiness", r.String(), fmt.Sprintf("%severy %s, at most %s a try; not ready after %s ends the sandbox", r.does(), interval, min(limit, r.Timeout), r.Timeout), "readiness")
 	}

@@ -81,7 +81,7 @@ func (m *maker) secretNames(ours map[string]string) {
 		switch {
 		case s.Env == "":
 			continue
-		case own:
+		case own, m.j.SocketActivation && strings.HasPrefix(s.Env, "LISTEN_"):
 			why = "is set by Nucleus"
 		case given || seen[s.Env]:
 			why = "is set twice"

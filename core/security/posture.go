@@ -362,7 +362,8 @@ func (p *posture) hasMount(id uint64) (bool, error) {
 	return false, lines.Err()
 }
 
-// descriptors checks that stage 2 holds 0, 1, 2 and the gate, and nothing else.
+// descriptors checks that stage 2 holds 0, 1, 2, the sockets that were passed and the
+// gate, and nothing else.
 func (p *posture) descriptors() {
 	// fdinfo, for it asks only for ptrace access (Linux 5.14), where fd also
 	// asks for an owner that a map without id 0 does not have.
@@ -379,7 +380,12 @@ func (p *posture) descriptors() {
 		return
 	}
 	slices.Sort(names)
-	p.check("open descriptors", strings.Join(names, " "), "0 1 2 3")
+	want := make([]string, 4+len(p.want.Process.Listen))
+	for i := range want {
+		want[i] = strconv.Itoa(i)
+	}
+	slices.Sort(want)
+	p.check("open descriptors", strings.Join(names, " "), strings.Join(want, " "))
 }
 
 func (p *posture) limits() {

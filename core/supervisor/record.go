@@ -14,17 +14,19 @@ const RecordVersion = 1
 const RecordName = "state.json"
 
 // Record is what is known of a sandbox. It has no value of an environment, and no
-// secret; nor has the file of it a command, whose arguments could be one.
+// secret; nor has the file of it a command, whose arguments could be one, nor what the
+// sandbox says of itself.
 type Record struct {
 	Version    int               `json:"version"`
 	ID         string            `json:"id"`
 	Name       string            `json:"name"`
 	Status     lifecycle.Status  `json:"status"`
-	Ready      bool              `json:"ready"`                // it runs, and its readiness probe has passed if it has one
-	Health     string            `json:"health,omitempty"`     // starting, healthy or unhealthy, with a health probe
-	Pid        int               `json:"pid,omitempty"`        // the workload's, as the host sees it
-	InitPid    int               `json:"init_pid,omitempty"`   // PID 1 of the sandbox, as the host sees it
-	Supervisor int               `json:"supervisor,omitempty"` // its pid
+	Ready      bool              `json:"ready"`                 // it runs, and its readiness probe has passed if it has one
+	Health     string            `json:"health,omitempty"`      // starting, healthy or unhealthy, with a health probe
+	StatusText string            `json:"status_text,omitempty"` // what it says of itself (STATUS= of sd_notify(3)); of a live one
+	Pid        int               `json:"pid,omitempty"`         // the workload's, as the host sees it
+	InitPid    int               `json:"init_pid,omitempty"`    // PID 1 of the sandbox, as the host sees it
+	Supervisor int               `json:"supervisor,omitempty"`  // its pid
 	Detached   bool              `json:"detached"`
 	Job        string            `json:"job"`            // its name
 	File       string            `json:"file,omitempty"` // where the job was read

@@ -165,7 +165,7 @@ func (v *Supervisor) keep(r exec.Result, err error) error {
 
 // store leaves out what may hold a secret: who has the supervisor's ear is told.
 func (v *Supervisor) store(r Record) error {
-	r.Command = nil
+	r.Command, r.StatusText = nil, ""
 	return v.cfg.Dir.WriteJSON(RecordName, r)
 }
 
@@ -178,11 +178,11 @@ func (v *Supervisor) record() Record {
 		Version: RecordVersion, ID: v.ID(), Name: v.Name(), Status: s.Status(), Pid: s.Pid(), InitPid: s.InitPid(), Supervisor: os.Getpid(),
 		Detached: v.cfg.Detached, Job: p.Name, File: p.File, Mode: string(p.Mode), Command: p.Process.Args, Terminal: p.Process.Terminal,
 		Root: p.Root.Kind, Rootfs: p.Root.Path, Network: p.Network.Backend, Cgroup: s.Cgroup(), Created: v.created, Started: s.Started(), Execs: v.execs.Load(),
-		Health: string(s.Health()), Restarts: restarts,
+		Health: string(s.Health()), StatusText: s.StatusText(), Restarts: restarts,
 	}
 	r.Ready = r.Status != lifecycle.StatusStopped && isClosed(s.Ready())
 	if between {
-		r.Status, r.Pid, r.InitPid, r.Cgroup, r.Ready, r.Health = StatusRestarting, 0, 0, nil, false, ""
+		r.Status, r.Pid, r.InitPid, r.Cgroup, r.Ready, r.Health, r.StatusText = StatusRestarting, 0, 0, nil, false, "", ""
 	}
 	return r
 }

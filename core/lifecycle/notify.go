@@ -1,0 +1,115 @@
+package lifecycle
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"time"
+
+	"github.com/nucleus-runtime/nucleus/core/audit"
+	"github.com/nucleus-runtime/nucleus/core/initproto"
+	"github.com/nucleus-runtime/nucleus/core/initproto/channel"
+	"github.com/nucleus-runtime/nucleus/core/notify"
+	"github.com/nucleus-runtime/nucleus/core/probe"
+)
+
+// notices is what the sandbox says of itself.
+type notices struct {
+	receiver *notify.Receiver
+	ready    chan struct{} // closed by the first READY=1
+
+	mu     sync.Mutex
+	said   bool // ready is closed
+	status string
+	lost   bool // the manager could not be told, and that was said
+}
+
+func (n *notices) close() {
+	if n.receiver != nil {
+		n.receiver.Close()
+	}
+}
+
+// StatusText is what the workload last said that it is at, fit to be shown.
+func (s *Sandbox) StatusText() string {
+	s.notices.mu.Lock()
+	defer s.notices.mu.Unlock()
+	return s.notices.status
+}
+
+// listenNotices takes over the socket that came when the file system stood.
+func (s *Sandbox) listenNotices(fds []int) error {
+	want := 0
+	if s.plan.Notify != nil {
+		want = 1
+	}
+	if len(fds) != want {
+		channel.CloseAll(fds)
+		return phase("fs", fmt.Errorf("%w: %d descriptors", initproto.ErrMessage, len(fds)))
+	}
+	if want > 0 {
+		s.notices.receiver = notify.Receive(fds[0], s.hear)
+	}
+	return nil
+}
+
+// hear takes a message of the sandbox. The first word of its readiness is the
+// supervisor's where the job has a probe for it, or is what the probe waits for.
+func (s *Sandbox) hear(m notify.Message) {
+	n := &s.notices
+	n.mu.Lock()
+	if m.HasStatus {
+		n.status = m.Status
+	}
+	if m.Ready && !n.said {
+		n.said = true
+		close(n.ready)
+	}
+	n.mu.Unlock()
+	if !s.plan.Notify.Manager {
+		return
+	}
+	if s.plan.Readiness != nil {
+		select {
+		case <-s.readied:
+		default:
+			m.Ready = false
+		}
+	}
+	m.Stopping = m.Stopping && s.plan.Notify.Stopping
+	s.tellManager(m)
+}
+
+// tellManager tells whoever manages this process. A manager that does not listen is no
+// reason to end a sandbox.
+func (s *Sandbox) tellManager(m notify.Message) {
+	if s.cfg.Manager == nil {
+		return
+	}
+	err := s.cfg.Manager.Tell(m)
+	n := &s.notices
+	n.mu.Lock()
+	first := err != nil && !n.lost
+	n.lost = n.lost || first
+	n.mu.Unlock()
+	if first {
+		s.log.Emit(audit.NotifyFailed, err, nil)
+	}
+}
+
+var errSilent = errors.New("the workload has not sent READY=1 to its NOTIFY_SOCKET")
+
+// awaitNotice waits until the workload says that it is ready.
+func (s *Sandbox) awaitNotice(ctx context.Context, within time.Duration) error {
+	t := time.NewTimer(within)
+	defer t.Stop()
+	select {
+	case <-s.notices.ready:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	case <-t.C:
+		return &probe.NotReadyError{After: within, Last: errSilent}
+	}
+}
