@@ -13,7 +13,6 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"github.com/nucleus-runtime/nucleus/core/cgroups"
 	"github.com/nucleus-runtime/nucleus/core/control"
 	"github.com/nucleus-runtime/nucleus/core/exec"
 	"github.com/nucleus-runtime/nucleus/core/lifecycle"
@@ -182,7 +181,7 @@ func (v *Supervisor) handle(ctx context.Context, c *control.Conn, m control.Mess
 	case VerbResume:
 		v.answer(c, nil, s.Resume(ctx))
 	case VerbStats:
-		st, err := v.stats()
+		st, err := v.stats(ctx)
 		v.answer(c, st, err)
 	case VerbWait:
 		v.wait(ctx, c, control.KindOK)
@@ -242,23 +241,6 @@ func (v *Supervisor) signal(m control.Message) error {
 	}
 	v.sandbox.Signal(unix.Signal(r.Signal))
 	return nil
-}
-
-// Stats are a sandbox's accounts.
-type Stats struct {
-	ID     string         `json:"id"`
-	Name   string         `json:"name"`
-	Time   time.Time      `json:"time"`
-	Status string         `json:"status"`
-	Cgroup *cgroups.Stats `json:"cgroup"` // null without a control group
-}
-
-func (v *Supervisor) stats() (*Stats, error) {
-	cg, err := v.sandbox.Stats()
-	if err != nil {
-		return nil, err
-	}
-	return &Stats{ID: v.sandbox.ID(), Name: v.sandbox.Name(), Time: time.Now(), Status: string(v.sandbox.Status()), Cgroup: cg}, nil
 }
 
 // wait tells the end once it is there.
