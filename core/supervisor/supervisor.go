@@ -83,6 +83,7 @@ func (v *Supervisor) End(r exec.Result, err error) {
 func (v *Supervisor) Keep(r exec.Result, err error) error {
 	rec := v.record()
 	rec.Status, rec.Pid, rec.InitPid, rec.Supervisor, rec.Cgroup, rec.Result = lifecycle.StatusStopped, 0, 0, 0, nil, &r
+	rec.Ended = r.Started.Add(r.Duration)
 	if err != nil {
 		rec.Error = err.Error()
 	}
