@@ -21,7 +21,7 @@ import (
 
 const (
 	metricsClients = 16              // that are served at a time; others wait in the queue
-	metricsRead    = 5 * time.Second // for a client to say what it wants
+	metricsRead    = 2 * time.Second // for a client to say what it wants
 	metricsWrite   = 15 * time.Second
 )
 

@@ -76,8 +76,10 @@ func (a *app) dial(ctx context.Context, ref string) (*control.Conn, state.Ref, e
 	return c, x, err
 }
 
-// errEnded is a sandbox that takes no more requests.
-var errEnded = errors.New("has ended")
+var (
+	errEnded  = errors.New("has ended")
+	errSilent = errors.New("its supervisor is gone, or does not serve yet")
+)
 
 // dialTo connects to the supervisor of a sandbox that the caller calls ref.
 func dialTo(ctx context.Context, x state.Ref, ref string) (*control.Conn, error) {
@@ -89,7 +91,7 @@ func dialTo(ctx context.Context, x state.Ref, ref string) (*control.Conn, error)
 		if _, serr := os.Lstat(x.Path); errors.Is(serr, fs.ErrNotExist) {
 			return nil, &state.NotFoundError{Ref: ref}
 		}
-		return nil, &hintedError{err: fmt.Errorf("sandbox %q: its supervisor is gone, or does not serve yet", ref), hint: "nucleus gc"}
+		return nil, &hintedError{err: fmt.Errorf("sandbox %q: %w", ref, errSilent), hint: "nucleus gc"}
 	}
 	return c, err
 }

@@ -70,10 +70,11 @@ type account struct {
 	err    error
 }
 
-// over tells whether there is nothing to ask any more.
+// over tells whether there is nothing to ask any more, or not yet: a supervisor that
+// holds its sandbox and does not listen is on its way.
 func (x *account) over() bool {
 	var nf *state.NotFoundError
-	return errors.As(x.err, &nf) || errors.Is(x.err, errEnded) || errors.Is(x.err, control.ErrGone)
+	return errors.As(x.err, &nf) || errors.Is(x.err, errEnded) || errors.Is(x.err, errSilent) || errors.Is(x.err, control.ErrGone)
 }
 
 const (
