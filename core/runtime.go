@@ -204,6 +204,9 @@ type RunOptions struct {
 	// Detached: what the workload writes goes into a log in the sandbox's directory,
 	// and to whoever attaches, instead of to Streams, which are not used.
 	Detached bool
+	// Journal is the socket of systemd's journal (journald.Socket) that gets what a
+	// detached workload writes beside the log; "" for none.
+	Journal string
 	// Held: whoever asks on the control socket has the sandbox started, or removed
 	// (Sandbox.StartAsked, Sandbox.Abandoned).
 	Held bool
@@ -245,7 +248,7 @@ func (r *Runtime) create(ctx context.Context, p *plan.Plan, o RunOptions) (*Sand
 	}
 	var out *supervisor.Output
 	if o.Detached {
-		if out, err = supervisor.NewOutput(p.Process.Terminal); err != nil {
+		if out, err = supervisor.NewOutput(p.Process.Terminal, o.Journal); err != nil {
 			return nil, err
 		}
 		o.Streams = out.Streams()
@@ -258,7 +261,7 @@ func (r *Runtime) create(ctx context.Context, p *plan.Plan, o RunOptions) (*Sand
 	}, p)
 	if err != nil {
 		if out != nil {
-			out.Close()
+			err = errors.Join(err, out.Close())
 		}
 		return nil, locate(err, p)
 	}

@@ -28,7 +28,7 @@ func supervise(ctx context.Context, ls *lifecycle.Sandbox, p *plan.Plan, o RunOp
 	s := &Sandbox{Sandbox: ls, plan: p, out: out, keep: o.Keep, over: make(chan struct{})}
 	var err error
 	if out != nil {
-		err = out.Begin(ls.Dir().Path)
+		err = out.Begin(ls.Dir())
 	}
 	if err == nil {
 		s.sup, err = supervisor.New(ls, supervisor.Config{Detached: o.Detached, Held: o.Held, Output: out, Locate: func(err error) error { return locate(err, p) }})

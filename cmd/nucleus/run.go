@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -20,6 +21,7 @@ import (
 	"github.com/nucleus-runtime/nucleus/cmd/nucleus/internal/signals"
 	"github.com/nucleus-runtime/nucleus/core"
 	"github.com/nucleus-runtime/nucleus/core/exec"
+	"github.com/nucleus-runtime/nucleus/core/journald"
 	"github.com/nucleus-runtime/nucleus/core/plan"
 )
 
@@ -31,6 +33,7 @@ type runFlags struct {
 	json    bool
 	detach  bool
 	keep    bool
+	log     string
 	create  bool // stop at the start gate
 }
 
@@ -67,6 +70,22 @@ func (f *runFlags) addRun(c *cobra.Command) {
 	c.Flags().StringVar(&f.events, "events", "", "write events as JSON lines to FILE or fd:N")
 	c.Flags().StringVar(&f.pidFile, "pid-file", "", "write the workload's host pid to this file, which is removed with the sandbox; what a killed nucleus left is replaced by the next run")
 	c.Flags().BoolVar(&f.keep, "keep", false, "keep the record and the log of the sandbox after its end, and its name, until nucleus rm")
+	c.Flags().StringVar(&f.log, "log", "", "journald: hand the output of a detached sandbox to systemd's journal as well; journald:SOCKET for another than "+journald.Socket)
+}
+
+// journal gives the socket that -log names, "" without.
+func (f *runFlags) journal() (string, error) {
+	if f.log == "" {
+		return "", nil
+	}
+	kind, path, named := strings.Cut(f.log, ":")
+	if kind != "journald" || named && !filepath.IsAbs(path) {
+		return "", &usageError{err: fmt.Errorf("-log %q: write journald, or journald:SOCKET with an absolute path", f.log), hint: "nucleus run -detach -log journald -config job.hcl"}
+	}
+	if !f.detach {
+		return "", &usageError{err: errors.New("-log is for a detached sandbox: in the foreground the output is the caller's"), hint: "nucleus run -detach -log journald -config job.hcl"}
+	}
+	return cmp.Or(path, journald.Socket), nil
 }
 
 func (a *app) createCommand() *cobra.Command {
@@ -94,6 +113,10 @@ start, or nucleus rm.`,
 }
 
 func (a *app) run(ctx context.Context, f *runFlags, argv []string) error {
+	journal, err := f.journal()
+	if err != nil {
+		return err
+	}
 	if f.detach {
 		if f.trace || f.json {
 			return &usageError{err: errors.New("-trace and -json tell of a run in the foreground: leave them out, or -detach"), hint: "nucleus inspect NAME"}
@@ -165,7 +188,7 @@ func (a *app) run(ctx context.Context, f *runFlags, argv []string) error {
 			a.problem("warning", fmt.Sprintf("protection %q is missing: %s", d.Name, d.Why), fmt.Sprintf("to accept it: allow_degraded = [%q]", d.Name))
 		}
 	}
-	res, err := a.supervise(ctx, rt, p, exact, f)
+	res, err := a.supervise(ctx, rt, p, exact, journal, f)
 	tr.print(a.stderr)
 	if f.json {
 		if jerr := json.NewEncoder(a.stderr).Encode(res); jerr != nil && err == nil {
@@ -202,7 +225,7 @@ func (a *app) run(ctx context.Context, f *runFlags, argv []string) error {
 }
 
 // supervise runs the plan and passes signals on.
-func (a *app) supervise(ctx context.Context, rt *core.Runtime, p *plan.Plan, name string, f *runFlags) (core.Result, error) {
+func (a *app) supervise(ctx context.Context, rt *core.Runtime, p *plan.Plan, name, journal string, f *runFlags) (core.Result, error) {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	caught, release, err := signals.Catch(unix.SIGINT, unix.SIGTERM, unix.SIGHUP, unix.SIGQUIT, unix.SIGUSR1, unix.SIGUSR2)
@@ -225,7 +248,7 @@ func (a *app) supervise(ctx context.Context, rt *core.Runtime, p *plan.Plan, nam
 		}
 	}
 	s, err := rt.Create(ctx, p, core.RunOptions{
-		Name: name, Streams: core.Streams{In: a.stdin, Out: a.stdout, Err: a.stderr}, ThreadsStay: true, Detached: f.detach, Held: f.create, Keep: f.keep,
+		Name: name, Streams: core.Streams{In: a.stdin, Out: a.stdout, Err: a.stderr}, ThreadsStay: true, Detached: f.detach, Held: f.create, Keep: f.keep, Journal: journal,
 	})
 	if err != nil {
 		return core.Failed(err), err

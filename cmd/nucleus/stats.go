@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 	"sync"
 	"text/tabwriter"
 	"time"
@@ -179,22 +180,14 @@ func (a *app) stats(ctx context.Context, refs []string, follow, asJSON bool) err
 }
 
 func (a *app) showStats(list []account, earlier map[string]supervisor.Stats, follow, asJSON bool) error {
-	t := tabwriter.NewWriter(a.out, 0, 0, 2, ' ', 0)
-	if !asJSON {
-		percent := ""
-		if follow {
-			percent = "CPU%\t"
-		}
-		fmt.Fprintf(t, "NAME\tSTATUS\tCPU\t%sTHROTTLED\tMEMORY\tPEAK\tOOM\tPIDS\tNET-IN\tNET-OUT\tDENIED\tREAD\tWRITTEN\tPRESSURE\n", percent)
-	}
+	var lines [][]string
 	failed := false
 	for _, x := range list {
-		if x.err != nil {
+		switch {
+		case x.err != nil:
 			failed = true
 			a.problem("error", x.err.Error(), hintOf(x.err))
-			continue
-		}
-		if asJSON {
+		case asJSON:
 			b, err := json.Marshal(x.stats)
 			if err != nil {
 				return err
@@ -202,19 +195,23 @@ func (a *app) showStats(list []account, earlier map[string]supervisor.Stats, fol
 			if _, err := a.out.Write(append(b, '\n')); err != nil {
 				return err
 			}
-			continue
-		}
-		r := row(x.stats)
-		if follow {
-			r = slices.Insert(r, 3, share(earlier[x.of.ID], x.stats))
-		}
-		for i, col := range r {
-			if i > 0 {
-				fmt.Fprint(t, "\t")
+		default:
+			lines = append(lines, row(x.stats))
+			if follow {
+				lines[len(lines)-1] = slices.Insert(lines[len(lines)-1], cpuColumn+1, share(earlier[x.of.ID], x.stats))
 			}
-			fmt.Fprint(t, col)
 		}
-		fmt.Fprintln(t)
+	}
+	t := tabwriter.NewWriter(a.out, 0, 0, 2, ' ', 0)
+	if !asJSON && (len(lines) > 0 || !failed) {
+		titles := slices.Clone(columns)
+		if follow {
+			titles = slices.Insert(titles, cpuColumn+1, "CPU%")
+		}
+		fmt.Fprintln(t, strings.Join(titles, "\t"))
+	}
+	for _, x := range lines {
+		fmt.Fprintln(t, strings.Join(x, "\t"))
 	}
 	if err := t.Flush(); err != nil {
 		return err
@@ -225,9 +222,15 @@ func (a *app) showStats(list []account, earlier map[string]supervisor.Stats, fol
 	return nil
 }
 
+// columns are those of row.
+var columns = []string{"NAME", "STATUS", "CPU", "THROTTLED", "MEMORY", "PEAK", "OOM", "PIDS", "NET-IN", "NET-OUT", "DENIED", "READ", "WRITTEN", "PRESSURE"}
+
+const cpuColumn = 2
+
 // row is a line of the table.
 func row(s supervisor.Stats) []string {
-	r := []string{printable(s.Name), string(s.Status), "-", "-", "-", "-", "-", "-", "-", "-", "-", "-", "-", "-"}
+	r := slices.Repeat([]string{"-"}, len(columns))
+	r[0], r[1] = printable(s.Name), string(s.Status)
 	if g := s.Cgroup; g != nil {
 		if c := g.CPU; c != nil {
 			r[2], r[3] = seconds(c.UsageUsec), seconds(c.ThrottledUsec)

@@ -8,7 +8,9 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/nucleus-runtime/nucleus/core/exec"
+	"github.com/nucleus-runtime/nucleus/core/journald"
 	"github.com/nucleus-runtime/nucleus/core/logs"
+	"github.com/nucleus-runtime/nucleus/core/state"
 )
 
 // Output is where the output of a detached workload goes: into its log, and to the
@@ -19,13 +21,21 @@ type Output struct {
 	fans [2]fan
 	tty  bool
 
-	log *logs.Log
-	wg  sync.WaitGroup
+	log     *logs.Log
+	journal *journald.Sender // nil unless the output goes there, too
+	wg      sync.WaitGroup
 }
 
-// NewOutput makes the pipes. A terminal mixes both streams: it has one.
-func NewOutput(tty bool) (*Output, error) {
+// NewOutput makes the pipes. A terminal mixes both streams: it has one. journal is the
+// socket of a journal that gets the output beside the log, "" for none.
+func NewOutput(tty bool, journal string) (*Output, error) {
 	o := &Output{tty: tty}
+	if journal != "" {
+		var err error
+		if o.journal, err = journald.Open(journal); err != nil {
+			return nil, err
+		}
+	}
 	n := 2
 	if tty {
 		n = 1
@@ -33,8 +43,7 @@ func NewOutput(tty bool) (*Output, error) {
 	for i := range n {
 		r, w, err := os.Pipe()
 		if err != nil {
-			o.Close()
-			return nil, os.NewSyscallError("pipe2", err)
+			return nil, errors.Join(os.NewSyscallError("pipe2", err), o.Close())
 		}
 		o.from[i], o.ends[i] = r, w
 	}
@@ -45,9 +54,14 @@ func NewOutput(tty bool) (*Output, error) {
 func (o *Output) Streams() exec.Streams { return exec.Streams{Out: o.ends[0], Err: o.ends[1]} }
 
 // Begin opens the log and begins to read. Without it nothing is read.
-func (o *Output) Begin(dir string) error {
+func (o *Output) Begin(d *state.Dir) error {
+	var options logs.Options
+	if o.journal != nil {
+		o.journal.Begin(d.ID, d.Name)
+		options.Also = o.journal.Send
+	}
 	var err error
-	if o.log, err = logs.Open(dir, logs.Options{}); err != nil {
+	if o.log, err = logs.Open(d.Path, options); err != nil {
 		return err
 	}
 	names := [2]logs.Stream{logs.Out, logs.Err}
@@ -88,12 +102,15 @@ func (o *Output) Finish() error {
 		err = errors.Join(o.log.Err(), o.log.Close())
 		o.log = nil
 	}
-	o.Close()
-	return err
+	return errors.Join(err, o.Close())
 }
 
-// Close lets everything go.
-func (o *Output) Close() {
+// Close lets everything go, and tells what the journal did not take.
+func (o *Output) Close() (err error) {
+	if o.journal != nil {
+		err = o.journal.Close()
+		o.journal = nil
+	}
 	o.closeEnds()
 	for i, f := range o.from {
 		if f != nil {
@@ -101,6 +118,7 @@ func (o *Output) Close() {
 			o.from[i] = nil
 		}
 	}
+	return err
 }
 
 // Attach gives descriptors that the output from now on can be read from, the

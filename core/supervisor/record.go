@@ -37,7 +37,7 @@ type Record struct {
 	Cgroup     map[string]string `json:"cgroup,omitempty"` // directory by v1 controller, "" on v2
 	Created    time.Time         `json:"created"`
 	Started    time.Time         `json:"started,omitzero"`
-	Ended      time.Time         `json:"ended,omitzero"` // when its workload had ended
+	Ended      time.Time         `json:"ended,omitzero"`  // when its workload had ended
 	Execs      uint64            `json:"execs,omitempty"` // commands run beside the workload so far
 	// Result is how it ended, for a sandbox that has.
 	Result *exec.Result `json:"result,omitempty"`
