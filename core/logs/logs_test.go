@@ -400,7 +400,7 @@ func TestNoWayLeadsOut(t *testing.T) {
 func TestAlso(t *testing.T) {
 	var got []string
 	dir := t.TempDir()
-	l := open(t, dir, Options{MaxBytes: 100, MaxFiles: 1, Also: func(r Record) { got = append(got, fmt.Sprintf("%s %v %s", r.Stream, r.Partial, r.Text)) }})
+	l := open(t, dir, Options{Also: func(r Record) { got = append(got, fmt.Sprintf("%s %v %s", r.Stream, r.Partial, r.Text)) }})
 	copyAll(t, l, Out, strings.NewReader("one\ntwo\nno end"))
 	if err := l.f.Close(); err != nil {
 		t.Fatal(err)
