@@ -71,7 +71,7 @@ func (a *app) serveMetrics(ctx context.Context, p metricsPlace) error {
 	if err := s.Shutdown(ctx); err != nil {
 		_ = s.Close() // a client that takes too long
 	}
-	<-over
+	_ = <-over // http.ErrServerClosed
 	return nil
 }
 
