@@ -71,7 +71,9 @@ func (a *app) serveMetrics(ctx context.Context, p metricsPlace) error {
 	if err := s.Shutdown(ctx); err != nil {
 		_ = s.Close() // a client that takes too long
 	}
-	_ = <-over // http.ErrServerClosed
+	if err := <-over; !errors.Is(err, http.ErrServerClosed) {
+		return fmt.Errorf("metrics: %w", err)
+	}
 	return nil
 }
 
