@@ -10,6 +10,7 @@ import (
 	"net"
 	"net/netip"
 	"os"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -37,6 +38,7 @@ type backend struct {
 	want    network.Want
 	place   network.Place
 	calls   []string
+	asked   func(detached bool) // by Status
 	gone    chan struct{}
 	serve   func(place network.Place)
 	records []network.Record
@@ -104,6 +106,11 @@ func (b *backend) Watch(ctx context.Context, tell func(sdk.Denial)) error {
 }
 
 func (b *backend) Status(context.Context) (*sdk.Status, error) {
+	if b.asked != nil {
+		b.mu.Lock()
+		defer b.mu.Unlock()
+		b.asked(slices.Contains(b.calls, "detach"))
+	}
 	return &sdk.Status{OK: true, Denied: 7, Flows: []sdk.FlowStats{{Name: "a.example", Connections: 2, RxBytes: 10, TxBytes: 20}}}, nil
 }
 
@@ -244,7 +251,8 @@ func TestNetworkIsAttachedBeforeTheWorkload(t *testing.T) {
 			fmt.Sprint(w.Egress) != "{0 [{[a.example] [] [{tcp 443 443}] []} {[] [10.0.0.0/8 fd00::/8] [] []}]}" {
 			t.Errorf("%s: asked for %+v", lines, w)
 		}
-		if n := res.Network; n == nil || n.Denied != 7 || len(n.Flows) != 1 || n.Flows[0].TxBytes != 20 {
+		if n := res.Network; n == nil || n.Denied != 7 || len(n.Flows) != 1 || n.Flows[0].TxBytes != 20 ||
+			fmt.Sprint(n.Denials) != "[{tcp 198.51.100.1:25  default job.hcl:9 1} {dns  b.example  port job.hcl:14 3}]" {
 			t.Errorf("%s: network %+v", lines, n)
 		}
 		for _, want := range []string{

@@ -218,6 +218,9 @@ type RunOptions struct {
 	// Detached: what the workload writes goes into a log in the sandbox's directory,
 	// and to whoever attaches, instead of to Streams, of which only Console is used.
 	Detached bool
+	// Journal is the socket of systemd's journal (journald.Socket) that gets what a
+	// detached workload writes beside the log; "" for none.
+	Journal string
 	// Held: whoever asks on the control socket has the sandbox started, or removed
 	// (Sandbox.StartAsked, Sandbox.Abandoned).
 	Held bool
@@ -278,7 +281,7 @@ func (r *Runtime) Create(ctx context.Context, p *plan.Plan, o RunOptions) (*Sand
 		}, p)
 	}
 	return supervisor.New(ctx, supervisor.Config{
-		Dir: d, Plan: p, Log: log, Streams: o.Streams, Detached: o.Detached, Held: o.Held, Keep: o.Keep, Pid: o.Pid, Again: o.Again,
+		Dir: d, Plan: p, Log: log, Streams: o.Streams, Detached: o.Detached, Journal: o.Journal, Held: o.Held, Keep: o.Keep, Pid: o.Pid, Again: o.Again,
 		Locate: func(err error) error { return locate(err, p) },
 		Make: func(ctx context.Context, streams exec.Streams) (*lifecycle.Sandbox, error) {
 			if o.ThreadsStay {

@@ -2,15 +2,12 @@ package main
 
 import (
 	"bufio"
-	"bytes"
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
 	"os"
 	"path/filepath"
-	"text/tabwriter"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -172,75 +169,6 @@ func tail(ctx context.Context, to io.Writer, from io.Reader, over func() bool) e
 		case <-time.After(100 * time.Millisecond):
 		}
 	}
-}
-
-func (a *app) statsCommand() *cobra.Command {
-	var follow, asJSON bool
-	c := &cobra.Command{
-		Use: "stats [-follow] [-json] NAME...", Short: "Print what sandboxes use: memory, processor time, processes, I/O",
-		Long: `Print what sandboxes use, as their control groups count it. Memory is in bytes, with
-the page cache of what they read; processor time in seconds. What this host does not
-count is shown as -.`,
-		Example: "  nucleus stats web\n  nucleus stats -follow -json web", Args: cobra.MinimumNArgs(1),
-		RunE: func(c *cobra.Command, args []string) error {
-			for {
-				if err := a.stats(c.Context(), args, asJSON); err != nil || !follow {
-					return err
-				}
-				select {
-				case <-c.Context().Done():
-					return nil
-				case <-time.After(time.Second):
-				}
-			}
-		},
-	}
-	c.Flags().BoolVar(&follow, "follow", false, "print again every second, until a sandbox ends")
-	c.Flags().BoolVar(&asJSON, "json", false, "print as JSON, a line for each sandbox")
-	return c
-}
-
-func (a *app) stats(ctx context.Context, refs []string, asJSON bool) error {
-	t := tabwriter.NewWriter(a.out, 0, 0, 2, ' ', 0)
-	if !asJSON {
-		fmt.Fprintln(t, "NAME\tSTATUS\tMEMORY\tPEAK\tCPU\tPIDS\tREAD\tWRITTEN")
-	}
-	for _, ref := range refs {
-		var s supervisor.Stats
-		if err := a.call(ctx, ref, supervisor.VerbStats, nil, &s); err != nil {
-			return err
-		}
-		if asJSON {
-			b, err := json.Marshal(s)
-			if err != nil {
-				return err
-			}
-			if _, err := a.out.Write(append(bytes.TrimSpace(b), '\n')); err != nil {
-				return err
-			}
-			continue
-		}
-		col := []any{printable(s.Name), s.Status, "-", "-", "-", "-", "-", "-"}
-		if g := s.Cgroup; g != nil {
-			if m := g.Memory; m != nil {
-				col[2] = m.Current
-				if m.Peak != nil {
-					col[3] = *m.Peak
-				}
-			}
-			if g.CPU != nil {
-				col[4] = fmt.Sprintf("%.2f", float64(g.CPU.UsageUsec)/1e6)
-			}
-			if g.Pids != nil {
-				col[5] = g.Pids.Current
-			}
-			if g.IO != nil {
-				col[6], col[7] = g.IO.ReadBytes, g.IO.WriteBytes
-			}
-		}
-		fmt.Fprintf(t, "%v\t%v\t%v\t%v\t%v\t%v\t%v\t%v\n", col...)
-	}
-	return t.Flush()
 }
 
 func (a *app) attachCommand() *cobra.Command {

@@ -8,6 +8,7 @@ import (
 
 	"github.com/nucleus-runtime/nucleus/core/audit"
 	"github.com/nucleus-runtime/nucleus/core/exec"
+	"github.com/nucleus-runtime/nucleus/core/journald"
 	"github.com/nucleus-runtime/nucleus/core/lifecycle"
 	"github.com/nucleus-runtime/nucleus/core/plan"
 	"github.com/nucleus-runtime/nucleus/core/state"
@@ -73,6 +74,10 @@ func hintOf(err error) string {
 			return fmt.Sprintf("chmod 0700 %s", oe.Path)
 		}
 		return "name a directory of your own: NUCLEUS_STATE_ROOT=DIR nucleus run …"
+	}
+	var me *journald.MissingError
+	if errors.As(err, &me) {
+		return "leave out -log: nucleus logs has the output in any case"
 	}
 	var ne *state.NameTakenError
 	if errors.As(err, &ne) {

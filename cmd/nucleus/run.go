@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -20,6 +21,7 @@ import (
 	"github.com/nucleus-runtime/nucleus/cmd/nucleus/internal/signals"
 	"github.com/nucleus-runtime/nucleus/core"
 	"github.com/nucleus-runtime/nucleus/core/exec"
+	"github.com/nucleus-runtime/nucleus/core/journald"
 	"github.com/nucleus-runtime/nucleus/core/listen"
 	"github.com/nucleus-runtime/nucleus/core/notify"
 	"github.com/nucleus-runtime/nucleus/core/plan"
@@ -34,6 +36,7 @@ type runFlags struct {
 	detach  bool
 	keep    bool
 	console string
+	log     string
 	create  bool // stop at the start gate
 }
 
@@ -71,6 +74,22 @@ func (f *runFlags) addRun(c *cobra.Command) {
 	c.Flags().StringVar(&f.pidFile, "pid-file", "", "write the workload's host pid to this file, which is removed with the sandbox; what a killed nucleus left is replaced by the next run")
 	c.Flags().StringVar(&f.console, "console-socket", "", "hand the terminal of a detached sandbox (tty = true) to whoever listens on this Unix socket, as OCI runtimes do")
 	c.Flags().BoolVar(&f.keep, "keep", false, "keep the record and the log of the sandbox after its end, and its name, until nucleus rm")
+	c.Flags().StringVar(&f.log, "log", "", "journald: hand the output of a detached sandbox to systemd's journal as well; journald:SOCKET for another than "+journald.Socket)
+}
+
+// journal gives the socket that -log names, "" without.
+func (f *runFlags) journal() (string, error) {
+	if f.log == "" {
+		return "", nil
+	}
+	kind, path, named := strings.Cut(f.log, ":")
+	if kind != "journald" || named && !filepath.IsAbs(path) {
+		return "", &usageError{err: fmt.Errorf("-log %q: write journald, or journald:SOCKET with an absolute path", f.log), hint: "nucleus run -detach -log journald -config job.hcl"}
+	}
+	if !f.detach {
+		return "", &usageError{err: errors.New("-log is for a detached sandbox: in the foreground the output is the caller's"), hint: "nucleus run -detach -log journald -config job.hcl"}
+	}
+	return cmp.Or(path, journald.Socket), nil
 }
 
 func (a *app) createCommand() *cobra.Command {
@@ -98,6 +117,10 @@ start, or nucleus rm.`,
 }
 
 func (a *app) run(ctx context.Context, f *runFlags, argv []string) error {
+	journal, err := f.journal()
+	if err != nil {
+		return err
+	}
 	if f.detach {
 		if f.trace || f.json {
 			return &usageError{err: errors.New("-trace and -json tell of a run in the foreground: leave them out, or -detach"), hint: "nucleus inspect NAME"}
@@ -111,6 +134,9 @@ func (a *app) run(ctx context.Context, f *runFlags, argv []string) error {
 	}
 	if f.console != "" && !f.detach {
 		return &usageError{err: errors.New("-console-socket is for a detached sandbox: in the foreground the terminal is the caller's"), hint: "nucleus run -detach -console-socket PATH -config job.hcl"}
+	}
+	if f.console != "" && f.log != "" {
+		return &usageError{err: errors.New("-log and -console-socket: a terminal that is handed over has no log"), hint: "nucleus run -detach -console-socket PATH -config job.hcl"}
 	}
 	tr := newTrace(f.trace)
 	exact := f.name
@@ -180,7 +206,7 @@ func (a *app) run(ctx context.Context, f *runFlags, argv []string) error {
 		return &hintedError{err: errors.New("-console-socket: the job has no terminal to hand over"), hint: "write tty = true in the job"}
 	}
 	a.warnOf(sockets, p)
-	res, err := a.supervise(ctx, rt, p, core.RunOptions{Name: exact, Sockets: sockets}, f)
+	res, err := a.supervise(ctx, rt, p, core.RunOptions{Name: exact, Sockets: sockets, Journal: journal}, f)
 	tr.print(a.stderr)
 	if f.json {
 		if jerr := json.NewEncoder(a.stderr).Encode(res); jerr != nil && err == nil {

@@ -72,17 +72,28 @@ func (a *app) dial(ctx context.Context, ref string) (*control.Conn, state.Ref, e
 	if err != nil {
 		return nil, x, err
 	}
+	c, err := dialTo(ctx, x, ref)
+	return c, x, err
+}
+
+var (
+	errEnded  = errors.New("has ended")
+	errSilent = errors.New("its supervisor is gone, or does not serve yet")
+)
+
+// dialTo connects to the supervisor of a sandbox that the caller calls ref.
+func dialTo(ctx context.Context, x state.Ref, ref string) (*control.Conn, error) {
 	c, err := control.Dial(ctx, x.Path)
 	if errors.Is(err, control.ErrNoSupervisor) {
 		if x.Kept() {
-			return nil, x, &hintedError{err: fmt.Errorf("sandbox %q has ended", ref), hint: "nucleus inspect " + ref}
+			return nil, &hintedError{err: fmt.Errorf("sandbox %q %w", ref, errEnded), hint: "nucleus inspect " + ref}
 		}
 		if _, serr := os.Lstat(x.Path); errors.Is(serr, fs.ErrNotExist) {
-			return nil, x, &state.NotFoundError{Ref: ref}
+			return nil, &state.NotFoundError{Ref: ref}
 		}
-		return nil, x, &hintedError{err: fmt.Errorf("sandbox %q: its supervisor is gone, or does not serve yet", ref), hint: "nucleus gc"}
+		return nil, &hintedError{err: fmt.Errorf("sandbox %q: %w", ref, errSilent), hint: "nucleus gc"}
 	}
-	return c, x, err
+	return c, err
 }
 
 // call makes one request of one sandbox.

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"runtime"
@@ -264,16 +265,16 @@ func (a *app) format(path string, check bool) error {
 	case string(out) == string(src):
 		return nil
 	}
-	return replaceFile(path, out)
-}
-
-// replaceFile writes a file so that it is never half there, and keeps its mode.
-func replaceFile(path string, content []byte) error {
 	st, err := os.Stat(path)
 	if err != nil {
 		return err
 	}
-	f, err := os.CreateTemp(filepath.Dir(path), ".nucleus-fmt-*")
+	return replaceFile(path, st.Mode().Perm(), out)
+}
+
+// replaceFile writes a file so that it is never half there.
+func replaceFile(path string, mode fs.FileMode, content []byte) error {
+	f, err := os.CreateTemp(filepath.Dir(path), ".nucleus-*")
 	if err != nil {
 		return err
 	}
@@ -282,7 +283,7 @@ func replaceFile(path string, content []byte) error {
 		_ = f.Close()
 		return err
 	}
-	if err := f.Chmod(st.Mode().Perm()); err != nil {
+	if err := f.Chmod(mode); err != nil {
 		_ = f.Close()
 		return err
 	}

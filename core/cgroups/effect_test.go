@@ -37,6 +37,9 @@ func TestMemoryLimitKillsAHogAndTellsSo(t *testing.T) {
 	if s.Memory.Peak != nil && (*s.Memory.Peak < 32<<20 || *s.Memory.Peak > 49<<20) {
 		t.Errorf("peak = %d, want about the limit (charges in flight may pass it)", *s.Memory.Peak)
 	}
+	if s.Memory.Limit == nil || *s.Memory.Limit != 48<<20 {
+		t.Errorf("limit = %v, want that of the group", s.Memory.Limit)
+	}
 	if s.Memory.Swap != nil && *s.Memory.Swap != 0 {
 		t.Errorf("swap = %d, want 0: a memory limit allows none by default", *s.Memory.Swap)
 	}
@@ -105,6 +108,9 @@ func TestPidsLimitMakesForkFail(t *testing.T) {
 	s, err := g.Stats()
 	if err != nil {
 		t.Fatal(err)
+	}
+	if s.Pids.Limit == nil || *s.Pids.Limit != 24 {
+		t.Errorf("limit = %v, want 24", s.Pids.Limit)
 	}
 	if s.Pids.Peak != nil && (*s.Pids.Peak <= uint64(got) || *s.Pids.Peak > 24) {
 		t.Errorf("peak = %d tasks after %d forks, want at most 24", *s.Pids.Peak, got)
@@ -267,6 +273,24 @@ func TestAccountsWithoutLimits(t *testing.T) {
 	}
 	if s.CPU == nil || s.CPU.UsageUsec == 0 {
 		t.Errorf("CPU: %+v", s.CPU)
+	}
+	if s.Memory != nil && s.Memory.Limit != nil || s.Pids != nil && s.Pids.Limit != nil {
+		t.Errorf("limits that nobody has set: %+v %+v", s.Memory, s.Pids)
+	}
+}
+
+// Where the kernel tells how long tasks had to wait, so do we.
+func TestPressureIsToldWhereTheKernelDoes(t *testing.T) {
+	f := needs(t, CPU)
+	g := newGroup(t, f, nil)
+	startIn(t, g, "spin:50")
+	s, err := g.Stats()
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, err = os.ReadFile(filepath.Join(g.dirOf(CPU), "cpu.pressure")) // v2, and not switched off (psi=0)
+	if told := s.CPU.Pressure != nil; told != (err == nil) {
+		t.Fatalf("pressure %+v; cpu.pressure: %v", s.CPU.Pressure, err)
 	}
 }
 

@@ -24,6 +24,7 @@ type Stats struct {
 type MemoryStats struct {
 	Current  uint64    `json:"current"`
 	Peak     *uint64   `json:"peak,omitempty"` // v2: since Linux 5.19
+	Limit    *uint64   `json:"limit,omitempty"`
 	Swap     *uint64   `json:"swap,omitempty"`
 	OOMKills uint64    `json:"oom_kills"`
 	Pressure *Pressure `json:"pressure,omitempty"`
@@ -44,6 +45,7 @@ type CPUStats struct {
 type PidsStats struct {
 	Current uint64  `json:"current"`
 	Peak    *uint64 `json:"peak,omitempty"` // since Linux 6.1
+	Limit   *uint64 `json:"limit,omitempty"`
 }
 
 // IOStats counts bytes on block devices.
@@ -94,6 +96,9 @@ func (t *tree) statsV2() (Stats, error) {
 	if s.Pids.Peak, err = optional(dir, "pids.peak"); err != nil {
 		return Stats{}, err
 	}
+	if s.Pids.Limit, err = limit(dir, "pids.max"); err != nil {
+		return Stats{}, err
+	}
 	for _, c := range words(dir + "/cgroup.controllers") {
 		switch c {
 		case IO:
@@ -104,6 +109,9 @@ func (t *tree) statsV2() (Stats, error) {
 				return Stats{}, err
 			}
 			if s.Memory.Peak, err = optional(dir, "memory.peak"); err != nil {
+				return Stats{}, err
+			}
+			if s.Memory.Limit, err = limit(dir, "memory.max"); err != nil {
 				return Stats{}, err
 			}
 			if s.Memory.Swap, err = optional(dir, "memory.swap.current"); err != nil {
@@ -139,6 +147,9 @@ func (t *tree) statsV1() (s Stats, err error) {
 			if s.Pids.Peak, err = optional(dir, "pids.peak"); err != nil {
 				return Stats{}, err
 			}
+			if s.Pids.Limit, err = limit(dir, "pids.max"); err != nil {
+				return Stats{}, err
+			}
 		}
 	}
 	if dir := t.rec.Paths["blkio"]; dir != "" {
@@ -153,6 +164,9 @@ func (t *tree) statsV1() (s Stats, err error) {
 			return Stats{}, err
 		}
 		if s.Memory.Peak, err = optional(dir, "memory.max_usage_in_bytes"); err != nil {
+			return Stats{}, err
+		}
+		if s.Memory.Limit, err = limit(dir, "memory.limit_in_bytes"); err != nil {
 			return Stats{}, err
 		}
 		both, err := optional(dir, "memory.memsw.usage_in_bytes")
@@ -209,6 +223,16 @@ func optional(dir, file string) (*uint64, error) {
 		return nil, err
 	}
 	return &n, nil
+}
+
+// limit reads one; nil for none. That is "max", on v1 the most that a page counter
+// holds (PAGE_COUNTER_MAX), in whole pages below 2^63.
+func limit(dir, file string) (*uint64, error) {
+	n, err := optional(dir, file)
+	if n != nil && *n >= 1<<62 {
+		n = nil
+	}
+	return n, err
 }
 
 func cpuStats(o *oc.Stats) *CPUStats {

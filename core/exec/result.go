@@ -62,6 +62,18 @@ type Result struct {
 type Network struct {
 	Denied uint64 `json:"denied"` // flows and names that the policy refused
 	Flows  []Flow `json:"flows,omitempty"`
+	// Denials are at most 32 different ones of them, in the order in which they came.
+	Denials []Denial `json:"denials,omitempty"`
+}
+
+// Denial is a flow, or a question for a name, that the policy refused.
+type Denial struct {
+	Protocol    string `json:"protocol"`
+	Destination string `json:"destination,omitempty"`
+	Name        string `json:"name,omitempty"`
+	Reason      string `json:"reason"`
+	Where       string `json:"where,omitempty"` // the line of the job that refuses it
+	Count       uint64 `json:"count"`
 }
 
 // Flow counts what went to one name, or with none to all that was reached by address.

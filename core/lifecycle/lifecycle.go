@@ -92,6 +92,8 @@ type Sandbox struct {
 	// hookWarning is what the poststop hooks could not do.
 	hookWarning error
 
+	initStart string // tells init from another process that gets its pid
+
 	mapped   chan struct{} // closed when mappedNS is known, or never will be
 	mappedNS string        // init's user namespace with its maps, "" if there was no init
 	cloned   chan struct{} // closed when init has been made, or has failed to be
@@ -406,6 +408,7 @@ func (s *Sandbox) recordInit(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	s.initStart = id.Start
 	if err := s.dir.Journal.Intent(stepInit, id); err != nil {
 		return err
 	}

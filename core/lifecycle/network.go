@@ -8,6 +8,7 @@ import (
 	"os"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -35,6 +36,10 @@ type connection struct {
 	attached bool
 	unwatch  context.CancelFunc
 	watched  chan struct{}
+	denials  denials
+
+	asking sync.Mutex // of what counts asks
+	over   bool
 }
 
 // openNetwork begins to make the backend ready.
@@ -334,9 +339,11 @@ func (s *Sandbox) denied(d sdk.Denial) {
 	if d.Name != "" {
 		detail["name"] = audit.Clean(d.Name)
 	}
-	if where := s.plan.Where(origin); where != "" {
+	where := s.plan.Where(origin)
+	if where != "" {
 		detail["where"] = where
 	}
+	s.net.denials.add(denialOf(d, where))
 	s.log.Emit(audit.NetworkDenied, nil, detail)
 }
 
@@ -358,6 +365,7 @@ func (s *Sandbox) lostNetwork(ctx context.Context) error {
 	if s.plan.Network.OnFailure != "closed" {
 		return s.networkFailed(err)
 	}
+	s.net.close()
 	if err := s.net.link.Detach(ctx); err != nil {
 		return s.networkFailed(fmt.Errorf("its network cannot be closed: %w", err))
 	}
@@ -373,6 +381,7 @@ func (s *Sandbox) endNetwork() {
 	if c.ready == nil {
 		return
 	}
+	c.close()
 	if c.attached {
 		ctx, cancel := context.WithTimeout(context.Background(), statusTime)
 		if st, err := c.link.Status(ctx); err == nil && st != nil {

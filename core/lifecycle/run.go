@@ -502,6 +502,7 @@ func (s *Sandbox) finish(ctx context.Context, m message, end ending) {
 	}
 	s.tell(hooks.Stopped, r)
 	s.err = errors.Join(err, s.teardown(ctx, end.cause != ""))
+	s.net.denials.record(r)
 	if err := s.stdio.Lost(); err != nil {
 		r.OutputError = err.Error()
 	}

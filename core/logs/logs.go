@@ -61,6 +61,9 @@ type Options struct {
 	MaxBytes int64 // of one file; a single record may be longer. 0 is 10 MiB
 	MaxFiles int   // with the current one. 0 is 3; 1 forgets everything at each rotation
 	Now      func() time.Time
+	// Also is given each record on its way, whether or not it can be written. It must
+	// not wait, nor keep the text.
+	Also func(Record)
 }
 
 // Log is the log of a sandbox, open to be written.
@@ -68,6 +71,7 @@ type Log struct {
 	max   int64
 	files int
 	now   func() time.Time
+	also  func(Record)
 	dir   *os.File
 
 	mu    sync.Mutex // of what follows: streams are copied beside each other
@@ -97,7 +101,7 @@ func fileName(n int) string {
 // Open opens the log of the sandbox that has dir, and goes on after what an
 // earlier one left there. The caller sees to it that nobody else writes it.
 func Open(dir string, o Options) (*Log, error) {
-	l := &Log{max: o.MaxBytes, files: o.MaxFiles, now: o.Now}
+	l := &Log{max: o.MaxBytes, files: o.MaxFiles, now: o.Now, also: o.Also}
 	if l.max <= 0 {
 		l.max = 10 << 20
 	}

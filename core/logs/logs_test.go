@@ -395,6 +395,25 @@ func TestNoWayLeadsOut(t *testing.T) {
 	}
 }
 
+// What goes elsewhere as well is told of each record, also of one that cannot be
+// written down.
+func TestAlso(t *testing.T) {
+	var got []string
+	dir := t.TempDir()
+	l := open(t, dir, Options{Also: func(r Record) { got = append(got, fmt.Sprintf("%s %v %s", r.Stream, r.Partial, r.Text)) }})
+	copyAll(t, l, Out, strings.NewReader("one\ntwo\nno end"))
+	if err := l.f.Close(); err != nil {
+		t.Fatal(err)
+	}
+	copyAll(t, l, Err, strings.NewReader("three\n"))
+	if l.Err() == nil {
+		t.Error("a closed file was written")
+	}
+	if want := "[out false one out false two out true no end err false three]"; fmt.Sprint(got) != want {
+		t.Errorf("%s, want %s", got, want)
+	}
+}
+
 // lineReader repeats lines of a hundred bytes.
 type lineReader struct{ left int }
 

@@ -18,6 +18,9 @@ func (l *Log) begin() { l.stamp = appendTime(l.stamp[:0], l.now()) }
 
 // add adds a record to the batch, and rotates if the file would become too long.
 func (l *Log) add(r Record) {
+	if l.also != nil {
+		l.also(r)
+	}
 	n := len(l.batch)
 	l.batch = appendRecord(l.batch, l.stamp, r)
 	if l.size+int64(len(l.batch)) <= l.max {

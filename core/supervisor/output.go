@@ -8,7 +8,10 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/nucleus-runtime/nucleus/core/exec"
+	"github.com/nucleus-runtime/nucleus/core/journald"
+	"github.com/nucleus-runtime/nucleus/core/lifecycle"
 	"github.com/nucleus-runtime/nucleus/core/logs"
+	"github.com/nucleus-runtime/nucleus/core/state"
 )
 
 // output is where the output of a detached workload goes: into its log, and to the
@@ -19,17 +22,36 @@ type output struct {
 	fans [2]fan
 	tty  bool
 
-	log *logs.Log
-	wg  sync.WaitGroup
+	log     *logs.Log
+	journal *journald.Sender // nil unless the output goes there, too
+	wg      sync.WaitGroup
 }
 
-// openOutput opens the log. A terminal mixes both streams: it has one.
-func openOutput(dir string, tty bool) (*output, error) {
-	log, err := logs.Open(dir, logs.Options{})
-	if err != nil {
-		return nil, err
+// openOutput opens the log. A terminal mixes both streams: it has one. journal is the
+// socket of a journal that gets the output beside the log, "" for none.
+func openOutput(d *state.Dir, tty bool, journal string) (*output, error) {
+	o := &output{tty: tty}
+	var options logs.Options
+	var err error
+	if journal != "" {
+		if o.journal, err = journald.Open(journal); err != nil {
+			return nil, err
+		}
+		o.journal.Begin(d.ID, d.Name)
+		options.Also = o.journal.Send
 	}
-	return &output{tty: tty, log: log}, nil
+	if o.log, err = logs.Open(d.Path, options); err != nil {
+		return nil, errors.Join(lifecycle.StatePhase(err), o.closeJournal())
+	}
+	return o, nil
+}
+
+// closeJournal tells what the journal did not take.
+func (o *output) closeJournal() error {
+	if o.journal == nil {
+		return nil
+	}
+	return o.journal.Close()
 }
 
 // pipes makes those of the next workload.
@@ -93,7 +115,7 @@ func (o *output) finish() error {
 	for i := range o.fans {
 		o.fans[i].close()
 	}
-	return errors.Join(o.log.Err(), o.log.Close())
+	return errors.Join(o.log.Err(), o.log.Close(), o.closeJournal())
 }
 
 // drop lets the pipes go.

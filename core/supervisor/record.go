@@ -39,6 +39,7 @@ type Record struct {
 	Cgroup     map[string]string `json:"cgroup,omitempty"` // directory by v1 controller, "" on v2
 	Created    time.Time         `json:"created"`
 	Started    time.Time         `json:"started,omitzero"`
+	Ended      time.Time         `json:"ended,omitzero"`     // when its workload had ended
 	Execs      uint64            `json:"execs,omitempty"`    // commands run beside the workload so far
 	Restarts   int               `json:"restarts,omitempty"` // how often the workload was started again
 	// Result is how it ended, for a sandbox that has.

@@ -17,7 +17,6 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/nucleus-runtime/nucleus/core/audit"
-	"github.com/nucleus-runtime/nucleus/core/cgroups"
 	"github.com/nucleus-runtime/nucleus/core/control"
 	"github.com/nucleus-runtime/nucleus/core/exec"
 	"github.com/nucleus-runtime/nucleus/core/lifecycle"
@@ -35,6 +34,8 @@ type Config struct {
 	// Streams are those of a sandbox in the foreground.
 	Streams  exec.Streams
 	Detached bool
+	// Journal is the socket of a journal that gets the output, too; "" for none.
+	Journal string
 	// Held: it is started when somebody asks for that.
 	Held bool
 	// Keep leaves the record and the log of a sandbox that has run.
@@ -116,12 +117,11 @@ func New(ctx context.Context, cfg Config) (*Supervisor, error) {
 // open is what of New is undone by dispose.
 func (v *Supervisor) open(ctx context.Context) (err error) {
 	failed := func(err error) error {
-		err = lifecycle.StatePhase(err)
 		v.cfg.Log.Emit(audit.Failed, err, nil)
 		return &lifecycle.StartError{ID: v.ID(), Name: v.Name(), Err: err}
 	}
 	if v.cfg.Detached && v.cfg.Streams.Console == "" {
-		if v.output, err = openOutput(v.cfg.Dir.Path, v.cfg.Plan.Process.Terminal); err != nil {
+		if v.output, err = openOutput(v.cfg.Dir, v.cfg.Plan.Process.Terminal, v.cfg.Journal); err != nil {
 			return failed(err)
 		}
 	}
@@ -134,7 +134,7 @@ func (v *Supervisor) open(ctx context.Context) (err error) {
 			}
 			_ = v.server.Close()
 		}
-		err = failed(errors.Join(err, run.Destroy(ctx)))
+		err = failed(lifecycle.StatePhase(errors.Join(err, run.Destroy(ctx))))
 	}
 	v.noPid()
 	if v.output != nil {
@@ -157,6 +157,7 @@ func (v *Supervisor) keep(r exec.Result, err error) error {
 	rec := v.record()
 	rec.Status, rec.Pid, rec.InitPid, rec.Supervisor, rec.Cgroup, rec.Result = lifecycle.StatusStopped, 0, 0, 0, nil, &r
 	rec.Ready = false
+	rec.Ended = r.Started.Add(r.Duration)
 	if err != nil {
 		rec.Error = err.Error()
 	}
@@ -264,7 +265,7 @@ func (v *Supervisor) handle(ctx context.Context, c *control.Conn, m control.Mess
 	case VerbResume:
 		v.answer(c, nil, v.Resume(ctx))
 	case VerbStats:
-		st, err := v.stats()
+		st, err := v.stats(ctx)
 		v.answer(c, st, err)
 	case VerbWait:
 		v.await(ctx, c, control.KindOK)
@@ -325,27 +326,6 @@ func (v *Supervisor) askSignal(m control.Message) error {
 	}
 	s.Signal(unix.Signal(r.Signal))
 	return nil
-}
-
-// Stats are a sandbox's accounts.
-type Stats struct {
-	ID     string         `json:"id"`
-	Name   string         `json:"name"`
-	Time   time.Time      `json:"time"`
-	Status string         `json:"status"`
-	Cgroup *cgroups.Stats `json:"cgroup"` // null without a control group
-}
-
-func (v *Supervisor) stats() (*Stats, error) {
-	st := &Stats{ID: v.ID(), Name: v.Name(), Time: time.Now()}
-	s, err := v.living("stats")
-	if err != nil {
-		st.Status = string(StatusRestarting)
-		return st, nil
-	}
-	st.Status = string(s.Status())
-	st.Cgroup, err = s.Stats()
-	return st, err
 }
 
 // await tells the end once it is there.

@@ -83,6 +83,10 @@ func TestFlowsAreAccounted(t *testing.T) {
 					Rx          uint64 `json:"rx_bytes"`
 					Tx          uint64 `json:"tx_bytes"`
 				}
+				Denials []struct {
+					Protocol, Destination, Reason string
+					Count                         uint64
+				}
 			}
 		}
 		line, _, _ := strings.Cut(o.stderr, "\n")
@@ -91,6 +95,9 @@ func TestFlowsAreAccounted(t *testing.T) {
 		}
 		if result.Network.Denied == 0 {
 			t.Errorf("nothing was denied: %+v", result.Network)
+		}
+		if d := result.Network.Denials; len(d) != 1 || d[0].Protocol != "tcp" || d[0].Destination != "93.184.216.99:443" || d[0].Reason != "default" || d[0].Count == 0 {
+			t.Errorf("the denials: %+v", d)
 		}
 		for name, want := range map[string]struct{ connections, bytes uint64 }{"allowed.example": {3, 3 * 12}, "a.suffix.example": {1, 100_000}, "": {2, 2 * 12}} {
 			found := false

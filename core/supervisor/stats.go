@@ -1,0 +1,35 @@
+package supervisor
+
+import (
+	"context"
+	"time"
+
+	"github.com/nucleus-runtime/nucleus/core/cgroups"
+	"github.com/nucleus-runtime/nucleus/core/lifecycle"
+)
+
+// Stats are a sandbox's accounts.
+type Stats struct {
+	ID      string                  `json:"id"`
+	Name    string                  `json:"name"`
+	Time    time.Time               `json:"time"`
+	Status  lifecycle.Status        `json:"status"`
+	Cgroup  *cgroups.Stats          `json:"cgroup"`  // null without a control group
+	Network *lifecycle.NetworkStats `json:"network"` // null with the host's network
+}
+
+func (v *Supervisor) stats(ctx context.Context) (*Stats, error) {
+	st := &Stats{ID: v.ID(), Name: v.Name(), Time: time.Now(), Status: StatusRestarting}
+	s, err := v.living("stats")
+	if err != nil {
+		return st, nil // there is nothing to count
+	}
+	st.Status = s.Status()
+	if st.Cgroup, err = s.Stats(); err != nil {
+		return nil, err
+	}
+	if st.Network, err = s.NetworkStats(ctx); err != nil {
+		return nil, err
+	}
+	return st, nil
+}
