@@ -37,16 +37,20 @@ func TestNetworkIsCountedWhileItLives(t *testing.T) {
 	if err := s.Start(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	n, err := s.NetworkStats(t.Context())
-	if err != nil || n == nil || n.Interfaces == nil || len(n.Interfaces) != 0 || n.Denied == nil || *n.Denied != 7 || n.Flows == nil || n.Flows.TxBytes != 20 {
-		t.Errorf("%+v, %v: want no interface but lo, and what the backend counts", n, err)
+	st, err := s.Stats(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	n := st.Network
+	if n == nil || n.Interfaces == nil || len(n.Interfaces) != 0 || n.Denied == nil || *n.Denied != 7 || n.Flows == nil || n.Flows.TxBytes != 20 {
+		t.Errorf("%+v: want no interface but lo, and what the backend counts", n)
 	}
 	over := make(chan struct{})
 	looked := make(chan struct{})
 	go func() {
 		defer close(looked)
 		for {
-			if _, err := s.NetworkStats(t.Context()); err != nil {
+			if _, err := s.Stats(t.Context()); err != nil {
 				t.Error(err)
 			}
 			select {

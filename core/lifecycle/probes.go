@@ -7,8 +7,8 @@ import (
 	"os"
 
 	"github.com/nucleus-runtime/nucleus/core/audit"
-	"github.com/nucleus-runtime/nucleus/core/plan"
 	"github.com/nucleus-runtime/nucleus/core/notify"
+	"github.com/nucleus-runtime/nucleus/core/plan"
 	"github.com/nucleus-runtime/nucleus/core/probe"
 )
 

@@ -18,7 +18,8 @@ type Stats struct {
 	Network *lifecycle.NetworkStats `json:"network"` // null with the host's network
 }
 
-func (v *Supervisor) stats(ctx context.Context) (*Stats, error) {
+// Stats reads the accounts of the present run; there are none between two.
+func (v *Supervisor) Stats(ctx context.Context) (*Stats, error) {
 	st := &Stats{ID: v.ID(), Name: v.Name(), Time: time.Now(), Status: StatusRestarting}
 	s, err := v.living("stats")
 	if err != nil {

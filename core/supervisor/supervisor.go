@@ -265,7 +265,7 @@ func (v *Supervisor) handle(ctx context.Context, c *control.Conn, m control.Mess
 	case VerbResume:
 		v.answer(c, nil, v.Resume(ctx))
 	case VerbStats:
-		st, err := v.stats(ctx)
+		st, err := v.Stats(ctx)
 		v.answer(c, st, err)
 	case VerbWait:
 		v.await(ctx, c, control.KindOK)
