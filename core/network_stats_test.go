@@ -69,8 +69,8 @@ func TestNetworkIsCountedWhileItLives(t *testing.T) {
 	}
 	close(over)
 	<-looked
-	if n, err := s.NetworkStats(t.Context()); n != nil || err != nil {
-		t.Errorf("of a sandbox that is gone: %+v, %v", n, err)
+	if st, err := s.Stats(t.Context()); err != nil || st.Network != nil {
+		t.Errorf("of a sandbox that is gone: %+v, %v", st, err)
 	}
 	noneLeft(t)
 }
@@ -82,8 +82,8 @@ func TestTheHostsNetworkIsNotCounted(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if n, err := s.NetworkStats(t.Context()); n != nil || err != nil {
-		t.Errorf("%+v, %v", n, err)
+	if st, err := s.Stats(t.Context()); err != nil || st.Network != nil {
+		t.Errorf("%+v, %v", st, err)
 	}
 	if err := s.Destroy(t.Context()); err != nil {
 		t.Error(err)

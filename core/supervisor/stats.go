@@ -25,7 +25,9 @@ func (v *Supervisor) Stats(ctx context.Context) (*Stats, error) {
 	if err != nil {
 		return st, nil // there is nothing to count
 	}
-	st.Status = s.Status()
+	if st.Status = s.Status(); st.Status == lifecycle.StatusStopped {
+		return st, nil
+	}
 	if st.Cgroup, err = s.Stats(); err != nil {
 		return nil, err
 	}
