@@ -81,7 +81,8 @@ func (s *Sandbox) stoodStill() func() bool {
 }
 
 // trying gives a probe as it is tried. What fails while the sandbox stands still says
-// nothing of it.
+// nothing of it. That a process is made has the limit of its own which it has for
+// commands, not the try's: given up half made, it would be there beside the next.
 func (s *Sandbox) trying(p plan.Probe) probe.Try {
 	try := s.dial
 	if p.Exec != nil {
@@ -141,7 +142,7 @@ func (s *Sandbox) run(ctx context.Context, probe plan.Probe) error {
 		return err
 	}
 	defer null.Close()
-	p, err := s.Exec(ctx, Command{Args: probe.Exec, Stdio: [3]*os.File{null, null, null}, Quiet: true})
+	p, err := s.Exec(context.WithoutCancel(ctx), Command{Args: probe.Exec, Stdio: [3]*os.File{null, null, null}, Quiet: true})
 	if err != nil {
 		return err
 	}
