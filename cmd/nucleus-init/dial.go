@@ -17,6 +17,7 @@ type dialing struct {
 	addrs   []sockaddr
 	request []byte
 	answer  int
+	own     sockaddr
 	rest    [4096]byte // of the answer; nobody looks at it
 	wait    unix.Timeval
 	ignore  sigaction
@@ -156,8 +157,33 @@ func connected(p *prepared, i int) (fd uintptr, e syscall.Errno) {
 			break
 		}
 	}
+	if e == 0 && len(p.dial.request) == 0 && isItself(p.dial, fd, a) {
+		e = syscall.ECONNREFUSED
+	}
 	if e != 0 {
 		syscall.RawSyscall(syscall.SYS_CLOSE, fd, 0, 0)
 	}
 	return fd, e
+}
+
+// isItself reports whether a socket is connected to itself: where nobody listens on a
+// port of ip_local_port_range (ip(7)), the kernel may choose just that one for this end,
+// and then TCP's simultaneous open is a connection (RFC 9293, 3.5). An http probe would
+// see its own request come back.
+//
+//go:norace
+//go:noinline
+//go:nosplit
+func isItself(d *dialing, fd uintptr, a *sockaddr) bool {
+	var i uintptr
+	d.own.size = a.size
+	if _, _, e := syscall.RawSyscall(syscall.SYS_GETSOCKNAME, fd, uintptr(unsafe.Pointer(&d.own.raw)), uintptr(unsafe.Pointer(&d.own.size))); e != 0 {
+		return false
+	}
+	for i = 2; i < a.size; i++ { // port and address; the rest is zero in both
+		if d.own.raw[i] != a.raw[i] {
+			return false
+		}
+	}
+	return true
 }

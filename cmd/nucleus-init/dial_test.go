@@ -19,6 +19,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/nucleus-runtime/nucleus/core/initproto"
+	"github.com/nucleus-runtime/nucleus/internal/testutil"
 )
 
 // server serves one connection, and gives its address.
@@ -84,20 +85,40 @@ func TestMain(m *testing.M) {
 		fmt.Fprintln(os.Stderr, err)
 		os.Exit(1)
 	}
+	if os.Getenv(dialVariable) == onePort {
+		if err := loopbackUp(); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			os.Exit(1)
+		}
+		if err := os.WriteFile("/proc/sys/net/ipv4/ip_local_port_range", []byte("40001 40001"), 0); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			os.Exit(1)
+		}
+	}
 	dial(p)
 	st := stage2{note: p.note}
 	_, _ = os.Stdout.Write(initproto.Encode(initproto.KindEnded, &initproto.Ended{Exited: st.exited(0), Answer: p.note.heard()}))
 	os.Exit(0)
 }
 
-func dialled(t *testing.T, d initproto.Dial) (e initproto.Ended) {
+// onePort is for a network namespace where 40001 is all that connect(2) may choose.
+const onePort = "one port"
+
+func dialled(t *testing.T, d initproto.Dial, mode string) (e initproto.Ended) {
 	t.Helper()
 	self, err := os.Executable()
 	if err != nil {
 		t.Fatal(err)
 	}
 	cmd := exec.CommandContext(t.Context(), self)
-	cmd.Env = append(os.Environ(), dialVariable+"=1")
+	cmd.Env = append(os.Environ(), dialVariable+"="+mode)
+	if mode == onePort {
+		cmd.SysProcAttr = &syscall.SysProcAttr{
+			Cloneflags:  syscall.CLONE_NEWUSER | syscall.CLONE_NEWNET,
+			UidMappings: []syscall.SysProcIDMap{{ContainerID: 0, HostID: os.Getuid(), Size: 1}},
+			GidMappings: []syscall.SysProcIDMap{{ContainerID: 0, HostID: os.Getgid(), Size: 1}},
+		}
+	}
 	cmd.Stdin, cmd.Stderr = bytes.NewReader(initproto.Encode(initproto.KindSpawn, &initproto.Spawn{Dial: d})), os.Stderr
 	out, err := cmd.Output()
 	if err == nil {
@@ -146,13 +167,24 @@ func TestDial(t *testing.T) {
 			d.Request, d.Answer = []byte(request), 13
 		}
 		want := initproto.Ended{Exited: initproto.Exited{Step: c.step, Errno: uint32(c.errno), ExecIndex: c.index}, Answer: []byte(c.answer)}
-		if diff := cmp.Diff(want, dialled(t, d), cmpopts.EquateEmpty()); diff != "" {
+		if diff := cmp.Diff(want, dialled(t, d, "as it is"), cmpopts.EquateEmpty()); diff != "" {
 			t.Errorf("%s: %s", name, diff)
 		}
 		if c.asks && c.errno == 0 {
 			if got := <-heard; got != request {
 				t.Errorf("%s: %d bytes came of %d", name, len(got), len(request))
 			}
+		}
+	}
+}
+
+// That a probe reaches itself does not say that the workload listens.
+func TestDialIsNotItsOwnPeer(t *testing.T) {
+	testutil.Needs(t, testutil.UserNS)
+	for _, at := range []string{"127.0.0.1:40001", "[::1]:40001"} {
+		e := dialled(t, initproto.Dial{Addrs: []initproto.Addr{addrOf(t, at)}}, onePort)
+		if e.Exited.Step != initproto.StepConnect || syscall.Errno(e.Exited.Errno) != unix.ECONNREFUSED {
+			t.Errorf("%s: %+v", at, e)
 		}
 	}
 }

@@ -36,7 +36,7 @@ func (s *Sandbox) dial(ctx context.Context, p plan.Probe) error {
 		}
 		sp.Dial.Request, sp.Dial.Answer = request, uint32(probe.StatusSize)
 	}
-	pr, err := s.further(ctx, sp, Command{Quiet: true})
+	pr, err := s.further(context.WithoutCancel(ctx), sp, Command{Quiet: true})
 	if err != nil {
 		return err
 	}

@@ -45,7 +45,7 @@ func (s *Sandbox) probe() {
 		if r.Notify {
 			err = s.awaitNotice(ctx, r.Timeout)
 		} else {
-			err = s.awaitReady(ctx, r)
+			err = s.awaitReady(ctx, probe.Readiness{Interval: r.Interval, Timeout: r.Timeout}, s.trying(r.Probe))
 		}
 		if ctx.Err() != nil {
 			return
@@ -69,10 +69,10 @@ func (s *Sandbox) probe() {
 }
 
 // awaitReady gives a workload that was paused meanwhile its whole timeout anew.
-func (s *Sandbox) awaitReady(ctx context.Context, r *plan.Readiness) error {
+func (s *Sandbox) awaitReady(ctx context.Context, r probe.Readiness, try probe.Try) error {
 	for {
 		stood := s.stoodStill()
-		err := probe.AwaitReady(ctx, probe.Readiness{Interval: r.Interval, Timeout: r.Timeout}, s.trying(r.Probe))
+		err := probe.AwaitReady(ctx, r, try)
 		if err == nil || ctx.Err() != nil || !stood() {
 			return err
 		}
@@ -87,25 +87,29 @@ func (s *Sandbox) stoodStill() func() bool {
 	return func() bool { return paused || s.pauses.Load() != n }
 }
 
-// trying gives a probe as it is tried. What fails while the sandbox stands still says
-// nothing of it.
+// trying gives a probe as it is tried. That a process is made has the limit of its own
+// which it has for commands, not the try's: given up half made, it would be there beside
+// the next.
 func (s *Sandbox) trying(p plan.Probe) probe.Try {
 	try := s.dial
 	if p.Exec != nil {
 		try = s.run
 	}
+	return s.unlessPaused(func(ctx context.Context) error { return try(ctx, p) })
+}
+
+// unlessPaused: what fails while the sandbox stands still says nothing of it.
+func (s *Sandbox) unlessPaused(try probe.Try) probe.Try {
 	return func(ctx context.Context) error {
 		stood := s.stoodStill()
 		if stood() {
 			return probe.ErrPaused
 		}
-		if err := try(ctx, p); err != nil {
-			if stood() {
-				return probe.ErrPaused
-			}
-			return err
+		err := try(ctx)
+		if err != nil && stood() {
+			return probe.ErrPaused
 		}
-		return nil
+		return err
 	}
 }
 
@@ -148,7 +152,7 @@ func (s *Sandbox) run(ctx context.Context, probe plan.Probe) error {
 		return err
 	}
 	defer null.Close()
-	p, err := s.Exec(ctx, Command{Args: probe.Exec, Stdio: [3]*os.File{null, null, null}, Quiet: true})
+	p, err := s.Exec(context.WithoutCancel(ctx), Command{Args: probe.Exec, Stdio: [3]*os.File{null, null, null}, Quiet: true})
 	if err != nil {
 		return err
 	}

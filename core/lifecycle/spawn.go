@@ -128,6 +128,11 @@ func (t *spawns) finish(e initproto.Ended, err error) {
 	delete(t.byID, e.ID)
 	t.mu.Unlock()
 	if p != nil {
+		select {
+		case m := <-p.made: // nobody has waited for it, or does so in vain
+			channel.CloseAll(m.fds)
+		default:
+		}
 		p.end, p.err = e, err
 		close(p.ended)
 	}
