@@ -256,14 +256,14 @@ the sandbox; to a terminal it is passed on: close it by ending this process.`,
 }
 
 func (a *app) attach(ctx context.Context, ref string) error {
-	c, _, err := a.dial(ctx, ref)
+	c, x, err := a.dial(ctx, ref)
 	if err != nil {
 		return err
 	}
 	defer c.Close()
 	m, files, err := c.Ask(supervisor.VerbAttach, nil)
 	if err != nil {
-		return controlError(ref, err)
+		return controlError(x, err)
 	}
 	var at supervisor.Attached
 	err = m.Decode(&at)
@@ -272,7 +272,7 @@ func (a *app) attach(ctx context.Context, ref string) error {
 	}
 	if err != nil {
 		control.CloseAll(files)
-		return controlError(ref, err)
+		return controlError(x, err)
 	}
 	finish, err := a.connect(at, files)
 	if err != nil {
@@ -282,7 +282,7 @@ func (a *app) attach(ctx context.Context, ref string) error {
 	control.CloseAll(extra)
 	finish()
 	if err != nil {
-		return goneError(ref)
+		return goneError(x)
 	}
 	var e supervisor.Ended
 	if err := errors.Join(m.Err(), m.Decode(&e)); err != nil {

@@ -147,7 +147,7 @@ func (s *site) soak(pids map[string]int, cycle func(n int) error) {
 			reapAdopted(s.t) // supervisors that have ended
 		}
 		last := n == cycles-1
-		if n != warm && !last && (n+1)%(max(cycles/10, 1000)) != 0 {
+		if n != warm && !last && (n+1)%max(cycles/10, 1000) != 0 {
 			continue
 		}
 		now := 0
