@@ -350,14 +350,16 @@ func (a *app) remove(ctx context.Context, ref string, force bool) error {
 // record gives what is known of a sandbox: of a live one from its supervisor.
 func (a *app) record(ctx context.Context, root *state.Root, x state.Ref) (*supervisor.Record, error) {
 	var r supervisor.Record
-	c, err := control.Dial(ctx, x.Path)
-	if err == nil {
-		defer c.Close()
-		return &r, controlError(x, c.Call(ctx, supervisor.VerbState, nil, &r))
+	if !x.Kept() {
+		err := ask(ctx, x, &r)
+		if err == nil && !x.Kept() { // else its end is on record by now
+			return &r, nil
+		}
+		if err != nil && !errors.Is(err, control.ErrNoSupervisor) && !(errors.Is(err, control.ErrGone) && over(x)) {
+			return nil, controlError(x, err)
+		}
 	}
-	if !errors.Is(err, control.ErrNoSupervisor) {
-		return nil, err
-	}
+	r = supervisor.Record{}
 	if err := x.ReadJSON(supervisor.RecordName, &r); err != nil {
 		if errors.Is(err, fs.ErrNotExist) {
 			return nil, &state.NotFoundError{Ref: x.ID}
@@ -373,8 +375,6 @@ func (a *app) record(ctx context.Context, root *state.Root, x state.Ref) (*super
 // ask has the supervisor tell what it could not write down. Early in the start there is
 // none that listens.
 func ask(ctx context.Context, x state.Ref, r *supervisor.Record) error {
-	ctx, cancel := context.WithTimeout(ctx, time.Second)
-	defer cancel()
 	c, err := control.Dial(ctx, x.Path)
 	if err != nil {
 		return err
@@ -419,7 +419,9 @@ func (a *app) ps(ctx context.Context, all, asJSON bool) error {
 		r := supervisor.Record{Version: supervisor.RecordVersion, ID: x.ID, Name: x.Name, Status: lifecycle.StatusCreating}
 		err := x.ReadJSON(supervisor.RecordName, &r)
 		if errors.Is(err, fs.ErrNotExist) && held[x.ID] {
-			err = ask(ctx, x, &r)
+			soon, cancel := context.WithTimeout(ctx, time.Second)
+			err = ask(soon, x, &r)
+			cancel()
 		}
 		if err != nil && !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, control.ErrNoSupervisor) {
 			a.problem("warning", fmt.Sprintf("sandbox %s: %v", x.ID[:12], err), "")
