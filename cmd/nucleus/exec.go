@@ -14,6 +14,7 @@ import (
 	"github.com/nucleus-runtime/nucleus/cmd/nucleus/internal/signals"
 	"github.com/nucleus-runtime/nucleus/core/control"
 	"github.com/nucleus-runtime/nucleus/core/exec"
+	"github.com/nucleus-runtime/nucleus/core/state"
 	"github.com/nucleus-runtime/nucleus/core/supervisor"
 )
 
@@ -101,7 +102,7 @@ func (a *app) exec(ctx context.Context, f *execFlags, ref string, argv []string)
 		return err
 	}
 	defer io.Close()
-	c, _, err := a.dial(ctx, ref)
+	c, at, err := a.dial(ctx, ref)
 	if err != nil {
 		return err
 	}
@@ -115,7 +116,7 @@ func (a *app) exec(ctx context.Context, f *execFlags, ref string, argv []string)
 	if !f.tty {
 		pass = io.Files()
 	}
-	x, started, err := a.runExec(c, ref, io, r, pass, caught)
+	x, started, err := a.runExec(c, at, io, r, pass, caught)
 	if started {
 		io.Wait(io.Detached()) // whatever has happened: the caller's terminal is raw until then
 	}
@@ -133,10 +134,10 @@ func (a *app) exec(ctx context.Context, f *execFlags, ref string, argv []string)
 }
 
 // runExec speaks with the supervisor until the command has ended.
-func (a *app) runExec(c *control.Conn, ref string, io *exec.Stdio, r supervisor.ExecRequest, pass []*os.File, caught <-chan unix.Signal) (x supervisor.Exited, started bool, err error) {
+func (a *app) runExec(c *control.Conn, at state.Ref, io *exec.Stdio, r supervisor.ExecRequest, pass []*os.File, caught <-chan unix.Signal) (x supervisor.Exited, started bool, err error) {
 	m, files, err := c.Ask(supervisor.VerbExec, r, pass...)
 	if err != nil {
-		return x, false, controlError(ref, err)
+		return x, false, controlError(at, err)
 	}
 	if m.Kind == supervisor.KindExited {
 		return x, false, m.Decode(&x)
@@ -184,7 +185,7 @@ func (a *app) runExec(c *control.Conn, ref string, io *exec.Stdio, r supervisor.
 		return x, true, errors.New("the sandbox has ended, and the command with it")
 	}
 	if err := m.Err(); err != nil {
-		return x, true, controlError(ref, err)
+		return x, true, controlError(at, err)
 	}
 	return x, true, m.Decode(&x)
 }

@@ -193,14 +193,14 @@ the sandbox; at a terminal it is passed on, and the keys to detach end the conne
 }
 
 func (a *app) attach(ctx context.Context, ref string, detach []byte) error {
-	c, _, err := a.dial(ctx, ref)
+	c, x, err := a.dial(ctx, ref)
 	if err != nil {
 		return err
 	}
 	defer c.Close()
 	m, files, err := c.Ask(supervisor.VerbAttach, nil)
 	if err != nil {
-		return controlError(ref, err)
+		return controlError(x, err)
 	}
 	var at supervisor.Attached
 	err = m.Decode(&at)
@@ -209,7 +209,7 @@ func (a *app) attach(ctx context.Context, ref string, detach []byte) error {
 	}
 	if err != nil {
 		control.CloseAll(files)
-		return controlError(ref, err)
+		return controlError(x, err)
 	}
 	left, finish, err := a.connect(at, files, detach)
 	if err != nil {
@@ -233,14 +233,14 @@ func (a *app) attach(ctx context.Context, ref string, detach []byte) error {
 	default:
 	}
 	if err != nil {
-		return goneError(ref)
+		return goneError(x)
 	}
 	var e supervisor.Ended
 	if err = m.Err(); err == nil {
 		err = m.Decode(&e)
 	}
 	if err != nil {
-		return controlError(ref, err)
+		return controlError(x, err)
 	}
 	a.code = e.Result.ExitCode
 	if e.Error != "" {

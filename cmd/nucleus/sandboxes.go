@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -68,11 +69,16 @@ func (a *app) find(ref string) (*state.Root, state.Ref, error) {
 
 // dial connects to the supervisor of a sandbox.
 func (a *app) dial(ctx context.Context, ref string) (*control.Conn, state.Ref, error) {
-	_, x, err := a.find(ref)
+	root, x, err := a.find(ref)
 	if err != nil {
 		return nil, x, err
 	}
 	c, err := dialTo(ctx, x, ref)
+	// Early in its start, and late in its end, a supervisor lives and does not serve.
+	for end := time.Now().Add(time.Second); errors.Is(err, errSilent) && held(root, x) && time.Now().Before(end); {
+		time.Sleep(5 * time.Millisecond)
+		c, err = dialTo(ctx, x, ref)
+	}
 	return c, x, err
 }
 
@@ -88,7 +94,7 @@ func dialTo(ctx context.Context, x state.Ref, ref string) (*control.Conn, error)
 		if x.Kept() {
 			return nil, &hintedError{err: fmt.Errorf("sandbox %q %w", ref, errEnded), hint: "nucleus inspect " + ref}
 		}
-		if _, serr := os.Lstat(x.Path); errors.Is(serr, fs.ErrNotExist) {
+		if over(x) {
 			return nil, &state.NotFoundError{Ref: ref}
 		}
 		return nil, &hintedError{err: fmt.Errorf("sandbox %q: %w", ref, errSilent), hint: "nucleus gc"}
@@ -96,20 +102,34 @@ func dialTo(ctx context.Context, x state.Ref, ref string) (*control.Conn, error)
 	return c, err
 }
 
+// over tells of a sandbox that was there that it has ended, in order: what a supervisor
+// leaves that was killed is neither gone nor kept.
+func over(x state.Ref) bool {
+	if _, err := os.Lstat(x.Path); errors.Is(err, fs.ErrNotExist) {
+		return true
+	}
+	return x.Kept()
+}
+
+func held(root *state.Root, x state.Ref) bool {
+	held, err := root.Held([]state.Ref{x})
+	return err == nil && held[x.ID]
+}
+
 // call makes one request of one sandbox.
 func (a *app) call(ctx context.Context, ref, verb string, body, answer any) error {
-	c, _, err := a.dial(ctx, ref)
+	c, x, err := a.dial(ctx, ref)
 	if err != nil {
 		return err
 	}
 	defer c.Close()
-	return controlError(ref, c.Call(ctx, verb, body, answer))
+	return controlError(x, c.Call(ctx, verb, body, answer))
 }
 
 // controlError is an error of a request, as users are told of it.
-func controlError(ref string, err error) error {
+func controlError(x state.Ref, err error) error {
 	if errors.Is(err, control.ErrGone) {
-		return goneError(ref)
+		return goneError(x)
 	}
 	var ce *control.Error
 	if errors.As(err, &ce) && ce.Hint != "" {
@@ -182,23 +202,33 @@ func (a *app) end(ctx context.Context, ref, verb string) error {
 		return err
 	}
 	defer waiter.Close()
-	if err := waiter.Send(supervisor.VerbWait, nil); err != nil {
+	err = waiter.Send(supervisor.VerbWait, nil)
+	if err == nil {
+		err = a.call(ctx, x.ID, verb, nil, nil)
+	}
+	if err == nil {
+		var files []*os.File
+		_, files, err = waiter.Recv()
+		control.CloseAll(files)
+	}
+	// It may have ended meanwhile, or somebody else has ended it.
+	var refused *control.Error
+	switch {
+	case err == nil, over(x):
+		return nil
+	case errors.As(err, &refused):
 		return err
 	}
-	if err := a.call(ctx, x.ID, verb, nil, nil); err != nil {
-		return err
-	}
-	_, files, err := waiter.Recv()
-	control.CloseAll(files)
-	if err != nil {
-		return goneError(ref)
-	}
-	return nil
+	return goneError(x)
 }
 
 // goneError is the end of a connection before its answer.
-func goneError(ref string) error {
-	return &hintedError{err: fmt.Errorf("sandbox %q: its supervisor is gone", ref), hint: "nucleus gc"}
+func goneError(x state.Ref) error {
+	name := cmp.Or(x.Name, x.ID)
+	if over(x) {
+		return &hintedError{err: fmt.Errorf("sandbox %q has ended", name), hint: "nucleus ps -a"}
+	}
+	return &hintedError{err: fmt.Errorf("sandbox %q: its supervisor is gone", name), hint: "nucleus gc"}
 }
 
 func (a *app) killCommand() *cobra.Command {
@@ -271,19 +301,15 @@ func (e *endedError) Error() string { return e.text }
 
 // await gives the end of a sandbox, of one that is kept from its record.
 func (a *app) await(ctx context.Context, ref string) (*supervisor.Ended, error) {
-	_, x, err := a.find(ref)
-	if err != nil {
-		return nil, err
-	}
 	var e supervisor.Ended
-	c, err := control.Dial(ctx, x.Path)
+	c, x, err := a.dial(ctx, ref)
 	if err == nil {
 		defer c.Close()
-		if err = controlError(ref, c.Call(ctx, supervisor.VerbWait, nil, &e)); err == nil {
+		if err = controlError(x, c.Call(ctx, supervisor.VerbWait, nil, &e)); err == nil {
 			return &e, nil
 		}
 	}
-	if !x.Kept() {
+	if x.Path == "" || !x.Kept() {
 		return nil, err
 	}
 	var r supervisor.Record
@@ -318,13 +344,14 @@ func (a *app) remove(ctx context.Context, ref string, force bool) error {
 	}
 	if !x.Kept() {
 		var r supervisor.Record
-		if err := a.call(ctx, x.ID, supervisor.VerbState, nil, &r); err != nil {
-			return err
-		}
-		if r.Status != lifecycle.StatusCreated && !force {
+		err := a.call(ctx, x.ID, supervisor.VerbState, nil, &r)
+		if err == nil && r.Status != lifecycle.StatusCreated && !force {
 			return &hintedError{err: fmt.Errorf("sandbox %q is %s", ref, r.Status), hint: "nucleus rm -force " + ref}
 		}
-		if err := a.end(ctx, x.ID, supervisor.VerbKill); err != nil {
+		if err == nil {
+			err = a.end(ctx, x.ID, supervisor.VerbKill)
+		}
+		if err != nil && !over(x) { // else it has ended meanwhile
 			return err
 		}
 		if !x.Kept() {
@@ -339,23 +366,25 @@ func (a *app) remove(ctx context.Context, ref string, force bool) error {
 }
 
 // record gives what is known of a sandbox: of a live one from its supervisor.
-func (a *app) record(ctx context.Context, x state.Ref) (*supervisor.Record, error) {
+func (a *app) record(ctx context.Context, root *state.Root, x state.Ref) (*supervisor.Record, error) {
 	var r supervisor.Record
-	c, err := control.Dial(ctx, x.Path)
-	if err == nil {
-		defer c.Close()
-		return &r, controlError(x.Name, c.Call(ctx, supervisor.VerbState, nil, &r))
+	if !x.Kept() {
+		err := ask(ctx, x, &r)
+		if err == nil && !x.Kept() { // else its end is on record by now
+			return &r, nil
+		}
+		if err != nil && !errors.Is(err, control.ErrNoSupervisor) && !(errors.Is(err, control.ErrGone) && over(x)) {
+			return nil, controlError(x, err)
+		}
 	}
-	if !errors.Is(err, control.ErrNoSupervisor) {
-		return nil, err
-	}
+	r = supervisor.Record{}
 	if err := x.ReadJSON(supervisor.RecordName, &r); err != nil {
 		if errors.Is(err, fs.ErrNotExist) {
 			return nil, &state.NotFoundError{Ref: x.ID}
 		}
 		return nil, err
 	}
-	if !x.Kept() {
+	if !x.Kept() && !held(root, x) {
 		r.Status = statusDead
 	}
 	return &r, nil
@@ -364,8 +393,6 @@ func (a *app) record(ctx context.Context, x state.Ref) (*supervisor.Record, erro
 // ask has the supervisor tell what it could not write down. Early in the start there is
 // none that listens.
 func ask(ctx context.Context, x state.Ref, r *supervisor.Record) error {
-	ctx, cancel := context.WithTimeout(ctx, time.Second)
-	defer cancel()
 	c, err := control.Dial(ctx, x.Path)
 	if err != nil {
 		return err
@@ -410,7 +437,9 @@ func (a *app) ps(ctx context.Context, all, asJSON bool) error {
 		r := supervisor.Record{Version: supervisor.RecordVersion, ID: x.ID, Name: x.Name, Status: lifecycle.StatusCreating}
 		err := x.ReadJSON(supervisor.RecordName, &r)
 		if errors.Is(err, fs.ErrNotExist) && held[x.ID] {
-			err = ask(ctx, x, &r)
+			soon, cancel := context.WithTimeout(ctx, time.Second)
+			err = ask(soon, x, &r)
+			cancel()
 		}
 		if err != nil && !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, control.ErrNoSupervisor) {
 			a.problem("warning", fmt.Sprintf("sandbox %s: %v", x.ID[:12], err), "")
@@ -469,11 +498,11 @@ func (a *app) inspectCommand() *cobra.Command {
 		Use: "inspect [-oci] NAME", Short: "Print what is known of a sandbox, as JSON; with -keep also after its end",
 		Example: "  nucleus inspect web\n  nucleus inspect -oci web", Args: cobra.ExactArgs(1),
 		RunE: func(c *cobra.Command, args []string) error {
-			_, x, err := a.find(args[0])
+			root, x, err := a.find(args[0])
 			if err != nil {
 				return err
 			}
-			r, err := a.record(c.Context(), x)
+			r, err := a.record(c.Context(), root, x)
 			if err != nil {
 				return err
 			}

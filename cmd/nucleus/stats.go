@@ -109,7 +109,7 @@ func askStats(ctx context.Context, x *account) error {
 	if errors.Is(err, context.DeadlineExceeded) {
 		return fmt.Errorf("sandbox %q does not answer within %s", x.ref, askTime)
 	}
-	return controlError(x.ref, err)
+	return controlError(x.of, err)
 }
 
 // alive lists the sandboxes that a supervisor holds, by name.

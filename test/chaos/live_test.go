@@ -4,6 +4,8 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"os"
+	"path/filepath"
 	"strings"
 	"time"
 
@@ -90,6 +92,21 @@ func decoded[T any](s *site, text string) (v T) {
 		s.t.Fatalf("%v: %s", err, text)
 	}
 	return v
+}
+
+// written is what the state root has of a sandbox, where asking nucleus would take its
+// time, or disturb: the zero value if there is none.
+func (s *site) written(name string) (x live) {
+	s.t.Helper()
+	id, err := os.Readlink(filepath.Join(s.root, "names", name))
+	if err != nil {
+		return x
+	}
+	b, err := os.ReadFile(filepath.Join(s.root, "sandboxes", id, "state.json"))
+	if err != nil {
+		return x
+	}
+	return decoded[live](s, string(b))
 }
 
 // until waits for something that comes by itself.
