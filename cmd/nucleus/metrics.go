@@ -59,13 +59,18 @@ func (a *app) metrics(ctx context.Context, where string) error {
 
 // metricsText asks every sandbox that is alive.
 func (a *app) metricsText(ctx context.Context) ([]byte, error) {
-	list, err := a.alive()
+	root, err := a.sandboxes()
+	if err != nil {
+		return nil, err
+	}
+	defer root.Close()
+	list, err := alive(root)
 	if err != nil {
 		return nil, err
 	}
 	a.accounts(ctx, list, func(ctx context.Context, x *account) (err error) {
 		if err = askStats(ctx, x); err == nil {
-			x.record, err = a.record(ctx, x.of)
+			x.record, err = a.record(ctx, root, x.of)
 		}
 		return err
 	})

@@ -113,12 +113,7 @@ func askStats(ctx context.Context, x *account) error {
 }
 
 // alive lists the sandboxes that a supervisor holds, by name.
-func (a *app) alive() ([]account, error) {
-	root, err := a.sandboxes()
-	if err != nil {
-		return nil, err
-	}
-	defer root.Close()
+func alive(root *state.Root) ([]account, error) {
 	refs, err := root.Refs()
 	if err != nil {
 		return nil, err
@@ -140,6 +135,11 @@ func (a *app) alive() ([]account, error) {
 }
 
 func (a *app) stats(ctx context.Context, refs []string, follow, asJSON bool) error {
+	root, err := a.sandboxes()
+	if err != nil {
+		return err
+	}
+	defer root.Close()
 	var list []account
 	for _, ref := range refs {
 		_, x, err := a.find(ref)
@@ -151,8 +151,7 @@ func (a *app) stats(ctx context.Context, refs []string, follow, asJSON bool) err
 	earlier := map[string]supervisor.Stats{}
 	for first := true; ; first = false {
 		if len(refs) == 0 {
-			var err error
-			if list, err = a.alive(); err != nil {
+			if list, err = alive(root); err != nil {
 				return err
 			}
 		}
