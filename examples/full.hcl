@@ -217,4 +217,14 @@ job "web" {
       endpoint = "unix:///run/audit.sock"
     }
   }
+
+  depends_on {
+    job       = "schema"
+    condition = "exited"
+  }
+}
+
+# What the other job waits for, when nucleus up starts both.
+job "schema" {
+  command = ["/bin/migrate"]
 }

@@ -56,7 +56,7 @@ func TestReferenceNamesEverything(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	j, diags := job.Parse("full.hcl", full, job.Options{Dir: "/home/me/jobs"})
+	j, diags := job.Parse("full.hcl", full, job.Options{Dir: "/home/me/jobs", Job: "web"})
 	if diags.HasErrors() {
 		t.Fatal(diags)
 	}
