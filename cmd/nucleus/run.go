@@ -63,6 +63,7 @@ is not found.`,
 }
 
 func (f *runFlags) addRun(c *cobra.Command) {
+	f.addJob(c)
 	c.Flags().StringVar(&f.name, "name", "", "name of the sandbox (default: the job's, made unique)")
 	c.Flags().StringVar(&f.events, "events", "", "write events as JSON lines to FILE or fd:N")
 	c.Flags().StringVar(&f.pidFile, "pid-file", "", "write the workload's host pid to this file, which is removed with the sandbox; what a killed nucleus left is replaced by the next run")
