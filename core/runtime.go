@@ -207,6 +207,8 @@ type RunOptions struct {
 	// Held: whoever asks on the control socket has the sandbox started, or removed
 	// (Sandbox.StartAsked, Sandbox.Abandoned).
 	Held bool
+	// Stack is kept beside the sandbox's record, for who starts and stops several.
+	Stack *supervisor.Stack
 	// Keep leaves the record and the log of a sandbox that has run, and its name, until
 	// it is removed.
 	Keep bool

@@ -31,7 +31,7 @@ func supervise(ctx context.Context, ls *lifecycle.Sandbox, p *plan.Plan, o RunOp
 		err = out.Begin(ls.Dir().Path)
 	}
 	if err == nil {
-		s.sup, err = supervisor.New(ls, supervisor.Config{Detached: o.Detached, Held: o.Held, Output: out, Locate: func(err error) error { return locate(err, p) }})
+		s.sup, err = supervisor.New(ls, supervisor.Config{Detached: o.Detached, Held: o.Held, Stack: o.Stack, Output: out, Locate: func(err error) error { return locate(err, p) }})
 	}
 	if err != nil {
 		err = errors.Join(err, s.Destroy(ctx))

@@ -29,7 +29,9 @@ const supervisorFlag = "supervisor-fd"
 
 // readyMessage is what it tells.
 type readyMessage struct {
-	ID string `json:"id"`
+	ID      string `json:"id"`
+	Started bool   `json:"started,omitempty"` // it runs, and another message comes when it is ready
+	Ended   bool   `json:"ended,omitempty"`   // before it was ready
 }
 
 // supervises tells whether this is such a process.
@@ -89,11 +91,9 @@ func (a *app) leave(f *runFlags) error {
 			fd++
 		}
 	}
-	args := slices.Insert(slices.Clone(os.Args), 1, "--"+supervisorFlag+"="+strconv.Itoa(fd))
-	//nolint:forbidigo // this program once more: its environment and arguments are what it would have itself
-	p, err := os.StartProcess("/proc/self/exe", args, &os.ProcAttr{Files: files, Env: os.Environ(), Sys: &syscall.SysProcAttr{Setsid: true}})
+	p, err := startSupervisor(os.Args, fd, files)
 	if err != nil {
-		return fmt.Errorf("starting the supervisor: %w", err)
+		return err
 	}
 	_ = w.Close()
 	told := make(chan []byte, 1)
@@ -125,6 +125,18 @@ func (a *app) leave(f *runFlags) error {
 	}
 }
 
+// startSupervisor starts this program once more, in a session of its own, with the
+// descriptor on which it tells that its sandbox is ready.
+func startSupervisor(args []string, readyFD int, files []*os.File) (*os.Process, error) {
+	args = slices.Insert(slices.Clone(args), 1, "--"+supervisorFlag+"="+strconv.Itoa(readyFD))
+	//nolint:forbidigo // this program once more: its environment and arguments are what it would have itself
+	p, err := os.StartProcess("/proc/self/exe", args, &os.ProcAttr{Files: files, Env: os.Environ(), Sys: &syscall.SysProcAttr{Setsid: true}})
+	if err != nil {
+		return nil, fmt.Errorf("starting the supervisor: %w", err)
+	}
+	return p, nil
+}
+
 // callersDescriptor is the one that the caller named on the command line, nil for none.
 func callersDescriptor(f *runFlags) (*os.File, error) {
 	if !strings.HasPrefix(f.events, "fd:") {
@@ -141,13 +153,9 @@ func callersDescriptor(f *runFlags) (*os.File, error) {
 }
 
 // tellReady says that the sandbox is ready, and lets go of the caller's descriptors.
-func (a *app) tellReady(s *core.Sandbox) error {
+func (a *app) tellReady(m readyMessage) error {
 	defer a.ready.Close()
-	b, err := json.Marshal(readyMessage{s.ID()})
-	if err != nil {
-		return err
-	}
-	if _, err := a.ready.Write(append(b, '\n')); err != nil {
+	if err := a.tell(m); err != nil {
 		return fmt.Errorf("nobody waits for the sandbox any more: %w", err)
 	}
 	null, err := os.OpenFile("/dev/null", os.O_RDWR, 0)
@@ -164,10 +172,19 @@ func (a *app) tellReady(s *core.Sandbox) error {
 	return os.Chdir("/")
 }
 
+func (a *app) tell(m readyMessage) error {
+	b, err := json.Marshal(m)
+	if err != nil {
+		return err
+	}
+	_, err = a.ready.Write(append(b, '\n'))
+	return err
+}
+
 // awaitStart tells that a sandbox was created, and waits until somebody wants it to be
 // started, or not any more.
 func (a *app) awaitStart(ctx context.Context, s *core.Sandbox) error {
-	if err := a.tellReady(s); err != nil {
+	if err := a.tellReady(readyMessage{ID: s.ID()}); err != nil {
 		return err
 	}
 	select {
@@ -181,8 +198,12 @@ func (a *app) awaitStart(ctx context.Context, s *core.Sandbox) error {
 }
 
 // awaitRunning tells that the workload runs, and is ready. One that has ended by then has told why,
-// or was that quick.
-func (a *app) awaitRunning(s *core.Sandbox) {
+// or was that quick. early has both told, each when it is so.
+func (a *app) awaitRunning(s *core.Sandbox, early bool) {
+	m := readyMessage{ID: s.ID()}
+	if early {
+		_ = a.tell(readyMessage{ID: s.ID(), Started: true}) // nobody waits any more: that is found out below
+	}
 	ended := make(chan struct{})
 	var failed error
 	go func() {
@@ -195,8 +216,13 @@ func (a *app) awaitRunning(s *core.Sandbox) {
 		if failed != nil {
 			return // the caller hears of it by our exit code
 		}
+		select {
+		case <-s.Ready():
+		default:
+			m.Ended = true
+		}
 	}
-	if err := a.tellReady(s); err != nil {
+	if err := a.tellReady(m); err != nil {
 		s.Kill()
 	}
 }

@@ -31,6 +31,7 @@ type jobFlags struct {
 	name      string
 	hostFuncs bool
 	parent    string
+	inStack   string // of a child of nucleus up: the stack that its sandbox is of
 }
 
 func (f *jobFlags) add(c *cobra.Command) {
@@ -70,7 +71,7 @@ func (a *app) load(f *jobFlags, argv []string) (*job.Job, error) {
 			return nil, &usageError{err: errors.New("-job without a job file: there is nothing to choose from"), hint: "nucleus " + f.verb + " -config stack.hcl -job " + f.job}
 		}
 		j, diags := job.FromOptions(o)
-		return a.decoded(j, diags)
+		return a.decoded(f, j, diags)
 	}
 	name, src, err := a.readJob(f.config)
 	if err != nil {
@@ -78,7 +79,7 @@ func (a *app) load(f *jobFlags, argv []string) (*job.Job, error) {
 	}
 	j, diags := job.Parse(name, src, o)
 	a.sources[name] = src
-	return a.decoded(j, diags)
+	return a.decoded(f, j, diags)
 }
 
 // loadAll is load for all jobs of a file.
@@ -133,9 +134,10 @@ func (a *app) jobOptions(f *jobFlags) (job.Options, error) {
 	return o, nil
 }
 
-// decoded prints what there is to say of a job, unless the other build is going to.
-func (a *app) decoded(j *job.Job, diags hcl.Diagnostics) (*job.Job, error) {
-	if !diags.HasErrors() && leavesToFull(j) {
+// decoded prints what there is to say of a job, unless the other build is going to, or
+// nucleus up has.
+func (a *app) decoded(f *jobFlags, j *job.Job, diags hcl.Diagnostics) (*job.Job, error) {
+	if !diags.HasErrors() && (leavesToFull(j) || f.inStack != "") {
 		return j, nil
 	}
 	return j, a.diagnostics(a.sources, diags)

@@ -21,6 +21,7 @@ import (
 	"github.com/nucleus-runtime/nucleus/core"
 	"github.com/nucleus-runtime/nucleus/core/exec"
 	"github.com/nucleus-runtime/nucleus/core/plan"
+	"github.com/nucleus-runtime/nucleus/core/supervisor"
 )
 
 type runFlags struct {
@@ -32,6 +33,7 @@ type runFlags struct {
 	detach  bool
 	keep    bool
 	create  bool // stop at the start gate
+	stack   *supervisor.Stack
 }
 
 func (a *app) runCommand() *cobra.Command {
@@ -57,6 +59,8 @@ is not found.`,
 	f.addParent(c)
 	f.addRun(c)
 	c.Flags().BoolVar(&f.detach, "detach", false, "print the id once the workload runs, and leave the sandbox to a process of its own")
+	c.Flags().StringVar(&f.inStack, inStackFlag, "", "")
+	_ = c.Flags().MarkHidden(inStackFlag) // it exists
 	c.Flags().BoolVar(&f.trace, "trace", false, "print where each millisecond of the run goes, to standard error")
 	c.Flags().BoolVar(&f.json, "json", false, "print the result as JSON to standard error when the sandbox has ended")
 	return c
@@ -143,6 +147,11 @@ func (a *app) run(ctx context.Context, f *runFlags, argv []string) error {
 			return err
 		}
 		use.expect(j)
+		if f.inStack != "" {
+			if f.stack, err = stackRecord(&f.jobFlags, j); err != nil {
+				return err
+			}
+		}
 	}
 	close(ours)
 	if oerr := <-opened; oerr != nil {
@@ -226,7 +235,7 @@ func (a *app) supervise(ctx context.Context, rt *core.Runtime, p *plan.Plan, nam
 		}
 	}
 	s, err := rt.Create(ctx, p, core.RunOptions{
-		Name: name, Streams: core.Streams{In: a.stdin, Out: a.stdout, Err: a.stderr}, ThreadsStay: true, Detached: f.detach, Held: f.create, Keep: f.keep,
+		Name: name, Streams: core.Streams{In: a.stdin, Out: a.stdout, Err: a.stderr}, ThreadsStay: true, Detached: f.detach, Held: f.create, Keep: f.keep, Stack: f.stack,
 	})
 	if err != nil {
 		return core.Failed(err), err
@@ -253,7 +262,7 @@ func (a *app) supervise(ctx context.Context, rt *core.Runtime, p *plan.Plan, nam
 	stop := context.AfterFunc(ctx, s.Stop)
 	defer stop()
 	if f.detach && !f.create {
-		a.awaitRunning(s)
+		a.awaitRunning(s, f.inStack != "")
 	}
 	return s.Wait()
 }

@@ -25,6 +25,8 @@ type Config struct {
 	Output   *Output // nil for a sandbox in the foreground
 	// Held: it is started when somebody asks for that.
 	Held bool
+	// Stack is kept beside the record, nil for a sandbox of none.
+	Stack *Stack
 	// Locate adds the line of the job to an error.
 	Locate func(error) error
 }
@@ -54,7 +56,13 @@ func New(s *lifecycle.Sandbox, cfg Config) (*Supervisor, error) {
 		return nil, err
 	}
 	v := &Supervisor{cfg: cfg, sandbox: s, server: server, created: time.Now(), served: make(chan struct{}), start: make(chan struct{}), done: make(chan struct{})}
-	if err := v.write(); err != nil {
+	if cfg.Stack != nil {
+		err = s.Dir().WriteJSON(StackName, cfg.Stack)
+	}
+	if err == nil {
+		err = v.write()
+	}
+	if err != nil {
 		_ = server.Close()
 		return nil, err
 	}
@@ -105,11 +113,16 @@ func (v *Supervisor) record() Record {
 		ready = s.Status() != lifecycle.StatusStopped
 	default:
 	}
+	stack := ""
+	if v.cfg.Stack != nil {
+		stack = v.cfg.Stack.Name
+	}
 	return Record{
 		Ready: ready, Health: string(s.Health()),
 		Version: RecordVersion, ID: s.ID(), Name: s.Name(), Status: s.Status(), Pid: s.Pid(), InitPid: s.InitPid(), Supervisor: os.Getpid(),
 		Detached: v.cfg.Detached, Job: p.Name, File: p.File, Mode: string(p.Mode), Command: p.Process.Args, Terminal: p.Process.Terminal,
 		Root: p.Root.Kind, Rootfs: p.Root.Path, Network: p.Network.Backend, Cgroup: s.Cgroup(), Created: v.created, Started: s.Started(), Execs: v.execs.Load(),
+		Stack: stack,
 	}
 }
 
