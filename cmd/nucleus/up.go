@@ -264,7 +264,7 @@ func (u *upping) launch(ctx context.Context, name string, reached func(job.Condi
 	_ = w.Close()
 	stop := context.AfterFunc(ctx, func() { _ = p.Signal(unix.SIGTERM) }) // it is gone: that is what is wanted
 	defer stop()
-	m, ok := u.hear(r, reached)
+	m, ran, ok := u.hear(r, reached)
 	if ok && ctx.Err() == nil {
 		_ = p.Release()
 		u.repeat(said)
@@ -281,21 +281,26 @@ func (u *upping) launch(ctx context.Context, name string, reached func(job.Condi
 	if err != nil {
 		return fmt.Errorf("waiting for the supervisor: %w", err)
 	}
-	return fmt.Errorf("not started: %s", st)
+	if ran {
+		return notReady(u.sandbox(name))
+	}
+	return fmt.Errorf("not started: its supervisor has ended with %s", st)
 }
 
-// hear reads what a supervisor tells until it has said that its sandbox is ready.
-func (u *upping) hear(r io.Reader, reached func(job.Condition)) (m readyMessage, ok bool) {
+// hear reads what a supervisor tells until it has said that its sandbox is ready, and
+// tells whether the workload ran.
+func (u *upping) hear(r io.Reader, reached func(job.Condition)) (m readyMessage, ran, ok bool) {
 	lines := bufio.NewReader(io.LimitReader(r, 4096))
 	for {
 		line, err := lines.ReadBytes('\n')
 		m = readyMessage{}
 		if err != nil || json.Unmarshal(line, &m) != nil || m.ID == "" {
-			return m, false // it has failed, and said why
+			return m, ran, false // it has failed, and said why
 		}
 		if !m.Started {
-			return m, true
+			return m, true, true
 		}
+		ran = true
 		reached(job.ConditionStarted)
 	}
 }
