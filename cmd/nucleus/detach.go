@@ -201,15 +201,19 @@ func (a *app) awaitStart(ctx context.Context, s *core.Sandbox) error {
 // or was that quick. early has both told, each when it is so.
 func (a *app) awaitRunning(s *core.Sandbox, early bool) {
 	m := readyMessage{ID: s.ID()}
-	if early {
-		_ = a.tell(readyMessage{ID: s.ID(), Started: true}) // nobody waits any more: that is found out below
-	}
 	ended := make(chan struct{})
 	var failed error
 	go func() {
 		_, failed = s.Wait()
 		close(ended)
 	}()
+	if early {
+		select {
+		case <-s.Running():
+			_ = a.tell(readyMessage{ID: s.ID(), Started: true}) // nobody waits any more: that is found out below
+		case <-ended:
+		}
+	}
 	select {
 	case <-s.Ready():
 	case <-ended:
