@@ -12,6 +12,7 @@ import (
 	"strconv"
 	"strings"
 	"syscall"
+	"time"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
@@ -214,19 +215,37 @@ func (a *app) awaitRunning(s *core.Sandbox, early bool) {
 		case <-ended:
 		}
 	}
-	select {
-	case <-s.Ready():
-	case <-ended:
-		if failed != nil {
-			return // the caller hears of it by our exit code
-		}
+	look := time.NewTicker(200 * time.Millisecond)
+	defer look.Stop()
+	for waits := true; waits; {
 		select {
 		case <-s.Ready():
-		default:
-			m.Ended = true
+			waits = false
+		case <-ended:
+			if failed != nil {
+				return // the caller hears of it by our exit code
+			}
+			select {
+			case <-s.Ready():
+			default:
+				m.Ended = true
+			}
+			waits = false
+		case <-look.C:
+			if abandoned(a.ready) {
+				s.Kill()
+				return
+			}
 		}
 	}
 	if err := a.tellReady(m); err != nil {
 		s.Kill()
 	}
+}
+
+// abandoned tells whether nobody reads what is written to a pipe (poll(2), POLLERR).
+func abandoned(w *os.File) bool {
+	p := []unix.PollFd{{Fd: int32(w.Fd())}}
+	n, err := unix.Poll(p, 0)
+	return err == nil && n == 1 && p[0].Revents&unix.POLLERR != 0
 }
