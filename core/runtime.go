@@ -227,6 +227,8 @@ type RunOptions struct {
 	// Sockets are what a job with socket_activation hands to its workload, and stay the
 	// caller's. A job without takes none.
 	Sockets []listen.Socket
+	// Stack is kept beside the sandbox's record, for who starts and stops several.
+	Stack *supervisor.Stack
 	// Keep leaves the record and the log of a sandbox that has run, and its name, until
 	// it is removed.
 	Keep bool
@@ -281,7 +283,7 @@ func (r *Runtime) Create(ctx context.Context, p *plan.Plan, o RunOptions) (*Sand
 		}, p)
 	}
 	return supervisor.New(ctx, supervisor.Config{
-		Dir: d, Plan: p, Log: log, Streams: o.Streams, Detached: o.Detached, Journal: o.Journal, Held: o.Held, Keep: o.Keep, Pid: o.Pid, Again: o.Again,
+		Dir: d, Plan: p, Log: log, Streams: o.Streams, Detached: o.Detached, Journal: o.Journal, Held: o.Held, Keep: o.Keep, Stack: o.Stack, Pid: o.Pid, Again: o.Again,
 		Locate: func(err error) error { return locate(err, p) },
 		Make: func(ctx context.Context, streams exec.Streams) (*lifecycle.Sandbox, error) {
 			if o.ThreadsStay {

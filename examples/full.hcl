@@ -218,4 +218,14 @@ job "web" {
       endpoint = "unix:///run/audit.sock"
     }
   }
+
+  depends_on {
+    job       = "schema"
+    condition = "exited"
+  }
+}
+
+# What the other job waits for, when nucleus up starts both.
+job "schema" {
+  command = ["/bin/migrate"]
 }

@@ -13,6 +13,7 @@ import (
 	"strconv"
 	"strings"
 	"syscall"
+	"time"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
@@ -31,7 +32,9 @@ const supervisorFlag = "supervisor-fd"
 
 // readyMessage is what it tells.
 type readyMessage struct {
-	ID string `json:"id"`
+	ID      string `json:"id"`
+	Started bool   `json:"started,omitempty"` // it runs, and another message comes when it is ready
+	Ended   bool   `json:"ended,omitempty"`   // before it was ready
 }
 
 // supervises tells whether this is such a process.
@@ -91,11 +94,9 @@ func (a *app) leave(f *runFlags) error {
 			fd++
 		}
 	}
-	args := slices.Insert(slices.Clone(os.Args), 1, "--"+supervisorFlag+"="+strconv.Itoa(fd))
-	//nolint:forbidigo // this program once more: its environment and arguments are what it would have itself
-	p, err := os.StartProcess("/proc/self/exe", args, &os.ProcAttr{Files: files, Env: os.Environ(), Sys: &syscall.SysProcAttr{Setsid: true}})
+	p, err := startSupervisor(os.Args, fd, files)
 	if err != nil {
-		return fmt.Errorf("starting the supervisor: %w", err)
+		return err
 	}
 	_ = w.Close()
 	failpoint.Hit("supervisor started")
@@ -128,6 +129,18 @@ func (a *app) leave(f *runFlags) error {
 	}
 }
 
+// startSupervisor starts this program once more, in a session of its own, with the
+// descriptor on which it tells that its sandbox is ready.
+func startSupervisor(args []string, readyFD int, files []*os.File) (*os.Process, error) {
+	args = slices.Insert(slices.Clone(args), 1, "--"+supervisorFlag+"="+strconv.Itoa(readyFD))
+	//nolint:forbidigo // this program once more: its environment and arguments are what it would have itself
+	p, err := os.StartProcess("/proc/self/exe", args, &os.ProcAttr{Files: files, Env: os.Environ(), Sys: &syscall.SysProcAttr{Setsid: true}})
+	if err != nil {
+		return nil, fmt.Errorf("starting the supervisor: %w", err)
+	}
+	return p, nil
+}
+
 // callersDescriptor is the one that the caller named on the command line, nil for none.
 func callersDescriptor(f *runFlags) (*os.File, error) {
 	if !strings.HasPrefix(f.events, "fd:") {
@@ -144,13 +157,9 @@ func callersDescriptor(f *runFlags) (*os.File, error) {
 }
 
 // tellReady says that the sandbox is ready, and lets go of the caller's descriptors.
-func (a *app) tellReady(s *core.Sandbox) error {
+func (a *app) tellReady(m readyMessage) error {
 	defer a.ready.Close()
-	b, err := json.Marshal(readyMessage{s.ID()})
-	if err != nil {
-		return err
-	}
-	if _, err := a.ready.Write(append(b, '\n')); err != nil {
+	if err := a.tell(m); err != nil {
 		return fmt.Errorf("nobody waits for the sandbox any more: %w", err)
 	}
 	failpoint.Hit("ready told")
@@ -172,10 +181,19 @@ func (a *app) tellReady(s *core.Sandbox) error {
 	return os.Chdir("/")
 }
 
+func (a *app) tell(m readyMessage) error {
+	b, err := json.Marshal(m)
+	if err != nil {
+		return err
+	}
+	_, err = a.ready.Write(append(b, '\n'))
+	return err
+}
+
 // awaitStart tells that a sandbox was created, and waits until somebody wants it to be
 // started, or not any more.
 func (a *app) awaitStart(ctx context.Context, s *core.Sandbox) error {
-	if err := a.tellReady(s); err != nil {
+	if err := a.tellReady(readyMessage{ID: s.ID()}); err != nil {
 		return err
 	}
 	select {
@@ -189,22 +207,53 @@ func (a *app) awaitStart(ctx context.Context, s *core.Sandbox) error {
 }
 
 // awaitRunning tells that the workload runs, and is ready. One that has ended by then has told why,
-// or was that quick.
-func (a *app) awaitRunning(s *core.Sandbox) {
+// or was that quick. early has both told, each when it is so.
+func (a *app) awaitRunning(s *core.Sandbox, early bool) {
+	m := readyMessage{ID: s.ID()}
 	ended := make(chan struct{})
 	var failed error
 	go func() {
 		_, failed = s.Wait()
 		close(ended)
 	}()
-	select {
-	case <-s.Ready():
-	case <-ended:
-		if failed != nil {
-			return // the caller hears of it by our exit code
+	if early {
+		select {
+		case <-s.Running():
+			_ = a.tell(readyMessage{ID: s.ID(), Started: true}) // nobody waits any more: that is found out below
+		case <-ended:
 		}
 	}
-	if err := a.tellReady(s); err != nil {
+	look := time.NewTicker(200 * time.Millisecond)
+	defer look.Stop()
+	for waits := true; waits; {
+		select {
+		case <-s.Ready():
+			waits = false
+		case <-ended:
+			if failed != nil {
+				return // the caller hears of it by our exit code
+			}
+			select {
+			case <-s.Ready():
+			default:
+				m.Ended = true
+			}
+			waits = false
+		case <-look.C:
+			if abandoned(a.ready) {
+				s.Kill()
+				return
+			}
+		}
+	}
+	if err := a.tellReady(m); err != nil {
 		s.Kill()
 	}
+}
+
+// abandoned tells whether nobody reads what is written to a pipe (poll(2), POLLERR).
+func abandoned(w *os.File) bool {
+	p := []unix.PollFd{{Fd: int32(w.Fd())}}
+	n, err := unix.Poll(p, 0)
+	return err == nil && n == 1 && p[0].Revents&unix.POLLERR != 0
 }

@@ -6,6 +6,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"github.com/hashicorp/hcl/v2"
@@ -24,11 +25,13 @@ const maxJobFile = job.MaxSize + 1
 type jobFlags struct {
 	verb      string
 	config    string
+	job       string
 	vars      []string
 	varFiles  []string
 	name      string
 	hostFuncs bool
 	parent    string
+	inStack   string // of a child of nucleus up: the stack that its sandbox is of
 }
 
 func (f *jobFlags) add(c *cobra.Command) {
@@ -44,6 +47,11 @@ func (f *jobFlags) addVariables(c *cobra.Command) {
 	c.Flags().BoolVar(&f.hostFuncs, "allow-host-functions", false, "let the job file read files and the environment of the host")
 }
 
+// addJob is for the verbs that are about one job.
+func (f *jobFlags) addJob(c *cobra.Command) {
+	c.Flags().StringVar(&f.job, "job", "", "which job of a file that has several")
+}
+
 // addParent is for the verbs that look at the host.
 func (f *jobFlags) addParent(c *cobra.Command) {
 	c.Flags().StringVar(&f.parent, "cgroup-parent", "", "control group below which the sandbox's is made (default: see docs/cgroups.md)")
@@ -52,45 +60,23 @@ func (f *jobFlags) addParent(c *cobra.Command) {
 // load reads and decodes the job that the flags and arguments name. Diagnostics
 // are printed here, with the source lines that they point at.
 func (a *app) load(f *jobFlags, argv []string) (*job.Job, error) {
-	o := job.Options{AllowHostFunctions: f.hostFuncs, Command: argv, Name: f.name, Vars: map[string]string{}}
-	for _, kv := range f.vars {
-		k, v, ok := strings.Cut(kv, "=")
-		if !ok || k == "" {
-			return nil, &usageError{err: fmt.Errorf("-var %q: write name=value", kv)}
-		}
-		o.Vars[k] = v
-	}
-	for _, path := range f.varFiles {
-		b, err := os.ReadFile(filepath.Clean(path))
-		if err != nil {
-			return nil, fmt.Errorf("variables: %w", err)
-		}
-		o.VarFiles = append(o.VarFiles, job.VarFile{Name: path, Src: b})
-	}
-	dir, err := filepath.Abs(filepath.Dir(f.config))
-	if err != nil {
-		return nil, &hintedError{err: fmt.Errorf("working directory: %w", err), hint: "it was removed, or cannot be seen: cd elsewhere"}
-	}
-	o.Dir = dir
-	host, err := a.hostConfiguration()
+	o, err := a.jobOptions(f)
 	if err != nil {
 		return nil, err
 	}
-	o.Defaults = host.Defaults
-	a.sources = map[string][]byte{host.File: a.host.source}
+	o.Command, o.Name, o.Job = argv, f.name, f.job
 	if f.config == "" {
 		if len(argv) == 0 {
-			what := "name a file with -config, or a command after --"
-			if f.verb == "validate" {
-				what = "name a file with -config"
-			}
-			return nil, &usageError{err: errors.New("no job: " + what), hint: "nucleus " + f.verb + " -config job.hcl"}
+			return nil, &usageError{err: errors.New("no job: name a file with -config, or a command after --"), hint: "nucleus " + f.verb + " -config job.hcl"}
 		}
 		if len(f.vars)+len(f.varFiles) > 0 {
 			return nil, &usageError{err: errors.New("variables without a job file: nothing would read them"), hint: "nucleus run -config job.hcl -var name=value"}
 		}
+		if f.job != "" {
+			return nil, &usageError{err: errors.New("-job without a job file: there is nothing to choose from"), hint: "nucleus " + f.verb + " -config stack.hcl -job " + f.job}
+		}
 		j, diags := job.FromOptions(o)
-		return a.decoded(j, diags)
+		return a.decoded(f, j, diags)
 	}
 	name, src, err := a.readJob(f.config)
 	if err != nil {
@@ -98,12 +84,65 @@ func (a *app) load(f *jobFlags, argv []string) (*job.Job, error) {
 	}
 	j, diags := job.Parse(name, src, o)
 	a.sources[name] = src
-	return a.decoded(j, diags)
+	return a.decoded(f, j, diags)
 }
 
-// decoded prints what there is to say of a job, unless the other build is going to.
-func (a *app) decoded(j *job.Job, diags hcl.Diagnostics) (*job.Job, error) {
-	if !diags.HasErrors() && leavesToFull(j) {
+// loadAll is load for all jobs of a file.
+func (a *app) loadAll(f *jobFlags) ([]*job.Job, error) {
+	o, err := a.jobOptions(f)
+	if err != nil {
+		return nil, err
+	}
+	if f.config == "" {
+		return nil, &usageError{err: errors.New("no job: name a file with -config"), hint: "nucleus " + f.verb + " -config job.hcl"}
+	}
+	name, src, err := a.readJob(f.config)
+	if err != nil {
+		return nil, err
+	}
+	jobs, diags := job.ParseAll(name, src, o)
+	a.sources[name] = src
+	if !diags.HasErrors() && slices.ContainsFunc(jobs, leavesToFull) && f.verb == "validate" {
+		return jobs, nil
+	}
+	return jobs, a.diagnostics(a.sources, diags)
+}
+
+// jobOptions is what the flags and the host configuration add to a file.
+func (a *app) jobOptions(f *jobFlags) (job.Options, error) {
+	o := job.Options{AllowHostFunctions: f.hostFuncs, Vars: map[string]string{}}
+	for _, kv := range f.vars {
+		k, v, ok := strings.Cut(kv, "=")
+		if !ok || k == "" {
+			return o, &usageError{err: fmt.Errorf("-var %q: write name=value", kv)}
+		}
+		o.Vars[k] = v
+	}
+	for _, path := range f.varFiles {
+		b, err := os.ReadFile(filepath.Clean(path))
+		if err != nil {
+			return o, fmt.Errorf("variables: %w", err)
+		}
+		o.VarFiles = append(o.VarFiles, job.VarFile{Name: path, Src: b})
+	}
+	dir, err := filepath.Abs(filepath.Dir(f.config))
+	if err != nil {
+		return o, &hintedError{err: fmt.Errorf("working directory: %w", err), hint: "it was removed, or cannot be seen: cd elsewhere"}
+	}
+	o.Dir = dir
+	host, err := a.hostConfiguration()
+	if err != nil {
+		return o, err
+	}
+	o.Defaults = host.Defaults
+	a.sources = map[string][]byte{host.File: a.host.source}
+	return o, nil
+}
+
+// decoded prints what there is to say of a job, unless the other build is going to, or
+// nucleus up has.
+func (a *app) decoded(f *jobFlags, j *job.Job, diags hcl.Diagnostics) (*job.Job, error) {
+	if !diags.HasErrors() && (leavesToFull(j) || f.inStack != "") {
 		return j, nil
 	}
 	return j, a.diagnostics(a.sources, diags)

@@ -79,7 +79,7 @@ Long flags take one dash or two: -config is --config.`,
 	c.SetFlagErrorFunc(func(c *cobra.Command, err error) error {
 		return &usageError{err: err, hint: c.CommandPath() + " -h"}
 	})
-	c.AddCommand(a.runCommand(), a.createCommand(), a.startCommand(), a.restartCommand(), a.psCommand(), a.inspectCommand(), a.execCommand(), a.attachCommand(), a.logsCommand(), a.eventsCommand(), a.statsCommand(),
+	c.AddCommand(a.runCommand(), a.createCommand(), a.startCommand(), a.restartCommand(), a.upCommand(), a.downCommand(), a.psCommand(), a.inspectCommand(), a.execCommand(), a.attachCommand(), a.logsCommand(), a.eventsCommand(), a.statsCommand(),
 		a.stopCommand(), a.killCommand(), a.pauseCommand(), a.resumeCommand(), a.waitCommand(), a.rmCommand(), a.planCommand(), a.validateCommand(), a.unitCommand(), a.doctorCommand(), a.gcCommand(), a.rootfsCommand(), a.fmtCommand(), a.pluginCommand(), a.versionCommand())
 	c.SetVersionTemplate(versionLine())
 	c.InitDefaultCompletionCmd()

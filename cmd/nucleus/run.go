@@ -25,6 +25,7 @@ import (
 	"github.com/nucleus-runtime/nucleus/core/listen"
 	"github.com/nucleus-runtime/nucleus/core/notify"
 	"github.com/nucleus-runtime/nucleus/core/plan"
+	"github.com/nucleus-runtime/nucleus/core/supervisor"
 )
 
 type runFlags struct {
@@ -38,6 +39,7 @@ type runFlags struct {
 	console string
 	log     string
 	create  bool // stop at the start gate
+	stack   *supervisor.Stack
 }
 
 func (a *app) runCommand() *cobra.Command {
@@ -63,12 +65,15 @@ is not found.`,
 	f.addParent(c)
 	f.addRun(c)
 	c.Flags().BoolVar(&f.detach, "detach", false, "print the id once the workload runs, and leave the sandbox to a process of its own")
+	c.Flags().StringVar(&f.inStack, inStackFlag, "", "")
+	_ = c.Flags().MarkHidden(inStackFlag) // it exists
 	c.Flags().BoolVar(&f.trace, "trace", false, "print where each millisecond of the run goes, to standard error")
 	c.Flags().BoolVar(&f.json, "json", false, "print the result as JSON to standard error when the sandbox has ended")
 	return c
 }
 
 func (f *runFlags) addRun(c *cobra.Command) {
+	f.addJob(c)
 	c.Flags().StringVar(&f.name, "name", "", "name of the sandbox (default: the job's, made unique)")
 	c.Flags().StringVar(&f.events, "events", "", "write events as JSON lines to FILE or fd:N")
 	c.Flags().StringVar(&f.pidFile, "pid-file", "", "write the workload's host pid to this file, which is removed with the sandbox; what a killed nucleus left is replaced by the next run")
@@ -179,6 +184,11 @@ func (a *app) run(ctx context.Context, f *runFlags, argv []string) error {
 			return err
 		}
 		use.expect(j)
+		if f.inStack != "" {
+			if f.stack, err = stackRecord(&f.jobFlags, j); err != nil {
+				return err
+			}
+		}
 	}
 	close(ours)
 	if oerr := <-opened; oerr != nil {
@@ -273,7 +283,7 @@ func (a *app) supervise(ctx context.Context, rt *core.Runtime, p *plan.Plan, o c
 	}
 	pid := &pidFile{path: path}
 	o.Streams = core.Streams{In: a.stdin, Out: a.stdout, Err: a.stderr, Console: console}
-	o.ThreadsStay, o.Detached, o.Held, o.Keep, o.Pid = true, f.detach, f.create, f.keep, pid.set
+	o.ThreadsStay, o.Detached, o.Held, o.Keep, o.Pid, o.Stack = true, f.detach, f.create, f.keep, pid.set, f.stack
 	o.Again = func(r core.Restarting) {
 		a.problem("warning", fmt.Sprintf("%s; started again in %s (restart %d)", endOf(r), r.Wait, r.Count), "")
 	}
@@ -296,7 +306,7 @@ func (a *app) supervise(ctx context.Context, rt *core.Runtime, p *plan.Plan, o c
 	stop := context.AfterFunc(ctx, s.Stop)
 	defer stop()
 	if f.detach && !f.create {
-		a.awaitRunning(s)
+		a.awaitRunning(s, f.inStack != "")
 	}
 	return s.Wait()
 }

@@ -406,14 +406,23 @@ const statusDead = "dead"
 
 func (a *app) psCommand() *cobra.Command {
 	var asJSON, all bool
+	var f stackFlags
 	c := &cobra.Command{
-		Use: "ps [-a] [-json]", Short: "List the sandboxes of this user",
+		Use: "ps [-a] [-json] [-config FILE] [-stack NAME]", Short: "List the sandboxes of this user, or the jobs of a stack",
 		Long: `List the sandboxes of this user: those that are alive; with -a also those that have
 ended and are kept, and those whose supervisor was killed (dead), which nucleus gc
-removes.`,
-		Example: "  nucleus ps\n  nucleus ps -a -json", Args: cobra.NoArgs,
-		RunE: func(c *cobra.Command, _ []string) error { return a.ps(c.Context(), all, asJSON) },
+removes. With -config or -stack the jobs of a stack, also those that were not started or
+have ended; what they are called is all that is read of the file, and -var and -var-file
+are taken so that the arguments of nucleus up fit.`,
+		Example: "  nucleus ps\n  nucleus ps -a -json\n  nucleus ps -config stack.hcl", Args: cobra.NoArgs,
+		RunE: func(c *cobra.Command, _ []string) error {
+			if f.config != "" || f.name != "" {
+				return a.psStack(c.Context(), &f, asJSON)
+			}
+			return a.ps(c.Context(), all, asJSON)
+		},
 	}
+	f.add(c)
 	c.Flags().BoolVarP(&all, "all", "a", false, "also what has ended")
 	c.Flags().BoolVar(&asJSON, "json", false, "print as JSON")
 	return c

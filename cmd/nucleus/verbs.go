@@ -10,6 +10,7 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
+	"slices"
 
 	"github.com/spf13/cobra"
 
@@ -45,6 +46,7 @@ func (a *app) planCommand() *cobra.Command {
 		},
 	}
 	f.add(c)
+	f.addJob(c)
 	f.addParent(c)
 	c.Flags().BoolVar(&asJSON, "json", false, "print the plan as JSON")
 	c.Flags().BoolVar(&asOCI, "oci", false, "print the plan as an OCI runtime configuration (config.json)")
@@ -86,26 +88,43 @@ func (a *app) validateCommand() *cobra.Command {
   nucleus validate -config web.hcl -var port=8080`,
 		Args: cobra.NoArgs,
 		RunE: func(c *cobra.Command, _ []string) error {
-			j, err := a.load(&f, nil)
+			jobs, err := a.loadAll(&f)
 			if err != nil {
 				return err
 			}
-			if leavesToFull(j) {
+			if slices.ContainsFunc(jobs, leavesToFull) {
 				return a.becomeFull()
 			}
-			printed := a.checkPlugins(c.Context(), j, false)
-			if err := core.Check(j); err != nil {
-				return err
-			}
-			if printed != nil {
-				return printed
-			}
-			_, err = fmt.Fprintf(a.out, "%s: job %q is valid\n", f.config, j.Name)
-			return err
+			return a.validate(c.Context(), f.config, jobs)
 		},
 	}
 	f.add(c)
 	return c
+}
+
+// validate checks what decoding cannot see.
+func (a *app) validate(ctx context.Context, config string, jobs []*job.Job) error {
+	var wrong plan.Errors
+	var printed error
+	for _, j := range jobs {
+		printed = errors.Join(printed, a.checkPlugins(ctx, j, false))
+		var more plan.Errors
+		if err := core.Check(j); errors.As(err, &more) {
+			wrong = append(wrong, more...)
+		}
+	}
+	if len(wrong) > 0 {
+		return wrong
+	}
+	if printed != nil {
+		return printed
+	}
+	for _, j := range jobs {
+		if _, err := fmt.Fprintf(a.out, "%s: job %q is valid\n", config, j.Name); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 func (a *app) doctorCommand() *cobra.Command {

@@ -178,7 +178,9 @@ func (p *Prepared) create(m plan.Mount) error {
 	if why := p.refused(filepath.Join(real, filepath.Base(m.Source))); why != "" {
 		return fail("", fmt.Errorf("refused: %s", why))
 	}
-	if err := unix.Mkdirat(parent, filepath.Base(m.Source), 0o755); err != nil {
+	if err := unix.Mkdirat(parent, filepath.Base(m.Source), 0o755); errors.Is(err, unix.EEXIST) {
+		return nil // another sandbox that starts at the same time has made it
+	} else if err != nil {
 		return fail("", os.NewSyscallError("mkdirat", err))
 	}
 	p.Created = append(p.Created, m.Source)

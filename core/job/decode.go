@@ -112,6 +112,7 @@ func (d *decoder) job(b hclread.Block) {
 			{Name: "readiness", Read: d.readiness},
 			{Name: "health", Read: d.health},
 			{Name: "restart", Read: d.restart},
+			{Name: "depends_on", Many: true, Read: d.dependsOn},
 			{Name: "hook", Label: "a phase", Many: true, Read: d.hook},
 			{Name: "plugin_hook", Label: "a hooks plugin", Many: true, Unique: true, Read: d.pluginHook},
 		},
@@ -121,7 +122,7 @@ func (d *decoder) job(b hclread.Block) {
 
 func jobHints() map[string]string {
 	return map[string]string{
-		"depends_on":  "Several jobs that depend on each other come with a later version; run each by itself.",
+		"depends_on":  `Write a block for each job: depends_on { job = "db" }.`,
 		"args":        `Write program and arguments as one list: command = ["/bin/echo", "hello"].`,
 		"cmd":         `Write command = ["/bin/echo", "hello"].`,
 		"entrypoint":  `Write command = ["/bin/echo", "hello"].`,

@@ -1,6 +1,7 @@
 package job
 
 import (
+	"fmt"
 	"os"
 	"strings"
 	"testing"
@@ -22,12 +23,28 @@ func FuzzParse(f *testing.F) {
 	if full, err := os.ReadFile("../../examples/full.hcl"); err == nil {
 		f.Add(full)
 	}
+	f.Add([]byte(stack))
 	f.Add([]byte("job \"x\" {\n command = [<<A\n${<<B\n${\"${1}\"}\nB\n}\nA\n]\n}\n"))
 	f.Fuzz(func(t *testing.T, src []byte) {
 		start := time.Now()
 		j, diags := Parse("job.hcl", src, Options{Dir: "/w", Vars: map[string]string{"v": string(src)}})
 		if (j == nil) != diags.HasErrors() {
 			t.Fatalf("job %v with %v", j, diags)
+		}
+		jobs, all := ParseAll("job.hcl", src, Options{Dir: "/w", Vars: map[string]string{"v": string(src)}})
+		if (jobs == nil) != all.HasErrors() || j != nil && len(jobs) != 1 || len(jobs) == 1 && j == nil {
+			t.Fatalf("%d jobs with %v, one by itself is %v with %v", len(jobs), all, j, diags)
+		}
+		for i, x := range jobs {
+			one, diags := Parse("job.hcl", src, Options{Dir: "/w", Vars: map[string]string{"v": string(src)}, Job: x.Name})
+			if one == nil || one.Name != x.Name || i > 0 && x.Name == jobs[0].Name {
+				t.Fatalf("job %q of %d is %v with %v", x.Name, len(jobs), one, diags)
+			}
+			a, aerr := x.Digest(nil)
+			b, berr := one.Digest(nil)
+			if a != b || (aerr == nil) != (berr == nil) {
+				t.Fatalf("job %q has the digests %s, %v and %s, %v", x.Name, a, aerr, b, berr)
+			}
 		}
 		if took := time.Since(start); took > testutil.Patient(5*time.Second) {
 			t.Fatalf("took %s", took)
@@ -87,6 +104,7 @@ func TestHostileFiles(t *testing.T) {
 		"many attributes":     "job \"x\" {\n" + strings.Repeat("a = 1\n", 30000) + "}\n",
 		"many blocks":         "job \"x\" {\n" + strings.Repeat("a {}\n", 30000) + "}\n",
 		"many locals":         "locals {\n" + manyLocals() + "}\n" + in(`"x"`),
+		"many jobs":           manyJobs(),
 		"NUL":                 "job \"x\x00\" {}",
 		"not UTF-8":           "job \"x\xff\" {}",
 	} {
@@ -103,6 +121,19 @@ func TestHostileFiles(t *testing.T) {
 			t.Logf("%s, %d diagnostics", took, len(diags))
 		})
 	}
+}
+
+// manyJobs wait for all that come after them.
+func manyJobs() string {
+	var b strings.Builder
+	for i := range 300 {
+		fmt.Fprintf(&b, "job \"j%d\" {\n command = [\"x\"]\n", i)
+		for on := i + 1; on < min(300, i+90); on++ {
+			fmt.Fprintf(&b, "depends_on {\njob=\"j%d\"\n}\n", on)
+		}
+		b.WriteString("}\n")
+	}
+	return b.String()
 }
 
 func manyLocals() string {

@@ -54,6 +54,9 @@ type Job struct {
 	// SocketActivation: the workload gets the sockets that were passed to nucleus.
 	SocketActivation bool
 
+	// DependsOn are jobs of the same file that `nucleus up` starts before this one.
+	DependsOn []Dependency
+
 	Hooks       []Hook
 	PluginHooks []PluginHook
 
@@ -67,7 +70,7 @@ type Job struct {
 }
 
 // EvalContext holds the variables, locals and functions that the Config bodies
-// may refer to: decode them with it. It is nil if there is no such body.
+// may refer to: decode them with it. It is nil if the file has no such body.
 func (j *Job) EvalContext() *hcl.EvalContext { return j.eval }
 
 // Mode decides what must hold for a run to start (agent, strict-agent, production).
@@ -281,6 +284,22 @@ type Restart struct {
 	Attempts int
 	Backoff  time.Duration
 }
+
+// Dependency is a job of the same file, and how far it must have come.
+type Dependency struct {
+	Job       string
+	Condition Condition
+}
+
+// Condition is what a job waits for of another.
+type Condition string
+
+// The conditions.
+const (
+	ConditionStarted Condition = "started" // its workload runs
+	ConditionReady   Condition = "ready"   // its readiness probe has passed
+	ConditionExited  Condition = "exited"  // it has ended with exit code 0
+)
 
 // Hook is an OCI hook: a host command run at one phase with the state on its stdin.
 type Hook struct {

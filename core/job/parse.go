@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"maps"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"github.com/hashicorp/hcl/v2"
@@ -34,7 +35,9 @@ type Options struct {
 	// Dir is where relative host paths start: the job file's directory, or
 	// the working directory if there is no file. It must be absolute.
 	Dir string
-	// Command and Name, if not empty, replace the job's.
+	// Job names the job that is wanted of a file with several, "" the only one.
+	Job string
+	// Command and Name, if not empty, replace those of the job that is wanted.
 	Command []string
 	Name    string
 	// Defaults stand in for what the job doesn't say.
@@ -57,27 +60,47 @@ type Defaults struct {
 	Ranges map[string]hcl.Range
 }
 
-// decoder turns one file into one job. The field it fills is named by the
-// function; what depends on several fields is checked at the end.
+// decoder turns one file into its jobs, one after the other. The field it fills is
+// named by the function; what depends on several fields is checked at the end.
 type decoder struct {
 	r *hclread.Reader
-	j *Job
+	j *Job // the one at hand
 	o Options
 
 	uidMap, gidMap bool // given
 }
 
-// Parse decodes and validates a job file. The job is nil if it has errors;
-// warnings may come with a job.
+// Parse decodes and validates a job file and gives the job that Options.Job names, or
+// the only one. What is wrong with its other jobs is told as well. The job is nil if
+// there are errors; warnings may come with a job.
 func Parse(filename string, src []byte, o Options) (*Job, hcl.Diagnostics) {
+	jobs, wanted, diags := parse(filename, src, o, true)
+	if diags.HasErrors() {
+		return nil, diags
+	}
+	return jobs[wanted], diags
+}
+
+// ParseAll decodes and validates a job file and gives all of its jobs, in file order.
+// There are none if there are errors; warnings may come with jobs.
+func ParseAll(filename string, src []byte, o Options) ([]*Job, hcl.Diagnostics) {
+	o.Job, o.Name, o.Command = "", "", nil
+	jobs, _, diags := parse(filename, src, o, false)
+	if diags.HasErrors() {
+		return nil, diags
+	}
+	return jobs, diags
+}
+
+func parse(filename string, src []byte, o Options, one bool) (jobs []*Job, wanted int, diags hcl.Diagnostics) {
 	d := newDecoder(filename, o)
 	body, diags := hclread.ParseFile(filename, src)
 	d.r.Add(diags)
 	if diags.HasErrors() || body == nil {
-		return nil, d.r.Finish()
+		return nil, -1, d.r.Finish()
 	}
-	d.file(filename, body)
-	return d.finish()
+	jobs, wanted = d.file(filename, body, one)
+	return jobs, wanted, d.finish(jobs...)
 }
 
 // FromCommand makes the job that `nucleus run -- ARGV...` means: the smallest
@@ -96,12 +119,17 @@ func FromOptions(o Options) (*Job, hcl.Diagnostics) {
 	if len(o.Command) == 0 {
 		d.r.Error(d.at("command"), "Missing command", "Name a program to run: nucleus run -- /bin/echo hello.")
 	}
-	return d.finish()
+	d.complete()
+	diags := d.finish(d.j)
+	if diags.HasErrors() {
+		return nil, diags
+	}
+	return d.j, diags
 }
 
 func newDecoder(filename string, o Options) *decoder {
 	d := &decoder{r: hclread.New(), o: o}
-	d.j = &Job{File: filename, Dir: filepath.Clean(o.Dir), Init: true, Ranges: d.r.Ranges}
+	d.begin(filename, d.r.Ranges)
 	d.r.SetHostFunctions(hclread.HostFunctions{Allow: o.AllowHostFunctions, Dir: o.Dir})
 	if !filepath.IsAbs(o.Dir) {
 		d.r.Error(hcl.Range{Filename: commandLine}, "Directory not absolute",
@@ -110,16 +138,24 @@ func newDecoder(filename string, o Options) *decoder {
 	return d
 }
 
-// file reads the blocks around the job, then the job with their values.
-func (d *decoder) file(filename string, body *hclsyntax.Body) {
+// begin makes the next job the one at hand. Paths are those within it.
+func (d *decoder) begin(filename string, ranges map[string]hcl.Range) {
+	d.r.Ranges = ranges
+	d.j = &Job{File: filename, Dir: filepath.Clean(d.o.Dir), Init: true, Ranges: ranges}
+	d.uidMap, d.gidMap = false, false
+}
+
+// file reads the blocks around the jobs, then the jobs with their values, and tells
+// which of them is wanted if one is.
+func (d *decoder) file(filename string, body *hclsyntax.Body, one bool) (jobs []*Job, wanted int) {
 	start := hcl.Range{Filename: filename, Start: hcl.InitialPos, End: hcl.InitialPos}
-	var jobs, variables, locals []hclread.Block
+	var blocks, variables, locals []hclread.Block
 	collect := func(to *[]hclread.Block) func(hclread.Block) {
 		return func(b hclread.Block) { *to = append(*to, b) }
 	}
 	d.r.Read(hclread.Block{Body: body, DefRange: start}, hclread.Schema{
 		Blocks: []hclread.Nested{
-			{Name: "job", Label: "a name", Many: true, Read: collect(&jobs)},
+			{Name: "job", Label: "a name", Many: true, Unique: true, Read: collect(&blocks)},
 			{Name: "variable", Label: "a name", Many: true, Unique: true, Read: collect(&variables)},
 			{Name: "locals", Many: true, Read: collect(&locals)},
 		},
@@ -131,21 +167,56 @@ func (d *decoder) file(filename string, body *hclsyntax.Body) {
 	}
 	d.r.ResolveLocals()
 
-	delete(d.r.Ranges, "job[0]")
-	for i, b := range jobs {
-		if i > 0 {
-			delete(d.r.Ranges, b.Path)
-			d.r.Error(b.DefRange, "Several jobs in one file", fmt.Sprintf(
-				"This version runs one job per file; several jobs with depends_on come with a later version. Move job %s to a file of its own.", hclread.Quote(b.Label)))
-		}
+	for _, b := range blocks {
+		delete(d.r.Ranges, b.Path)
 	}
-	if len(jobs) == 0 {
+	if len(blocks) == 0 {
 		if !d.r.Diags.HasErrors() {
 			d.r.Error(start, "No job in this file", "Write one:\n\n"+smallest)
 		}
-		return
+		return nil, -1
 	}
-	d.job(jobs[0])
+	if len(blocks) > maxJobs {
+		d.r.Error(blocks[maxJobs].DefRange, "Too many jobs", fmt.Sprintf("At most %d are read. Move some to a file of their own.", maxJobs))
+		blocks = blocks[:maxJobs]
+	}
+	wanted = -1
+	if one {
+		wanted = d.choose(blocks)
+	}
+	around, o := d.r.Ranges, d.o
+	for i, b := range blocks {
+		if d.o = o; i != wanted {
+			d.o.Name, d.o.Command = "", nil
+		}
+		d.begin(filename, maps.Clone(around))
+		d.job(b)
+		d.complete()
+		jobs = append(jobs, d.j)
+	}
+	d.dependencies(blocks, jobs)
+	return jobs, wanted
+}
+
+// maxJobs bounds what one file starts.
+const maxJobs = 200
+
+// choose tells which job is wanted, -1 if that cannot be said.
+func (d *decoder) choose(blocks []hclread.Block) int {
+	if len(blocks) == 1 && d.o.Job == "" {
+		return 0
+	}
+	names := labels(blocks)
+	if i := slices.Index(names, d.o.Job); i >= 0 {
+		return i
+	}
+	if d.o.Job == "" {
+		d.r.Error(blocks[1].DefRange, "Several jobs in one file", fmt.Sprintf(
+			"Choose one of %s with -job, for instance -job %s, or start all of them with nucleus up.", hclread.List(names), blocks[0].Label))
+	} else {
+		d.r.Error(hcl.Range{Filename: commandLine}, "Unknown job", fmt.Sprintf("There is no job %s in this file.%s", hclread.Quote(d.o.Job), hclread.SuggestOr(d.o.Job, names)))
+	}
+	return -1
 }
 
 const smallest = `job "hello" {
@@ -166,8 +237,8 @@ func topLevelHints() map[string]string {
 	return hints
 }
 
-// finish applies what stands outside of the file and checks the whole.
-func (d *decoder) finish() (*Job, hcl.Diagnostics) {
+// complete applies what stands outside of the file to the job at hand, and checks it.
+func (d *decoder) complete() {
 	j := d.j
 	if d.o.Name != "" {
 		j.Name = d.o.Name
@@ -182,18 +253,21 @@ func (d *decoder) finish() (*Job, hcl.Diagnostics) {
 	}
 	d.defaults()
 	d.check()
+}
+
+// finish gives the diagnostics of the whole file.
+func (d *decoder) finish(jobs ...*Job) hcl.Diagnostics {
 	for _, diag := range d.r.Diags {
 		// What came from arguments has no line to show.
 		if diag.Subject != nil && diag.Subject.Filename == commandLine {
 			diag.Subject = nil
 		}
 	}
-	j.eval = d.r.Context()
-	diags := d.r.Finish()
-	if diags.HasErrors() {
-		return nil, diags
+	eval := d.r.Context()
+	for _, j := range jobs {
+		j.eval = eval
 	}
-	return j, diags
+	return d.r.Finish()
 }
 
 func (d *decoder) defaults() {

@@ -35,7 +35,7 @@ func TestFull(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	j := mustParse(t, string(src), Options{})
+	j := mustParse(t, string(src), Options{Job: "web"})
 	spec := func(name string) hcldec.Spec {
 		return hcldec.ObjectSpec{name: &hcldec.AttrSpec{Name: name, Type: cty.String, Required: true}}
 	}

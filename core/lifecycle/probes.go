@@ -16,6 +16,9 @@ import (
 // passed.
 func (s *Sandbox) Ready() <-chan struct{} { return s.readied }
 
+// Running is closed when the workload's program runs.
+func (s *Sandbox) Running() <-chan struct{} { return s.runs }
+
 // Health is what the health probe says last, "" without one.
 func (s *Sandbox) Health() probe.State {
 	s.mu.Lock()

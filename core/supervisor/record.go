@@ -28,8 +28,9 @@ type Record struct {
 	InitPid    int               `json:"init_pid,omitempty"`    // PID 1 of the sandbox, as the host sees it
 	Supervisor int               `json:"supervisor,omitempty"`  // its pid
 	Detached   bool              `json:"detached"`
-	Job        string            `json:"job"`            // its name
-	File       string            `json:"file,omitempty"` // where the job was read
+	Job        string            `json:"job"`             // its name
+	File       string            `json:"file,omitempty"`  // where the job was read
+	Stack      string            `json:"stack,omitempty"` // which it is of, if nucleus up has made it
 	Mode       string            `json:"mode"`
 	Command    []string          `json:"command,omitempty"` // of a live one; the file has none
 	Terminal   bool              `json:"terminal"`
@@ -50,6 +51,21 @@ type Record struct {
 
 // StatusRestarting is that of a sandbox whose workload has ended, and is started again.
 const StatusRestarting lifecycle.Status = "restarting"
+
+// StackName is the file of a sandbox's directory that holds its Stack.
+const StackName = "stack.json"
+
+// Stack tells which stack a sandbox is of, and which version of its job it was made
+// from. It is in a file of its own, which no verb prints: with Key and Digest a short
+// secret of the job could be guessed.
+type Stack struct {
+	Name  string   `json:"name"`
+	File  string   `json:"file,omitempty"` // absolute, "" for standard input
+	Needs []string `json:"needs,omitempty"`
+	// Digest is job.Job.Digest under Key, which is this sandbox's own.
+	Key    []byte `json:"key"`
+	Digest string `json:"digest"`
+}
 
 // Ended is how a sandbox ended, as its supervisor tells those who wait.
 type Ended struct {

@@ -67,6 +67,9 @@ func (v *Supervisor) living(what string) (*lifecycle.Sandbox, error) {
 // Pid is the workload's, as the host sees it.
 func (v *Supervisor) Pid() int { return v.present().Pid() }
 
+// Running is closed once a workload's program has run.
+func (v *Supervisor) Running() <-chan struct{} { return v.started }
+
 // Ready is closed once a workload of the sandbox was ready.
 func (v *Supervisor) Ready() <-chan struct{} { return v.ready }
 
@@ -227,18 +230,22 @@ func (v *Supervisor) begin(ctx context.Context) error {
 	if err := s.Start(ctx); err != nil {
 		return err
 	}
-	go func() {
-		select {
-		case <-s.Gone():
-		case <-s.Ready():
-		}
-		v.mu.Lock()
-		defer v.mu.Unlock()
-		if isClosed(s.Ready()) && !isClosed(v.ready) {
-			close(v.ready)
-		}
-	}()
+	go v.follow(s, s.Running(), v.started)
+	go v.follow(s, s.Ready(), v.ready)
 	return nil
+}
+
+// follow closes to when the first run's from is.
+func (v *Supervisor) follow(s *lifecycle.Sandbox, from <-chan struct{}, to chan struct{}) {
+	select {
+	case <-s.Gone():
+	case <-from:
+	}
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	if isClosed(from) && !isClosed(to) {
+		close(to)
+	}
 }
 
 func isClosed(c <-chan struct{}) bool {

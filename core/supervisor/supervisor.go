@@ -40,6 +40,8 @@ type Config struct {
 	Held bool
 	// Keep leaves the record and the log of a sandbox that has run.
 	Keep bool
+	// Stack is kept beside the record, nil for a sandbox of none.
+	Stack *Stack
 	// Locate adds the line of the job to an error.
 	Locate func(error) error
 	// Pid is called with each workload's pid while it waits at the start gate, and with 0
@@ -83,6 +85,7 @@ type Supervisor struct {
 	fault    error              // why the last restart did not come about
 	hurry    chan struct{}      // says so to who waits; holds one
 	giveUp   context.CancelFunc // ends the making of the next run, nil if none is made
+	started  chan struct{}      // closed once a workload has run
 	ready    chan struct{}      // closed once a workload was ready
 
 	writing sync.Mutex    // of the record
@@ -97,7 +100,7 @@ type Supervisor struct {
 func New(ctx context.Context, cfg Config) (*Supervisor, error) {
 	v := &Supervisor{
 		cfg: cfg, created: time.Now(), served: make(chan struct{}), start: make(chan struct{}), done: make(chan struct{}), over: make(chan struct{}),
-		turn: make(chan struct{}), hurry: make(chan struct{}, 1), ready: make(chan struct{}),
+		turn: make(chan struct{}), hurry: make(chan struct{}, 1), started: make(chan struct{}), ready: make(chan struct{}),
 	}
 	var err error
 	if v.events, err = audit.OpenFile(filepath.Join(cfg.Dir.Path, audit.FileName)); err != nil {
@@ -129,7 +132,13 @@ func (v *Supervisor) open(ctx context.Context) (err error) {
 	if err == nil {
 		v.run, v.runs = run, 1
 		if v.server, err = control.Listen(v.cfg.Dir.Path); err == nil {
-			if err = v.write(); err == nil {
+			if v.cfg.Stack != nil {
+				err = v.cfg.Dir.WriteJSON(StackName, v.cfg.Stack)
+			}
+			if err == nil {
+				err = v.write()
+			}
+			if err == nil {
 				return nil
 			}
 			_ = v.server.Close()
@@ -180,6 +189,9 @@ func (v *Supervisor) record() Record {
 		Detached: v.cfg.Detached, Job: p.Name, File: p.File, Mode: string(p.Mode), Command: p.Process.Args, Terminal: p.Process.Terminal,
 		Root: p.Root.Kind, Rootfs: p.Root.Path, Network: p.Network.Backend, Cgroup: s.Cgroup(), Created: v.created, Started: s.Started(), Execs: v.execs.Load(),
 		Health: string(s.Health()), StatusText: s.StatusText(), Restarts: restarts,
+	}
+	if v.cfg.Stack != nil {
+		r.Stack = v.cfg.Stack.Name
 	}
 	r.Ready = r.Status != lifecycle.StatusStopped && isClosed(s.Ready())
 	if between {

@@ -9,11 +9,11 @@ import (
 	"github.com/nucleus-runtime/nucleus/core/job"
 )
 
-// reference is the text of docs/job-file.md and docs/host-config.md.
+// reference is the text of docs/job-file.md, docs/host-config.md and docs/stacks.md.
 func reference(t *testing.T) []byte {
 	t.Helper()
 	var all []byte
-	for _, name := range []string{"job-file.md", "host-config.md"} {
+	for _, name := range []string{"job-file.md", "host-config.md", "stacks.md"} {
 		doc, err := os.ReadFile("../../../docs/" + name)
 		if err != nil {
 			t.Fatal(err)
@@ -42,7 +42,7 @@ func TestExamplesOfTheReference(t *testing.T) {
 		if !strings.Contains(src, "job \"") {
 			src = "job \"example\" {\n  command = [\"/bin/true\"]\n" + src + "}\n"
 		}
-		if _, diags := job.Parse("job.hcl", []byte(src), job.Options{Dir: "/home/me/jobs"}); len(diags) > 0 {
+		if _, diags := job.ParseAll("job.hcl", []byte(src), job.Options{Dir: "/home/me/jobs"}); len(diags) > 0 {
 			t.Errorf("%s\n%v", src, diags)
 		}
 	}
@@ -56,7 +56,7 @@ func TestReferenceNamesEverything(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	j, diags := job.Parse("full.hcl", full, job.Options{Dir: "/home/me/jobs"})
+	j, diags := job.Parse("full.hcl", full, job.Options{Dir: "/home/me/jobs", Job: "web"})
 	if diags.HasErrors() {
 		t.Fatal(diags)
 	}
