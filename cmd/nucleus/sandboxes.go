@@ -226,7 +226,7 @@ func (a *app) end(ctx context.Context, ref, verb string) error {
 func goneError(x state.Ref) error {
 	name := cmp.Or(x.Name, x.ID)
 	if over(x) {
-		return &hintedError{err: fmt.Errorf("sandbox %q has ended", name), hint: "nucleus ps -a"}
+		return &hintedError{err: fmt.Errorf("sandbox %q %w", name, errEnded), hint: "nucleus ps -a"}
 	}
 	return &hintedError{err: fmt.Errorf("sandbox %q: its supervisor is gone", name), hint: "nucleus gc"}
 }

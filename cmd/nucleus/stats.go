@@ -15,7 +15,6 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/nucleus-runtime/nucleus/core/cgroups"
-	"github.com/nucleus-runtime/nucleus/core/control"
 	"github.com/nucleus-runtime/nucleus/core/state"
 	"github.com/nucleus-runtime/nucleus/core/supervisor"
 )
@@ -75,7 +74,7 @@ type account struct {
 // holds its sandbox and does not listen is on its way.
 func (x *account) over() bool {
 	var nf *state.NotFoundError
-	return errors.As(x.err, &nf) || errors.Is(x.err, errEnded) || errors.Is(x.err, errSilent) || errors.Is(x.err, control.ErrGone)
+	return errors.As(x.err, &nf) || errors.Is(x.err, errEnded) || errors.Is(x.err, errSilent)
 }
 
 const (

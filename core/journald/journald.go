@@ -142,6 +142,14 @@ func (s *Sender) put(stream logs.Stream, line []byte, partial bool) {
 	s.more.Signal()
 }
 
+// Flush puts what waits for the rest of its line into the queue: there is none.
+func (s *Sender) Flush() {
+	for stream, line := range s.parts {
+		s.put(stream, line, true)
+	}
+	clear(s.parts)
+}
+
 // lose is called with the lock held.
 func (s *Sender) lose() {
 	s.lost++
@@ -238,9 +246,7 @@ func (s *Sender) write(b []byte, last time.Time) error {
 // tells how much the journal did not take. It is for a Sender that was begun or not.
 func (s *Sender) Close() error {
 	if s.fields != nil {
-		for stream, line := range s.parts {
-			s.put(stream, line, true)
-		}
+		s.Flush()
 		s.mu.Lock()
 		s.closing = time.Now().Add(closeTime)
 		s.more.Signal()

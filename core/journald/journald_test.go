@@ -100,6 +100,16 @@ func TestEntries(t *testing.T) {
 			t.Errorf("got  %q\nwant %q", got, x.want)
 		}
 	}
+	// A line that has no end ends with its workload.
+	s.Send(logs.Record{Stream: logs.Out, Text: []byte("first run"), Partial: true})
+	s.Flush()
+	if got := receive(t, c); got["MESSAGE"] != "first run" || got["NUCLEUS_PARTIAL"] != "1" {
+		t.Errorf("the first run: %q", got)
+	}
+	s.Send(logs.Record{Stream: logs.Out, Text: []byte("second run")})
+	if got := receive(t, c); got["MESSAGE"] != "second run" || got["NUCLEUS_PARTIAL"] != "" {
+		t.Errorf("the second run: %q", got)
+	}
 	s.Send(logs.Record{Stream: logs.Err, Text: []byte("no end"), Partial: true})
 	if err := s.Close(); err != nil {
 		t.Error(err)

@@ -102,6 +102,9 @@ func (o *output) closeEnds() {
 func (o *output) drain() {
 	o.closeEnds()
 	o.wg.Wait()
+	if o.journal != nil {
+		o.journal.Flush()
+	}
 	if o.tty {
 		o.fans[0].dismiss()
 	}

@@ -72,3 +72,13 @@ type Ended struct {
 	Result exec.Result `json:"result"`
 	Error  string      `json:"error,omitempty"`
 }
+
+// ended is the record of a sandbox that has.
+func (r Record) ended(res exec.Result, err error) Record {
+	r.Status, r.Pid, r.InitPid, r.Supervisor, r.Cgroup, r.Ready = lifecycle.StatusStopped, 0, 0, 0, nil, false
+	r.Ended, r.Result = res.Started.Add(res.Duration), &res
+	if err != nil {
+		r.Error = err.Error()
+	}
+	return r
+}

@@ -25,14 +25,12 @@ func (v *Supervisor) Stats(ctx context.Context) (*Stats, error) {
 	if err != nil {
 		return st, nil // there is nothing to count
 	}
+	st.Cgroup, err = s.Stats()
+	if err == nil {
+		st.Network, err = s.NetworkStats(ctx)
+	}
 	if st.Status = s.Status(); st.Status == lifecycle.StatusStopped {
-		return st, nil
+		st.Cgroup, st.Network, err = nil, nil, nil // it is being taken down
 	}
-	if st.Cgroup, err = s.Stats(); err != nil {
-		return nil, err
-	}
-	if st.Network, err = s.NetworkStats(ctx); err != nil {
-		return nil, err
-	}
-	return st, nil
+	return st, err
 }

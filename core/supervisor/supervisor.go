@@ -162,15 +162,15 @@ func (v *Supervisor) Name() string { return v.cfg.Dir.Name }
 func (v *Supervisor) StartAsked() <-chan struct{} { return v.start }
 
 // keep writes the record of a sandbox that has ended and is kept.
-func (v *Supervisor) keep(r exec.Result, err error) error {
-	rec := v.record()
-	rec.Status, rec.Pid, rec.InitPid, rec.Supervisor, rec.Cgroup, rec.Result = lifecycle.StatusStopped, 0, 0, 0, nil, &r
-	rec.Ready = false
-	rec.Ended = r.Started.Add(r.Duration)
-	if err != nil {
-		rec.Error = err.Error()
+func (v *Supervisor) keep(r exec.Result, err error) error { return v.store(v.record().ended(r, err)) }
+
+// known is what is known of the sandbox. Who has heard of its end hears how it was, too.
+func (v *Supervisor) known() Record {
+	r := v.record()
+	if isClosed(v.done) {
+		r = r.ended(v.result, v.err)
 	}
-	return v.store(rec)
+	return r
 }
 
 // store leaves out what may hold a secret: who has the supervisor's ear is told.
@@ -256,7 +256,7 @@ func (v *Supervisor) answer(c *control.Conn, body any, err error) {
 func (v *Supervisor) handle(ctx context.Context, c *control.Conn, m control.Message, fds []*os.File) {
 	switch m.Kind {
 	case VerbState:
-		v.answer(c, v.record(), nil)
+		v.answer(c, v.known(), nil)
 	case VerbStart:
 		v.answer(c, nil, v.askStart(ctx))
 	case VerbRestart:

@@ -54,7 +54,7 @@ var metrics = []metric{
 		add(1, "job", r.Job, "mode", r.Mode, "root", r.Root, "network", r.Network, "detached", strconv.FormatBool(r.Detached))
 	})},
 	{"status", gauge, "1 for the status that the sandbox has, 0 for the others.", ofRecord(func(r *supervisor.Record, add emit) {
-		for _, x := range []lifecycle.Status{lifecycle.StatusCreating, lifecycle.StatusCreated, lifecycle.StatusRunning, lifecycle.StatusPaused, lifecycle.StatusStopping} {
+		for _, x := range []lifecycle.Status{lifecycle.StatusCreating, lifecycle.StatusCreated, lifecycle.StatusRunning, lifecycle.StatusPaused, supervisor.StatusRestarting, lifecycle.StatusStopping} {
 			add(truth(r.Status == x), "status", string(x))
 		}
 	})},
@@ -70,6 +70,7 @@ var metrics = []metric{
 			add(float64(r.Started.UnixMilli()) / 1e3)
 		}
 	})},
+	{"restarts_total", counter, "How often the workload was started again.", ofRecord(func(r *supervisor.Record, add emit) { add(float64(r.Restarts)) })},
 	{"execs_total", counter, "Commands that were run beside the workload.", ofRecord(func(r *supervisor.Record, add emit) { add(float64(r.Execs)) })},
 
 	{"cpu_seconds_total", counter, "Processor time.", ofCPU(func(c *cgroups.CPUStats, add emit) { add(usec(c.UsageUsec)) })},
