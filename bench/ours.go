@@ -81,9 +81,9 @@ func (f *fixture) operator(warm bool) (string, error) {
 	if warm {
 		host, keep = filepath.Join(f.dir, fmt.Sprintf("warm-%d.hcl", f.uid)), "  keep_warm = \"1m\"\n"
 	}
-	bin := filepath.Dir(f.nucleus)
+	installed := filepath.Join(filepath.Dir(filepath.Dir(f.nucleus)), "libexec", "nucleus")
 	text := fmt.Sprintf("plugin_dirs = [%q, %q]\n\nplugin \"curfew\" {\n  config {\n    from  = %d\n    until = %d\n  }\n}\n\n",
-		filepath.Join(bin, "plugins"), filepath.Join(bin, "examples"), (time.Now().Hour()+12)%24, (time.Now().Hour()+13)%24)
+		filepath.Join(installed, "plugins"), filepath.Join(installed, "examples"), (time.Now().Hour()+12)%24, (time.Now().Hour()+13)%24)
 	text += fmt.Sprintf("plugin \"file\" {\n%s%s}\n\nplugin \"env\" {\n  env = { KEY = \"0123456789abcdef\" }\n  config {\n    allow = [\"KEY\"]\n  }\n}\n\n"+
 		"plugin \"systemd\" {\n%s  config {\n    directory = %q\n  }\n}\n", user, keep, user, dir)
 	return host, os.WriteFile(host, []byte(text), 0o644)
