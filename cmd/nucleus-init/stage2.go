@@ -61,7 +61,7 @@ type prepared struct {
 	stdio   [3]uintptr
 	given   bool // stdio is not init's
 	keyring bool
-	setid   unix.SockFprog
+	narrow  [initproto.MaxNarrow]unix.SockFprog
 	filter  unix.SockFprog
 	flags   uintptr
 	gate    uintptr
@@ -144,8 +144,13 @@ func prepare(p *initproto.Process, d initproto.Dial, fds []int, tty int, note *p
 	for _, r := range p.Rlimits {
 		pr.rlimits = append(pr.rlimits, rlimit{uintptr(r.Resource), unix.Rlimit{Cur: r.Soft, Max: r.Hard}})
 	}
-	if pr.setid, err = program(p.SetIDFilter); err != nil {
-		return nil, err
+	if len(p.Narrow) > len(pr.narrow) {
+		return nil, fmt.Errorf("%w: %d filters", initproto.ErrMessage, len(p.Narrow))
+	}
+	for i, f := range p.Narrow {
+		if pr.narrow[i], err = program(f); err != nil {
+			return nil, err
+		}
 	}
 	if pr.filter, err = program(p.Filter); err != nil {
 		return nil, err
@@ -358,8 +363,8 @@ func child(p *prepared) {
 		goto fail
 	}
 	p.note.step = uint32(initproto.StepSeccomp)
-	if p.setid.Len > 0 {
-		if _, _, e = syscall.RawSyscall(unix.SYS_SECCOMP, unix.SECCOMP_SET_MODE_FILTER, 0, uintptr(unsafe.Pointer(&p.setid))); e != 0 {
+	for i = 0; i < len(p.narrow) && p.narrow[i].Len > 0; i++ {
+		if _, _, e = syscall.RawSyscall(unix.SYS_SECCOMP, unix.SECCOMP_SET_MODE_FILTER, 0, uintptr(unsafe.Pointer(&p.narrow[i]))); e != 0 {
 			goto fail
 		}
 	}

@@ -175,7 +175,7 @@ func (p *Process) code(c *coder) {
 	c.flag(&p.NewKeyring)
 	c.bytes(&p.Filter)
 	c.u32(&p.FilterFlags)
-	c.bytes(&p.SetIDFilter)
+	list(c, &p.Narrow, 4, func(c *coder, b *[]byte) { c.bytes(b) })
 	c.i32(&p.Gate)
 	list(c, &p.SecretEnv, 8, func(c *coder, v *SecretVar) {
 		c.str(&v.Name)

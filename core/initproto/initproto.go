@@ -245,9 +245,8 @@ type Process struct {
 	Filter     []byte // BPF program, empty for none
 	// FilterFlags are seccomp(2)'s SECCOMP_FILTER_FLAG_* for it.
 	FilterFlags uint32
-	// SetIDFilter is a BPF program that goes on before Filter, empty for none: it
-	// keeps the workload from making set-user-ID files.
-	SetIDFilter []byte
+	// Narrow are BPF programs that go on before Filter, at most MaxNarrow.
+	Narrow [][]byte
 	// Gate is the index of the descriptor that stage 2 reads its start byte from.
 	Gate int32
 	// SecretEnv are further variables, whose values are in no message.
@@ -370,6 +369,9 @@ type Addr struct {
 	IP   []byte // 4 or 16 bytes
 	Port uint32
 }
+
+// MaxNarrow is how many of Process.Narrow there may be.
+const MaxNarrow = 2
 
 // MaxAnswer is the most that is read of an answer: it comes from whom nobody trusts,
 // and its first bytes tell what it is.

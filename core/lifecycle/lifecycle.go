@@ -229,7 +229,10 @@ func (s *Sandbox) compile(ctx context.Context) error {
 	}
 	p.Filter, p.FilterFlags = f.BPF, f.Flags
 	if s.plan.Seccomp.NoSetID {
-		p.SetIDFilter = seccomp.SetIDFilter().BPF
+		p.Narrow = append(p.Narrow, seccomp.SetIDFilter().BPF)
+	}
+	if s.plan.Seccomp.PlainTCP {
+		p.Narrow = append(p.Narrow, seccomp.TCPFilter().BPF)
 	}
 	s.process, s.initFilter = p, init.BPF
 	return nil

@@ -96,6 +96,9 @@ func (e *explainer) seccomp() {
 	if s.SHA256 != "" {
 		e.add("seccomp sha256", s.SHA256, "the profile is hashed as it is read", "security.seccomp.sha256")
 	}
+	if s.PlainTCP {
+		e.add("other ways to TCP", "refused", "a filter of its own: MSG_FASTOPEN, MPTCP, SMC, TCP_ULP, io_uring, which Landlock does not see", "security.landlock.tcp")
+	}
 	if s.NoSetID {
 		e.add("set-ID bits", "refused", "second filter: EPERM for modes with set-user-ID or set-group-ID, ENOSYS for openat2; a directory of the host is writable (keep CAP_FSETID to lift it)")
 	}

@@ -138,6 +138,11 @@ func (m *maker) landlockTCP() {
 		m.fail("security.landlock.tcp", "remove the tcp block, or use a kernel from 6.7 on", "Landlock rules for TCP cannot be enforced: this kernel has Landlock ABI %d, they need ABI 4", l.ABI)
 		return
 	}
+	if c := m.j.Security.Seccomp; c != nil && slices.Contains(c.Allow, "io_uring_setup") {
+		m.fail("security.seccomp.allow", "remove io_uring_setup, or the landlock { tcp } block", "io_uring can send over TCP in ways that Landlock's rules do not see: with landlock { tcp } it cannot be allowed")
+		return
+	}
+	m.p.Seccomp.PlainTCP = true
 	l.HandledNet = llBindTCP | llConnectTCP
 	granted := map[uint16]uint64{}
 	for _, n := range t.Connect {

@@ -243,6 +243,8 @@ type Seccomp struct {
 	// NoSetID: a second filter refuses set-user-ID and set-group-ID bits, for the
 	// files could outlive the sandbox on the host, where nosuid does not hold.
 	NoSetID bool `json:"no_set_id,omitempty"`
+	// PlainTCP: a filter refuses the ways to TCP that Landlock's rules do not see.
+	PlainTCP bool `json:"plain_tcp,omitempty"`
 }
 
 // Network says what the sandbox's network is.

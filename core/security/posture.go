@@ -150,7 +150,7 @@ func (p *posture) link(name string) string {
 func (p *posture) atGate() (status, error) {
 	w := p.want.Process
 	sleeps := func(s status) bool { return strings.HasPrefix(s.get("State"), "S") }
-	s, err := p.awaitFilters(count(p.want.InitFilter, w.SetIDFilter, w.Filter), sleeps)
+	s, err := p.awaitFilters(count(append([][]byte{p.want.InitFilter, w.Filter}, w.Narrow...)...), sleeps)
 	if err != nil {
 		return nil, fmt.Errorf("stage 2: %w", err)
 	}

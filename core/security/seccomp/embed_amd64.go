@@ -11,4 +11,6 @@ var (
 	setidBPF string
 	//go:embed filters/local_amd64.bpf
 	localBPF string
+	//go:embed filters/tcp_amd64.bpf
+	tcpBPF string
 )

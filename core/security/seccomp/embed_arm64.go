@@ -11,4 +11,6 @@ var (
 	setidBPF string
 	//go:embed filters/local_arm64.bpf
 	localBPF string
+	//go:embed filters/tcp_arm64.bpf
+	tcpBPF string
 )

@@ -214,7 +214,7 @@ func TestX32IsKilled(t *testing.T) {
 func TestEmbeddedFiltersMeanTheirPolicies(t *testing.T) {
 	for _, goarch := range arches {
 		def := DefaultPolicy(goarch)
-		for name, p := range map[string]Policy{"default": def, "init": InitPolicy(def), "setid": SetIDPolicy(goarch), "local": LocalPolicy(goarch)} {
+		for name, p := range map[string]Policy{"default": def, "init": InitPolicy(def), "setid": SetIDPolicy(goarch), "local": LocalPolicy(goarch), "tcp": TCPPolicy(goarch)} {
 			if err := p.Validate(); err != nil {
 				t.Errorf("%s %s: %v", name, goarch, err)
 			}

@@ -20,7 +20,7 @@ import (
 func TestEmbeddedFiltersAreNotStale(t *testing.T) {
 	for _, goarch := range []string{"amd64", "arm64"} {
 		def := seccomp.DefaultPolicy(goarch)
-		for name, policy := range map[string]seccomp.Policy{"default": def, "init": seccomp.InitPolicy(def), "setid": seccomp.SetIDPolicy(goarch), "local": seccomp.LocalPolicy(goarch)} {
+		for name, policy := range map[string]seccomp.Policy{"default": def, "init": seccomp.InitPolicy(def), "setid": seccomp.SetIDPolicy(goarch), "local": seccomp.LocalPolicy(goarch), "tcp": seccomp.TCPPolicy(goarch)} {
 			t.Run(name+"_"+goarch, func(t *testing.T) {
 				committed, err := os.ReadFile(filepath.Join("..", "filters", name+"_"+goarch+".bpf"))
 				if err != nil {
