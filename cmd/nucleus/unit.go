@@ -42,6 +42,7 @@ stays in its file, so print the unit again when readiness, stop or hooks change.
 		},
 	}
 	f.addVariables(c)
+	f.addJob(c)
 	f.addParent(c)
 	c.Flags().StringVar(&f.name, "name", "", "name of the sandbox (default: the job's, made unique)")
 	c.Flags().BoolVar(&f.user, "user", false, "for systemctl --user: a sandbox of an ordinary user")
@@ -97,6 +98,9 @@ func (a *app) unitRun(f *unitFlags, path, name string) ([]string, error) {
 		words = append(words, x.flag, abs)
 	}
 	words = append(words, "-config", path)
+	if f.job != "" {
+		words = append(words, "-job", f.job)
+	}
 	for _, v := range f.vars {
 		words = append(words, "-var", v)
 	}
