@@ -235,11 +235,13 @@ func (v *Supervisor) begin(ctx context.Context) error {
 	return nil
 }
 
-// follow closes to when the first run's from is.
+// follow closes to when the first run's from is. Who waits for it, and looks at the record
+// then, sees it there.
 func (v *Supervisor) follow(s *lifecycle.Sandbox, from <-chan struct{}, to chan struct{}) {
 	select {
 	case <-s.Gone():
 	case <-from:
+		_ = v.write() // as in make
 	}
 	v.mu.Lock()
 	defer v.mu.Unlock()

@@ -89,10 +89,20 @@ type Supervisor struct {
 	ready    chan struct{}      // closed once a workload was ready
 
 	writing sync.Mutex    // of the record
+	noted   noted         // what is written of it
 	done    chan struct{} // closed when it has ended
 	over    chan struct{} // closed when everybody who waits for that was told
 	result  exec.Result   // once done is closed
 	err     error
+}
+
+// noted is what of a record changes while its sandbox lives.
+type noted struct {
+	status   lifecycle.Status
+	ready    bool
+	health   string
+	pid      int
+	restarts int
 }
 
 // New makes a sandbox up to its start gate and begins to serve it. On an error nothing
@@ -208,6 +218,11 @@ func (v *Supervisor) write() error {
 	if r.Status == lifecycle.StatusStopped {
 		return nil // its directory goes, or keep says more, or another run follows
 	}
+	now := noted{r.Status, r.Ready, r.Health, r.Pid, r.Restarts}
+	if now == v.noted {
+		return nil
+	}
+	v.noted = now
 	if v.store(r) == nil {
 		return nil
 	}
