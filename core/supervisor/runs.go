@@ -412,6 +412,7 @@ func (v *Supervisor) renew(ctx context.Context) error {
 		return lifecycle.StatePhase(err)
 	}
 	s, err := v.make(making)
+	failpoint.Hit("made again")
 	v.mu.Lock()
 	v.giveUp = nil
 	last := v.last

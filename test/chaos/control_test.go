@@ -17,6 +17,7 @@ type talk struct {
 	do    []string // about a sandbox that is called target
 	held  bool     // it waits for its start
 	ends  bool     // the request ends it
+	anew  bool     // the request makes another run of it
 	// meanwhile lets a request go on that waits for something.
 	meanwhile func(s *site, client running)
 	// within are instants in the supervisor between its messages.
@@ -30,6 +31,7 @@ var talks = []talk{
 	{name: "start", do: []string{"start", "target"}, held: true, user: true},
 	{name: "signal", do: []string{"kill", "-signal", "URG", "target"}},
 	{name: "stats", do: []string{"stats", "target"}},
+	{name: "restart", do: []string{"restart", "target"}, within: []string{"restarting", "made again"}, anew: true, user: true},
 	{name: "exec", do: []string{"exec", "target", "/bin/sh", "-c", "sleep 0.05; exit 3"}, user: true},
 	{name: "exec with a terminal", do: []string{"exec", "-tty", "target", "/bin/sh", "-c", "sleep 0.05; exit 3"}},
 	{name: "exec detached", do: []string{"exec", "-detach", "target", "/bin/sleep", "60"}},
@@ -207,6 +209,13 @@ func (k talk) clientDies(s *site, nucleus, at string) {
 	}
 	if k.ends {
 		return
+	}
+	if k.anew { // it was asked to, or it was not
+		s.until(when+": to run", func() bool {
+			code, _ := s.try("exec", "target", "/bin/sh", "-c", "exit 6")
+			pids = s.written("target")
+			return code == 6 && s.inspect("target").Pid == pids.Pid
+		})
 	}
 	listed, told := s.ps()["target"], s.inspect("target")
 	for range 100 { // it may be on its way from one state to the next
