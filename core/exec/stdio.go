@@ -28,16 +28,17 @@ type Streams struct {
 
 // Stdio is what stage 2 gets as 0, 1 and 2.
 type Stdio struct {
-	child  [3]*os.File
-	owned  []*os.File // ends that are ours to close once the child has them
-	ends   []*os.File // the other ends, which copying closes
-	copies []func()
-	wg     sync.WaitGroup
-	stop   [2]int // a pipe that ends the copying of input
-	term   *terminal
-	tty    bool
-	std    Streams
-	left   chan struct{} // closed when the keys to detach were typed
+	child   [3]*os.File
+	owned   []*os.File // ends that are ours to close once the child has them
+	ends    []*os.File // the other ends, which copying closes
+	copies  []func()
+	outputs []*Output // that are copied
+	wg      sync.WaitGroup
+	stop    [2]int // a pipe that ends the copying of input
+	term    *terminal
+	tty     bool
+	std     Streams
+	left    chan struct{} // closed when the keys to detach were typed
 
 	mu   sync.Mutex
 	lost error // why output did not arrive
@@ -103,7 +104,9 @@ func (s *Stdio) add(i int, f *os.File) error {
 	s.ends = append(s.ends, r)
 	s.child[i] = w
 	s.owned = append(s.owned, w)
-	s.copies = append(s.copies, func() { s.drain(f, r) })
+	out := &Output{From: r}
+	s.outputs = append(s.outputs, out)
+	s.copies = append(s.copies, func() { s.drain(f, out) })
 	return nil
 }
 
@@ -211,12 +214,12 @@ func (s *Stdio) Started() error {
 	return nil
 }
 
-// drain copies output until the last writer is gone. A caller's stream that
+// drain copies output to its end. A caller's stream that
 // breaks ends the reading as well, so the workload gets EPIPE as it would have
 // without a pipe between.
-func (s *Stdio) drain(to *os.File, from *os.File) {
+func (s *Stdio) drain(to *os.File, from *Output) {
 	_, err := io.Copy(to, from)
-	_ = from.Close()
+	_ = from.From.Close()
 	// The workload may have ended long before: a full disk would show nowhere. A
 	// reader that went away wanted no more.
 	if err != nil && !errors.Is(err, unix.EPIPE) && !errors.Is(err, unix.ECONNRESET) {
@@ -263,6 +266,13 @@ func (s *Stdio) readable(f *os.File) bool {
 			continue
 		}
 		return err == nil && fds[1].Revents == 0
+	}
+}
+
+// Gone says that no process of the sandbox is left to write anything.
+func (s *Stdio) Gone() {
+	for _, o := range s.outputs {
+		o.Gone()
 	}
 }
 

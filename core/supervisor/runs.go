@@ -359,11 +359,11 @@ func (v *Supervisor) rest(ctx context.Context, r Restarting) bool {
 	v.between = true
 	v.turned()
 	v.mu.Unlock()
+	v.noPid()
+	_ = v.write() // as in make
 	if v.output != nil {
 		v.output.drain()
 	}
-	v.noPid()
-	_ = v.write() // as in make
 	v.cfg.Log.Emit(audit.Restarting, r.Err, map[string]any{
 		"cause": r.Result.Cause, "exit_code": r.Result.ExitCode, "wait_ms": r.Wait.Milliseconds(), "count": r.Count,
 	})

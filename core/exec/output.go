@@ -1,0 +1,72 @@
+package exec
+
+import (
+	"errors"
+	"io"
+	"os"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// Output reads what a sandbox writes into a pipe. The sandbox's end of it may outlive the
+// sandbox: a process of it can send that to anybody whom a socket leads to, who could
+// keep it open for ever.
+type Output struct {
+	From *os.File
+	gone bool
+	left int
+}
+
+// Gone says that no process of the sandbox is left: what the pipe holds now is the last
+// of its output, and its end.
+func (o *Output) Gone() { _ = o.From.SetReadDeadline(time.Now()) } // closed: it has ended
+
+// Read is io.Reader's.
+func (o *Output) Read(b []byte) (int, error) {
+	if !o.gone {
+		n, err := o.From.Read(b)
+		if !errors.Is(err, os.ErrDeadlineExceeded) {
+			return n, err
+		}
+		o.gone = true
+		if err := o.withFD(func(fd int) (err error) {
+			o.left, err = unix.IoctlGetInt(fd, unix.TIOCINQ) // FIONREAD
+			return err
+		}); err != nil {
+			return 0, err
+		}
+	}
+	b = b[:min(len(b), o.left)]
+	if len(b) == 0 {
+		return 0, io.EOF
+	}
+	n := 0
+	err := o.withFD(func(fd int) (err error) { // does not block: Go's pipes do not
+		for {
+			if n, err = unix.Read(fd, b); !errors.Is(err, unix.EINTR) {
+				return err
+			}
+		}
+	})
+	if n > 0 {
+		o.left -= n
+		return n, nil
+	}
+	if err == nil || errors.Is(err, unix.EAGAIN) { // somebody else has read it
+		err = io.EOF
+	}
+	return 0, err
+}
+
+func (o *Output) withFD(f func(fd int) error) error {
+	c, err := o.From.SyscallConn()
+	if err != nil {
+		return err
+	}
+	var ferr error
+	if err := c.Control(func(fd uintptr) { ferr = f(int(fd)) }); err != nil {
+		return err
+	}
+	return ferr
+}
