@@ -424,15 +424,27 @@ func (v *Supervisor) renew(ctx context.Context) error {
 	}
 	v.mu.Unlock()
 	switch {
-	case last && err == nil:
-		return errors.Join(errLast, s.Destroy(ctx))
 	case last:
-		return errLast
+		return v.unwanted(ctx, s, err)
 	case err != nil:
 		return err
 	}
 	_ = v.write() // as in make
 	return v.begin(ctx)
+}
+
+// unwanted is the end of a run that was made, or that err kept from it, and that nobody wants
+// any more: errLast, unless something could not be undone.
+func (v *Supervisor) unwanted(ctx context.Context, s *lifecycle.Sandbox, err error) error {
+	if err == nil {
+		if err = s.Destroy(ctx); err == nil {
+			return errLast
+		}
+	}
+	if left, perr := v.cfg.Dir.Pending(); perr != nil || len(left) > 0 {
+		return errors.Join(err, perr)
+	}
+	return errLast
 }
 
 // end is what comes after the last undo.
