@@ -30,7 +30,7 @@ func (o *Output) Read(b []byte) (int, error) {
 			return n, err
 		}
 		o.gone = true
-		if err := o.withFD(func(fd int) (err error) {
+		if err := withFD(o.From, func(fd int) (err error) {
 			o.left, err = unix.IoctlGetInt(fd, unix.TIOCINQ) // FIONREAD
 			return err
 		}); err != nil {
@@ -42,7 +42,7 @@ func (o *Output) Read(b []byte) (int, error) {
 		return 0, io.EOF
 	}
 	n := 0
-	err := o.withFD(func(fd int) (err error) { // does not block: Go's pipes do not
+	err := withFD(o.From, func(fd int) (err error) { // does not block: Go's pipes do not
 		for {
 			if n, err = unix.Read(fd, b); !errors.Is(err, unix.EINTR) {
 				return err
@@ -59,14 +59,16 @@ func (o *Output) Read(b []byte) (int, error) {
 	return 0, err
 }
 
-func (o *Output) withFD(f func(fd int) error) error {
-	c, err := o.From.SyscallConn()
+// withFD calls do with the descriptor of a file that others may close meanwhile: until do
+// is over, its number is no other's.
+func withFD(f *os.File, do func(fd int) error) error {
+	c, err := f.SyscallConn()
 	if err != nil {
 		return err
 	}
-	var ferr error
-	if err := c.Control(func(fd uintptr) { ferr = f(int(fd)) }); err != nil {
+	var derr error
+	if err := c.Control(func(fd uintptr) { derr = do(int(fd)) }); err != nil {
 		return err
 	}
-	return ferr
+	return derr
 }

@@ -179,9 +179,13 @@ func (s *Stdio) Master() (*os.File, error) {
 	if s.term == nil {
 		return nil, nil
 	}
-	fd, err := unix.FcntlInt(s.term.master.Fd(), unix.F_DUPFD_CLOEXEC, 3)
+	var fd int
+	err := withFD(s.term.master, func(master int) (err error) {
+		fd, err = unix.FcntlInt(uintptr(master), unix.F_DUPFD_CLOEXEC, 3)
+		return os.NewSyscallError("fcntl F_DUPFD_CLOEXEC", err)
+	})
 	if err != nil {
-		return nil, os.NewSyscallError("fcntl F_DUPFD_CLOEXEC", err)
+		return nil, err
 	}
 	return os.NewFile(uintptr(fd), "terminal"), nil
 }

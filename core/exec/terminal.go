@@ -111,7 +111,7 @@ func SizeOf(f *os.File) Size {
 // SetSize sets that of the terminal that a master belongs to.
 func SetSize(master *os.File, s Size) {
 	ws := unix.Winsize{Row: s.Rows, Col: s.Columns}
-	_ = unix.IoctlSetWinsize(int(master.Fd()), unix.TIOCSWINSZ, &ws) // a closed terminal has no size
+	_ = withFD(master, func(fd int) error { return unix.IoctlSetWinsize(fd, unix.TIOCSWINSZ, &ws) }) // a closed terminal has no size
 }
 
 // feedTerminal copies input; its end becomes an end-of-file character, since

@@ -2,6 +2,7 @@ package exec
 
 import (
 	"bytes"
+	"errors"
 	"os"
 	"testing"
 	"time"
@@ -156,4 +157,37 @@ func TestTerminalWithBrokenOutput(t *testing.T) {
 	})
 	_ = workloads.Close()
 	within(t, "Wait", func() { s.Wait(nil) })
+}
+
+// A terminal that ends while somebody attaches to it is that terminal or none: never
+// what has got its number since.
+func TestMasterBesideTheEnd(t *testing.T) {
+	for range 100 {
+		master, slave := pty(t)
+		var want unix.Stat_t
+		if err := unix.Fstat(int(master.Fd()), &want); err != nil {
+			t.Fatal(err)
+		}
+		s, err := NewStdio(Streams{}, true)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := errors.Join(s.Started(), s.Terminal(master)); err != nil {
+			t.Fatal(err)
+		}
+		go slave.Close()
+		for {
+			f, err := s.Master()
+			if err != nil {
+				break
+			}
+			SetSize(master, Size{Rows: 1, Columns: 1})
+			var got unix.Stat_t
+			if err := unix.Fstat(int(f.Fd()), &got); err != nil || got.Ino != want.Ino || got.Dev != want.Dev {
+				t.Errorf("another file: %v", err)
+			}
+			_ = f.Close()
+		}
+		s.Wait(nil)
+	}
 }
