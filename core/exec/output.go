@@ -72,3 +72,55 @@ func withFD(f *os.File, do func(fd int) error) error {
 	}
 	return derr
 }
+
+// maxScreen is more than a terminal holds (TTYB_DEFAULT_MEM_LIMIT in
+// drivers/tty/tty_buffer.c).
+const maxScreen = 1 << 20
+
+// screen reads what a sandbox writes to its terminal, as Output does: a process of it can
+// send its side of that, too. Its master is shared with those who write to it, and blocks.
+type screen struct {
+	master *os.File
+	gone   int // a pipe whose other end is closed with the sandbox
+	over   bool
+	left   int
+}
+
+func (s *screen) Read(b []byte) (int, error) {
+	var there bool
+	err := withFD(s.master, func(fd int) error {
+		fds := []unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}, {Fd: int32(s.gone), Events: unix.POLLIN}}
+		wait := -1
+		for {
+			if s.over {
+				fds, wait = fds[:1], 0
+			}
+			_, err := unix.Poll(fds, wait)
+			switch {
+			case errors.Is(err, unix.EINTR):
+				continue
+			case err != nil:
+				return os.NewSyscallError("poll", err)
+			}
+			there = fds[0].Revents != 0
+			if s.over || fds[1].Revents == 0 {
+				return nil
+			}
+			s.over = true
+		}
+	})
+	if err != nil {
+		return 0, err
+	}
+	if s.over {
+		b = b[:min(len(b), s.left)]
+	}
+	if !there || len(b) == 0 {
+		return 0, io.EOF
+	}
+	n, err := s.master.Read(b)
+	if s.over {
+		s.left -= n
+	}
+	return n, err
+}

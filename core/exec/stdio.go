@@ -35,6 +35,7 @@ type Stdio struct {
 	outputs []*Output // that are copied
 	wg      sync.WaitGroup
 	stop    [2]int // a pipe that ends the copying of input
+	gone    [2]int // a pipe that tells of the end of the sandbox
 	term    *terminal
 	tty     bool
 	std     Streams
@@ -50,7 +51,7 @@ type Stdio struct {
 // position, its locks and, by /proc/self/fd, its path. So is a FIFO that has a
 // name, and a socket, which could be asked for its peer, or be sent descriptors.
 func NewStdio(s Streams, tty bool) (*Stdio, error) {
-	io := &Stdio{tty: tty, std: s, stop: [2]int{-1, -1}, left: make(chan struct{})}
+	io := &Stdio{tty: tty, std: s, stop: [2]int{-1, -1}, gone: [2]int{-1, -1}, left: make(chan struct{})}
 	for i, f := range []*os.File{s.In, s.Out, s.Err} {
 		if err := io.add(i, f); err != nil {
 			io.Close()
@@ -278,6 +279,10 @@ func (s *Stdio) Gone() {
 	for _, o := range s.outputs {
 		o.Gone()
 	}
+	if s.gone[1] >= 0 {
+		_ = unix.Close(s.gone[1])
+		s.gone[1] = -1
+	}
 }
 
 // Wait ends the copying once the sandbox is gone: input is given up, output is
@@ -312,10 +317,12 @@ func (s *Stdio) Close() {
 		_ = f.Close() // open still if copying never began
 	}
 	s.ends = nil
-	for i, fd := range s.stop {
-		if fd >= 0 {
-			_ = unix.Close(fd)
-			s.stop[i] = -1
+	for _, pipe := range []*[2]int{&s.stop, &s.gone} {
+		for i, fd := range pipe {
+			if fd >= 0 {
+				_ = unix.Close(fd)
+				pipe[i] = -1
+			}
 		}
 	}
 }

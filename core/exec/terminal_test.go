@@ -3,6 +3,7 @@ package exec
 import (
 	"bytes"
 	"errors"
+	"io"
 	"os"
 	"testing"
 	"time"
@@ -189,5 +190,32 @@ func TestMasterBesideTheEnd(t *testing.T) {
 			_ = f.Close()
 		}
 		s.Wait(nil)
+	}
+}
+
+// Whoever was sent the workload's side of a terminal can keep it open for ever.
+func TestTerminalEndsWithTheSandbox(t *testing.T) {
+	before := countFDs(t)
+	master, slave := pty(t)
+	r, w := pipe(t)
+	s, err := NewStdio(Streams{Out: w}, true)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := errors.Join(s.Started(), s.Terminal(master)); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := slave.WriteString("last words"); err != nil {
+		t.Fatal(err)
+	}
+	s.Gone()
+	within(t, "Wait", func() { s.Wait(nil) })
+	_ = w.Close()
+	if got, err := io.ReadAll(r); err != nil || string(got) != "last words" {
+		t.Errorf("%q, %v", got, err)
+	}
+	_, _ = r.Close(), slave.Close()
+	if after := countFDs(t); after != before {
+		t.Errorf("%d descriptors before, %d after", before, after)
 	}
 }
