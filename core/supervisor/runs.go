@@ -185,7 +185,7 @@ func (v *Supervisor) Restart(ctx context.Context) error {
 	}
 	for {
 		v.mu.Lock()
-		run, runs, between, restarts, fault, turn := v.run, v.runs, v.between, v.restarts, v.fault, v.turn
+		run, runs, between, restarts, fault, turn, last := v.run, v.runs, v.between, v.restarts, v.fault, v.turn, v.last
 		v.mu.Unlock()
 		var ready <-chan struct{}
 		switch {
@@ -195,6 +195,8 @@ func (v *Supervisor) Restart(ctx context.Context) error {
 			return nil // it has ended since
 		case runs > before:
 			return errors.New("restart: the workload has ended before it was ready")
+		case restarts > tried && last: // somebody has stopped it, and with it the making
+			return &lifecycle.StateError{What: "restart", Status: lifecycle.StatusStopping}
 		case restarts > tried:
 			return fmt.Errorf("restart: %w", fault)
 		}
