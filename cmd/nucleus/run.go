@@ -406,7 +406,11 @@ func writePidFile(path string, pid int) error {
 		return fmt.Errorf("pid file: %w", err)
 	}
 	_, err = fmt.Fprintf(f, "%d\n", pid)
-	return errors.Join(err, f.Close())
+	if err = errors.Join(err, f.Close()); err != nil {
+		// Without a pid in it, it would be taken for the user's.
+		err = errors.Join(fmt.Errorf("pid file: %w", err), os.Remove(path))
+	}
+	return err
 }
 
 // removeStalePidFile removes what a killed supervisor left: a file that holds

@@ -28,16 +28,18 @@ type Streams struct {
 
 // Stdio is what stage 2 gets as 0, 1 and 2.
 type Stdio struct {
-	child  [3]*os.File
-	owned  []*os.File // ends that are ours to close once the child has them
-	ends   []*os.File // the other ends, which copying closes
-	copies []func()
-	wg     sync.WaitGroup
-	stop   [2]int // a pipe that ends the copying of input
-	term   *terminal
-	tty    bool
-	std    Streams
-	left   chan struct{} // closed when the keys to detach were typed
+	child   [3]*os.File
+	owned   []*os.File // ends that are ours to close once the child has them
+	ends    []*os.File // the other ends, which copying closes
+	copies  []func()
+	outputs []*Output // that are copied
+	wg      sync.WaitGroup
+	stop    [2]int // a pipe that ends the copying of input
+	gone    [2]int // a pipe that tells of the end of the sandbox
+	term    *terminal
+	tty     bool
+	std     Streams
+	left    chan struct{} // closed when the keys to detach were typed
 
 	mu   sync.Mutex
 	lost error // why output did not arrive
@@ -49,7 +51,7 @@ type Stdio struct {
 // position, its locks and, by /proc/self/fd, its path. So is a FIFO that has a
 // name, and a socket, which could be asked for its peer, or be sent descriptors.
 func NewStdio(s Streams, tty bool) (*Stdio, error) {
-	io := &Stdio{tty: tty, std: s, stop: [2]int{-1, -1}, left: make(chan struct{})}
+	io := &Stdio{tty: tty, std: s, stop: [2]int{-1, -1}, gone: [2]int{-1, -1}, left: make(chan struct{})}
 	for i, f := range []*os.File{s.In, s.Out, s.Err} {
 		if err := io.add(i, f); err != nil {
 			io.Close()
@@ -103,7 +105,9 @@ func (s *Stdio) add(i int, f *os.File) error {
 	s.ends = append(s.ends, r)
 	s.child[i] = w
 	s.owned = append(s.owned, w)
-	s.copies = append(s.copies, func() { s.drain(f, r) })
+	out := &Output{From: r}
+	s.outputs = append(s.outputs, out)
+	s.copies = append(s.copies, func() { s.drain(f, out) })
 	return nil
 }
 
@@ -176,9 +180,13 @@ func (s *Stdio) Master() (*os.File, error) {
 	if s.term == nil {
 		return nil, nil
 	}
-	fd, err := unix.FcntlInt(s.term.master.Fd(), unix.F_DUPFD_CLOEXEC, 3)
+	var fd int
+	err := withFD(s.term.master, func(master int) (err error) {
+		fd, err = unix.FcntlInt(uintptr(master), unix.F_DUPFD_CLOEXEC, 3)
+		return os.NewSyscallError("fcntl F_DUPFD_CLOEXEC", err)
+	})
 	if err != nil {
-		return nil, os.NewSyscallError("fcntl F_DUPFD_CLOEXEC", err)
+		return nil, err
 	}
 	return os.NewFile(uintptr(fd), "terminal"), nil
 }
@@ -211,12 +219,12 @@ func (s *Stdio) Started() error {
 	return nil
 }
 
-// drain copies output until the last writer is gone. A caller's stream that
+// drain copies output to its end. A caller's stream that
 // breaks ends the reading as well, so the workload gets EPIPE as it would have
 // without a pipe between.
-func (s *Stdio) drain(to *os.File, from *os.File) {
+func (s *Stdio) drain(to *os.File, from *Output) {
 	_, err := io.Copy(to, from)
-	_ = from.Close()
+	_ = from.From.Close()
 	// The workload may have ended long before: a full disk would show nowhere. A
 	// reader that went away wanted no more.
 	if err != nil && !errors.Is(err, unix.EPIPE) && !errors.Is(err, unix.ECONNRESET) {
@@ -266,6 +274,17 @@ func (s *Stdio) readable(f *os.File) bool {
 	}
 }
 
+// Gone says that no process of the sandbox is left to write anything.
+func (s *Stdio) Gone() {
+	for _, o := range s.outputs {
+		o.Gone()
+	}
+	if s.gone[1] >= 0 {
+		_ = unix.Close(s.gone[1])
+		s.gone[1] = -1
+	}
+}
+
 // Wait ends the copying once the sandbox is gone: input is given up, output is
 // copied to its end, or until giveUp is closed. Then the copying that hangs in a
 // caller's stream is left behind: no write to it can be called back.
@@ -298,10 +317,12 @@ func (s *Stdio) Close() {
 		_ = f.Close() // open still if copying never began
 	}
 	s.ends = nil
-	for i, fd := range s.stop {
-		if fd >= 0 {
-			_ = unix.Close(fd)
-			s.stop[i] = -1
+	for _, pipe := range []*[2]int{&s.stop, &s.gone} {
+		for i, fd := range pipe {
+			if fd >= 0 {
+				_ = unix.Close(fd)
+				pipe[i] = -1
+			}
 		}
 	}
 }

@@ -365,3 +365,54 @@ func TestPipesBelongToTheWorkload(t *testing.T) {
 		}
 	}
 }
+
+// Whoever was sent the sandbox's end of a pipe can keep it open for ever, and write on.
+func TestOutputEndsWithTheSandbox(t *testing.T) {
+	ours, peer := socket(t)
+	s, err := NewStdio(Streams{Out: ours}, false)
+	if err != nil {
+		t.Fatal(err)
+	}
+	c := begin(t, s)
+	defer c.close()
+	text := bytes.Repeat([]byte("x"), 60_000)
+	if _, err := c.out.Write(text); err != nil {
+		t.Fatal(err)
+	}
+	s.Gone()
+	got := make([]byte, len(text))
+	within(t, "Wait", func() {
+		s.Wait(nil)
+		if _, err := io.ReadFull(peer, got); err != nil || !bytes.Equal(got, text) {
+			t.Errorf("the output is not whole: %v", err)
+		}
+	})
+	if err := s.Lost(); err != nil {
+		t.Error(err)
+	}
+}
+
+func TestOutputThatIsWrittenOnEnds(t *testing.T) {
+	r, w := pipe(t)
+	o := &Output{From: r}
+	const size = 5000
+	if _, err := w.Write(make([]byte, size)); err != nil {
+		t.Fatal(err)
+	}
+	o.Gone()
+	within(t, "reading", func() {
+		b, n := make([]byte, 1000), 0
+		for {
+			m, err := o.Read(b)
+			if n += m; err != nil {
+				if !errors.Is(err, io.EOF) || n != size {
+					t.Errorf("%d bytes, %v, want %d", n, err, size)
+				}
+				return
+			}
+			if _, err := w.Write(b[:m]); err != nil {
+				t.Error(err)
+			}
+		}
+	})
+}

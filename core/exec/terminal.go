@@ -29,17 +29,20 @@ func (s *Stdio) Terminal(master *os.File) error {
 		defer master.Close()
 		return sendConsole(s.std.Console, master)
 	}
+	if err := unix.Pipe2(s.gone[:], unix.O_CLOEXEC); err != nil {
+		return os.NewSyscallError("pipe2", err)
+	}
 	sized, err := s.keys(master, true)
 	if err != nil {
 		return err
 	}
-	t, out := s.term, s.std.Out
+	t, screen := s.term, &screen{master: master, gone: s.gone[0], left: maxScreen}
+	var out io.Writer = io.Discard
+	if s.std.Out != nil {
+		out = s.std.Out
+	}
 	s.wg.Go(func() {
-		if out == nil {
-			_, _ = io.Copy(io.Discard, master) // ends with EIO, which is how a terminal ends
-		} else {
-			_, _ = io.Copy(out, master)
-		}
+		_, _ = io.Copy(out, screen) // ends with EIO, which is how a terminal ends
 		t.leaveSize(sized)
 		// Should the caller's side be broken, the workload hears of it: a terminal
 		// that nobody reads would hold it up for good.
@@ -111,7 +114,7 @@ func SizeOf(f *os.File) Size {
 // SetSize sets that of the terminal that a master belongs to.
 func SetSize(master *os.File, s Size) {
 	ws := unix.Winsize{Row: s.Rows, Col: s.Columns}
-	_ = unix.IoctlSetWinsize(int(master.Fd()), unix.TIOCSWINSZ, &ws) // a closed terminal has no size
+	_ = withFD(master, func(fd int) error { return unix.IoctlSetWinsize(fd, unix.TIOCSWINSZ, &ws) }) // a closed terminal has no size
 }
 
 // feedTerminal copies input; its end becomes an end-of-file character, since

@@ -2,6 +2,8 @@ package exec
 
 import (
 	"bytes"
+	"errors"
+	"io"
 	"os"
 	"testing"
 	"time"
@@ -156,4 +158,64 @@ func TestTerminalWithBrokenOutput(t *testing.T) {
 	})
 	_ = workloads.Close()
 	within(t, "Wait", func() { s.Wait(nil) })
+}
+
+// A terminal that ends while somebody attaches to it is that terminal or none: never
+// what has got its number since.
+func TestMasterBesideTheEnd(t *testing.T) {
+	for range 100 {
+		master, slave := pty(t)
+		var want unix.Stat_t
+		if err := unix.Fstat(int(master.Fd()), &want); err != nil {
+			t.Fatal(err)
+		}
+		s, err := NewStdio(Streams{}, true)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := errors.Join(s.Started(), s.Terminal(master)); err != nil {
+			t.Fatal(err)
+		}
+		go slave.Close()
+		for {
+			f, err := s.Master()
+			if err != nil {
+				break
+			}
+			SetSize(master, Size{Rows: 1, Columns: 1})
+			var got unix.Stat_t
+			if err := unix.Fstat(int(f.Fd()), &got); err != nil || got.Ino != want.Ino || got.Dev != want.Dev {
+				t.Errorf("another file: %v", err)
+			}
+			_ = f.Close()
+		}
+		s.Wait(nil)
+	}
+}
+
+// Whoever was sent the workload's side of a terminal can keep it open for ever.
+func TestTerminalEndsWithTheSandbox(t *testing.T) {
+	before := countFDs(t)
+	master, slave := pty(t)
+	r, w := pipe(t)
+	s, err := NewStdio(Streams{Out: w}, true)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := errors.Join(s.Started(), s.Terminal(master)); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := slave.WriteString("last words"); err != nil {
+		t.Fatal(err)
+	}
+	s.Gone()
+	within(t, "Wait", func() { s.Wait(nil) })
+	_ = w.Close()
+	if got, err := io.ReadAll(r); err != nil || string(got) != "last words" {
+		t.Errorf("%q, %v", got, err)
+	}
+	_, _ = r.Close(), slave.Close()
+	if after := countFDs(t); after != before {
+		t.Errorf("%d descriptors before, %d after", before, after)
+	}
 }

@@ -98,7 +98,7 @@ func (s *Sandbox) Kill() { s.ask(request{what: reqKill}) }
 func (s *Sandbox) ask(r request) {
 	select {
 	case s.requests <- r:
-	case <-s.done:
+	case <-s.release: // one that was created and destroyed has no other end
 	}
 }
 

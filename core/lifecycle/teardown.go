@@ -126,6 +126,7 @@ func (s *Sandbox) drain(asked bool) {
 			}
 		}
 	}()
+	s.stdio.Gone()
 	s.stdio.Wait(giveUp)
 	close(done)
 }

@@ -18,7 +18,7 @@ import (
 // clients that are attached. It outlives a workload that is started again.
 type output struct {
 	ends [2]*os.File // what the workload writes to: stdout, stderr
-	from [2]*os.File // what we read
+	from [2]*exec.Output
 	fans [2]fan
 	tty  bool
 
@@ -66,7 +66,7 @@ func (o *output) pipes() (exec.Streams, error) {
 			o.drop()
 			return exec.Streams{}, os.NewSyscallError("pipe2", err)
 		}
-		o.from[i], o.ends[i] = r, w
+		o.from[i], o.ends[i] = &exec.Output{From: r}, w
 	}
 	return exec.Streams{Out: o.ends[0], Err: o.ends[1]}, nil
 }
@@ -101,6 +101,11 @@ func (o *output) closeEnds() {
 // left to write any. Who is attached to its terminal sees the end of that.
 func (o *output) drain() {
 	o.closeEnds()
+	for _, r := range o.from {
+		if r != nil {
+			r.Gone()
+		}
+	}
 	o.wg.Wait()
 	if o.journal != nil {
 		o.journal.Flush()
@@ -124,9 +129,9 @@ func (o *output) finish() error {
 // drop lets the pipes go.
 func (o *output) drop() {
 	o.closeEnds()
-	for i, f := range o.from {
-		if f != nil {
-			_ = f.Close()
+	for i, r := range o.from {
+		if r != nil {
+			_ = r.From.Close()
 			o.from[i] = nil
 		}
 	}

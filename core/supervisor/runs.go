@@ -185,7 +185,7 @@ func (v *Supervisor) Restart(ctx context.Context) error {
 	}
 	for {
 		v.mu.Lock()
-		run, runs, between, restarts, fault, turn := v.run, v.runs, v.between, v.restarts, v.fault, v.turn
+		run, runs, between, restarts, fault, turn, last := v.run, v.runs, v.between, v.restarts, v.fault, v.turn, v.last
 		v.mu.Unlock()
 		var ready <-chan struct{}
 		switch {
@@ -195,6 +195,8 @@ func (v *Supervisor) Restart(ctx context.Context) error {
 			return nil // it has ended since
 		case runs > before:
 			return errors.New("restart: the workload has ended before it was ready")
+		case restarts > tried && last: // somebody has stopped it, and with it the making
+			return &lifecycle.StateError{What: "restart", Status: lifecycle.StatusStopping}
 		case restarts > tried:
 			return fmt.Errorf("restart: %w", fault)
 		}
@@ -361,11 +363,11 @@ func (v *Supervisor) rest(ctx context.Context, r Restarting) bool {
 	v.between = true
 	v.turned()
 	v.mu.Unlock()
+	v.noPid()
+	_ = v.write() // as in make
 	if v.output != nil {
 		v.output.drain()
 	}
-	v.noPid()
-	_ = v.write() // as in make
 	v.cfg.Log.Emit(audit.Restarting, r.Err, map[string]any{
 		"cause": r.Result.Cause, "exit_code": r.Result.ExitCode, "wait_ms": r.Wait.Milliseconds(), "count": r.Count,
 	})
@@ -427,15 +429,27 @@ func (v *Supervisor) renew(ctx context.Context) error {
 	}
 	v.mu.Unlock()
 	switch {
-	case last && err == nil:
-		return errors.Join(errLast, s.Destroy(ctx))
 	case last:
-		return errLast
+		return v.unwanted(ctx, s, err)
 	case err != nil:
 		return err
 	}
 	_ = v.write() // as in make
 	return v.begin(ctx)
+}
+
+// unwanted is the end of a run that was made, or that err kept from it, and that nobody wants
+// any more: errLast, unless something could not be undone.
+func (v *Supervisor) unwanted(ctx context.Context, s *lifecycle.Sandbox, err error) error {
+	if err == nil {
+		if err = s.Destroy(ctx); err == nil {
+			return errLast
+		}
+	}
+	if left, perr := v.cfg.Dir.Pending(); perr != nil || len(left) > 0 {
+		return errors.Join(err, perr)
+	}
+	return errLast
 }
 
 // end is what comes after the last undo.

@@ -6,6 +6,9 @@ import (
 	"golang.org/x/sys/unix"
 )
 
+// ipprotoSMC is SMC without a family of its own, from Linux 6.11 on (include/uapi/linux/in.h).
+const ipprotoSMC = 256
+
 // TCPPolicy is the policy that closes what Landlock's rules for TCP do not see (on Linux 6.18), as data. It is loaded on
 // top of the workload's own filter when a job has such rules.
 func TCPPolicy(goarch string) Policy {
@@ -19,7 +22,9 @@ func TCPPolicy(goarch string) Policy {
 	// Rules hold for sockets whose protocol is TCP; these speak it under another name. TCP_ULP makes an SMC socket of a TCP
 	// one.
 	for _, family := range []uint64{syscall.AF_INET, syscall.AF_INET6} {
-		add("socket", Errno(syscall.EPROTONOSUPPORT), is32(0, family), is32(2, unix.IPPROTO_MPTCP))
+		for _, protocol := range []uint64{unix.IPPROTO_MPTCP, ipprotoSMC} {
+			add("socket", Errno(syscall.EPROTONOSUPPORT), is32(0, family), is32(2, protocol))
+		}
 	}
 	add("socket", Errno(syscall.EAFNOSUPPORT), is32(0, unix.AF_SMC))
 	add("setsockopt", Errno(syscall.ENOENT), is32(1, unix.IPPROTO_TCP), is32(2, unix.TCP_ULP))
