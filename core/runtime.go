@@ -283,7 +283,7 @@ func (r *Runtime) Create(ctx context.Context, p *plan.Plan, o RunOptions) (*Sand
 		}, p)
 	}
 	return supervisor.New(ctx, supervisor.Config{
-		Dir: d, Plan: p, Log: log, Streams: o.Streams, Detached: o.Detached, Journal: o.Journal, Held: o.Held, Keep: o.Keep, Stack: o.Stack, Pid: o.Pid, Again: o.Again,
+		Dir: d, Plan: p, Log: log, Streams: o.Streams, Detached: o.Detached, Journal: o.Journal, Held: o.Held, Keep: o.Keep, Stack: o.Stack, Pid: o.Pid, Again: o.Again, Manager: r.o.Manager,
 		Locate: func(err error) error { return locate(err, p) },
 		Make: func(ctx context.Context, streams exec.Streams) (*lifecycle.Sandbox, error) {
 			if o.ThreadsStay {

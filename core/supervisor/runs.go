@@ -11,6 +11,7 @@ import (
 	"github.com/nucleus-runtime/nucleus/core/audit"
 	"github.com/nucleus-runtime/nucleus/core/exec"
 	"github.com/nucleus-runtime/nucleus/core/lifecycle"
+	"github.com/nucleus-runtime/nucleus/core/notify"
 	"github.com/nucleus-runtime/nucleus/core/probe"
 	"github.com/nucleus-runtime/nucleus/internal/failpoint"
 )
@@ -295,10 +296,18 @@ func (v *Supervisor) live(ctx context.Context) {
 	res, err := wait()
 	for {
 		after, again := v.next(rules, res, err)
-		if !again || !v.rest(ctx, Restarting{Result: res, Err: v.cfg.Locate(err), Wait: after, Count: v.restarts + 1}) {
+		if !again {
 			break
 		}
-		rerr := v.renew(ctx)
+		silent := v.vouch()
+		var rerr error
+		if again = v.rest(ctx, Restarting{Result: res, Err: v.cfg.Locate(err), Wait: after, Count: v.restarts + 1}); again {
+			rerr = v.renew(ctx)
+		}
+		silent()
+		if !again {
+			break
+		}
 		switch {
 		case errors.Is(rerr, errLast):
 		case rerr != nil:
@@ -394,6 +403,29 @@ func (v *Supervisor) rest(ctx context.Context, r Restarting) bool {
 		case <-ctx.Done():
 		}
 	}
+}
+
+// vouch tells a watchdog for the workload that there is none to do it, until silent is
+// called.
+func (v *Supervisor) vouch() (silent func()) {
+	m := v.cfg.Manager
+	if n := v.cfg.Plan.Notify; m == nil || m.Watchdog <= 0 || n == nil || !n.Manager {
+		return func() {}
+	}
+	done := make(chan struct{})
+	go func() {
+		t := time.NewTicker(max(m.Watchdog/2, time.Millisecond)) // as sd_watchdog_enabled(3) has it
+		defer t.Stop()
+		for {
+			_ = m.Tell(notify.Message{Watchdog: true}) // it does not listen: nor does it watch
+			select {
+			case <-t.C:
+			case <-done:
+				return
+			}
+		}
+	}()
+	return func() { close(done) }
 }
 
 // errLast says that nobody wants the next run any more.

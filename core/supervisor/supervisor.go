@@ -20,6 +20,7 @@ import (
 	"github.com/nucleus-runtime/nucleus/core/control"
 	"github.com/nucleus-runtime/nucleus/core/exec"
 	"github.com/nucleus-runtime/nucleus/core/lifecycle"
+	"github.com/nucleus-runtime/nucleus/core/notify"
 	"github.com/nucleus-runtime/nucleus/core/plan"
 	"github.com/nucleus-runtime/nucleus/core/state"
 )
@@ -42,6 +43,9 @@ type Config struct {
 	Keep bool
 	// Stack is kept beside the record, nil for a sandbox of none.
 	Stack *Stack
+	// Manager has a watchdog to be told, if the plan says so, that a sandbox lives whose
+	// workload cannot say so itself: between two runs. nil for none.
+	Manager *notify.Manager
 	// Locate adds the line of the job to an error.
 	Locate func(error) error
 	// Pid is called with each workload's pid while it waits at the start gate, and with 0
