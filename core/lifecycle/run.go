@@ -236,8 +236,7 @@ func (s *Sandbox) supervise(ctx context.Context) {
 			return
 		}
 		end.cause = cause
-		s.unfreeze()
-		s.become(StatusStopping)
+		s.unfreeze(StatusStopping)
 		signal(stopSignal(s.plan.Stop.Signal))
 		s.tell(hooks.Stopping, &exec.Result{Cause: cause})
 		s.log.Emit(audit.Stopping, nil, map[string]any{"signal": s.plan.Stop.Signal, "grace": s.plan.Stop.Grace.String(), "cause": cause})
@@ -252,8 +251,7 @@ func (s *Sandbox) supervise(ctx context.Context) {
 			end.cause = exec.CauseStopped
 		}
 		end.killed = true
-		s.unfreeze()
-		s.become(StatusStopping)
+		s.unfreeze(StatusStopping)
 		s.bounds.hurry()
 		s.killAll()
 	}
@@ -440,8 +438,7 @@ func (s *Sandbox) killAll() {
 // the sandbox down. What the cgroup knows is read before it goes.
 func (s *Sandbox) finish(ctx context.Context, m message, end ending) {
 	s.lap("exit known")
-	s.unfreeze()
-	s.become(StatusStopped)
+	s.unfreeze(StatusStopped)
 	s.spawned.close(errEnded)
 	r := &s.result
 	// Whatever else runs inside dies while the numbers are read.

@@ -172,20 +172,17 @@ func (s *Sandbox) thaw() error {
 	return s.dir.Journal.Retract(stepFrozen)
 }
 
-// unfreeze lets processes go on that are to end: below a v1 freezer not even SIGKILL
-// ends one.
-func (s *Sandbox) unfreeze() {
+// unfreeze lets processes go on that are to end, and says so before anybody could pause
+// them again: below a v1 freezer not even SIGKILL ends one.
+func (s *Sandbox) unfreeze(to Status) {
 	s.freezing.Lock()
 	defer s.freezing.Unlock()
-	s.mu.Lock()
-	paused := s.status == StatusPaused
-	s.mu.Unlock()
-	if !paused {
-		return
+	if s.Status() == StatusPaused {
+		if err := s.thaw(); err != nil {
+			s.log.Emit(audit.UndoFailed, err, map[string]any{"step": stepFrozen})
+		}
 	}
-	if err := s.thaw(); err != nil {
-		s.log.Emit(audit.UndoFailed, err, map[string]any{"step": stepFrozen})
-	}
+	s.become(to)
 }
 
 // unfreeze is the inverse of a pause.
