@@ -131,6 +131,9 @@ func (a *app) leave(f *runFlags) error {
 			if err != nil {
 				return fmt.Errorf("waiting for the supervisor: %w", err)
 			}
+			if ending != 0 {
+				return exitError(128 + int(ending))
+			}
 			code := st.ExitCode()
 			if code <= 0 {
 				return fmt.Errorf("the supervisor has ended before the sandbox was ready: %s", st)

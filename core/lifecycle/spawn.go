@@ -248,7 +248,7 @@ func (s *Sandbox) further(ctx context.Context, sp *initproto.Spawn, c Command) (
 // mayExec tells whether the sandbox can be asked for a process.
 func (s *Sandbox) mayExec() error {
 	if !s.plan.Init {
-		return &StateError{What: "exec", Status: s.Status(), Hint: "it has no init that could make a process: write init = true in the job"}
+		return &PhaseError{Phase: "exec", Err: errors.New("the sandbox has no init that could make a process"), Hint: "write init = true in the job"}
 	}
 	switch st := s.Status(); st {
 	case StatusRunning:
