@@ -34,7 +34,8 @@ const supervisorFlag = "supervisor-fd"
 type readyMessage struct {
 	ID      string `json:"id"`
 	Started bool   `json:"started,omitempty"` // it runs, and another message comes when it is ready
-	Ended   bool   `json:"ended,omitempty"`   // before it was ready
+	Ended   bool   `json:"ended,omitempty"`   // before its readiness probe has passed
+	Code    int    `json:"code,omitempty"`    // with which it has ended then
 }
 
 // supervises tells whether this is such a process.
@@ -105,20 +106,33 @@ func (a *app) leave(f *runFlags) error {
 		line, _ := bufio.NewReader(io.LimitReader(r, 4096)).ReadBytes('\n') // without a line the process has failed, and said why
 		told <- line
 	}()
+	var ending unix.Signal
 	for {
 		select {
 		case n := <-caught:
+			ending = n
 			_ = p.Signal(n) // it is gone: that is what is wanted
+			// The workload may run already, and take any other signal for something else.
+			_ = p.Signal(unix.SIGTERM)
 		case line := <-told:
 			var m readyMessage
 			if json.Unmarshal(line, &m) == nil && m.ID != "" {
 				_ = p.Release()
+				if ending != 0 {
+					return exitError(128 + int(ending))
+				}
+				if m.Ended {
+					return neverReady(m, f.keep)
+				}
 				_, err := fmt.Fprintln(a.out, m.ID)
 				return err
 			}
 			st, err := p.Wait()
 			if err != nil {
 				return fmt.Errorf("waiting for the supervisor: %w", err)
+			}
+			if ending != 0 {
+				return exitError(128 + int(ending))
 			}
 			code := st.ExitCode()
 			if code <= 0 {
@@ -127,6 +141,15 @@ func (a *app) leave(f *runFlags) error {
 			return exitError(code)
 		}
 	}
+}
+
+// neverReady tells of a workload that has ended by itself before it was ready.
+func neverReady(m readyMessage, kept bool) error {
+	hint := "nucleus run -detach -keep, and nucleus logs tells what it wrote; or leave out -detach"
+	if kept {
+		hint = "nucleus logs " + m.ID
+	}
+	return &hintedError{err: fmt.Errorf("the workload has ended with exit code %d before it was ready", m.Code), hint: hint}
 }
 
 // startSupervisor starts this program once more, in a session of its own, with the
@@ -207,13 +230,15 @@ func (a *app) awaitStart(ctx context.Context, s *core.Sandbox) error {
 }
 
 // awaitRunning tells that the workload runs, and is ready. One that has ended by then has told why,
-// or was that quick. early has both told, each when it is so.
-func (a *app) awaitRunning(s *core.Sandbox, early bool) {
+// or was that quick: with a probe to pass that is an end too early. early has both told, each when
+// it is so.
+func (a *app) awaitRunning(s *core.Sandbox, probed, early bool) {
 	m := readyMessage{ID: s.ID()}
 	ended := make(chan struct{})
+	var res core.Result
 	var failed error
 	go func() {
-		_, failed = s.Wait()
+		res, failed = s.Wait()
 		close(ended)
 	}()
 	if early {
@@ -236,7 +261,7 @@ func (a *app) awaitRunning(s *core.Sandbox, early bool) {
 			select {
 			case <-s.Ready():
 			default:
-				m.Ended = true
+				m.Ended, m.Code = probed, res.ExitCode
 			}
 			waits = false
 		case <-look.C:

@@ -63,10 +63,10 @@ func addDetachKeys(c *cobra.Command, keys *string) {
 	c.Flags().StringVar(keys, "detach-keys", "ctrl-p,ctrl-q", `keys that leave a terminal to itself: characters and ctrl-X, with commas between; "" for none`)
 }
 
-func detachKeys(s string) ([]byte, error) {
+func detachKeys(verb, s string) ([]byte, error) {
 	keys, err := exec.DetachKeys(s)
 	if err != nil {
-		return nil, &usageError{err: fmt.Errorf("-detach-keys %q: %w", s, err), hint: "nucleus attach -detach-keys ctrl-p,ctrl-q NAME"}
+		return nil, &usageError{err: fmt.Errorf("-detach-keys %q: %w", s, err), hint: "nucleus " + verb + " -detach-keys ctrl-p,ctrl-q NAME"}
 	}
 	return keys, nil
 }
@@ -89,7 +89,7 @@ func (a *app) exec(ctx context.Context, f *execFlags, ref string, argv []string)
 	if r.User, err = parseUser(f.user); err != nil {
 		return err
 	}
-	keys, err := detachKeys(f.keys)
+	keys, err := detachKeys("exec -tty", f.keys)
 	if err != nil {
 		return err
 	}

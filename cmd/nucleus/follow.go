@@ -40,6 +40,9 @@ standard error.`,
 					return err
 				}
 			}
+			if q.Tail < -1 {
+				return &usageError{err: fmt.Errorf("-n %d: write how many lines, or -1 for all", q.Tail), hint: "nucleus logs -n 20 " + args[0]}
+			}
 			_, x, err := a.find(args[0])
 			if err != nil {
 				return err
@@ -61,7 +64,7 @@ func parseSince(s string, now time.Time) (time.Time, error) {
 	}
 	t, err := time.Parse(time.RFC3339, s)
 	if err != nil {
-		return t, &usageError{err: fmt.Errorf("-since %q: write a duration, as 10m, or a time, as 2006-01-02T15:04:05Z", s)}
+		return t, &usageError{err: fmt.Errorf("-since %q: write a duration, as 10m, or a time, as 2006-01-02T15:04:05Z", s), hint: "nucleus logs -since 10m NAME"}
 	}
 	return t, nil
 }
@@ -82,7 +85,7 @@ func (a *app) logs(ctx context.Context, x state.Ref, q logs.Query, timestamps, a
 		return out.Show(r)
 	})
 	if errors.Is(err, os.ErrNotExist) {
-		return &hintedError{err: fmt.Errorf("sandbox %q has no log: it runs in the foreground of another process, or its terminal was handed over", x.Name), hint: "nucleus run -detach -config job.hcl"}
+		return &hintedError{err: fmt.Errorf("sandbox %q has no log: its output is that of nucleus run in the foreground, or its terminal was handed over", x.Name), hint: "nucleus run -detach -config job.hcl"}
 	}
 	if errors.Is(err, unix.EPIPE) {
 		return nil // the reader wanted no more
@@ -181,7 +184,7 @@ loses output, with a note; nucleus logs has all of it. Ctrl-C ends the connectio
 the sandbox; at a terminal it is passed on, and the keys to detach end the connection.`,
 		Example: "  nucleus attach web", Args: cobra.ExactArgs(1),
 		RunE: func(c *cobra.Command, args []string) error {
-			detach, err := detachKeys(keys)
+			detach, err := detachKeys("attach", keys)
 			if err != nil {
 				return err
 			}

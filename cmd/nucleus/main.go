@@ -9,6 +9,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -54,9 +55,50 @@ func run(args []string) int {
 	root := a.root()
 	root.SetArgs(longFlags(root, args))
 	if err := root.ExecuteContext(context.Background()); err != nil {
-		return a.report(err)
+		return a.report(mistyped(root, err))
 	}
 	return a.code
+}
+
+// mistyped gives what cobra says of an unknown verb a hint that can be typed.
+func mistyped(root *cobra.Command, err error) error {
+	var word, path string
+	if _, serr := fmt.Sscanf(err.Error(), "unknown command %q for %q", &word, &path); serr != nil {
+		return err
+	}
+	hint := path + " -h"
+	if group, _, ferr := root.Find(strings.Fields(path)[1:]); ferr == nil {
+		if like := group.SuggestionsFor(word); len(like) > 0 {
+			hint = path + " " + strings.Join(like, ", or "+path+" ")
+		}
+	}
+	return &usageError{err: err, hint: hint}
+}
+
+// countArguments has a verb and those below it say what they want, where cobra counts.
+func countArguments(c *cobra.Command) {
+	for _, sub := range c.Commands() {
+		countArguments(sub)
+	}
+	right := c.Args
+	if right == nil || c.HasSubCommands() {
+		return
+	}
+	c.Args = func(c *cobra.Command, args []string) error {
+		err := right(c, args)
+		var ue *usageError
+		switch {
+		case err == nil || errors.As(err, &ue):
+			return err
+		case len(args) == 0:
+			err = errors.New("an argument is missing")
+		case right(c, nil) == nil:
+			err = fmt.Errorf("unexpected argument %q", args[0])
+		default:
+			err = fmt.Errorf("unexpected argument %q", args[1])
+		}
+		return &usageError{err: fmt.Errorf("%s: %w", strings.TrimPrefix(c.CommandPath(), c.Root().Name()+" "), err), hint: strings.TrimSuffix(c.UseLine(), " [flags]")}
+	}
 }
 
 func (a *app) root() *cobra.Command {
@@ -70,6 +112,7 @@ Long flags take one dash or two: -config is --config.`,
   nucleus plan -config job.hcl
   nucleus doctor`,
 		SilenceUsage: true, SilenceErrors: true, Version: version,
+		DisableSuggestions: true, SuggestionsMinimumDistance: 2, // mistyped asks for them
 		CompletionOptions: cobra.CompletionOptions{HiddenDefaultCmd: true},
 	}
 	c.PersistentFlags().StringVar(&a.stateRoot, "state-root", "", "directory that keeps track of sandboxes (default /run/nucleus; for users $XDG_RUNTIME_DIR/nucleus, else /tmp/nucleus-UID; env NUCLEUS_STATE_ROOT)")
@@ -77,10 +120,14 @@ Long flags take one dash or two: -config is --config.`,
 	c.PersistentFlags().IntVar(&a.supervisorFD, supervisorFlag, 0, "")
 	_ = c.PersistentFlags().MarkHidden(supervisorFlag) // it exists
 	c.SetFlagErrorFunc(func(c *cobra.Command, err error) error {
+		if text, _, ok := strings.Cut(err.Error(), ": strconv."); ok {
+			err = errors.New(text + ": not a number that fits")
+		}
 		return &usageError{err: err, hint: c.CommandPath() + " -h"}
 	})
 	c.AddCommand(a.runCommand(), a.createCommand(), a.startCommand(), a.restartCommand(), a.upCommand(), a.downCommand(), a.psCommand(), a.inspectCommand(), a.execCommand(), a.attachCommand(), a.logsCommand(), a.eventsCommand(), a.statsCommand(),
 		a.stopCommand(), a.killCommand(), a.pauseCommand(), a.resumeCommand(), a.waitCommand(), a.rmCommand(), a.planCommand(), a.validateCommand(), a.unitCommand(), a.doctorCommand(), a.gcCommand(), a.rootfsCommand(), a.fmtCommand(), a.pluginCommand(), a.versionCommand())
+	countArguments(c)
 	c.SetVersionTemplate(versionLine())
 	c.InitDefaultCompletionCmd()
 	for _, sub := range c.Commands() {

@@ -2,7 +2,9 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"io/fs"
 	"net/netip"
 	"path/filepath"
 	"strings"
@@ -52,7 +54,11 @@ func (a *app) metrics(ctx context.Context, where string) error {
 	}
 	// The collector is another user, and reads what ends in .prom.
 	if err := replaceFile(p.file, 0o644, b); err != nil {
-		return fmt.Errorf("metrics: %w", err)
+		var at *fs.PathError
+		if errors.As(err, &at) { // it names what would have become the file
+			err = at.Err
+		}
+		return fmt.Errorf("metrics: writing %q: %w", p.file, err)
 	}
 	return nil
 }

@@ -81,7 +81,7 @@ func hintOf(err error) string {
 	}
 	var ne *state.NameTakenError
 	if errors.As(err, &ne) {
-		return "choose another -name, or leave it out"
+		return "choose another -name, or leave it out; nucleus rm " + ne.Name + " removes one that has ended"
 	}
 	return ""
 }

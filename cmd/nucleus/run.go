@@ -46,11 +46,13 @@ func (a *app) runCommand() *cobra.Command {
 	var f runFlags
 	c := &cobra.Command{
 		Use:   "run [-config FILE|-] [flags] [-- COMMAND ARGS...]",
-		Short: "Run a job in the foreground",
+		Short: "Run a job, in the foreground or with -detach in a process of its own",
 		Long: `Run a job in the foreground. The exit code is the workload's; 128+n if signal n
 ended it; 125 if Nucleus failed, 126 if the command cannot be executed, 127 if it
-is not found.`,
+is not found. With -detach it returns once the workload runs, or is ready if the job
+has a readiness block, and prints the sandbox's id.`,
 		Example: `  nucleus run -config job.hcl
+  nucleus run -detach -name web -config web.hcl
   nucleus run -config web.hcl -var port=8080 -name web-1
   nucleus run -- /bin/sh -c 'id; ls /'`,
 		Args: cobra.ArbitraryArgs,
@@ -78,7 +80,7 @@ func (f *runFlags) addRun(c *cobra.Command) {
 	c.Flags().StringVar(&f.events, "events", "", "write events as JSON lines to FILE or fd:N")
 	c.Flags().StringVar(&f.pidFile, "pid-file", "", "write the workload's host pid to this file, which is removed with the sandbox; what a killed nucleus left is replaced by the next run")
 	c.Flags().StringVar(&f.console, "console-socket", "", "hand the terminal of a detached sandbox (tty = true) to whoever listens on this Unix socket, as OCI runtimes do")
-	c.Flags().BoolVar(&f.keep, "keep", false, "keep the record and the log of the sandbox after its end, and its name, until nucleus rm")
+	c.Flags().BoolVar(&f.keep, "keep", false, "keep the record of the sandbox after its end, the log of a detached one, and its name, until nucleus rm")
 	c.Flags().StringVar(&f.log, "log", "", "journald: hand the output of a detached sandbox to systemd's journal as well; journald:SOCKET for another than "+journald.Socket)
 }
 
@@ -306,7 +308,7 @@ func (a *app) supervise(ctx context.Context, rt *core.Runtime, p *plan.Plan, o c
 	stop := context.AfterFunc(ctx, s.Stop)
 	defer stop()
 	if f.detach && !f.create {
-		a.awaitRunning(s, f.inStack != "")
+		a.awaitRunning(s, p.Readiness != nil, f.inStack != "")
 	}
 	return s.Wait()
 }

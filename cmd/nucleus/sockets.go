@@ -21,6 +21,9 @@ func (a *app) sockets(j *job.Job, detach bool) ([]listen.Socket, error) {
 		return got, nil
 	}
 	hint := "start it by a .socket unit; to try it: systemd-socket-activate -l 8080 nucleus run -config job.hcl"
+	if !errors.Is(err, listen.ErrNone) {
+		hint = "listening sockets are what a job can take: ListenStream= or ListenDatagram= in the .socket unit, without Accept=yes"
+	}
 	if detach && errors.Is(err, listen.ErrNone) {
 		hint = "sockets are passed to a run in the foreground: leave out -detach"
 	}

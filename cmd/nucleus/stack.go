@@ -324,6 +324,10 @@ func (a *app) down(ctx context.Context, f *stackFlags) error {
 		names = append(names, name)
 	}
 	slices.Sort(names)
+	if len(names) == 0 { // a name that was mistyped looks like this
+		_, err := fmt.Fprintf(a.out, "nothing of stack %q is there\n", m.name)
+		return err
+	}
 	return m.failed(m.stop(ctx, func(string) bool { return true }), names)
 }
 

@@ -39,7 +39,7 @@ does not count, or does not limit, is shown as -.
 
 -metrics gives all of it to Prometheus, for every sandbox that is alive: once into
 FILE.prom, which is replaced as a whole, for node_exporter's textfile collector; or to
-who asks for /metrics at HOST:PORT (:PORT is loopback) or on a Unix socket, until it is
+who asks for /metrics at ADDRESS:PORT (:PORT is loopback) or on a Unix socket, until it is
 ended.`,
 		Example: `  nucleus stats
   nucleus stats -follow -json web
@@ -57,7 +57,7 @@ ended.`,
 	}
 	c.Flags().BoolVar(&follow, "follow", false, "print again every second, until those that are named have ended")
 	c.Flags().BoolVar(&asJSON, "json", false, "print as JSON, a line for each sandbox")
-	c.Flags().StringVar(&metrics, "metrics", "", "for Prometheus: write FILE.prom, or serve /metrics at HOST:PORT or unix:PATH")
+	c.Flags().StringVar(&metrics, "metrics", "", "for Prometheus: write FILE.prom, or serve /metrics at ADDRESS:PORT or unix:PATH")
 	return c
 }
 

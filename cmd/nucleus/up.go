@@ -154,6 +154,15 @@ func (u *upping) decide(rt *core.Runtime) error {
 	return nil
 }
 
+// again is the command line that leads here, but for its variables.
+func (u *upping) again() string {
+	s := "nucleus up -config " + u.f.config
+	if u.f.name != "" {
+		s += " -stack " + u.f.name
+	}
+	return s
+}
+
 // orphans are jobs that were in the file once.
 func (u *upping) orphans() []string {
 	var names []string
@@ -163,7 +172,7 @@ func (u *upping) orphans() []string {
 		}
 		names = append(names, name)
 		if !u.f.removeOrphans {
-			u.problem("warning", fmt.Sprintf("job %q is not in the file any more; its sandbox %q stays", name, k.ref.Name), "nucleus up -remove-orphans, or nucleus rm -force "+k.ref.Name)
+			u.problem("warning", fmt.Sprintf("job %q is not in the file any more; its sandbox %q stays", name, k.ref.Name), u.again()+" -remove-orphans, or nucleus rm -force "+k.ref.Name)
 		}
 	}
 	slices.Sort(names)
@@ -269,7 +278,7 @@ func (u *upping) launch(ctx context.Context, name string, reached func(job.Condi
 	if ok && ctx.Err() == nil {
 		_ = p.Release()
 		u.repeat(said)
-		if m.Ended && u.jobs[name].Readiness != nil {
+		if m.Ended {
 			return notReady(u.sandbox(name))
 		}
 		return nil

@@ -224,7 +224,11 @@ func (d *decoder) checkProbes() {
 		for _, block := range []string{"readiness", "health"} {
 			for _, kind := range []string{"exec", "tcp", "http"} {
 				if k := block + "." + kind; d.given(k) {
-					d.r.Error(d.at(k), "Probe needs init", fmt.Sprintf("Probes are run by the sandbox's init, which init = false (%s) leaves out. Write init = true, or use readiness { notify = true }.", j.Where("init")))
+					or := "or leave the block out"
+					if block == "readiness" {
+						or = "or use readiness { notify = true }"
+					}
+					d.r.Error(d.at(k), "Probe needs init", fmt.Sprintf("Probes are run by the sandbox's init, which init = false (%s) leaves out. Write init = true, %s.", j.Where("init"), or))
 				}
 			}
 		}

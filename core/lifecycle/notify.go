@@ -62,7 +62,8 @@ func (s *Sandbox) hear(m notify.Message) {
 	if m.HasStatus {
 		n.status = m.Status
 	}
-	if m.Ready && !n.said {
+	first := m.Ready && !n.said
+	if first {
 		n.said = true
 		close(n.ready)
 	}
@@ -73,6 +74,7 @@ func (s *Sandbox) hear(m notify.Message) {
 	if s.plan.Readiness != nil {
 		select {
 		case <-s.readied:
+			m.Ready = m.Ready && !first // it may be what has made it ready just now
 		default:
 			m.Ready = false
 		}

@@ -61,6 +61,7 @@ type Process struct {
 	s       *Sandbox
 	id      uint32
 	command string
+	cwd     string
 	quiet   bool
 	made    chan made // holds init's answer
 	left    bool      // nobody waits for the answer any more
@@ -207,7 +208,7 @@ func (s *Sandbox) further(ctx context.Context, sp *initproto.Spawn, c Command) (
 	if err := s.spawned.add(p); err != nil {
 		return nil, err
 	}
-	sp.ID = p.id
+	sp.ID, p.cwd = p.id, sp.Cwd
 	gate, err := s.sendSpawn(sp, c)
 	if err != nil {
 		s.spawned.finish(initproto.Ended{ID: p.id}, err)
@@ -247,7 +248,7 @@ func (s *Sandbox) further(ctx context.Context, sp *initproto.Spawn, c Command) (
 // mayExec tells whether the sandbox can be asked for a process.
 func (s *Sandbox) mayExec() error {
 	if !s.plan.Init {
-		return &StateError{What: "exec", Status: s.Status(), Hint: "it has no init that could make a process: write init = true in the job"}
+		return &PhaseError{Phase: "exec", Err: errors.New("the sandbox has no init that could make a process"), Hint: "write init = true in the job"}
 	}
 	switch st := s.Status(); st {
 	case StatusRunning:
@@ -278,7 +279,11 @@ func (s *Sandbox) spawnFor(c Command) (*initproto.Spawn, error) {
 			in   bool
 		}{{"user", u.UID, mapped(ids, ids.UIDs, u.UID, w.UID)}, {"group", u.GID, mapped(ids, ids.GIDs, u.GID, w.GID)}} {
 			if !x.in {
-				return nil, fmt.Errorf("exec: %s %d is not mapped in this sandbox", x.what, x.id)
+				e := &PhaseError{Phase: "exec", Err: fmt.Errorf("%s %d is not mapped in this sandbox", x.what, x.id)}
+				if ids.Kind == "single" {
+					e.Hint = "nucleus doctor" // tells what a range of ids takes
+				}
+				return nil, e
 			}
 		}
 		sp.UID, sp.GID, sp.Groups = u.UID, u.GID, nil
@@ -413,7 +418,12 @@ func (p *Process) reason() error {
 
 // failure tells why a process that has ended never became its program, nil if it did.
 func (p *Process) failure() error {
-	return exec.StageFailure(p.end.Exited, p.command)
+	err := exec.StageFailure(p.end.Exited, p.command)
+	var se *exec.StageError
+	if errors.As(err, &se) && se.Errno != 0 && se.Step == initproto.StepCwd {
+		return fmt.Errorf("exec: working directory %q in the sandbox: %w", p.cwd, se.Errno)
+	}
+	return err
 }
 
 // verifySpawned reads back what holds for the process, as for the workload.

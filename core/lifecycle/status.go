@@ -124,10 +124,14 @@ func (s *Sandbox) Pause(ctx context.Context) error {
 		return nil
 	case StatusRunning:
 	default:
-		return &StateError{What: "pause", Status: st}
+		e := &StateError{What: "pause", Status: st}
+		if st == StatusCreated {
+			e.Hint = "nucleus start " + s.dir.Name
+		}
+		return e
 	}
 	if s.group == nil {
-		return errors.New("pause: the sandbox has no control group, whose freezer is what stops it")
+		return &PhaseError{Phase: "pause", Hint: "nucleus doctor", Err: errors.New("the sandbox has no control group, whose freezer is what stops it")}
 	}
 	s.pauses.Add(1)
 	if err := s.dir.Journal.Intent(stepFrozen, s.group.Record()); err != nil {

@@ -233,23 +233,31 @@ func (v *Supervisor) begin(ctx context.Context) error {
 	if err := s.Start(ctx); err != nil {
 		return err
 	}
-	go v.follow(s, s.Running(), v.started)
-	go v.follow(s, s.Ready(), v.ready)
+	go v.follow(s, s.Running())
+	go v.follow(s, s.Ready())
 	return nil
 }
 
-// follow closes to when the first run's from is. Who waits for it, and looks at the record
-// then, sees it there.
-func (v *Supervisor) follow(s *lifecycle.Sandbox, from <-chan struct{}, to chan struct{}) {
+// follow passes on what becomes of a run. Who waits for it, and looks at the record then,
+// sees it there.
+func (v *Supervisor) follow(s *lifecycle.Sandbox, news <-chan struct{}) {
 	select {
 	case <-s.Gone():
-	case <-from:
+	case <-news:
 		_ = v.write() // as in make
 	}
+	v.passOn(s)
+}
+
+// passOn tells of the first run that has come so far.
+func (v *Supervisor) passOn(s *lifecycle.Sandbox) {
 	v.mu.Lock()
 	defer v.mu.Unlock()
-	if isClosed(from) && !isClosed(to) {
-		close(to)
+	if isClosed(s.Running()) && !isClosed(v.started) {
+		close(v.started)
+	}
+	if isClosed(s.Ready()) && !isClosed(v.ready) {
+		close(v.ready)
 	}
 }
 
@@ -486,6 +494,7 @@ func (v *Supervisor) unwanted(ctx context.Context, s *lifecycle.Sandbox, err err
 
 // end is what comes after the last undo.
 func (v *Supervisor) end(res exec.Result, err error) {
+	v.passOn(v.present())
 	if v.output != nil {
 		if lerr := v.output.finish(); lerr != nil && res.OutputError == "" {
 			res.OutputError = lerr.Error()

@@ -334,6 +334,9 @@ func (v *Supervisor) askStart(ctx context.Context) error {
 	case <-v.ready:
 		return nil
 	case <-v.done:
+		if v.err == nil && v.cfg.Plan.Readiness != nil && !isClosed(v.ready) {
+			return fmt.Errorf("start: the workload has ended with exit code %d before it was ready", v.result.ExitCode)
+		}
 		return v.err // nil: it ran, and has ended since
 	case <-ctx.Done():
 		return ctx.Err()
