@@ -15,14 +15,11 @@ func (b *builder) bindSocket(o *initproto.Op) error {
 	if len(b.sockets) > 0 {
 		return fmt.Errorf("%w: a second socket", initproto.ErrMessage)
 	}
-	dir, name, err := b.parent(o.Target)
+	dir, name, err := b.place(o.Target)
 	if err != nil {
 		return err
 	}
 	defer unix.Close(dir)
-	if err := b.mayCreate(dir, o.Target); err != nil {
-		return err
-	}
 	fd, err := unix.Socket(unix.AF_UNIX, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
 		return os.NewSyscallError("socket", err)

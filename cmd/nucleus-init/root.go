@@ -150,14 +150,11 @@ func (b *builder) parent(path string) (int, string, error) {
 
 // make creates a directory or an empty file for something to be mounted on.
 func (b *builder) make(path string, mode uint32, file bool) error {
-	dir, name, err := b.parent(path)
+	dir, name, err := b.place(path)
 	if err != nil {
 		return err
 	}
 	defer unix.Close(dir)
-	if err := b.mayCreate(dir, path); err != nil {
-		return err
-	}
 	if file {
 		fd, err := unix.Openat(dir, name, unix.O_CREAT|unix.O_EXCL|unix.O_WRONLY|unix.O_NOFOLLOW|unix.O_CLOEXEC, mode)
 		if err != nil {
@@ -228,15 +225,24 @@ func (b *builder) owner(o *initproto.Op) error {
 	return setOwner(fd, o)
 }
 
+// place is parent for a name that is going to be made, or removed.
+func (b *builder) place(target string) (dir int, name string, err error) {
+	if dir, name, err = b.parent(target); err != nil {
+		return -1, "", err
+	}
+	if err = b.mayCreate(dir, target); err != nil {
+		_ = unix.Close(dir)
+		return -1, "", err
+	}
+	return dir, name, nil
+}
+
 func (b *builder) file(o *initproto.Op) error {
-	dir, name, err := b.parent(o.Target)
+	dir, name, err := b.place(o.Target)
 	if err != nil {
 		return err
 	}
 	defer unix.Close(dir)
-	if err := b.mayCreate(dir, o.Target); err != nil {
-		return err
-	}
 	if o.Flags&initproto.FlagReplace != 0 {
 		if err := unix.Unlinkat(dir, name, 0); err != nil && !errors.Is(err, unix.ENOENT) {
 			return fmt.Errorf("replacing %q: %w", o.Target, os.NewSyscallError("unlinkat", err))
@@ -275,14 +281,11 @@ func writeAll(fd int, path, content string) error {
 }
 
 func (b *builder) symlink(o *initproto.Op) error {
-	dir, name, err := b.parent(o.Target)
+	dir, name, err := b.place(o.Target)
 	if err != nil {
 		return err
 	}
 	defer unix.Close(dir)
-	if err := b.mayCreate(dir, o.Target); err != nil {
-		return err
-	}
 	if err := unix.Symlinkat(o.Source, dir, name); err != nil {
 		return fmt.Errorf("creating symbolic link %q: %w", o.Target, os.NewSyscallError("symlinkat", err))
 	}
@@ -290,14 +293,11 @@ func (b *builder) symlink(o *initproto.Op) error {
 }
 
 func (b *builder) remove(o *initproto.Op) error {
-	dir, name, err := b.parent(o.Target)
+	dir, name, err := b.place(o.Target)
 	if err != nil {
 		return err
 	}
 	defer unix.Close(dir)
-	if err := b.mayCreate(dir, o.Target); err != nil {
-		return err
-	}
 	flags := 0
 	if o.Flags&initproto.FlagDir != 0 {
 		flags = unix.AT_REMOVEDIR

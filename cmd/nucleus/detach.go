@@ -61,18 +61,7 @@ func (a *app) readyPipe() error {
 // leave starts the process of its own, and waits until it says that the sandbox is
 // ready, or ends.
 func (a *app) leave(f *runFlags) error {
-	r, w, err := os.Pipe()
-	if err != nil {
-		return os.NewSyscallError("pipe2", err)
-	}
-	defer r.Close()
-	defer w.Close()
-	null, err := os.OpenFile("/dev/null", os.O_RDWR, 0)
-	if err != nil {
-		return err
-	}
-	defer null.Close()
-	in := null
+	var in *os.File
 	if f.config == "-" {
 		in = a.stdin
 	}
@@ -81,25 +70,15 @@ func (a *app) leave(f *runFlags) error {
 		return fmt.Errorf("catching signals: %w", err)
 	}
 	defer release()
-	files := []*os.File{in, null, a.stderr, w}
 	events, err := callersDescriptor(f)
 	if err != nil {
 		return err
 	}
-	fd := 3
-	if events != nil {
-		at := int(events.Fd())
-		files = append(files, make([]*os.File, max(0, at+1-len(files)))...)
-		if files[at] = events; at == fd {
-			files = append(files, w)
-			fd++
-		}
-	}
-	p, err := startSupervisor(os.Args, fd, files)
+	p, r, err := startSupervisor(os.Args, in, a.stderr, events)
 	if err != nil {
 		return err
 	}
-	_ = w.Close()
+	defer r.Close()
 	failpoint.Hit("supervisor started")
 	told := make(chan []byte, 1)
 	go func() {
@@ -152,16 +131,44 @@ func neverReady(m readyMessage, kept bool) error {
 	return &hintedError{err: fmt.Errorf("the workload has ended with exit code %d before it was ready", m.Code), hint: hint}
 }
 
-// startSupervisor starts this program once more, in a session of its own, with the
-// descriptor on which it tells that its sandbox is ready.
-func startSupervisor(args []string, readyFD int, files []*os.File) (*os.Process, error) {
-	args = slices.Insert(slices.Clone(args), 1, "--"+supervisorFlag+"="+strconv.Itoa(readyFD))
-	//nolint:forbidigo // this program once more: its environment and arguments are what it would have itself
-	p, err := os.StartProcess("/proc/self/exe", args, &os.ProcAttr{Files: files, Env: os.Environ(), Sys: &syscall.SysProcAttr{Setsid: true}})
+// startSupervisor starts this program once more, in a session of its own, and gives the
+// pipe on which it tells that its sandbox is ready. Its standard input is /dev/null if in
+// is nil, and so is its output. What events is, if anything, keeps its number.
+func startSupervisor(args []string, in, stderr, events *os.File) (p *os.Process, told *os.File, err error) {
+	told, w, err := os.Pipe()
 	if err != nil {
-		return nil, fmt.Errorf("starting the supervisor: %w", err)
+		return nil, nil, os.NewSyscallError("pipe2", err)
 	}
-	return p, nil
+	defer w.Close()
+	defer func() {
+		if err != nil {
+			_ = told.Close()
+		}
+	}()
+	null, err := os.OpenFile("/dev/null", os.O_RDWR, 0)
+	if err != nil {
+		return nil, nil, err
+	}
+	defer null.Close()
+	if in == nil {
+		in = null
+	}
+	fd, files := 3, []*os.File{in, null, stderr, w}
+	if events != nil {
+		at := int(events.Fd())
+		files = append(files, make([]*os.File, max(0, at+1-len(files)))...)
+		if files[at] = events; at == fd {
+			files = append(files, w)
+			fd++
+		}
+	}
+	args = slices.Insert(slices.Clone(args), 1, "--"+supervisorFlag+"="+strconv.Itoa(fd))
+	//nolint:forbidigo // this program once more: its environment and arguments are what it would have itself
+	p, err = os.StartProcess("/proc/self/exe", args, &os.ProcAttr{Files: files, Env: os.Environ(), Sys: &syscall.SysProcAttr{Setsid: true}})
+	if err != nil {
+		return nil, nil, fmt.Errorf("starting the supervisor: %w", err)
+	}
+	return p, told, nil
 }
 
 // callersDescriptor is the one that the caller named on the command line, nil for none.

@@ -99,6 +99,20 @@ func (m *members) lock(ctx context.Context) (func(), error) {
 	})
 }
 
+// hold takes the lock, for as long as no signal wants an end.
+func (m *members) hold(ctx context.Context) (context.Context, func(), error) {
+	ctx, release, err := interruptible(ctx)
+	if err != nil {
+		return nil, nil, err
+	}
+	unlock, err := m.lock(ctx)
+	if err != nil {
+		release()
+		return nil, nil, m.gaveUp(err)
+	}
+	return ctx, func() { unlock(); release() }, nil
+}
+
 // look finds what there is of the stack. A stack of another file is an error.
 func (m *members) look() error {
 	refs, err := m.root.Refs()
@@ -306,16 +320,11 @@ func (a *app) down(ctx context.Context, f *stackFlags) error {
 	if err != nil {
 		return err
 	}
-	ctx, release, err := interruptible(ctx)
+	ctx, letGo, err := m.hold(ctx)
 	if err != nil {
 		return err
 	}
-	defer release()
-	unlock, err := m.lock(ctx)
-	if err != nil {
-		return m.gaveUp(err)
-	}
-	defer unlock()
+	defer letGo()
 	if _, err := m.collected(ctx, ""); err != nil {
 		return err
 	}

@@ -79,16 +79,11 @@ func (a *app) up(ctx context.Context, f *stackFlags) error {
 		ordered = append(ordered, stack.Job{Name: j.Name, Needs: j.DependsOn})
 	}
 	u.order = stack.New(ordered)
-	ctx, release, err := interruptible(ctx)
+	ctx, letGo, err := m.hold(ctx)
 	if err != nil {
 		return err
 	}
-	defer release()
-	unlock, err := m.lock(ctx)
-	if err != nil {
-		return m.gaveUp(err)
-	}
-	defer unlock()
+	defer letGo()
 	rt, err := m.collected(ctx, f.parent)
 	if err != nil {
 		return err
@@ -241,18 +236,7 @@ func notReady(sandbox string) error {
 
 // launch starts the sandbox of a job as run -detach does, and returns when it is ready.
 func (u *upping) launch(ctx context.Context, name string, reached func(job.Condition)) error {
-	r, w, err := os.Pipe()
-	if err != nil {
-		return os.NewSyscallError("pipe2", err)
-	}
-	defer r.Close()
-	defer w.Close()
-	null, err := os.OpenFile("/dev/null", os.O_RDWR, 0)
-	if err != nil {
-		return err
-	}
-	defer null.Close()
-	in := null
+	var in *os.File
 	if u.f.config == "-" {
 		fd, err := pipedJob(u.piped)
 		if err != nil {
@@ -267,11 +251,11 @@ func (u *upping) launch(ctx context.Context, name string, reached func(job.Condi
 		return err
 	}
 	defer said.Close()
-	p, err := startSupervisor(u.arguments(name), 3, []*os.File{in, null, said, w})
+	p, r, err := startSupervisor(u.arguments(name), in, said, nil)
 	if err != nil {
 		return err
 	}
-	_ = w.Close()
+	defer r.Close()
 	stop := context.AfterFunc(ctx, func() { _ = p.Signal(unix.SIGTERM) }) // it is gone: that is what is wanted
 	defer stop()
 	m, ran, ok := u.hear(r, reached)

@@ -139,7 +139,7 @@ func (s *Sandbox) beforeWorkload(ctx context.Context) error {
 				return
 			case r := <-s.requests:
 				// Only a program of the sandbox may have a use for a signal.
-				if r.what == reqSignal && !(asking.Load() && ends(r.signal)) {
+				if r.what == reqSignal && !(asking.Load() && Ends(r.signal)) {
 					s.early = append(s.early, r.signal)
 					continue
 				}
@@ -161,8 +161,8 @@ func (s *Sandbox) beforeWorkload(ctx context.Context) error {
 	return err
 }
 
-// ends tells whether a signal is one by which somebody wants an end.
-func ends(n unix.Signal) bool {
+// Ends tells whether a signal is one by which somebody wants an end.
+func Ends(n unix.Signal) bool {
 	return n == unix.SIGINT || n == unix.SIGTERM || n == unix.SIGHUP || n == unix.SIGQUIT
 }
 

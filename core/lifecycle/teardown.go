@@ -93,7 +93,7 @@ func (s *Sandbox) impatience() func() {
 			case <-done:
 				return
 			case r := <-s.requests:
-				if r.what != reqSignal || ends(r.signal) {
+				if r.what != reqSignal || Ends(r.signal) {
 					s.bounds.hurry()
 				}
 			}

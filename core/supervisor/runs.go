@@ -111,7 +111,7 @@ func (v *Supervisor) Signal(n unix.Signal) {
 	switch {
 	case err == nil:
 		s.Signal(n)
-	case n == unix.SIGINT || n == unix.SIGTERM || n == unix.SIGHUP || n == unix.SIGQUIT:
+	case lifecycle.Ends(n):
 		v.Last()
 	}
 }
