@@ -1,174 +1,100 @@
 package runtime
 
-import (
-	"os"
-	"time"
+import "github.com/nucleus-runtime/nucleus/sdk/contract"
+
+// Call identifies a request.
+type Call = contract.Call
+
+// Where the program finds things. It runs as the owner of all of them, in a root of
+// its own that holds nothing else but /proc, /dev with the harmless devices and a
+// /tmp. The workload sees only what is below RootPath.
+const (
+	ProgramPath = "/program" // the program itself
+	BundlePath  = "/bundle"  // the directory with config.json, read-only
+	StatePath   = "/state"   // writable, and empty at the start
+	RootPath    = "/rootfs"  // the root of the workload: the spec's root.path
 )
 
-// Capabilities is what cannot be told from the features.
-type Capabilities struct {
-	TTY            bool
-	UserNamespaces bool
-	Networks       []string // "none", "host", "namespace"
-	Mounts         []string // "bind", "tmpfs", "overlay", "idmap"
-	Signals        []int    // that reach the workload; nil for all
-}
+// Words that are replaced in the arguments of a Command.
+const (
+	// WordID is a name for the sandbox: 32 hexadecimal digits.
+	WordID = "{id}"
+	// WordPIDFile, of Exec alone: a path in StatePath where the program writes down
+	// the number that the process has inside, as decimal digits.
+	WordPIDFile = "{pid-file}"
+	// WordPID, of Kill alone: that number.
+	WordPID = "{pid}"
+)
 
-// Stdio is where the workload's standard streams are: paths of pipes, or three
-// times that of one terminal. They are files, so that no output is lost with a plugin.
-type Stdio struct {
-	Stdin    string
-	Stdout   string
-	Stderr   string
-	Terminal bool
-}
+// ProcessPath is what Exec's program reads the process of an OCI runtime
+// specification from, as JSON: its descriptor 3.
+const ProcessPath = "/dev/fd/3"
 
-// PrepareRequest is a sandbox that is to be made.
+// Network is what the sandbox's network namespace leads to.
+type Network uint8
+
+// The networks. The zero value is one of a newer contract.
+const (
+	_           Network = iota
+	NetworkNone         // nowhere: it has a loopback interface at most
+	NetworkHost         // it is the host's
+	NetworkOwn          // where a network plugin leads it
+)
+
+// PrepareRequest is a sandbox that is to be run.
 type PrepareRequest struct {
-	Call       Call
-	Spec       []byte // an OCI runtime specification, config.json
-	Bundle     string // the directory that holds it, the plugin's to write to
-	Cgroup     string // the path of its directory
-	Namespaces map[string]Namespace
-	Stdio      Stdio
-
-	// Files are the plugin's if Prepare succeeds; else the SDK closes them. In a host
-	// they are sent, and stay the host's.
-	Files []*os.File
+	Call Call
+	// Spec is config.json of the OCI runtime specification: what the workload is to
+	// have. Its root, and the sources of its bind mounts, are below RootPath. It names
+	// no namespace and no control group: the program is in those that are meant. It
+	// holds no secret; those that are variables are added to what Prepare gives.
+	Spec    []byte
+	Network Network
+	// Rootless: the program is root in a user namespace whose owner is no root.
+	Rootless bool
 }
 
-// StartRequest is a sandbox whose workload is to run.
-type StartRequest struct {
-	Call   Call
-	Handle Handle
+// Prepared is how it is run.
+type Prepared struct {
+	Program Program
+	// Spec is the config.json that the program gets.
+	Spec []byte
+	// Run runs the bundle in the foreground: with the standard streams that it is
+	// given, or on the terminal that they are if the spec's process wants one. It
+	// passes signals on to the workload and ends with its exit status, or with 128 and
+	// the number of the signal that ended it.
+	Run Command
+	// Exec runs a further process in the same way, which it reads from ProcessPath.
+	// Without arguments there are no further processes: exec and probes that need one
+	// are refused.
+	Exec Command
+	// Kill ends a process that Exec has made, with SIGKILL. Without it ending the
+	// program that runs it must be enough.
+	Kill Command
+	// OwnNetwork: the workload's sockets are the program's own, not those of the
+	// network namespace. What the core would dial there (tcp and http probes) is then
+	// refused.
+	OwnNetwork bool
+	// Facts are shown to the user: "version", "platform".
+	Facts map[string]string
 }
 
-// Process is one of the host, and known from a later one with its number by the
-// time of its start: field 22 of /proc/PID/stat.
-type Process struct {
-	PID       int
-	StartTime uint64
+// Program is an executable of the host.
+type Program struct {
+	// Path is absolute. The file and all directories above it must belong to root or
+	// to the user who runs Nucleus, and nobody else may write to them.
+	Path string
+	// SHA256 is what the file must be, in hexadecimal digits; "" for no matter.
+	SHA256 string
+	// Libraries: it is dynamically linked, and its root holds the host's toolchain,
+	// read-only.
+	Libraries bool
+	// Devices are further devices of the host that it needs: "/dev/kvm".
+	Devices []string
 }
 
-// Started is a workload that runs.
-type Started struct {
-	Process Process
-	At      time.Time
-}
-
-// Exit is how a process has ended.
-type Exit struct {
-	Code      int
-	Signal    int // that killed it, 0 for none
-	OOMKilled bool
-	At        time.Time
-}
-
-// WaitRequest is a sandbox whose end is waited for.
-type WaitRequest struct {
-	SandboxID  string
-	InstanceID string
-	Handle     Handle
-}
-
-// EventKind is what has happened.
-type EventKind uint8
-
-// The kinds. The zero value is one of a newer contract.
-const (
-	_ EventKind = iota
-	EventStarted
-	EventOOM // a process was killed for memory, not always the workload
-)
-
-// Event is something that happens before the end.
-type Event struct {
-	Kind EventKind
-	At   time.Time
-}
-
-// SignalRequest is a signal to be sent.
-type SignalRequest struct {
-	Call   Call
-	Handle Handle
-	Signal int
-	All    bool // every process, not the first alone
-}
-
-// ExecRequest is a process to be run beside the workload.
-type ExecRequest struct {
-	Call    Call
-	Handle  Handle
-	Process []byte // the process of an OCI runtime specification
-}
-
-// Size is that of a terminal.
-type Size struct{ Columns, Rows uint32 }
-
-// StatsRequest is a sandbox to be measured.
-type StatsRequest struct {
-	SandboxID  string
-	InstanceID string
-	Handle     Handle
-	Interval   time.Duration // 0 for one sample
-}
-
-// Sample is what a sandbox has used.
-type Sample struct {
-	At         time.Time
-	CPUUser    time.Duration
-	CPUSystem  time.Duration
-	Memory     uint64 // bytes
-	MemoryPeak uint64
-	PIDs       uint64
-	IORead     uint64
-	IOWrite    uint64
-	OOMKills   uint64
-}
-
-// StopRequest is a sandbox whose workload is to end.
-type StopRequest struct {
-	Call   Call
-	Handle Handle
-	Signal int
-	Grace  time.Duration
-}
-
-// DeleteRequest is a sandbox that is to be removed.
-type DeleteRequest struct {
-	Call   Call
-	Handle Handle // zero if Prepare gave none, or its answer was lost
-	Force  bool   // kill what runs
-}
-
-// State is what has become of a sandbox.
-type State uint8
-
-// The states.
-const (
-	Lost     State = iota // nothing of it can be found
-	Prepared              // and not started
-	Running
-	Exited
-)
-
-// RecoverRequest is a sandbox that was another process's.
-type RecoverRequest struct {
-	SandboxID  string
-	InstanceID string
-	Handle     Handle
-}
-
-// Condition is what has become of a sandbox.
-type Condition struct {
-	State   State
-	Process Process // of Running
-	Exit    Exit    // of Exited
-}
-
-// Sandbox is one that a plugin finds.
-type Sandbox struct {
-	ID     string
-	Handle Handle
-	State  State
+// Command is a call of the program. The first argument is its name.
+type Command struct {
+	Args []string
+	Env  []string // all that there is
 }
