@@ -62,11 +62,9 @@ func (b *builder) mountRoot(o *initproto.Op) error {
 	}
 	// Stacked on the old root: every host has that mount point, and lookups of
 	// host paths, which start below it, do not see the stacked mount.
-	if err := unix.MoveMount(mnt, "", unix.AT_FDCWD, "/", unix.MOVE_MOUNT_F_EMPTY_PATH); err != nil {
-		return fmt.Errorf("attaching the new root: %w", os.NewSyscallError("move_mount", err))
+	if err := b.stack(mnt); err != nil {
+		return err
 	}
-	b.root = mnt
-	b.stacked++
 	return b.adopt(mnt)
 }
 
@@ -168,10 +166,43 @@ func (b *builder) overlay(o *initproto.Op) error {
 		defer unix.Close(mnt)
 		return b.attach(mnt, o, false)
 	}
+	return b.stack(mnt)
+}
+
+// enclose lays the root that was built into a new one: that of the program which
+// runs the workload in the native runtime's place.
+func (b *builder) enclose(o *initproto.Op) error {
+	inner, err := unix.OpenTree(b.root, "", unix.OPEN_TREE_CLONE|unix.OPEN_TREE_CLOEXEC|unix.AT_EMPTY_PATH|unix.AT_RECURSIVE)
+	if err != nil {
+		return fmt.Errorf("cloning the root: %w", os.NewSyscallError("open_tree", err))
+	}
+	defer unix.Close(inner)
+	mnt, err := newFS(o.FSType, o.Data, o.Set)
+	if err != nil {
+		return err
+	}
+	if err := b.stack(mnt); err != nil {
+		_ = unix.Close(mnt)
+		return err
+	}
+	if b.null >= 0 {
+		_ = unix.Close(b.null)
+		b.null = -1
+	}
+	if err := b.adopt(mnt); err != nil {
+		return err
+	}
+	return b.attach(inner, o, false)
+}
+
+// stack attaches a new root on the one so far, which it takes the place of.
+func (b *builder) stack(mnt int) error {
 	if err := unix.MoveMount(mnt, "", unix.AT_FDCWD, "/", unix.MOVE_MOUNT_F_EMPTY_PATH); err != nil {
 		return fmt.Errorf("attaching the new root: %w", os.NewSyscallError("move_mount", err))
 	}
-	_ = unix.Close(b.root)
+	if b.root >= 0 {
+		_ = unix.Close(b.root)
+	}
 	b.root = mnt
 	b.stacked++
 	return nil

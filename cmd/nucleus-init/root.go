@@ -106,6 +106,8 @@ func (b *builder) do(o *initproto.Op) error {
 		return b.bindSocket(o)
 	case initproto.OpConnect:
 		return b.connect()
+	case initproto.OpEnclose:
+		return b.enclose(o)
 	}
 	return fmt.Errorf("%w: operation %d", initproto.ErrMessage, o.Code)
 }

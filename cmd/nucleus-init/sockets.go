@@ -15,30 +15,13 @@ const pidVar = "LISTEN_PID="
 const maxPid = "4294967295"
 
 // passSockets prepares the sockets that the workload gets, and the variables that tell
-// of them (sd_listen_fds(3)). Above all places that they are to be in they are out of
-// each other's way.
+// of them (sd_listen_fds(3)).
 func (p *prepared) passSockets(proc *initproto.Process, fds []int) error {
 	n := len(proc.Listen)
 	if n == 0 {
 		return nil
 	}
-	p.gateAt = uintptr(firstFD + n)
-	above := func(at int32) (uintptr, error) {
-		if at < 0 || int(at) >= len(fds) {
-			return 0, fmt.Errorf("%w: socket %d of %d", initproto.ErrMessage, at, len(fds))
-		}
-		fd, err := unix.FcntlInt(uintptr(fds[at]), unix.F_DUPFD_CLOEXEC, firstFD+n+1)
-		return uintptr(fd), os.NewSyscallError("fcntl F_DUPFD_CLOEXEC", err)
-	}
-	for _, at := range proc.Listen {
-		fd, err := above(at)
-		if err != nil {
-			return err
-		}
-		p.listen = append(p.listen, fd)
-	}
-	var err error
-	if p.gate, err = above(proc.Gate); err != nil {
+	if err := p.pass(proc.Listen, proc.Gate, fds); err != nil {
 		return err
 	}
 	vars, err := cStrings([]string{fmt.Sprintf("LISTEN_FDS=%d", n), "LISTEN_FDNAMES=" + proc.ListenNames})
@@ -51,8 +34,31 @@ func (p *prepared) passSockets(proc *initproto.Process, fds []int) error {
 	return nil
 }
 
-// socketsPassed closes what stage 2 has its own of.
-func (p *prepared) socketsPassed() {
+// pass prepares the descriptors that stage 2 gets from firstFD on, and the gate after
+// them. Above all places that they are to be in they are out of each other's way.
+func (p *prepared) pass(list []int32, gate int32, fds []int) error {
+	p.gateAt = uintptr(firstFD + len(list))
+	above := func(at int32) (uintptr, error) {
+		if at < 0 || int(at) >= len(fds) {
+			return 0, fmt.Errorf("%w: descriptor %d of %d", initproto.ErrMessage, at, len(fds))
+		}
+		fd, err := unix.FcntlInt(uintptr(fds[at]), unix.F_DUPFD_CLOEXEC, int(p.gateAt)+1)
+		return uintptr(fd), os.NewSyscallError("fcntl F_DUPFD_CLOEXEC", err)
+	}
+	for _, at := range list {
+		fd, err := above(at)
+		if err != nil {
+			return err
+		}
+		p.listen = append(p.listen, fd)
+	}
+	var err error
+	p.gate, err = above(gate)
+	return err
+}
+
+// passed closes what stage 2 has its own of.
+func (p *prepared) passed() {
 	for _, fd := range p.listen {
 		_ = unix.Close(int(fd))
 	}

@@ -82,9 +82,13 @@ func (in *initProcess) spawn(msg []byte, fds []int) error {
 // of spawned held.
 func (in *initProcess) stage2For(s *initproto.Spawn, fds []int) (pass []int, err error) {
 	dials := len(s.Dial.Addrs) > 0
-	want := 4
+	streams := 3
 	if s.TTY || dials {
-		want = 1
+		streams = 0
+	}
+	want := 1 + streams
+	if s.Pass {
+		want++
 	}
 	if len(fds) != want || s.ID == 0 {
 		return nil, fmt.Errorf("%w: %d descriptors", initproto.ErrMessage, len(fds))
@@ -120,14 +124,20 @@ func (in *initProcess) stage2For(s *initproto.Spawn, fds []int) (pass []int, err
 	if err != nil {
 		return nil, err
 	}
-	if want > 1 {
+	if streams > 0 {
 		pr.stdio, pr.given = [3]uintptr{uintptr(fds[1]), uintptr(fds[2]), uintptr(fds[3])}, true
 	}
 	w := &in.spawned
 	if w.byID[s.ID] != nil {
 		return nil, fmt.Errorf("%w: process %d exists", initproto.ErrMessage, s.ID)
 	}
+	if s.Pass {
+		if err := pr.pass([]int32{int32(want - 1)}, 0, fds); err != nil {
+			return nil, err
+		}
+	}
 	pid, pidfd, errno := fork(pr)
+	pr.passed()
 	if errno != 0 {
 		return nil, os.NewSyscallError("clone", errno)
 	}

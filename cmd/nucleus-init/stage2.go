@@ -436,7 +436,7 @@ func (in *initProcess) startWorkload(setup *initproto.Setup, fds []int, tty term
 		return in.becomeWorkload(pr, noteFD, tty.master)
 	}
 	pid, pidfd, errno := fork(pr)
-	pr.socketsPassed()
+	pr.passed()
 	if errno != 0 {
 		return os.NewSyscallError("clone", errno)
 	}

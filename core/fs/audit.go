@@ -51,10 +51,14 @@ func (p *Prepared) Audit(r io.Reader) ([]string, error) {
 		}
 	}
 	masked := map[string]bool{}
-	for _, m := range p.plan.MaskedPaths {
+	hidden, readonly := p.plan.MaskedPaths, p.plan.ReadonlyPaths
+	if p.plan.Runtime != nil {
+		hidden, readonly = nil, nil // of a /proc that the plugin's program makes
+	}
+	for _, m := range hidden {
 		masked[m] = true
 	}
-	for _, m := range p.plan.ReadonlyPaths {
+	for _, m := range readonly {
 		known[m] = expectation{target: m, set: unix.MOUNT_ATTR_RDONLY | unix.MOUNT_ATTR_NOSUID | unix.MOUNT_ATTR_NODEV | unix.MOUNT_ATTR_NOEXEC}
 	}
 	for path, i := range top {

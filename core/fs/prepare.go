@@ -40,6 +40,9 @@ type Options struct {
 	// Helper is a program that stops at once when traced, to hold the user
 	// namespace of an idmapped mount.
 	Helper string
+	// Enclosure is what the root of a runtime plugin's program holds, if the plan names
+	// one.
+	Enclosure *Enclosure
 	// UserNS opens the sandbox's own user namespace, which serves for
 	// mounts whose ids are shifted as the sandbox's are. It may have to wait.
 	UserNS func() (*os.File, error)
@@ -116,19 +119,23 @@ func Prepare(ctx context.Context, pl *plan.Plan, o Options) (_ *Prepared, err er
 		}
 	}
 	p.origin = ""
+	if pl.Runtime != nil {
+		p.finish()
+		return p, p.enclose()
+	}
 	for _, path := range pl.MaskedPaths {
 		p.op(initproto.Op{Code: initproto.OpMask, Target: path, FD: -1})
 	}
 	for _, path := range pl.ReadonlyPaths {
 		p.op(initproto.Op{Code: initproto.OpReadOnly, Target: path, Set: unix.MOUNT_ATTR_NOSUID | unix.MOUNT_ATTR_NODEV | unix.MOUNT_ATTR_NOEXEC, FD: -1})
 	}
+	p.op(initproto.Op{Code: initproto.OpAttr, Target: "/dev", Set: unix.MOUNT_ATTR_RDONLY, FD: -1})
 	p.finish()
 	return p, nil
 }
 
 // finish clears up and makes read-only what nobody may write to.
 func (p *Prepared) finish() {
-	p.op(initproto.Op{Code: initproto.OpAttr, Target: "/dev", Set: unix.MOUNT_ATTR_RDONLY, FD: -1})
 	if p.plan.Network.Plugin {
 		p.op(initproto.Op{Code: initproto.OpConnect, FD: -1})
 	}
@@ -199,6 +206,10 @@ func zeroOrFirst(pl *plan.Plan, uid bool) uint32 {
 }
 
 func (p *Prepared) mount(m plan.Mount) error {
+	if m.Inside {
+		p.place(m)
+		return nil
+	}
 	switch m.Kind {
 	case plan.MountLink:
 		o := initproto.Op{Code: initproto.OpSymlink, Target: m.Destination, Source: m.Source, FD: -1}

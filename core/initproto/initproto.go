@@ -116,6 +116,7 @@ const (
 	OpSecret                   // regular file Target with Mode and owner; its content is all of descriptor FD, which is then closed
 	OpSocket                   // datagram socket of AF_UNIX at Target with Mode and owner, at most one; KindFSDone has its descriptor
 	OpConnect                  // have the network's backend connect the network namespace: KindOpen, KindConnected
+	OpEnclose                  // mount FSType with Data as the new root; the one so far lies at Target
 )
 
 // Flags of an Op.
@@ -349,6 +350,9 @@ type Spawn struct {
 	GID    uint32
 	Groups []uint32
 	TTY    bool
+	// Pass: one more descriptor comes after those of its streams, which the process
+	// gets as 3.
+	Pass bool
 	// Dial, if it has addresses, is what the process does instead of executing a
 	// program.
 	Dial Dial

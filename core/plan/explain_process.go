@@ -115,6 +115,7 @@ func LimitText(v uint64) string {
 func (e *explainer) exec() {
 	e.phase = "exec"
 	p := e.p
+	e.runtime()
 	e.add("command", fmt.Sprintf("%q", p.Process.Args), "execve(2)", "command")
 	// Names only: a value may be a secret.
 	names := make([]string, len(p.Process.Env))

@@ -68,16 +68,22 @@ func Make(j *job.Job, in Inputs) (*Plan, error) {
 	id := m.identity()
 	m.idMaps(id)
 	m.namespaces()
+	m.runtime()
 	m.process(id)
 	m.root()
 	m.mounts(id)
 	m.notify(id)
 	m.secrets(id)
+	m.inside()
 	m.files(id)
 	m.resources()
 	m.seccomp()
 	m.network()
-	m.landlock()
+	if m.p.Runtime != nil {
+		m.runtimePolicy()
+	} else {
+		m.landlock()
+	}
 	m.probes()
 	m.lockdown()
 	m.hooks()
@@ -128,7 +134,7 @@ func (m *maker) unsupported() {
 	if j.Network.Plugin() && !m.in.Networks {
 		later("network", fmt.Sprintf("network plugin %q: network plugins are", j.Network.Backend))
 	}
-	if j.Runtime != nil {
+	if j.Runtime != nil && !m.in.Runtimes {
 		later("runtime", fmt.Sprintf("runtime plugin %q: runtime plugins are", j.Runtime.Plugin))
 	}
 	for _, s := range j.Secrets {

@@ -50,11 +50,7 @@ func (m *maker) mounts(id identity) {
 	add := func(x Mount) { m.p.Mounts = append(m.p.Mounts, x) }
 	if m.p.Root.Kind == RootToolchain {
 		for _, t := range m.h.Toolchain {
-			if t.Link != "" {
-				add(Mount{Mount: specs.Mount{Destination: t.Path, Source: t.Link}, Kind: MountLink})
-				continue
-			}
-			add(Mount{Mount: specs.Mount{Destination: t.Path, Type: "bind", Source: toolchainSource(t), Options: []string{"rbind", "ro", "nosuid", "nodev"}}, Kind: MountToolchain})
+			add(toolchainMount(t))
 		}
 	}
 	m.devMounts(add, id)

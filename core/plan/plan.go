@@ -54,6 +54,9 @@ type Plan struct {
 	Devices []Device `json:"devices,omitempty"`
 	Cgroup  Cgroup   `json:"cgroup"`
 
+	// Runtime is nil for the native one.
+	Runtime *Runtime `json:"runtime,omitempty"`
+
 	Seccomp  Seccomp  `json:"seccomp"`
 	Landlock Landlock `json:"landlock"`
 	Lockdown string   `json:"lockdown,omitempty"`
@@ -162,6 +165,8 @@ type Mount struct {
 	UID  uint32 `json:"uid,omitempty"`
 	GID  uint32 `json:"gid,omitempty"`
 	Mode uint32 `json:"mode,omitempty"`
+	// Inside: the program of a runtime plugin makes it, of its own kernel's.
+	Inside bool `json:"inside,omitempty"`
 	// Idmap: the source's owner on the host stands for the workload's user where
 	// the kernel can (idmapped mount).
 	Idmap bool `json:"idmap,omitempty"`
@@ -365,6 +370,8 @@ type Inputs struct {
 	Secrets bool
 	// HooksPlugins: there is somebody who can call them.
 	HooksPlugins bool
+	// Runtimes: there is somebody who can ask runtime plugins.
+	Runtimes bool
 	// Networks: there is somebody who can reach network plugins.
 	Networks bool
 	// Watchdog is how often the service manager wants to hear of the workload, 0 for

@@ -148,7 +148,12 @@ func (m *maker) degraded() {
 		if m.p.IDs.Kind != "none" && m.h.KernelAtLeast(5, 14) {
 			// Counted per user namespace since 5.14, so it means the sandbox (W19).
 			if n := m.p.Pids(); n > 0 {
-				m.p.Process.Rlimits = append(m.p.Process.Rlimits, specs.POSIXRlimit{Type: "RLIMIT_NPROC", Soft: uint64(n), Hard: uint64(n)})
+				limit := specs.POSIXRlimit{Type: "RLIMIT_NPROC", Soft: uint64(n), Hard: uint64(n)}
+				if r := m.p.Runtime; r != nil {
+					r.Rlimits = append(r.Rlimits, limit)
+				} else {
+					m.p.Process.Rlimits = append(m.p.Process.Rlimits, limit)
+				}
 			}
 			m.p.Resources.Pids = nil
 			m.p.Cgroup.Wanted = false

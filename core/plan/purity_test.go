@@ -13,7 +13,7 @@ import (
 // chance, so a plan depends on nothing but what it is given.
 func TestPlanIsPure(t *testing.T) {
 	allowed := map[string]bool{
-		"bufio": true, "cmp": true, "errors": true, "fmt": true, "io": true, "maps": true, "math": true, "net/netip": true, "slices": true, "sort": true, "strconv": true, "strings": true,
+		"bufio": true, "cmp": true, "errors": true, "fmt": true, "io": true, "maps": true, "math": true, "net/netip": true, "path": true, "slices": true, "sort": true, "strconv": true, "strings": true,
 		"text/tabwriter": true, "unicode/utf8": true,
 		"time":                        true, // Duration; see below
 		"github.com/hashicorp/hcl/v2": true,

@@ -9,6 +9,7 @@ import (
 	"strings"
 
 	"github.com/moby/sys/capability"
+	specs "github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
 
 	"github.com/nucleus-runtime/nucleus/core/initproto"
@@ -61,6 +62,9 @@ const spawnCaps = 1<<unix.CAP_SETUID | 1<<unix.CAP_SETGID | 1<<unix.CAP_SETPCAP 
 // Process compiles what stage 2 puts on itself. The gate and the filter are
 // the caller's to fill in.
 func Process(p *plan.Plan) (initproto.Process, error) {
+	if p.Runtime != nil {
+		return runtimeProcess(p)
+	}
 	c := p.Process.Capabilities
 	out := initproto.Process{
 		Paths: p.ExecPaths, Args: p.Process.Args, Env: p.Process.Env, Cwd: p.Process.Cwd, UID: p.Process.User.UID, GID: p.Process.User.GID,
@@ -81,12 +85,32 @@ func Process(p *plan.Plan) (initproto.Process, error) {
 			return out, err
 		}
 	}
-	for _, r := range p.Process.Rlimits {
+	out.Rlimits, err = limits(p.Process.Rlimits)
+	return out, err
+}
+
+// runtimeProcess compiles the process of a runtime plugin's program: the root of the
+// sandbox's user namespace, in the root that is the program's. Its command is the
+// caller's to fill in as well.
+func runtimeProcess(p *plan.Plan) (initproto.Process, error) {
+	out := initproto.Process{Cwd: "/", SetGroups: p.IDs.SetGroups, Umask: 0o022, TTY: p.Process.Terminal, NewKeyring: true}
+	caps, err := capBits(p.Runtime.Capabilities)
+	if err != nil {
+		return out, err
+	}
+	out.Caps = initproto.Caps{Bounding: caps, Effective: caps, Permitted: caps}
+	out.Rlimits, err = limits(p.Runtime.Rlimits)
+	return out, err
+}
+
+func limits(rs []specs.POSIXRlimit) ([]initproto.Rlimit, error) {
+	var out []initproto.Rlimit
+	for _, r := range rs {
 		n, ok := rlimits[r.Type]
 		if !ok {
 			return out, fmt.Errorf("resource limit %q: unknown", r.Type)
 		}
-		out.Rlimits = append(out.Rlimits, initproto.Rlimit{Resource: n, Soft: r.Soft, Hard: r.Hard})
+		out = append(out, initproto.Rlimit{Resource: n, Soft: r.Soft, Hard: r.Hard})
 	}
 	return out, nil
 }

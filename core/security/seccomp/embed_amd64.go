@@ -13,4 +13,6 @@ var (
 	localBPF string
 	//go:embed filters/tcp_amd64.bpf
 	tcpBPF string
+	//go:embed filters/runtime_amd64.bpf
+	runtimeBPF string
 )

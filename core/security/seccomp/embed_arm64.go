@@ -13,4 +13,6 @@ var (
 	localBPF string
 	//go:embed filters/tcp_arm64.bpf
 	tcpBPF string
+	//go:embed filters/runtime_arm64.bpf
+	runtimeBPF string
 )

@@ -1,0 +1,105 @@
+package fs
+
+import (
+	"fmt"
+	"os"
+	"strings"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/nucleus-runtime/nucleus/core/initproto"
+	"github.com/nucleus-runtime/nucleus/core/plan"
+	"github.com/nucleus-runtime/nucleus/sdk/runtime"
+)
+
+// Enclosure is what the root of a runtime plugin's program holds beside the workload's.
+type Enclosure struct {
+	Program *os.File // the executable, opened
+	// Config is the bundle's config.json; what it holds is for the sandbox alone.
+	Config    *os.File
+	Libraries bool     // the program is dynamically linked
+	Devices   []string // further devices of the host
+}
+
+// scratchSize bounds each of the places that the program writes to: sockets, a lock,
+// the description of one sandbox.
+const scratchSize = 16 << 20
+
+// place makes the mount point of what the program mounts itself, where it lies in the
+// workload's root and not in another such mount.
+func (p *Prepared) place(m plan.Mount) {
+	for _, o := range p.plan.Mounts {
+		if o.Inside && o.Destination != m.Destination && strings.HasPrefix(m.Destination, o.Destination+"/") {
+			return
+		}
+	}
+	p.op(initproto.Op{Code: initproto.OpMkdir, Target: m.Destination, Mode: 0o755, UID: p.rootUID(), GID: p.rootGID(), FD: -1})
+}
+
+// enclose lays the workload's root, which is complete, into the program's: it holds
+// what the program needs and nothing of the host else.
+func (p *Prepared) enclose() error {
+	e := p.opts.Enclosure
+	for i := range p.expect {
+		p.expect[i].target = strings.TrimSuffix(runtime.RootPath+p.expect[i].target, "/")
+	}
+	p.origin = "runtime"
+	defer func() { p.origin = "" }()
+	ro := uint64(unix.MOUNT_ATTR_RDONLY)
+	set := uint64(unix.MOUNT_ATTR_NOSUID | unix.MOUNT_ATTR_NODEV)
+	noexec := set | unix.MOUNT_ATTR_NOEXEC
+	fresh := func(target, fstype, data string, set uint64) {
+		p.op(initproto.Op{Code: initproto.OpMount, Target: target, FSType: fstype, Data: data, Set: set, FD: -1})
+	}
+	tmpfs := func(target string) {
+		fresh(target, "tmpfs", fmt.Sprintf("mode=0700\x00size=%d", scratchSize), noexec)
+		p.want(target, "tmpfs", noexec)
+	}
+	p.op(initproto.Op{Code: initproto.OpEnclose, FSType: "tmpfs", Data: fmt.Sprintf("mode=0755\x00size=%d", scratchSize), Set: set, Target: runtime.RootPath, FD: -1})
+	fresh("/proc", "proc", "", noexec)
+	p.want("/proc", "proc", noexec)
+	p.devices(e.Devices)
+	tmpfs("/tmp")
+	tmpfs(runtime.StatePath)
+	// Memory that is never swapped: the variables of the workload are in there.
+	fresh(runtime.BundlePath, "ramfs", "mode=0700", noexec)
+	p.op(initproto.Op{Code: initproto.OpSecret, Target: runtime.BundlePath + "/config.json", Mode: 0o400, FD: p.pass(e.Config)})
+	p.op(initproto.Op{Code: initproto.OpAttr, Target: runtime.BundlePath, Set: ro, FD: -1})
+	p.want(runtime.BundlePath, "ramfs", noexec|ro)
+	real, err := os.Readlink(fmt.Sprintf("/proc/self/fd/%d", e.Program.Fd()))
+	if err != nil {
+		return &Error{Path: e.Program.Name(), Origin: "runtime", Err: err}
+	}
+	if err := p.bindOp(e.Program, real, runtime.ProgramPath, set|ro, nil); err != nil {
+		return &Error{Path: real, Origin: "runtime", Err: err}
+	}
+	p.want(runtime.ProgramPath, "", set|ro)
+	if e.Libraries {
+		for _, m := range p.plan.Runtime.Libraries {
+			if err := p.mount(m); err != nil {
+				return err
+			}
+		}
+	}
+	p.op(initproto.Op{Code: initproto.OpAttr, Target: "/", Set: ro, FD: -1})
+	p.want("/", "tmpfs", set|ro)
+	return nil
+}
+
+// devices makes the program's /dev.
+func (p *Prepared) devices(further []string) {
+	set := uint64(unix.MOUNT_ATTR_NOSUID | unix.MOUNT_ATTR_NOEXEC)
+	ro := uint64(unix.MOUNT_ATTR_RDONLY)
+	p.op(initproto.Op{Code: initproto.OpMount, Target: "/dev", FSType: "tmpfs", Data: "mode=0755\x00size=65536", Set: set, FD: -1})
+	p.want("/dev", "tmpfs", set|ro)
+	for _, d := range append([]string{"/dev/null", "/dev/zero", "/dev/full", "/dev/random", "/dev/urandom", "/dev/tty"}, further...) {
+		p.op(initproto.Op{Code: initproto.OpBind, Target: d, Source: d, Set: set | ro, Flags: initproto.FlagFile, FD: -1})
+		p.want(d, "", set|ro)
+	}
+	p.op(initproto.Op{Code: initproto.OpMount, Target: "/dev/pts", FSType: "devpts", Data: "newinstance\x00ptmxmode=0666\x00mode=0620", Set: set, FD: -1})
+	p.want("/dev/pts", "devpts", set)
+	for _, l := range [][2]string{{"/dev/ptmx", "pts/ptmx"}, {"/dev/fd", "/proc/self/fd"}} {
+		p.op(initproto.Op{Code: initproto.OpSymlink, Target: l[0], Source: l[1], FD: -1})
+	}
+	p.op(initproto.Op{Code: initproto.OpAttr, Target: "/dev", Set: ro, FD: -1})
+}
