@@ -30,6 +30,7 @@ const (
 	Namespaces      Type = "namespaces.up"       // init runs in them
 	Cgroup          Type = "cgroup.up"           // limits are set, init is attached
 	Filesystem      Type = "fs.up"               // the new root stands
+	RuntimePrepared Type = "runtime.prepared"    // a runtime plugin has said how the sandbox is run
 	MountAudit      Type = "fs.audited"          // mounts read back and as planned
 	ContextVerified Type = "context.verified"    // the context inside is the one that was named
 	RootfsVerified  Type = "rootfs.verified"     // the digest is the pinned one

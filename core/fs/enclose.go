@@ -14,10 +14,8 @@ import (
 
 // Enclosure is what the root of a runtime plugin's program holds beside the workload's.
 type Enclosure struct {
-	Program *os.File // the executable, opened
-	// Config is the bundle's config.json; what it holds is for the sandbox alone.
-	Config    *os.File
-	Libraries bool     // the program is dynamically linked
+	Program   *os.File // the executable, opened
+	Libraries bool     // it is dynamically linked
 	Devices   []string // further devices of the host
 }
 
@@ -51,8 +49,9 @@ func (p *Prepared) enclose() error {
 	fresh := func(target, fstype, data string, set uint64) {
 		p.op(initproto.Op{Code: initproto.OpMount, Target: target, FSType: fstype, Data: data, Set: set, FD: -1})
 	}
+	// Its supervisor looks for files there, and may be no root.
 	tmpfs := func(target string) {
-		fresh(target, "tmpfs", fmt.Sprintf("mode=0700\x00size=%d", scratchSize), noexec)
+		fresh(target, "tmpfs", fmt.Sprintf("mode=0711\x00size=%d", scratchSize), noexec)
 		p.want(target, "tmpfs", noexec)
 	}
 	p.op(initproto.Op{Code: initproto.OpEnclose, FSType: "tmpfs", Data: fmt.Sprintf("mode=0755\x00size=%d", scratchSize), Set: set, Target: runtime.RootPath, FD: -1})
@@ -63,7 +62,8 @@ func (p *Prepared) enclose() error {
 	tmpfs(runtime.StatePath)
 	// Memory that is never swapped: the variables of the workload are in there.
 	fresh(runtime.BundlePath, "ramfs", "mode=0700", noexec)
-	p.op(initproto.Op{Code: initproto.OpSecret, Target: runtime.BundlePath + "/config.json", Mode: 0o400, FD: p.pass(e.Config)})
+	p.ConfigOp = len(p.Ops)
+	p.op(initproto.Op{Code: initproto.OpSecret, Target: runtime.BundlePath + "/config.json", Mode: 0o400, FD: -1})
 	p.op(initproto.Op{Code: initproto.OpAttr, Target: runtime.BundlePath, Set: ro, FD: -1})
 	p.want(runtime.BundlePath, "ramfs", noexec|ro)
 	real, err := os.Readlink(fmt.Sprintf("/proc/self/fd/%d", e.Program.Fd()))

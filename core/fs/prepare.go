@@ -58,6 +58,8 @@ type Prepared struct {
 	Entries []string
 	// SecretOps gives the operation that makes a secret's file, by the secret's name.
 	SecretOps map[string]int
+	// ConfigOp is the operation that makes a runtime plugin's config.json.
+	ConfigOp int
 	// Created are host directories that were made because a volume said create.
 	Created []string
 

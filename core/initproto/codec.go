@@ -295,6 +295,7 @@ func (s *Spawn) code(c *coder) {
 	c.u32(&s.GID)
 	list(c, &s.Groups, 4, func(c *coder, g *uint32) { c.u32(g) })
 	c.flag(&s.TTY)
+	c.flag(&s.Pass)
 	s.Dial.code(c)
 }
 

@@ -306,6 +306,11 @@ func (s *Sandbox) audit(ctx context.Context) error {
 		return s.reason("fs", err)
 	}
 	s.log.Emit(audit.MountAudit, nil, nil)
+	if s.plan.Runtime != nil {
+		if err := s.findCommand(s.command(), s.plan.Process.Cwd, s.plan.ExecPaths); err != nil {
+			return phase("exec", err)
+		}
+	}
 	if s.plan.Context == nil || s.plan.Context.Method != "bind" || !s.plan.Context.Verify {
 		return nil
 	}

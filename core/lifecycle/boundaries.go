@@ -130,13 +130,16 @@ func (s *Sandbox) reach(ctx context.Context, b hooks.Boundary) error {
 	if s.plan == was {
 		return nil
 	}
+	if err := s.keepsProcess(was); err != nil {
+		return err
+	}
 	return s.recompile()
 }
 
 // recompile takes over what a changed plan says of the process, if that was
 // compiled already.
 func (s *Sandbox) recompile() error {
-	if s.process.Args == nil && s.process.Paths == nil {
+	if s.process.Args == nil && s.process.Paths == nil || s.plan.Runtime != nil {
 		return nil
 	}
 	p, err := security.Process(s.plan)

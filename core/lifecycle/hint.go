@@ -18,7 +18,7 @@ import (
 // stageFailure turns what init tells of stage 2's end into an error, with the
 // part of the job that it came from and the remedy that the plan knows of.
 func (s *Sandbox) stageFailure(x initproto.Exited) error {
-	err := exec.StageFailure(x, s.command())
+	err := s.stage2Failure(x, s.command())
 	var ce *exec.CommandError
 	if errors.As(err, &ce) {
 		ce.Hint = commandHint(s.plan, ce)

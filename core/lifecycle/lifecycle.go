@@ -89,6 +89,7 @@ type Sandbox struct {
 	early      []unix.Signal      // came while the start hooks ran
 	bounds     boundaries
 	net        connection
+	foreign    enclosed
 	// hookWarning is what the poststop hooks could not do.
 	hookWarning error
 
@@ -223,6 +224,9 @@ func (s *Sandbox) compile(ctx context.Context) error {
 	if err != nil {
 		return phase("security", err)
 	}
+	if s.plan.Runtime != nil {
+		s.runCommand(&p)
+	}
 	f, init, err := s.filters(ctx)
 	if err != nil {
 		return err
@@ -273,7 +277,11 @@ func (s *Sandbox) openStreams(context.Context) error {
 	if s.stdio, err = exec.NewStdio(s.cfg.Streams, s.plan.Process.Terminal); err != nil {
 		return phase("exec", err)
 	}
-	if err := s.stdio.Own(s.hostUID(s.plan.Process.User.UID)); err != nil {
+	user := s.plan.Process.User.UID
+	if s.plan.Runtime != nil {
+		user = 0 // the program passes them on
+	}
+	if err := s.stdio.Own(s.hostUID(user)); err != nil {
 		return phase("exec", err)
 	}
 	s.conn, s.initConn, err = channel.Pair()
@@ -372,6 +380,9 @@ func (s *Sandbox) prepareHost(ctx context.Context) error {
 	if err := s.limitGroup(); err != nil {
 		return err
 	}
+	if err := s.askRuntime(ctx); err != nil {
+		return err
+	}
 	if err := s.compile(ctx); err != nil {
 		return err
 	}
@@ -441,7 +452,7 @@ func (s *Sandbox) prepareFS(ctx context.Context) error {
 	var err error
 	s.prep, err = fs.Prepare(ctx, s.plan, fs.Options{
 		Privileged: s.cfg.Privileged, Refused: s.cfg.Refused, Helper: s.cfg.InitPath,
-		UserNS: s.userNS,
+		UserNS: s.userNS, Enclosure: s.enclosure(),
 	})
 	if err != nil {
 		return phase("fs", err)
@@ -467,6 +478,11 @@ func (s *Sandbox) sendSetup(ctx context.Context) error {
 	s.process.Gate = int32(len(fds) - 1)
 	fds = s.passSecrets(fds)
 	fds = s.passSockets(fds)
+	fds, passed, err := s.passConfig(fds)
+	if err != nil {
+		return err
+	}
+	defer passed()
 	setup := &initproto.Setup{
 		Hostname: s.plan.Hostname, Ops: s.prep.Ops, Landlock: security.Landlock(s.plan, s.prep.Entries), Process: s.process,
 		InitFilter: s.initFilter, Loopback: s.plan.Namespace("network"), CgroupNS: s.plan.Namespace("cgroup"),

@@ -8,7 +8,6 @@ import (
 	"os"
 	"sync"
 	"sync/atomic"
-	"syscall"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -26,6 +25,9 @@ import (
 // filters gets the workload's compiled seccomp filter, and init's own, which
 // must not take from a later child of init what the workload's grants.
 func (s *Sandbox) filters(ctx context.Context) (work, init seccomp.Filter, err error) {
+	if s.plan.Runtime != nil {
+		return seccomp.RuntimeFilter(), seccomp.RuntimeFilter(), nil
+	}
 	sp := s.plan.Seccomp
 	req := seccomp.Request{Allow: sp.Allow, Caps: sp.Caps}
 	if sp.Profile == "" && len(sp.Allow) == 0 && len(sp.Caps) == 0 {
@@ -113,6 +115,10 @@ func (s *Sandbox) Start(ctx context.Context) error {
 		return errors.Join(phase("exec", fmt.Errorf("opening the start gate: %w", err)), s.Destroy(ctx))
 	}
 	failpoint.Hit("gate opened")
+	if s.plan.Runtime != nil {
+		s.foreign.signals = make(chan unix.Signal, 64)
+		go s.foreignSignals()
+	}
 	go s.supervise(ctx)
 	return nil
 }
@@ -392,6 +398,9 @@ func (s *Sandbox) awaitExec() bool {
 	if work.Ino == init.Ino && work.Dev == init.Dev {
 		return false
 	}
+	if s.plan.Runtime != nil && !s.awaitMade() {
+		return false
+	}
 	s.running()
 	return true
 }
@@ -420,6 +429,18 @@ func (s *Sandbox) running() {
 }
 
 func (s *Sandbox) signal(n unix.Signal) {
+	if a := s.foreign.answer; a != nil && len(a.Signal.Args) > 0 && n != unix.SIGKILL {
+		select {
+		case s.foreign.signals <- n:
+		default: // as many are on their way that one more makes no difference
+		}
+		return
+	}
+	s.signalProgram(n)
+}
+
+// signalProgram signals what init has made.
+func (s *Sandbox) signalProgram(n unix.Signal) {
 	if !s.plan.Init {
 		_ = unix.PidfdSendSignal(s.workFD, n, nil, 0) // gone: its end is on the way
 		return
@@ -453,7 +474,7 @@ func (s *Sandbox) finish(ctx context.Context, m message, end ending) {
 			break
 		}
 		s.running()
-		r.ExitCode, r.Signal = exec.ExitCode(syscall.WaitStatus(m.exited.Status))
+		r.ExitCode, r.Signal = s.exitCode(m.exited)
 		r.Cause = exec.CauseExit
 		if r.Signal != 0 {
 			r.Cause = exec.CauseSignal

@@ -202,6 +202,9 @@ func (u *undoing) endLoans(ctx context.Context, data json.RawMessage) error {
 // setup where they are.
 func (s *Sandbox) passSecrets(fds []int) []int {
 	for _, x := range s.plan.Secrets {
+		if x.Env != "" && s.plan.Runtime != nil {
+			continue // it is in the config.json
+		}
 		at := int32(len(fds))
 		fds = append(fds, s.values[x.Name].FD())
 		if x.Env != "" {

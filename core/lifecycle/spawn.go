@@ -36,6 +36,8 @@ type Command struct {
 	Stdio [3]*os.File
 	// Quiet has no events.
 	Quiet bool
+
+	program bool // Args are a runtime plugin's program's
 }
 
 // spawnWait bounds how long init may take to make a process. It takes a
@@ -63,6 +65,7 @@ type Process struct {
 	command string
 	cwd     string
 	quiet   bool
+	inside  bool      // a runtime plugin's program runs it
 	made    chan made // holds init's answer
 	left    bool      // nobody waits for the answer any more
 	ended   chan struct{}
@@ -209,7 +212,18 @@ func (s *Sandbox) further(ctx context.Context, sp *initproto.Spawn, c Command) (
 		return nil, err
 	}
 	sp.ID, p.cwd = p.id, sp.Cwd
-	gate, err := s.sendSpawn(sp, c)
+	var further []*os.File
+	if !c.program && len(sp.Dial.Addrs) == 0 && s.foreign.answer != nil {
+		v, err := s.furtherProgram(sp)
+		if err != nil {
+			s.spawned.finish(initproto.Ended{ID: p.id}, err)
+			return nil, err
+		}
+		defer v.Close()
+		p.inside = true
+		further = append(further, v.File())
+	}
+	gate, err := s.sendSpawn(sp, c, further...)
 	if err != nil {
 		s.spawned.finish(initproto.Ended{ID: p.id}, err)
 		return nil, err
@@ -303,7 +317,7 @@ func mapped(ids plan.IDs, maps []specs.LinuxIDMapping, id, workload uint32) bool
 }
 
 // sendSpawn asks init, and gives the end of the gate that opens it.
-func (s *Sandbox) sendSpawn(sp *initproto.Spawn, c Command) (*os.File, error) {
+func (s *Sandbox) sendSpawn(sp *initproto.Spawn, c Command, further ...*os.File) (*os.File, error) {
 	r, w, err := os.Pipe()
 	if err != nil {
 		return nil, os.NewSyscallError("pipe2", err)
@@ -322,6 +336,9 @@ func (s *Sandbox) sendSpawn(sp *initproto.Spawn, c Command) (*os.File, error) {
 			_ = w.Close()
 			return nil, err
 		}
+	}
+	for _, f := range further {
+		fds = append(fds, int(f.Fd()))
 	}
 	if err := s.conn.Send(initproto.Encode(initproto.KindSpawn, sp), fds...); err != nil {
 		_ = w.Close()
@@ -418,7 +435,7 @@ func (p *Process) reason() error {
 
 // failure tells why a process that has ended never became its program, nil if it did.
 func (p *Process) failure() error {
-	err := exec.StageFailure(p.end.Exited, p.command)
+	err := p.s.stage2Failure(p.end.Exited, p.command)
 	var se *exec.StageError
 	if errors.As(err, &se) && se.Errno != 0 && se.Step == initproto.StepCwd {
 		return fmt.Errorf("exec: working directory %q in the sandbox: %w", p.cwd, se.Errno)
@@ -430,11 +447,22 @@ func (p *Process) failure() error {
 func (s *Sandbox) verifySpawned(pid int, sp *initproto.Spawn) error {
 	w := s.process
 	w.UID, w.GID, w.Groups, w.TTY, w.Cwd, w.Listen = sp.UID, sp.GID, sp.Groups, sp.TTY, sp.Cwd, nil
+	if sp.Pass {
+		w.Listen = make([]int32, 1)
+	}
 	return security.ReadPosture(pid, security.Expected{Plan: s.plan, Process: w, InitPid: s.init.Pid, Cgroup: s.Cgroup(), InitFilter: s.initFilter})
 }
 
 // Signal sends a signal to the process; SIGKILL to the group that it leads as well.
 func (p *Process) Signal(n unix.Signal) {
+	if a := p.s.foreign.answer; a != nil && len(a.Signal.Args) > 0 && p.inside {
+		go p.signalInside(n)
+		return
+	}
+	p.signalProgram(n)
+}
+
+func (p *Process) signalProgram(n unix.Signal) {
 	m := initproto.Encode(initproto.KindSignal, &initproto.Signal{Number: uint32(n), Spawned: p.id})
 	_ = p.s.conn.Send(m) // init is gone: so is the process
 }
@@ -452,7 +480,7 @@ func (p *Process) Wait() (code, signal int, err error) {
 	if p.err != nil {
 		return exec.CodeRuntime, 0, p.err
 	}
-	code, signal = exec.ExitCode(syscall.WaitStatus(p.end.Exited.Status))
+	code, signal = p.s.exitCode(p.end.Exited)
 	if err = p.failure(); err != nil {
 		code, signal = exec.CodeRuntime, 0
 	}

@@ -55,6 +55,7 @@ func (s *Sandbox) teardown(ctx context.Context, asked bool) error {
 	s.lap("init gone")
 	s.programs.close()
 	s.values.close()
+	s.foreign.close()
 	defer s.bounds.subs.Close()
 	defer s.impatience()()
 	s.bounds.end()

@@ -18,6 +18,7 @@ import (
 	"github.com/nucleus-runtime/nucleus/core/cgroups"
 	"github.com/nucleus-runtime/nucleus/core/exec"
 	"github.com/nucleus-runtime/nucleus/core/network"
+	"github.com/nucleus-runtime/nucleus/core/runtimes"
 	"github.com/nucleus-runtime/nucleus/core/secret"
 	"github.com/nucleus-runtime/nucleus/core/state"
 	"github.com/nucleus-runtime/nucleus/internal/procid"
@@ -186,6 +187,7 @@ type Sources struct {
 	Secrets  secret.Source
 	Hooks    boundary.Source
 	Networks network.Source
+	Runtimes runtimes.Source
 }
 
 // Collect cleans up after every sandbox whose supervisor is gone and gives

@@ -93,24 +93,36 @@ func (v *Value) Size() int { return v.size }
 // FD is the descriptor of the memory, which stays the Value's.
 func (v *Value) FD() int { return int(v.f.Fd()) }
 
+// File is the memory, which stays the Value's.
+func (v *Value) File() *os.File { return v.f }
+
 // Close gives the memory up.
 func (v *Value) Close() { _ = v.f.Close() }
 
 // HasNUL tells whether there is a NUL byte in the value.
-func (v *Value) HasNUL() (bool, error) {
+func (v *Value) HasNUL() (has bool, err error) {
+	err = v.Read(func(b []byte) error {
+		has = bytes.IndexByte(b, 0) >= 0
+		return nil
+	})
+	return has, err
+}
+
+// Read shows the value to f where it is, so that there is no copy to overwrite. The
+// bytes are there only until f returns.
+func (v *Value) Read(f func([]byte) error) error {
 	if v.size == 0 {
-		return false, nil
+		return f(nil)
 	}
-	// Looked at where it is, so that there is no copy to overwrite. Private, for
-	// kernels before 6.7 refuse a shared mapping of memory that is sealed against
-	// writing, even to read.
+	// Private, for kernels before 6.7 refuse a shared mapping of memory that is sealed
+	// against writing, even to read.
 	b, err := unix.Mmap(v.FD(), 0, v.size, unix.PROT_READ, unix.MAP_PRIVATE)
 	runtime.KeepAlive(v)
 	if err != nil {
-		return false, os.NewSyscallError("mmap", err)
+		return os.NewSyscallError("mmap", err)
 	}
-	has := bytes.IndexByte(b, 0) >= 0
-	return has, os.NewSyscallError("munmap", unix.Munmap(b))
+	err = f(b)
+	return errors.Join(err, os.NewSyscallError("munmap", unix.Munmap(b)))
 }
 
 func wipe(b []byte) {

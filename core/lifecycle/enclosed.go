@@ -1,0 +1,389 @@
+package lifecycle
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"path"
+	"reflect"
+	"strconv"
+	"strings"
+	"syscall"
+	"time"
+
+	specs "github.com/opencontainers/runtime-spec/specs-go"
+	"golang.org/x/sys/unix"
+
+	"github.com/nucleus-runtime/nucleus/core/audit"
+	"github.com/nucleus-runtime/nucleus/core/exec"
+	"github.com/nucleus-runtime/nucleus/core/fs"
+	"github.com/nucleus-runtime/nucleus/core/initproto"
+	"github.com/nucleus-runtime/nucleus/core/plan"
+	"github.com/nucleus-runtime/nucleus/core/runtimes"
+	"github.com/nucleus-runtime/nucleus/core/secret"
+	"github.com/nucleus-runtime/nucleus/sdk/runtime"
+)
+
+// enclosed is a sandbox that the program of a runtime plugin runs.
+type enclosed struct {
+	answer  *runtimes.Answer // nil for the native runtime
+	signals chan unix.Signal // to the workload, in their order
+}
+
+// close lets the program's file go: init has its own.
+func (e *enclosed) close() {
+	if e.answer != nil && e.answer.File != nil {
+		_ = e.answer.File.Close()
+		e.answer.File = nil
+	}
+}
+
+// askRuntime asks the plugin how the sandbox is run.
+func (s *Sandbox) askRuntime(ctx context.Context) error {
+	r := s.plan.Runtime
+	if r == nil {
+		return nil
+	}
+	if s.cfg.Runtimes == nil {
+		return &PhaseError{Phase: "exec", Origin: "runtime", Err: errors.New("there is nobody to ask runtime plugins")}
+	}
+	spec, err := json.Marshal(s.plan.Bundle())
+	if err != nil {
+		return phase("exec", err)
+	}
+	network := runtime.NetworkNone
+	switch {
+	case s.plan.Network.Plugin:
+		network = runtime.NetworkOwn
+	case !s.plan.Namespace(specs.NetworkNamespace):
+		network = runtime.NetworkHost
+	}
+	a, err := s.cfg.Runtimes.Prepare(ctx, s.dir.ID, runtimes.Want{
+		Plugin: r.Plugin, Config: r.Config, Eval: r.Eval, Spec: spec, Network: network, Rootless: !s.cfg.Privileged,
+	})
+	if err != nil {
+		e := &PhaseError{Phase: "exec", Origin: "runtime", Err: &sourceError{err}}
+		var re *runtimes.Error
+		if errors.As(err, &re) {
+			e.Hint = audit.Clean(re.Hint)
+		}
+		return e
+	}
+	s.foreign.answer = a
+	if a.OwnNetwork {
+		if err := s.mustDial(); err != nil {
+			return err
+		}
+	}
+	s.log.Emit(audit.RuntimePrepared, nil, map[string]any{"plugin": r.Plugin, "program": a.Program.Path, "facts": a.Facts})
+	return nil
+}
+
+// mustDial refuses probes that would have to reach a network stack of the program's own.
+func (s *Sandbox) mustDial() error {
+	e := &PhaseError{Phase: "exec", Hint: "probe by exec = [...], or have the runtime use the sandbox's network namespace"}
+	switch {
+	case s.plan.Readiness != nil && len(s.plan.Readiness.Addrs) > 0:
+		e.Origin = "readiness"
+	case s.plan.Health != nil && len(s.plan.Health.Addrs) > 0:
+		e.Origin = "health"
+	default:
+		return nil
+	}
+	e.Err = fmt.Errorf("runtime %q has a network stack of its own, where no connection can be made from outside", s.plan.Runtime.Plugin)
+	return e
+}
+
+// keepsProcess refuses what a hooks plugin has changed once the program was told of the
+// process.
+func (s *Sandbox) keepsProcess(was *plan.Plan) error {
+	if s.foreign.answer == nil || reflect.DeepEqual(was.Process, s.plan.Process) {
+		return nil
+	}
+	return &PhaseError{
+		Phase: "hooks", Origin: s.plan.PluginHooks[0].Origin, Hint: "have the plugin change it at PRE NAMESPACES or PRE CGROUPS",
+		Err: fmt.Errorf("a hooks plugin changes the workload's process, of which runtime %q has been told already", s.plan.Runtime.Plugin),
+	}
+}
+
+// enclosure is what the program's root holds.
+func (s *Sandbox) enclosure() *fs.Enclosure {
+	a := s.foreign.answer
+	if a == nil {
+		return nil
+	}
+	f := a.File
+	a.File = nil // the descriptors of the file system's phase own it now
+	return &fs.Enclosure{Program: f, Libraries: a.Program.Libraries, Devices: a.Program.Devices}
+}
+
+// runPIDFile is there once the program has made the sandbox.
+const runPIDFile = runtime.StatePath + "/run.pid"
+
+func execPIDFile(id uint32) string { return fmt.Sprintf("%s/exec-%d.pid", runtime.StatePath, id) }
+
+// programCommand fills in the process that init is to make for a call of the program.
+func (s *Sandbox) programCommand(c runtime.Command, words ...string) (args, env []string) {
+	words = append(words, runtime.WordID, s.dir.ID)
+	r := strings.NewReplacer(words...)
+	for _, a := range c.Args {
+		args = append(args, r.Replace(a))
+	}
+	return args, c.Env
+}
+
+// runCommand completes the process that runs the workload.
+func (s *Sandbox) runCommand(p *initproto.Process) {
+	p.Paths = []string{runtime.ProgramPath}
+	p.Args, p.Env = s.programCommand(s.foreign.answer.Run, runtime.WordPIDFile, runPIDFile)
+}
+
+// passConfig adds the config.json to the descriptors of the setup.
+func (s *Sandbox) passConfig(fds []int) ([]int, func(), error) {
+	a := s.foreign.answer
+	if a == nil {
+		return fds, func() {}, nil
+	}
+	v, err := bundleConfig(a.Spec, s.secretVars())
+	if err != nil {
+		return fds, func() {}, err
+	}
+	s.prep.Ops[s.prep.ConfigOp].FD = int32(len(fds))
+	return append(fds, v.FD()), v.Close, nil
+}
+
+// secretVars are the variables of the workload whose values are secrets.
+func (s *Sandbox) secretVars() []secretVar {
+	var out []secretVar
+	for _, x := range s.plan.Secrets {
+		if x.Env != "" {
+			out = append(out, secretVar{x.Env, x.Origin, s.values[x.Name]})
+		}
+	}
+	return out
+}
+
+// stat looks at a file of the program's root without following any link to or in it.
+func (s *Sandbox) inRuntimeRoot(name string, flags uint64) (int, error) {
+	root, err := unix.Open(fmt.Sprintf("/proc/%d/root", s.init.Pid), unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return -1, os.NewSyscallError("open", err)
+	}
+	defer unix.Close(root)
+	fd, err := unix.Openat2(root, strings.TrimPrefix(name, "/"), &unix.OpenHow{
+		Flags: flags | unix.O_CLOEXEC, Resolve: unix.RESOLVE_BENEATH | unix.RESOLVE_NO_SYMLINKS | unix.RESOLVE_NO_MAGICLINKS,
+	})
+	return fd, os.NewSyscallError("openat2", err)
+}
+
+// made tells whether the program has made the sandbox.
+func (s *Sandbox) made() bool {
+	fd, err := s.inRuntimeRoot(runPIDFile, unix.O_PATH|unix.O_NOFOLLOW)
+	if err != nil {
+		return false
+	}
+	_ = unix.Close(fd)
+	return true
+}
+
+// awaitMade waits until the program has made the sandbox, or has ended.
+func (s *Sandbox) awaitMade() bool {
+	for wait := time.Millisecond; !s.made(); wait = min(wait*2, 20*time.Millisecond) {
+		if ready(s.workFD, wait) {
+			return s.made()
+		}
+	}
+	return true
+}
+
+// insidePID reads the number that a further process has inside, 0 if it is not known.
+func (s *Sandbox) insidePID(id uint32) int {
+	fd, err := s.inRuntimeRoot(execPIDFile(id), unix.O_RDONLY|unix.O_NOFOLLOW|unix.O_NONBLOCK|unix.O_NOCTTY)
+	if err != nil {
+		return 0
+	}
+	defer unix.Close(fd)
+	b := make([]byte, 16)
+	n, err := unix.Read(fd, b)
+	if err != nil {
+		return 0
+	}
+	pid, err := strconv.ParseUint(strings.TrimSpace(string(b[:n])), 10, 31)
+	if err != nil {
+		return 0
+	}
+	return int(pid)
+}
+
+// findCommand looks for a command in the workload's root, as execvp(3) would: what the
+// program says of one that is missing could be a word of the workload's as well.
+func (s *Sandbox) findCommand(command, cwd string, paths []string) error {
+	root, err := s.inRuntimeRoot(runtime.RootPath, unix.O_PATH|unix.O_DIRECTORY)
+	if err != nil {
+		return s.reason("fs", err)
+	}
+	defer unix.Close(root)
+	miss := syscall.ENOENT
+	for _, p := range paths {
+		if !path.IsAbs(p) {
+			p = path.Join(cwd, p)
+		}
+		switch errno := s.executable(root, p); errno {
+		case 0:
+			return nil
+		case unix.ENOENT, unix.ENOTDIR:
+		default:
+			miss = errno
+		}
+	}
+	code := exec.CodeNotExecutable
+	if miss == unix.ENOENT {
+		code = exec.CodeNotFound
+	}
+	e := &exec.CommandError{Command: command, Code: code, Errno: miss}
+	e.Hint = commandHint(s.plan, e)
+	return e
+}
+
+// executable gives the errno that execve(2) would have for a file, as far as that can
+// be seen from here: what we may not look at, others may execute.
+func (s *Sandbox) executable(root int, p string) syscall.Errno {
+	fd, err := unix.Openat2(root, p, &unix.OpenHow{Flags: unix.O_PATH | unix.O_CLOEXEC, Resolve: unix.RESOLVE_IN_ROOT | unix.RESOLVE_NO_MAGICLINKS})
+	switch {
+	case errors.Is(err, unix.ENOENT), errors.Is(err, unix.ENOTDIR):
+		return unix.ENOENT
+	case err != nil:
+		return 0
+	}
+	defer unix.Close(fd)
+	var st unix.Stat_t
+	if unix.Fstat(fd, &st) != nil {
+		return 0
+	}
+	on := s.plan.MountAt(path.Clean(p))
+	if st.Mode&unix.S_IFMT != unix.S_IFREG || st.Mode&0o111 == 0 || on != nil && !on.Inside && on.Has("noexec") {
+		return unix.EACCES
+	}
+	return 0
+}
+
+// furtherProgram turns a command of the sandbox into the call of the program that runs
+// it, and gives the description of the process, which the call reads.
+func (s *Sandbox) furtherProgram(sp *initproto.Spawn) (*secret.Value, error) {
+	a := s.foreign.answer
+	if len(a.Exec.Args) == 0 {
+		return nil, &PhaseError{Phase: "exec", Origin: "runtime", Err: fmt.Errorf("runtime %q runs no further processes", s.plan.Runtime.Plugin)}
+	}
+	if err := s.findCommand(sp.Args[0], sp.Cwd, sp.Paths); err != nil {
+		return nil, err
+	}
+	w := s.plan.Process
+	b, err := json.Marshal(&specs.Process{
+		Terminal: sp.TTY, User: specs.User{UID: sp.UID, GID: sp.GID, AdditionalGids: sp.Groups, Umask: w.User.Umask}, Args: sp.Args, Env: sp.Env, Cwd: sp.Cwd,
+		Capabilities: w.Capabilities, Rlimits: w.Rlimits, NoNewPrivileges: true,
+	})
+	if err != nil {
+		return nil, err
+	}
+	v, err := secret.New(b)
+	if err != nil {
+		return nil, fmt.Errorf("exec: %w", err)
+	}
+	s.asProgram(sp)
+	sp.Pass = true
+	sp.Args, sp.Env = s.programCommand(a.Exec, runtime.WordPIDFile, execPIDFile(sp.ID))
+	return v, nil
+}
+
+// asProgram gives a process that init makes what the program has.
+func (s *Sandbox) asProgram(sp *initproto.Spawn) {
+	p := s.process
+	sp.Paths, sp.Cwd, sp.UID, sp.GID, sp.Groups = []string{runtime.ProgramPath}, p.Cwd, p.UID, p.GID, p.Groups
+}
+
+// signalTime bounds how long the delivery of one signal may take.
+const signalTime = 10 * time.Second
+
+// deliver has the program send a signal to a process inside.
+func (s *Sandbox) deliver(pid int, n unix.Signal) error {
+	ctx, cancel := context.WithTimeout(context.Background(), signalTime)
+	defer cancel()
+	sp := &initproto.Spawn{}
+	s.asProgram(sp)
+	sp.Args, sp.Env = s.programCommand(s.foreign.answer.Signal, runtime.WordPID, strconv.Itoa(pid), runtime.WordSignal, strconv.Itoa(int(n)))
+	null, err := os.OpenFile(os.DevNull, os.O_RDWR, 0)
+	if err != nil {
+		return err
+	}
+	defer null.Close()
+	p, err := s.further(ctx, sp, Command{Args: sp.Args, Stdio: [3]*os.File{null, null, null}, Quiet: true, program: true})
+	if err != nil {
+		return err
+	}
+	if !p.endsWithin(ctx) {
+		return context.DeadlineExceeded
+	}
+	if code, _, err := p.Wait(); err != nil || code != 0 {
+		return errors.Join(err, fmt.Errorf("the program ended with %d", code))
+	}
+	return nil
+}
+
+// foreignSignals delivers signals to the workload in their order, until the sandbox ends.
+func (s *Sandbox) foreignSignals() {
+	for {
+		select {
+		case n := <-s.foreign.signals:
+			// By whom one wants an end has it: the program's is the workload's.
+			if err := s.deliver(1, n); err != nil && Ends(n) {
+				s.signalProgram(n)
+			}
+		case <-s.done:
+			return
+		}
+	}
+}
+
+// signalProcess signals a further process inside, and its program if it dies by that.
+func (p *Process) signalInside(n unix.Signal) {
+	s := p.s
+	for end := time.Now().Add(time.Second); ; time.Sleep(5 * time.Millisecond) {
+		if pid := s.insidePID(p.id); pid > 1 {
+			if s.deliver(pid, n) == nil && n != unix.SIGKILL {
+				return
+			}
+			break
+		}
+		select {
+		case <-p.ended:
+			return
+		default:
+		}
+		if time.Now().After(end) {
+			break
+		}
+	}
+	p.signalProgram(n)
+}
+
+// stage2Failure is exec.StageFailure of the workload's process, or one beside it.
+func (s *Sandbox) stage2Failure(x initproto.Exited, command string) error {
+	err := exec.StageFailure(x, command)
+	var ce *exec.CommandError
+	if s.plan.Runtime != nil && errors.As(err, &ce) {
+		return &PhaseError{Phase: "exec", Origin: "runtime", Err: fmt.Errorf("the program of runtime %q cannot be executed: %w", s.plan.Runtime.Plugin, ce.Errno)}
+	}
+	return err
+}
+
+// exitCode gives the code of what has ended, and the signal that ended it. A program
+// can only tell a signal as a code.
+func (s *Sandbox) exitCode(x initproto.Exited) (code, signal int) {
+	code, signal = exec.ExitCode(syscall.WaitStatus(x.Status))
+	if s.plan.Runtime != nil && signal == 0 && code > 128 && code <= 128+64 {
+		signal = code - 128
+	}
+	return code, signal
+}
