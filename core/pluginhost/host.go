@@ -149,7 +149,7 @@ func (h *Host) start(ctx context.Context, program *Program, as manifest.Service,
 		group:  p.group,
 		done:   make(chan struct{}),
 	}
-	if as == manifest.Network || as == manifest.Runtime {
+	if as == manifest.Network {
 		if p.sender, p.proc.launch.side, err = descriptors.Pair(); err != nil {
 			return nil, &Error{Plugin: name, Err: err}
 		}
