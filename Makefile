@@ -18,7 +18,7 @@ DOCDIR     ?= $(PREFIX)/share/doc/nucleus
 CGO_COMMANDS := nucleus-seccomp
 COMMANDS     := $(notdir $(patsubst %/,%,$(dir $(wildcard cmd/*/main.go))))
 # Modules of their own: a plugin sees the SDK and nothing else of ours.
-MODULES      := sdk plugins/secrets plugins/network examples/plugins
+MODULES      := sdk plugins/secrets plugins/network plugins/gvisor examples/plugins
 # What a secrets provider needs, all jobs that use it wait for. So there are several
 # programs; the names of the one that is several providers are in a file of its own.
 LOCAL        := $(file <plugins/secrets/cmd/local/names)
@@ -59,6 +59,7 @@ build:
 	@mkdir -p bin/plugins
 	@CGO_ENABLED=0 go -C plugins/secrets build -trimpath -ldflags '$(LDFLAGS)' -tags grpcnotrace -o $(CURDIR)/bin/plugins/ ./cmd/...
 	@CGO_ENABLED=0 go -C plugins/network build -trimpath -ldflags '$(LDFLAGS)' -tags grpcnotrace -o $(CURDIR)/bin/plugins/ ./cmd/...
+	@CGO_ENABLED=0 go -C plugins/gvisor build -trimpath -ldflags '$(LDFLAGS)' -tags grpcnotrace -o $(CURDIR)/bin/plugins/ ./cmd/...
 	@mkdir -p bin/examples
 	@CGO_ENABLED=0 go -C examples/plugins build -trimpath -ldflags '$(LDFLAGS)' -tags grpcnotrace -o $(CURDIR)/bin/examples/ ./...
 	@cd bin/plugins; for n in $(LOCAL); do ln -f local nucleus-plugin-$$n; done; rm local
