@@ -7,6 +7,7 @@ import (
 	"iter"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -43,6 +44,8 @@ func TestScripts(t *testing.T) {
 	if err != nil || len(files) == 0 {
 		t.Fatalf("no scripts: %v", err)
 	}
+	except := exceptions(t, os.Getenv(runtimeVariable))
+	files = slices.DeleteFunc(files, func(f string) bool { return except[strings.TrimSuffix(f, ".txtar")] != "" })
 	for _, id := range identities {
 		id.prepare(t)
 		t.Run(id.name, func(t *testing.T) {
@@ -170,6 +173,9 @@ func (id *identity) setup(env *testscript.Env) error {
 		}
 	}
 	if err := os.Chmod(env.WorkDir, 0o755); err != nil {
+		return err
+	}
+	if err := runAllBy(os.Getenv(runtimeVariable), env.WorkDir); err != nil {
 		return err
 	}
 	id.account.Own(t, env.WorkDir)
