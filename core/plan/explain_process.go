@@ -10,20 +10,20 @@ func (e *explainer) security() {
 	e.phase = "security"
 	p := e.p
 	u := p.Process.User
-	e.add("user", fmt.Sprintf("%d:%d", u.UID, u.GID), "setresgid(2), setresuid(2)", "user")
+	e.add("user", fmt.Sprintf("%d:%d", u.UID, u.GID), e.by("setresgid(2), setresuid(2)"), "user")
 	e.add("no_new_privs", "true", "prctl(PR_SET_NO_NEW_PRIVS) before any mount")
 	caps := strings.Join(p.Process.Capabilities.Bounding, " ")
 	if caps == "" {
 		caps = "none"
 	}
-	e.add("capabilities", caps, "bounding set, capset(2), ambient set", "security.capabilities.keep")
+	e.add("capabilities", caps, e.by("bounding set, capset(2), ambient set"), "security.capabilities.keep")
 	for _, r := range p.Process.Rlimits {
 		name := strings.ToLower(strings.TrimPrefix(r.Type, "RLIMIT_"))
 		paths := []string{fmt.Sprintf("resources.rlimit[%q]", name)}
 		if name == "nproc" && p.Pids() == 0 {
 			paths = append(paths, "resources.pids")
 		}
-		e.add("rlimit "+name, fmt.Sprintf("%s:%s", LimitText(r.Soft), LimitText(r.Hard)), "prlimit(2)", paths...)
+		e.add("rlimit "+name, fmt.Sprintf("%s:%s", LimitText(r.Soft), LimitText(r.Hard)), e.by("prlimit(2)"), paths...)
 	}
 	e.add("session keyring", "its own", "keyctl(KEYCTL_JOIN_SESSION_KEYRING)")
 	if p.SocketActivation {
@@ -45,11 +45,15 @@ func (e *explainer) landlock() {
 		return
 	}
 	abi := fmt.Sprintf("Landlock ABI %d", l.ABI)
-	defaults := "on"
-	if l.NoDefaults {
-		defaults = "off: only the job's own rules"
+	if e.p.Runtime != nil {
+		abi += ", of the runtime's program"
+	} else {
+		defaults := "on"
+		if l.NoDefaults {
+			defaults = "off: only the job's own rules"
+		}
+		e.add("landlock defaults", defaults, abi, "security.no_default_landlock")
 	}
-	e.add("landlock defaults", defaults, abi, "security.no_default_landlock")
 	for _, r := range l.Rules {
 		path := r.Path
 		if r.Entries {
@@ -92,7 +96,11 @@ func (e *explainer) seccomp() {
 	if len(s.Allow) > 0 {
 		v += " + " + strings.Join(s.Allow, " ")
 	}
-	e.add("seccomp", v, "compiled filter, loaded last; always admits read, execve, exit_group", "security.seccomp.profile", "security.seccomp.allow", "security.seccomp.mode")
+	how := "compiled filter, loaded last; always admits read, execve, exit_group"
+	if e.p.Runtime != nil {
+		how = "compiled filter of the runtime's program, which puts one of its own on top"
+	}
+	e.add("seccomp", v, how, "security.seccomp.profile", "security.seccomp.allow", "security.seccomp.mode")
 	if s.SHA256 != "" {
 		e.add("seccomp sha256", s.SHA256, "the profile is hashed as it is read", "security.seccomp.sha256")
 	}
@@ -116,18 +124,21 @@ func (e *explainer) exec() {
 	e.phase = "exec"
 	p := e.p
 	e.runtime()
-	e.add("command", fmt.Sprintf("%q", p.Process.Args), "execve(2)", "command")
+	e.add("command", fmt.Sprintf("%q", p.Process.Args), e.by("execve(2)"), "command")
 	// Names only: a value may be a secret.
 	names := make([]string, len(p.Process.Env))
 	for i, kv := range p.Process.Env {
 		names[i], _, _ = strings.Cut(kv, "=")
 	}
-	e.add("environment", strings.Join(names, " "), "execve(2): these and no others", "env")
-	e.add("workdir", p.Process.Cwd, "chdir(2) as the workload's user", "workdir")
+	e.add("environment", strings.Join(names, " "), e.by("execve(2): these and no others"), "env")
+	e.add("workdir", p.Process.Cwd, e.by("chdir(2) as the workload's user"), "workdir")
 	if p.Process.User.Umask != nil {
-		e.add("umask", fmt.Sprintf("%04o", *p.Process.User.Umask), "umask(2)", "umask")
+		e.add("umask", fmt.Sprintf("%04o", *p.Process.User.Umask), e.by("umask(2)"), "umask")
 	}
 	initDoes := "nucleus-init is PID 1: it reaps, and passes signals on"
+	if p.Runtime != nil {
+		initDoes = "nucleus-init is PID 1 of the namespaces; the workload is PID 1 of its own kernel"
+	}
 	if !p.Init {
 		initDoes = "the workload is PID 1 itself"
 	}

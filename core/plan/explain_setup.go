@@ -163,8 +163,8 @@ func (e *explainer) fs() {
 		}
 		e.add(f.Path, text, "file of the sandbox's own", paths...)
 	}
-	e.add("masked", strings.Join(p.MaskedPaths, " "), "/dev/null or an empty tmpfs over it")
-	e.add("read-only", strings.Join(p.ReadonlyPaths, " "), "bind, mount_setattr(RDONLY)")
+	e.add("masked", strings.Join(p.MaskedPaths, " "), e.by("/dev/null or an empty tmpfs over it"))
+	e.add("read-only", strings.Join(p.ReadonlyPaths, " "), e.by("bind, mount_setattr(RDONLY)"))
 }
 
 func (e *explainer) mount(m Mount) {
@@ -172,6 +172,10 @@ func (e *explainer) mount(m Mount) {
 	var paths []string
 	if m.Origin != "" {
 		paths = []string{m.Origin}
+	}
+	if m.Inside {
+		e.add(m.Destination, "the runtime's own", e.by(""), paths...)
+		return
 	}
 	switch m.Kind {
 	case MountLink:

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"path"
 	"slices"
+	"strings"
 
 	"github.com/hashicorp/hcl/v2"
 	specs "github.com/opencontainers/runtime-spec/specs-go"
@@ -163,5 +164,18 @@ func (e *explainer) runtime() {
 	if r == nil {
 		return
 	}
-	e.add("runtime", r.Plugin, "the program that nucleus-plugin-"+r.Plugin+" names, executed by init in all of these namespaces; the workload's kernel is its", "runtime")
+	e.add("runtime", r.Plugin, "the program that nucleus-plugin-"+r.Plugin+" names, executed by init in the namespaces and the group above; the workload's kernel is its own", "runtime")
+	e.add("runtime capabilities", strings.Join(r.Capabilities, " "), "of the program, in the sandbox's user namespace: bounding set, capset(2)")
+	for _, l := range r.Rlimits {
+		e.add("runtime rlimit "+strings.ToLower(strings.TrimPrefix(l.Type, "RLIMIT_")), fmt.Sprintf("%s:%s", LimitText(l.Soft), LimitText(l.Hard)), "of the program: prlimit(2)", "resources.pids")
+	}
+}
+
+// by is what enforces something of the workload's process: the host's kernel, or the
+// runtime plugin's program, which reads it in its config.json.
+func (e *explainer) by(native string) string {
+	if e.p.Runtime == nil {
+		return native
+	}
+	return "config.json of the runtime"
 }
