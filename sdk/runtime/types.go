@@ -19,11 +19,15 @@ const (
 const (
 	// WordID is a name for the sandbox: 32 hexadecimal digits.
 	WordID = "{id}"
-	// WordPIDFile, of Exec alone: a path in StatePath where the program writes down
-	// the number that the process has inside, as decimal digits.
+	// WordPIDFile, of Run and Exec: a path in StatePath where the program writes down,
+	// as decimal digits, the number of the process that it has made: for Exec that
+	// which the process has inside. For Run it only matters that the file is there once
+	// the sandbox is.
 	WordPIDFile = "{pid-file}"
-	// WordPID, of Kill alone: that number.
-	WordPID = "{pid}"
+	// WordPID and WordSignal, of Signal alone: what the file of Exec said, or 1 for the
+	// workload, and the signal's number.
+	WordPID    = "{pid}"
+	WordSignal = "{signal}"
 )
 
 // ProcessPath is what Exec's program reads the process of an OCI runtime
@@ -60,17 +64,18 @@ type Prepared struct {
 	// Spec is the config.json that the program gets.
 	Spec []byte
 	// Run runs the bundle in the foreground: with the standard streams that it is
-	// given, or on the terminal that they are if the spec's process wants one. It
-	// passes signals on to the workload and ends with its exit status, or with 128 and
-	// the number of the signal that ended it.
+	// given, or on the terminal that they are if the spec's process wants one. It ends
+	// with the workload's exit status, or with 128 and the number of the signal that
+	// ended it. Its end is the end of everything that it has started.
 	Run Command
 	// Exec runs a further process in the same way, which it reads from ProcessPath.
 	// Without arguments there are no further processes: exec and probes that need one
 	// are refused.
 	Exec Command
-	// Kill ends a process that Exec has made, with SIGKILL. Without it ending the
-	// program that runs it must be enough.
-	Kill Command
+	// Signal sends a signal to the workload, or to a process that Exec has made.
+	// Without arguments signals are sent to the program itself, which passes them on,
+	// and to end it by SIGKILL is enough to end what it runs.
+	Signal Command
 	// OwnNetwork: the workload's sockets are the program's own, not those of the
 	// network namespace. What the core would dial there (tcp and http probes) is then
 	// refused.
