@@ -47,6 +47,7 @@ type Host struct {
 
 	mu       sync.Mutex
 	expected map[expectedAs]*expectation
+	retiring sync.WaitGroup
 }
 
 // New makes a Host. Nothing is started.
@@ -234,6 +235,9 @@ func (p *Plugin) Retire() {
 	}
 	p.Close()
 }
+
+// retire is Retire that nobody waits for, but Forget.
+func (h *Host) retire(p *Plugin) { h.retiring.Go(p.Retire) }
 
 // Close ends the plugin, whatever state it is in, and removes its socket; unless it is
 // kept.

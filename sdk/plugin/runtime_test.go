@@ -24,7 +24,7 @@ var prepared = runtime.Prepared{
 	Spec:    []byte("{}"),
 	Run:     runtime.Command{Args: []string{"box", "run", runtime.WordID}, Env: []string{"A=b"}},
 	Exec:    runtime.Command{Args: []string{"box", "exec"}, Env: []string{"C=d"}},
-	Kill:    runtime.Command{Args: []string{"box", "kill"}, Env: []string{"E=f"}}, OwnNetwork: true,
+	Signal:  runtime.Command{Args: []string{"box", "kill"}, Env: []string{"E=f"}}, OwnNetwork: true,
 	Facts: map[string]string{"version": "1"},
 }
 

@@ -269,8 +269,8 @@ type RuntimePrepareResponse struct {
 	Program       *Program               `protobuf:"bytes,1,opt,name=program,proto3" json:"program,omitempty"`
 	SpecJson      []byte                 `protobuf:"bytes,2,opt,name=spec_json,json=specJson,proto3" json:"spec_json,omitempty"` // that the program gets
 	Run           *Command               `protobuf:"bytes,3,opt,name=run,proto3" json:"run,omitempty"`
-	Exec          *Command               `protobuf:"bytes,4,opt,name=exec,proto3" json:"exec,omitempty"` // without arguments: there are no further processes
-	Kill          *Command               `protobuf:"bytes,5,opt,name=kill,proto3" json:"kill,omitempty"` // without arguments: killing exec's program is enough
+	Exec          *Command               `protobuf:"bytes,4,opt,name=exec,proto3" json:"exec,omitempty"`     // without arguments: there are no further processes
+	Signal        *Command               `protobuf:"bytes,5,opt,name=signal,proto3" json:"signal,omitempty"` // without arguments: signals to the program itself are enough
 	OwnNetwork    bool                   `protobuf:"varint,6,opt,name=own_network,json=ownNetwork,proto3" json:"own_network,omitempty"`
 	Facts         map[string]string      `protobuf:"bytes,7,rep,name=facts,proto3" json:"facts,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
 	unknownFields protoimpl.UnknownFields
@@ -335,9 +335,9 @@ func (x *RuntimePrepareResponse) GetExec() *Command {
 	return nil
 }
 
-func (x *RuntimePrepareResponse) GetKill() *Command {
+func (x *RuntimePrepareResponse) GetSignal() *Command {
 	if x != nil {
-		return x.Kill
+		return x.Signal
 	}
 	return nil
 }
@@ -373,13 +373,13 @@ const file_nucleus_plugin_v1_runtime_proto_rawDesc = "" +
 	"\adevices\x18\x04 \x03(\tR\adevices\"/\n" +
 	"\aCommand\x12\x12\n" +
 	"\x04args\x18\x01 \x03(\tR\x04args\x12\x10\n" +
-	"\x03env\x18\x02 \x03(\tR\x03env\"\xa0\x03\n" +
+	"\x03env\x18\x02 \x03(\tR\x03env\"\xa4\x03\n" +
 	"\x16RuntimePrepareResponse\x124\n" +
 	"\aprogram\x18\x01 \x01(\v2\x1a.nucleus.plugin.v1.ProgramR\aprogram\x12\x1b\n" +
 	"\tspec_json\x18\x02 \x01(\fR\bspecJson\x12,\n" +
 	"\x03run\x18\x03 \x01(\v2\x1a.nucleus.plugin.v1.CommandR\x03run\x12.\n" +
-	"\x04exec\x18\x04 \x01(\v2\x1a.nucleus.plugin.v1.CommandR\x04exec\x12.\n" +
-	"\x04kill\x18\x05 \x01(\v2\x1a.nucleus.plugin.v1.CommandR\x04kill\x12\x1f\n" +
+	"\x04exec\x18\x04 \x01(\v2\x1a.nucleus.plugin.v1.CommandR\x04exec\x122\n" +
+	"\x06signal\x18\x05 \x01(\v2\x1a.nucleus.plugin.v1.CommandR\x06signal\x12\x1f\n" +
 	"\vown_network\x18\x06 \x01(\bR\n" +
 	"ownNetwork\x12J\n" +
 	"\x05facts\x18\a \x03(\v24.nucleus.plugin.v1.RuntimePrepareResponse.FactsEntryR\x05facts\x1a8\n" +
@@ -424,7 +424,7 @@ var file_nucleus_plugin_v1_runtime_proto_depIdxs = []int32{
 	2, // 2: nucleus.plugin.v1.RuntimePrepareResponse.program:type_name -> nucleus.plugin.v1.Program
 	3, // 3: nucleus.plugin.v1.RuntimePrepareResponse.run:type_name -> nucleus.plugin.v1.Command
 	3, // 4: nucleus.plugin.v1.RuntimePrepareResponse.exec:type_name -> nucleus.plugin.v1.Command
-	3, // 5: nucleus.plugin.v1.RuntimePrepareResponse.kill:type_name -> nucleus.plugin.v1.Command
+	3, // 5: nucleus.plugin.v1.RuntimePrepareResponse.signal:type_name -> nucleus.plugin.v1.Command
 	5, // 6: nucleus.plugin.v1.RuntimePrepareResponse.facts:type_name -> nucleus.plugin.v1.RuntimePrepareResponse.FactsEntry
 	1, // 7: nucleus.plugin.v1.Runtime.Prepare:input_type -> nucleus.plugin.v1.RuntimePrepareRequest
 	4, // 8: nucleus.plugin.v1.Runtime.Prepare:output_type -> nucleus.plugin.v1.RuntimePrepareResponse
