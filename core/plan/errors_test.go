@@ -78,6 +78,7 @@ func TestErrors(t *testing.T) {
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			in := inputs(c.host)
+			in.Runtimes = false
 			in.Missing = map[string]bool{"/x/missing": true}
 			p, err := Make(jobOf(t, c.lines...), in)
 			var errs Errors
