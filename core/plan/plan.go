@@ -370,8 +370,6 @@ type Inputs struct {
 	Secrets bool
 	// HooksPlugins: there is somebody who can call them.
 	HooksPlugins bool
-	// Runtimes: there is somebody who can ask runtime plugins.
-	Runtimes bool
 	// Networks: there is somebody who can reach network plugins.
 	Networks bool
 	// Runtimes: there is somebody who can ask runtime plugins.
