@@ -269,6 +269,15 @@ func (s *Sandbox) executable(root int, p string) syscall.Errno {
 	return 0
 }
 
+// workload is the workload's process, or what a program makes of the plan's.
+func (s *Sandbox) workload() initproto.Process {
+	if s.plan.Runtime == nil {
+		return s.process
+	}
+	p := s.plan.Process
+	return initproto.Process{Env: p.Env, Cwd: p.Cwd, UID: p.User.UID, GID: p.User.GID, Groups: p.User.AdditionalGids}
+}
+
 // furtherProgram turns a command of the sandbox into the call of the program that runs
 // it, and gives the description of the process, which the call reads.
 func (s *Sandbox) furtherProgram(sp *initproto.Spawn) (*secret.Value, error) {

@@ -280,7 +280,7 @@ func (s *Sandbox) spawnFor(c Command) (*initproto.Spawn, error) {
 	if len(c.Args) == 0 || c.Args[0] == "" {
 		return nil, errors.New("exec: no command")
 	}
-	w := s.process
+	w := s.workload()
 	sp := &initproto.Spawn{Args: c.Args, Env: exec.MergeEnv(w.Env, c.Env), Cwd: w.Cwd, UID: w.UID, GID: w.GID, Groups: w.Groups, TTY: c.TTY}
 	if c.Cwd != "" {
 		sp.Cwd = c.Cwd
