@@ -31,6 +31,7 @@ import (
 	"github.com/nucleus-runtime/nucleus/core/network"
 	"github.com/nucleus-runtime/nucleus/core/notify"
 	"github.com/nucleus-runtime/nucleus/core/plan"
+	"github.com/nucleus-runtime/nucleus/core/runtimes"
 	"github.com/nucleus-runtime/nucleus/core/secret"
 	"github.com/nucleus-runtime/nucleus/core/security/seccomp"
 	"github.com/nucleus-runtime/nucleus/core/state"
@@ -59,6 +60,8 @@ type Options struct {
 	Secrets secret.Source
 	// Hooks calls hooks plugins; without it a job that names one cannot be planned.
 	Hooks boundary.Source
+	// Runtimes asks runtime plugins; without it a job that names one cannot be run.
+	Runtimes runtimes.Source
 	// Networks reaches network plugins; without it a job that names one cannot be
 	// planned.
 	Networks network.Source
@@ -169,7 +172,7 @@ func (r *Runtime) Plan(j *job.Job) (*plan.Plan, error) {
 	if j.Rootfs == nil {
 		h.Toolchain = host.Toolchain(host.Options{})
 	}
-	in := plan.Inputs{Host: h, Term: os.Getenv("TERM"), CgroupParent: r.o.CgroupParent, Devices: blockDevices(j), Missing: missingMountPoints(j, h), Secrets: r.o.Secrets != nil, HooksPlugins: r.o.Hooks != nil, Networks: r.o.Networks != nil}
+	in := plan.Inputs{Host: h, Term: os.Getenv("TERM"), CgroupParent: r.o.CgroupParent, Devices: blockDevices(j), Missing: missingMountPoints(j, h), Secrets: r.o.Secrets != nil, HooksPlugins: r.o.Hooks != nil, Networks: r.o.Networks != nil, Runtimes: r.o.Runtimes != nil}
 	if r.o.Manager != nil {
 		in.Watchdog = r.o.Manager.Watchdog
 	}

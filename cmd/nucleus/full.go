@@ -25,7 +25,9 @@ import (
 const jobFD = "NUCLEUS_JOB_FD"
 
 // namesPlugin tells whether a job needs the plugin host.
-func namesPlugin(j *job.Job) bool { return j.Network.Plugin() || len(j.Secrets)+len(j.PluginHooks) > 0 }
+func namesPlugin(j *job.Job) bool {
+	return j.Network.Plugin() || j.Runtime != nil || len(j.Secrets)+len(j.PluginHooks) > 0
+}
 
 // leavesToFull tells whether a job is the other build's, which is installed.
 func leavesToFull(j *job.Job) bool { return !full && namesPlugin(j) && fullInstalled() }

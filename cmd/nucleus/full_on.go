@@ -33,12 +33,16 @@ func (a *app) usePlugins(o *core.Options) (*pluginUse, error) {
 	if err != nil {
 		return nil, err
 	}
-	o.Secrets, o.Hooks, o.Networks = &pluginhost.Secrets{Host: h}, &pluginhost.Hooks{Host: h}, &pluginhost.Networks{Host: h}
+	o.Secrets, o.Hooks = &pluginhost.Secrets{Host: h}, &pluginhost.Hooks{Host: h}
+	o.Networks, o.Runtimes = &pluginhost.Networks{Host: h}, &pluginhost.Runtimes{Host: h}
 	return &pluginUse{
 		pinnedOnly: func() { finder.PinnedOnly = true },
 		expect: func(j *job.Job) {
 			if j.Network.Plugin() {
 				h.Expect(j.Network.Backend, manifest.Network)
+			}
+			if j.Runtime != nil {
+				h.Expect(j.Runtime.Plugin, manifest.Runtime)
 			}
 			for _, s := range j.Secrets {
 				h.Expect(s.Provider, manifest.Secrets)
@@ -117,6 +121,9 @@ func (a *app) checkPlugins(ctx context.Context, j *job.Job, here bool) error {
 	}
 	if j.Network.Plugin() {
 		look(manifest.Network, j.Network.Backend, "network", j.Network.Config)
+	}
+	if j.Runtime != nil {
+		look(manifest.Runtime, j.Runtime.Plugin, "runtime", j.Runtime.Config)
 	}
 	for _, s := range j.Secrets {
 		look(manifest.Secrets, s.Provider, fmt.Sprintf("secret[%q]", s.Name), s.Config)

@@ -367,6 +367,8 @@ type Inputs struct {
 	HooksPlugins bool
 	// Networks: there is somebody who can reach network plugins.
 	Networks bool
+	// Runtimes: there is somebody who can ask runtime plugins.
+	Runtimes bool
 	// Watchdog is how often the service manager wants to hear of the workload, 0 for
 	// no matter.
 	Watchdog time.Duration

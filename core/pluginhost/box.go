@@ -26,19 +26,18 @@ type box struct {
 }
 
 // boxOf gives the box of a plugin by what it is started for. One that is only asked
-// what it is gets the narrowest. A runtime, or a backend of networks that was given
-// capabilities, changes the host on purpose: its user and capabilities are what holds
-// it. One without reads what a hostile workload sends, and needs nothing but sockets.
+// what it is gets the narrowest, and so does a runtime, which only answers. A backend of
+// networks that was given capabilities changes the host on purpose: its user and
+// capabilities are what holds it. One without reads what a hostile workload sends, and
+// needs nothing but sockets.
 func boxOf(as manifest.Service, host hostconfig.Plugin) box {
 	switch as {
 	case manifest.Secrets:
 		return box{as: as, confined: true, writable: host.Writable}
 	case manifest.Network:
 		return box{as: as, confined: len(host.Caps) == 0, writable: host.Writable}
-	case manifest.Hooks, "":
-		return box{as: as, confined: true, offline: !host.Network, writable: host.Writable}
 	}
-	return box{as: as}
+	return box{as: as, confined: true, offline: !host.Network, writable: host.Writable}
 }
 
 // refuses tells what a plugin says that it needs and its box does not give, and how
@@ -52,7 +51,7 @@ func (b box) refuses(needs manifest.Needs) (what, remedy string) {
 			return "to write to " + path, fmt.Sprintf("writable = [%q]", path)
 		}
 	}
-	if needs.HostNetwork && b.offline && b.as == manifest.Hooks {
+	if needs.HostNetwork && b.offline && b.as != "" {
 		return "the network", "network = true"
 	}
 	return "", ""

@@ -34,13 +34,17 @@ func BenchmarkStart(b *testing.B) {
 	}
 	kinds := []*kind{
 		{name: "both", as: manifest.Secrets, group: true},
-		{name: "group", as: manifest.Runtime, group: true},
+		{name: "group", as: manifest.Network, group: true},
 		{name: "box", as: manifest.Secrets},
-		{name: "neither", as: manifest.Runtime},
+		{name: "neither", as: manifest.Network},
 	}
 	for _, k := range kinds {
+		host := &hostconfig.Config{}
+		if k.as == manifest.Network { // it has no box if it is given a capability, which takes root
+			host.Plugins = []hostconfig.Plugin{{Name: "good", Caps: []string{"CAP_NET_ADMIN"}}}
+		}
 		k.Host = New(Options{
-			Finder:  &Finder{Dirs: []string{programs}, Host: &hostconfig.Config{}, Digests: &DigestCache{Dir: filepath.Join(programs, "digests")}},
+			Finder:  &Finder{Dirs: []string{programs}, Host: host, Digests: &DigestCache{Dir: filepath.Join(programs, "digests")}},
 			RunDirs: []string{run},
 		})
 		if !k.group {

@@ -69,7 +69,8 @@ func (e *expectation) drop() {
 	}
 }
 
-// Forget ends all that was expected and that nobody has asked for.
+// Forget ends all that was expected and that nobody has asked for, and waits for what
+// is being ended.
 func (h *Host) Forget() {
 	h.mu.Lock()
 	left := h.expected
@@ -78,4 +79,5 @@ func (h *Host) Forget() {
 	for _, e := range left {
 		e.drop()
 	}
+	h.retiring.Wait()
 }

@@ -47,6 +47,7 @@ type Host struct {
 
 	mu       sync.Mutex
 	expected map[expectedAs]*expectation
+	retiring sync.WaitGroup
 }
 
 // New makes a Host. Nothing is started.
@@ -149,7 +150,7 @@ func (h *Host) start(ctx context.Context, program *Program, as manifest.Service,
 		group:  p.group,
 		done:   make(chan struct{}),
 	}
-	if as == manifest.Network || as == manifest.Runtime {
+	if as == manifest.Network {
 		if p.sender, p.proc.launch.side, err = descriptors.Pair(); err != nil {
 			return nil, &Error{Plugin: name, Err: err}
 		}
@@ -234,6 +235,9 @@ func (p *Plugin) Retire() {
 	}
 	p.Close()
 }
+
+// retire is Retire that nobody waits for, but Forget.
+func (h *Host) retire(p *Plugin) { h.retiring.Go(p.Retire) }
 
 // Close ends the plugin, whatever state it is in, and removes its socket; unless it is
 // kept.

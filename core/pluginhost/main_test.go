@@ -550,6 +550,7 @@ func init() {
 	}
 	maps.Copy(behaviours, hooksBehaviours())
 	maps.Copy(behaviours, networkBehaviours())
+	maps.Copy(behaviours, runtimeBehaviours())
 	maps.Copy(behaviours, bankBehaviours())
 	maps.Copy(behaviours, sideBehaviours())
 	maps.Copy(behaviours, warmBehaviours())

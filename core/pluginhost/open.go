@@ -18,6 +18,8 @@ func unfit(name string, as manifest.Service) error {
 		return &Error{name, errors.New("it is no hooks plugin"), "name one that is" + look}
 	case manifest.Network:
 		return &Error{name, errors.New("it connects no networks"), "name a plugin that does" + look}
+	case manifest.Runtime:
+		return &Error{name, errors.New("it runs no sandboxes"), "name a plugin that does" + look}
 	}
 	return &Error{name, errors.New("it gives no secrets"), ""}
 }

@@ -88,8 +88,28 @@ func (wires) Status(_ context.Context, r *network.StatusRequest) (*network.Statu
 }
 
 func (wires) Watch(ctx context.Context, r *network.WatchRequest, tell func(network.Denial) error) error {
-	if r.SandboxID == "broken" {
+	switch r.SandboxID {
+	case "broken":
 		return errs.Preconditionf("nothing is watched")
+	case "panic":
+		panic("watch went wrong")
+	case "down":
+		return errs.Retry(errors.New("the monitor is down"), time.Second)
+	case "hangs":
+		effect("watch")
+		<-ctx.Done()
+		effect("watch over")
+		return ctx.Err()
+	case "leaves": // a thread that tells
+		go func() {
+			for {
+				if err := tell(network.Denial{Rule: -1}); err != nil {
+					effect("late: " + err.Error())
+					return
+				}
+			}
+		}()
+		return nil
 	}
 	for _, d := range denials() {
 		if err := tell(d); err != nil {

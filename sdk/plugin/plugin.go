@@ -43,7 +43,7 @@ type Plugin struct {
 	DocsURL     string
 
 	Network network.Network  // may be a Preparer, a Checker, a Watcher and a Collector besides
-	Runtime runtime.Runtime  // may be an Execer, a Statser, a Recoverer and a Lister besides
+	Runtime runtime.Runtime
 	Secrets secrets.Provider // may be a Renewer and a Revoker besides
 	Hooks   hooks.Handler
 
@@ -125,10 +125,6 @@ func (p *Plugin) info() manifest.Info {
 	}
 	if p.Runtime != nil {
 		in.Services = append(in.Services, manifest.Version{Service: manifest.Runtime, Version: runtime.Version})
-		feature(is[runtime.Execer](p.Runtime), runtime.FeatureExec)
-		feature(is[runtime.Statser](p.Runtime), runtime.FeatureStats)
-		feature(is[runtime.Recoverer](p.Runtime), runtime.FeatureRecover)
-		feature(is[runtime.Lister](p.Runtime), runtime.FeatureList)
 	}
 	if p.Secrets != nil {
 		in.Services = append(in.Services, manifest.Version{Service: manifest.Secrets, Version: secrets.Version})

@@ -249,7 +249,6 @@ func (s *server) newGRPC(opts []grpc.ServerOption) *grpc.Server {
 	var stream []grpc.StreamServerInterceptor
 	for _, i := range []grpc.StreamServerInterceptor{
 		s.drain.Stream,
-		replay.Stream,
 		guard.ErrorsStream(s.plugin.Name, s.scrub),
 		handles.Stream,
 	} {

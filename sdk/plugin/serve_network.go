@@ -3,7 +3,9 @@ package plugin
 import (
 	"context"
 	"fmt"
+	"io"
 	"os"
+	"sync"
 	"time"
 
 	"google.golang.org/grpc"
@@ -145,6 +147,29 @@ func (s *networkServer) GC(ctx context.Context, r *pluginv1.GCRequest) (*pluginv
 		return nil, err
 	}
 	return wire.Collected(orZero(got)), nil
+}
+
+// sender lets several threads of an author's send, and none after the handler has
+// returned, which gRPC does not allow.
+type sender[M any] struct {
+	send func(*M) error
+	mu   sync.Mutex
+	over bool
+}
+
+func (s *sender[M]) put(m *M) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.over {
+		return io.ErrClosedPipe
+	}
+	return s.send(m)
+}
+
+func (s *sender[M]) close() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.over = true
 }
 
 func unimplemented(feature string) error {

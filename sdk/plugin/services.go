@@ -34,7 +34,7 @@ func (s *services) GRPCServer(_ *goplugin.GRPCBroker, g *grpc.Server) error {
 		pluginv1.RegisterNetworkServer(g, newNetworkServer(p.Network, s.server.descriptors))
 	}
 	if p.Runtime != nil {
-		pluginv1.RegisterRuntimeServer(g, &runtimeServer{runtime: p.Runtime, descriptors: s.server.descriptors})
+		pluginv1.RegisterRuntimeServer(g, &runtimeServer{runtime: p.Runtime})
 	}
 	if p.Secrets != nil {
 		pluginv1.RegisterSecretsServer(g, &secretsServer{provider: p.Secrets, scrub: s.server.scrub})

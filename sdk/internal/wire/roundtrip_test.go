@@ -178,23 +178,8 @@ func TestEveryFieldTravels(t *testing.T) {
 		"network state":     travels(wire.NetworkState, sure(wire.FromNetworkState)),
 		"gc":                travels(wire.GC, sure(wire.FromGC)),
 		"collected":         travels(wire.Collected, sure(wire.FromCollected)),
-		"capabilities":      travels(wire.Capabilities, sure(wire.FromCapabilities)),
-		"runtime prepare":   travels(wire.RuntimePrepare, sure(wire.FromRuntimePrepare), ".descriptors"),
-		"start":             travels(wire.Start, sure(wire.FromStart)),
-		"started":           travels(wire.Started, sure(wire.FromStarted)),
-		"wait":              travels(wire.Wait, sure(wire.FromWait)),
-		"event":             travels(wire.RuntimeEvent, sure(wire.FromRuntimeEvent), ".exit"),
-		"exit":              travels(wire.Exit, sure(wire.FromExit)),
-		"signal":            travels(wire.Signal, sure(wire.FromSignal)),
-		"exec":              travels(wire.Exec, sure(wire.FromExec)),
-		"size":              travels(wire.Size, sure(wire.FromSize)),
-		"stats":             travels(wire.Stats, sure(wire.FromStats)),
-		"sample":            travels(wire.Sample, sure(wire.FromSample)),
-		"stop":              travels(wire.Stop, sure(wire.FromStop)),
-		"delete":            travels(wire.Delete, sure(wire.FromDelete)),
-		"recover":           travels(wire.Recover, sure(wire.FromRecover)),
-		"condition":         travels(wire.Condition, sure(wire.FromCondition)),
-		"list of sandboxes": travels(wire.Sandboxes, sure(wire.FromSandboxes)),
+		"runtime prepare":   travels(wire.RuntimePrepare, sure(wire.FromRuntimePrepare)),
+		"runtime prepared":  travels(wire.RuntimePrepared, sure(wire.FromRuntimePrepared)),
 	} {
 		t.Run(name, test)
 	}
@@ -213,14 +198,9 @@ func TestEveryValueTravels(t *testing.T) {
 			t.Errorf("opening %d became %d, %v", k, r.Openings[0].Kind, err)
 		}
 	}
-	for k := runtime.EventStarted; k <= runtime.EventOOM; k++ {
-		if got := wire.FromRuntimeEvent(wire.RuntimeEvent(runtime.Event{Kind: k})).Kind; got != k {
-			t.Errorf("event %d became %d", k, got)
-		}
-	}
-	for s := runtime.Lost; s <= runtime.Exited; s++ {
-		if got := wire.FromCondition(wire.Condition(runtime.Condition{State: s})).State; got != s {
-			t.Errorf("state %d became %d", s, got)
+	for n := runtime.Network(0); n <= runtime.NetworkOwn; n++ {
+		if got := wire.FromRuntimePrepare(wire.RuntimePrepare(&runtime.PrepareRequest{Network: n})).Network; got != n {
+			t.Errorf("network %d became %d", n, got)
 		}
 	}
 	for _, s := range []manifest.Service{manifest.Network, manifest.Runtime, manifest.Secrets, manifest.Hooks} {
@@ -232,8 +212,8 @@ func TestEveryValueTravels(t *testing.T) {
 	if r, _ := wire.FromNetworkPrepare(&pluginv1.NetworkPrepareRequest{Egress: &pluginv1.Egress{DefaultVerdict: 99}}); r.Egress.Default != network.Deny {
 		t.Errorf("an unknown verdict became %d", r.Egress.Default)
 	}
-	if c := wire.FromCondition(&pluginv1.RecoverResponse{State: 99}); c.State != runtime.Lost {
-		t.Errorf("an unknown state became %d", c.State)
+	if r := wire.FromRuntimePrepare(&pluginv1.RuntimePrepareRequest{Network: 99}); r.Network != 0 {
+		t.Errorf("an unknown network became %d", r.Network)
 	}
 }
 

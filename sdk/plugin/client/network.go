@@ -2,7 +2,11 @@ package client
 
 import (
 	"context"
+	"errors"
+	"io"
 	"slices"
+
+	"google.golang.org/grpc"
 
 	"github.com/nucleus-runtime/nucleus/sdk/errs"
 	"github.com/nucleus-runtime/nucleus/sdk/internal/wire"
@@ -110,4 +114,20 @@ func sound[T any](answer *T, err error) (*T, error) {
 		return nil, &errs.Error{Code: errs.Internal, Text: "the plugin's answer: " + err.Error()}
 	}
 	return answer, nil
+}
+
+// each is called with all that a stream brings, to its end.
+func each[M any](stream grpc.ServerStreamingClient[M], f func(*M) error) error {
+	for {
+		m, err := stream.Recv()
+		if errors.Is(err, io.EOF) {
+			return nil
+		}
+		if err != nil {
+			return wire.Error(err)
+		}
+		if err := f(m); err != nil {
+			return err
+		}
+	}
 }

@@ -48,8 +48,6 @@ func Deadline(ctx context.Context, req any, info *grpc.UnaryServerInfo, next grp
 var gone = map[string]func() any{
 	pluginv1.Secrets_Revoke_FullMethodName: func() any { return &pluginv1.RevokeResponse{} },
 	pluginv1.Network_Detach_FullMethodName: func() any { return &pluginv1.DetachResponse{} },
-	pluginv1.Runtime_Stop_FullMethodName:   func() any { return &pluginv1.StopResponse{} },
-	pluginv1.Runtime_Delete_FullMethodName: func() any { return &pluginv1.DeleteResponse{} },
 }
 
 // Teardown makes removing what is not there succeed.

@@ -9,8 +9,6 @@ package pluginv1
 import (
 	protoreflect "google.golang.org/protobuf/reflect/protoreflect"
 	protoimpl "google.golang.org/protobuf/runtime/protoimpl"
-	durationpb "google.golang.org/protobuf/types/known/durationpb"
-	timestamppb "google.golang.org/protobuf/types/known/timestamppb"
 	reflect "reflect"
 	sync "sync"
 	unsafe "unsafe"
@@ -23,367 +21,72 @@ const (
 	_ = protoimpl.EnforceVersion(protoimpl.MaxVersion - 20)
 )
 
-// SandboxState is what has become of a sandbox.
-type SandboxState int32
+// SandboxNetwork is what the sandbox's network namespace leads to.
+type SandboxNetwork int32
 
 const (
-	SandboxState_SANDBOX_STATE_UNSPECIFIED SandboxState = 0 // as LOST
-	SandboxState_SANDBOX_STATE_LOST        SandboxState = 1 // nothing of it can be found
-	SandboxState_SANDBOX_STATE_PREPARED    SandboxState = 2
-	SandboxState_SANDBOX_STATE_RUNNING     SandboxState = 3
-	SandboxState_SANDBOX_STATE_EXITED      SandboxState = 4
+	SandboxNetwork_SANDBOX_NETWORK_UNSPECIFIED SandboxNetwork = 0
+	SandboxNetwork_SANDBOX_NETWORK_NONE        SandboxNetwork = 1
+	SandboxNetwork_SANDBOX_NETWORK_HOST        SandboxNetwork = 2 // it is the host's
+	SandboxNetwork_SANDBOX_NETWORK_OWN         SandboxNetwork = 3 // where a network plugin leads it
 )
 
-// Enum value maps for SandboxState.
+// Enum value maps for SandboxNetwork.
 var (
-	SandboxState_name = map[int32]string{
-		0: "SANDBOX_STATE_UNSPECIFIED",
-		1: "SANDBOX_STATE_LOST",
-		2: "SANDBOX_STATE_PREPARED",
-		3: "SANDBOX_STATE_RUNNING",
-		4: "SANDBOX_STATE_EXITED",
+	SandboxNetwork_name = map[int32]string{
+		0: "SANDBOX_NETWORK_UNSPECIFIED",
+		1: "SANDBOX_NETWORK_NONE",
+		2: "SANDBOX_NETWORK_HOST",
+		3: "SANDBOX_NETWORK_OWN",
 	}
-	SandboxState_value = map[string]int32{
-		"SANDBOX_STATE_UNSPECIFIED": 0,
-		"SANDBOX_STATE_LOST":        1,
-		"SANDBOX_STATE_PREPARED":    2,
-		"SANDBOX_STATE_RUNNING":     3,
-		"SANDBOX_STATE_EXITED":      4,
+	SandboxNetwork_value = map[string]int32{
+		"SANDBOX_NETWORK_UNSPECIFIED": 0,
+		"SANDBOX_NETWORK_NONE":        1,
+		"SANDBOX_NETWORK_HOST":        2,
+		"SANDBOX_NETWORK_OWN":         3,
 	}
 )
 
-func (x SandboxState) Enum() *SandboxState {
-	p := new(SandboxState)
+func (x SandboxNetwork) Enum() *SandboxNetwork {
+	p := new(SandboxNetwork)
 	*p = x
 	return p
 }
 
-func (x SandboxState) String() string {
+func (x SandboxNetwork) String() string {
 	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
 }
 
-func (SandboxState) Descriptor() protoreflect.EnumDescriptor {
+func (SandboxNetwork) Descriptor() protoreflect.EnumDescriptor {
 	return file_nucleus_plugin_v1_runtime_proto_enumTypes[0].Descriptor()
 }
 
-func (SandboxState) Type() protoreflect.EnumType {
+func (SandboxNetwork) Type() protoreflect.EnumType {
 	return &file_nucleus_plugin_v1_runtime_proto_enumTypes[0]
 }
 
-func (x SandboxState) Number() protoreflect.EnumNumber {
+func (x SandboxNetwork) Number() protoreflect.EnumNumber {
 	return protoreflect.EnumNumber(x)
 }
 
-// Deprecated: Use SandboxState.Descriptor instead.
-func (SandboxState) EnumDescriptor() ([]byte, []int) {
+// Deprecated: Use SandboxNetwork.Descriptor instead.
+func (SandboxNetwork) EnumDescriptor() ([]byte, []int) {
 	return file_nucleus_plugin_v1_runtime_proto_rawDescGZIP(), []int{0}
-}
-
-type WaitResponse_Kind int32
-
-const (
-	WaitResponse_KIND_UNSPECIFIED WaitResponse_Kind = 0
-	WaitResponse_KIND_STARTED     WaitResponse_Kind = 1
-	WaitResponse_KIND_OOM         WaitResponse_Kind = 2 // a process was killed for memory, not always the workload
-	WaitResponse_KIND_EXITED      WaitResponse_Kind = 3
-)
-
-// Enum value maps for WaitResponse_Kind.
-var (
-	WaitResponse_Kind_name = map[int32]string{
-		0: "KIND_UNSPECIFIED",
-		1: "KIND_STARTED",
-		2: "KIND_OOM",
-		3: "KIND_EXITED",
-	}
-	WaitResponse_Kind_value = map[string]int32{
-		"KIND_UNSPECIFIED": 0,
-		"KIND_STARTED":     1,
-		"KIND_OOM":         2,
-		"KIND_EXITED":      3,
-	}
-)
-
-func (x WaitResponse_Kind) Enum() *WaitResponse_Kind {
-	p := new(WaitResponse_Kind)
-	*p = x
-	return p
-}
-
-func (x WaitResponse_Kind) String() string {
-	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
-}
-
-func (WaitResponse_Kind) Descriptor() protoreflect.EnumDescriptor {
-	return file_nucleus_plugin_v1_runtime_proto_enumTypes[1].Descriptor()
-}
-
-func (WaitResponse_Kind) Type() protoreflect.EnumType {
-	return &file_nucleus_plugin_v1_runtime_proto_enumTypes[1]
-}
-
-func (x WaitResponse_Kind) Number() protoreflect.EnumNumber {
-	return protoreflect.EnumNumber(x)
-}
-
-// Deprecated: Use WaitResponse_Kind.Descriptor instead.
-func (WaitResponse_Kind) EnumDescriptor() ([]byte, []int) {
-	return file_nucleus_plugin_v1_runtime_proto_rawDescGZIP(), []int{11, 0}
-}
-
-type CapabilitiesRequest struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	InstanceId    string                 `protobuf:"bytes,1,opt,name=instance_id,json=instanceId,proto3" json:"instance_id,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
-}
-
-func (x *CapabilitiesRequest) Reset() {
-	*x = CapabilitiesRequest{}
-	mi := &file_nucleus_plugin_v1_runtime_proto_msgTypes[0]
-	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
-	ms.StoreMessageInfo(mi)
-}
-
-func (x *CapabilitiesRequest) String() string {
-	return protoimpl.X.MessageStringOf(x)
-}
-
-func (*CapabilitiesRequest) ProtoMessage() {}
-
-func (x *CapabilitiesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_nucleus_plugin_v1_runtime_proto_msgTypes[0]
-	if x != nil {
-		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
-		if ms.LoadMessageInfo() == nil {
-			ms.StoreMessageInfo(mi)
-		}
-		return ms
-	}
-	return mi.MessageOf(x)
-}
-
-// Deprecated: Use CapabilitiesRequest.ProtoReflect.Descriptor instead.
-func (*CapabilitiesRequest) Descriptor() ([]byte, []int) {
-	return file_nucleus_plugin_v1_runtime_proto_rawDescGZIP(), []int{0}
-}
-
-func (x *CapabilitiesRequest) GetInstanceId() string {
-	if x != nil {
-		return x.InstanceId
-	}
-	return ""
-}
-
-type CapabilitiesResponse struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Capabilities  *RuntimeCapabilities   `protobuf:"bytes,1,opt,name=capabilities,proto3" json:"capabilities,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
-}
-
-func (x *CapabilitiesResponse) Reset() {
-	*x = CapabilitiesResponse{}
-	mi := &file_nucleus_plugin_v1_runtime_proto_msgTypes[1]
-	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
-	ms.StoreMessageInfo(mi)
-}
-
-func (x *CapabilitiesResponse) String() string {
-	return protoimpl.X.MessageStringOf(x)
-}
-
-func (*CapabilitiesResponse) ProtoMessage() {}
-
-func (x *CapabilitiesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_nucleus_plugin_v1_runtime_proto_msgTypes[1]
-	if x != nil {
-		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
-		if ms.LoadMessageInfo() == nil {
-			ms.StoreMessageInfo(mi)
-		}
-		return ms
-	}
-	return mi.MessageOf(x)
-}
-
-// Deprecated: Use CapabilitiesResponse.ProtoReflect.Descriptor instead.
-func (*CapabilitiesResponse) Descriptor() ([]byte, []int) {
-	return file_nucleus_plugin_v1_runtime_proto_rawDescGZIP(), []int{1}
-}
-
-func (x *CapabilitiesResponse) GetCapabilities() *RuntimeCapabilities {
-	if x != nil {
-		return x.Capabilities
-	}
-	return nil
-}
-
-// RuntimeCapabilities is what cannot be told from the features.
-type RuntimeCapabilities struct {
-	state          protoimpl.MessageState `protogen:"open.v1"`
-	Tty            bool                   `protobuf:"varint,1,opt,name=tty,proto3" json:"tty,omitempty"`
-	UserNamespaces bool                   `protobuf:"varint,2,opt,name=user_namespaces,json=userNamespaces,proto3" json:"user_namespaces,omitempty"`
-	Networks       []string               `protobuf:"bytes,3,rep,name=networks,proto3" json:"networks,omitempty"`       // "none", "host", "namespace"
-	Mounts         []string               `protobuf:"bytes,4,rep,name=mounts,proto3" json:"mounts,omitempty"`           // "bind", "tmpfs", "overlay", "idmap"
-	Signals        []int32                `protobuf:"varint,5,rep,packed,name=signals,proto3" json:"signals,omitempty"` // that reach the workload; none given: all
-	unknownFields  protoimpl.UnknownFields
-	sizeCache      protoimpl.SizeCache
-}
-
-func (x *RuntimeCapabilities) Reset() {
-	*x = RuntimeCapabilities{}
-	mi := &file_nucleus_plugin_v1_runtime_proto_msgTypes[2]
-	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
-	ms.StoreMessageInfo(mi)
-}
-
-func (x *RuntimeCapabilities) String() string {
-	return protoimpl.X.MessageStringOf(x)
-}
-
-func (*RuntimeCapabilities) ProtoMessage() {}
-
-func (x *RuntimeCapabilities) ProtoReflect() protoreflect.Message {
-	mi := &file_nucleus_plugin_v1_runtime_proto_msgTypes[2]
-	if x != nil {
-		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
-		if ms.LoadMessageInfo() == nil {
-			ms.StoreMessageInfo(mi)
-		}
-		return ms
-	}
-	return mi.MessageOf(x)
-}
-
-// Deprecated: Use RuntimeCapabilities.ProtoReflect.Descriptor instead.
-func (*RuntimeCapabilities) Descriptor() ([]byte, []int) {
-	return file_nucleus_plugin_v1_runtime_proto_rawDescGZIP(), []int{2}
-}
-
-func (x *RuntimeCapabilities) GetTty() bool {
-	if x != nil {
-		return x.Tty
-	}
-	return false
-}
-
-func (x *RuntimeCapabilities) GetUserNamespaces() bool {
-	if x != nil {
-		return x.UserNamespaces
-	}
-	return false
-}
-
-func (x *RuntimeCapabilities) GetNetworks() []string {
-	if x != nil {
-		return x.Networks
-	}
-	return nil
-}
-
-func (x *RuntimeCapabilities) GetMounts() []string {
-	if x != nil {
-		return x.Mounts
-	}
-	return nil
-}
-
-func (x *RuntimeCapabilities) GetSignals() []int32 {
-	if x != nil {
-		return x.Signals
-	}
-	return nil
-}
-
-// Stdio is where the workload's standard streams are: paths of pipes, or all three
-// of one terminal.
-type Stdio struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Stdin         string                 `protobuf:"bytes,1,opt,name=stdin,proto3" json:"stdin,omitempty"`
-	Stdout        string                 `protobuf:"bytes,2,opt,name=stdout,proto3" json:"stdout,omitempty"`
-	Stderr        string                 `protobuf:"bytes,3,opt,name=stderr,proto3" json:"stderr,omitempty"`
-	Terminal      bool                   `protobuf:"varint,4,opt,name=terminal,proto3" json:"terminal,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
-}
-
-func (x *Stdio) Reset() {
-	*x = Stdio{}
-	mi := &file_nucleus_plugin_v1_runtime_proto_msgTypes[3]
-	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
-	ms.StoreMessageInfo(mi)
-}
-
-func (x *Stdio) String() string {
-	return protoimpl.X.MessageStringOf(x)
-}
-
-func (*Stdio) ProtoMessage() {}
-
-func (x *Stdio) ProtoReflect() protoreflect.Message {
-	mi := &file_nucleus_plugin_v1_runtime_proto_msgTypes[3]
-	if x != nil {
-		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
-		if ms.LoadMessageInfo() == nil {
-			ms.StoreMessageInfo(mi)
-		}
-		return ms
-	}
-	return mi.MessageOf(x)
-}
-
-// Deprecated: Use Stdio.ProtoReflect.Descriptor instead.
-func (*Stdio) Descriptor() ([]byte, []int) {
-	return file_nucleus_plugin_v1_runtime_proto_rawDescGZIP(), []int{3}
-}
-
-func (x *Stdio) GetStdin() string {
-	if x != nil {
-		return x.Stdin
-	}
-	return ""
-}
-
-func (x *Stdio) GetStdout() string {
-	if x != nil {
-		return x.Stdout
-	}
-	return ""
-}
-
-func (x *Stdio) GetStderr() string {
-	if x != nil {
-		return x.Stderr
-	}
-	return ""
-}
-
-func (x *Stdio) GetTerminal() bool {
-	if x != nil {
-		return x.Terminal
-	}
-	return false
 }
 
 type RuntimePrepareRequest struct {
-	state      protoimpl.MessageState `protogen:"open.v1"`
-	Call       *Call                  `protobuf:"bytes,1,opt,name=call,proto3" json:"call,omitempty"`
-	SpecJson   []byte                 `protobuf:"bytes,2,opt,name=spec_json,json=specJson,proto3" json:"spec_json,omitempty"`                                                               // an OCI runtime specification, config.json
-	Bundle     string                 `protobuf:"bytes,3,opt,name=bundle,proto3" json:"bundle,omitempty"`                                                                                   // the directory that holds it, the plugin's to write to
-	Cgroup     string                 `protobuf:"bytes,4,opt,name=cgroup,proto3" json:"cgroup,omitempty"`                                                                                   // the path of its directory
-	Namespaces map[string]*Namespace  `protobuf:"bytes,5,rep,name=namespaces,proto3" json:"namespaces,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"` // that are there already: "network"
-	Stdio      *Stdio                 `protobuf:"bytes,6,opt,name=stdio,proto3" json:"stdio,omitempty"`
-	// The names of the descriptors that come over the side channel under this call's
-	// request_id, in their order.
-	Descriptors   []string `protobuf:"bytes,7,rep,name=descriptors,proto3" json:"descriptors,omitempty"`
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Call          *Call                  `protobuf:"bytes,1,opt,name=call,proto3" json:"call,omitempty"`
+	SpecJson      []byte                 `protobuf:"bytes,2,opt,name=spec_json,json=specJson,proto3" json:"spec_json,omitempty"` // an OCI runtime specification, config.json
+	Network       SandboxNetwork         `protobuf:"varint,3,opt,name=network,proto3,enum=nucleus.plugin.v1.SandboxNetwork" json:"network,omitempty"`
+	Rootless      bool                   `protobuf:"varint,4,opt,name=rootless,proto3" json:"rootless,omitempty"` // root in a user namespace whose owner is no root
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *RuntimePrepareRequest) Reset() {
 	*x = RuntimePrepareRequest{}
-	mi := &file_nucleus_plugin_v1_runtime_proto_msgTypes[4]
+	mi := &file_nucleus_plugin_v1_runtime_proto_msgTypes[0]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -395,7 +98,7 @@ func (x *RuntimePrepareRequest) String() string {
 func (*RuntimePrepareRequest) ProtoMessage() {}
 
 func (x *RuntimePrepareRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_nucleus_plugin_v1_runtime_proto_msgTypes[4]
+	mi := &file_nucleus_plugin_v1_runtime_proto_msgTypes[0]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -408,7 +111,7 @@ func (x *RuntimePrepareRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RuntimePrepareRequest.ProtoReflect.Descriptor instead.
 func (*RuntimePrepareRequest) Descriptor() ([]byte, []int) {
-	return file_nucleus_plugin_v1_runtime_proto_rawDescGZIP(), []int{4}
+	return file_nucleus_plugin_v1_runtime_proto_rawDescGZIP(), []int{0}
 }
 
 func (x *RuntimePrepareRequest) GetCall() *Call {
@@ -425,51 +128,158 @@ func (x *RuntimePrepareRequest) GetSpecJson() []byte {
 	return nil
 }
 
-func (x *RuntimePrepareRequest) GetBundle() string {
+func (x *RuntimePrepareRequest) GetNetwork() SandboxNetwork {
 	if x != nil {
-		return x.Bundle
+		return x.Network
+	}
+	return SandboxNetwork_SANDBOX_NETWORK_UNSPECIFIED
+}
+
+func (x *RuntimePrepareRequest) GetRootless() bool {
+	if x != nil {
+		return x.Rootless
+	}
+	return false
+}
+
+// Program is an executable of the host.
+type Program struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Path          string                 `protobuf:"bytes,1,opt,name=path,proto3" json:"path,omitempty"`            // absolute
+	Sha256        string                 `protobuf:"bytes,2,opt,name=sha256,proto3" json:"sha256,omitempty"`        // in hexadecimal digits, "" for no matter
+	Libraries     bool                   `protobuf:"varint,3,opt,name=libraries,proto3" json:"libraries,omitempty"` // it needs the host's
+	Devices       []string               `protobuf:"bytes,4,rep,name=devices,proto3" json:"devices,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Program) Reset() {
+	*x = Program{}
+	mi := &file_nucleus_plugin_v1_runtime_proto_msgTypes[1]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Program) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Program) ProtoMessage() {}
+
+func (x *Program) ProtoReflect() protoreflect.Message {
+	mi := &file_nucleus_plugin_v1_runtime_proto_msgTypes[1]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Program.ProtoReflect.Descriptor instead.
+func (*Program) Descriptor() ([]byte, []int) {
+	return file_nucleus_plugin_v1_runtime_proto_rawDescGZIP(), []int{1}
+}
+
+func (x *Program) GetPath() string {
+	if x != nil {
+		return x.Path
 	}
 	return ""
 }
 
-func (x *RuntimePrepareRequest) GetCgroup() string {
+func (x *Program) GetSha256() string {
 	if x != nil {
-		return x.Cgroup
+		return x.Sha256
 	}
 	return ""
 }
 
-func (x *RuntimePrepareRequest) GetNamespaces() map[string]*Namespace {
+func (x *Program) GetLibraries() bool {
 	if x != nil {
-		return x.Namespaces
+		return x.Libraries
+	}
+	return false
+}
+
+func (x *Program) GetDevices() []string {
+	if x != nil {
+		return x.Devices
 	}
 	return nil
 }
 
-func (x *RuntimePrepareRequest) GetStdio() *Stdio {
+// Command is a call of the program. The first argument is its name.
+type Command struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Args          []string               `protobuf:"bytes,1,rep,name=args,proto3" json:"args,omitempty"`
+	Env           []string               `protobuf:"bytes,2,rep,name=env,proto3" json:"env,omitempty"` // all that there is
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Command) Reset() {
+	*x = Command{}
+	mi := &file_nucleus_plugin_v1_runtime_proto_msgTypes[2]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Command) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Command) ProtoMessage() {}
+
+func (x *Command) ProtoReflect() protoreflect.Message {
+	mi := &file_nucleus_plugin_v1_runtime_proto_msgTypes[2]
 	if x != nil {
-		return x.Stdio
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Command.ProtoReflect.Descriptor instead.
+func (*Command) Descriptor() ([]byte, []int) {
+	return file_nucleus_plugin_v1_runtime_proto_rawDescGZIP(), []int{2}
+}
+
+func (x *Command) GetArgs() []string {
+	if x != nil {
+		return x.Args
 	}
 	return nil
 }
 
-func (x *RuntimePrepareRequest) GetDescriptors() []string {
+func (x *Command) GetEnv() []string {
 	if x != nil {
-		return x.Descriptors
+		return x.Env
 	}
 	return nil
 }
 
 type RuntimePrepareResponse struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
-	Handle        *Handle                `protobuf:"bytes,1,opt,name=handle,proto3" json:"handle,omitempty"`
+	Program       *Program               `protobuf:"bytes,1,opt,name=program,proto3" json:"program,omitempty"`
+	SpecJson      []byte                 `protobuf:"bytes,2,opt,name=spec_json,json=specJson,proto3" json:"spec_json,omitempty"` // that the program gets
+	Run           *Command               `protobuf:"bytes,3,opt,name=run,proto3" json:"run,omitempty"`
+	Exec          *Command               `protobuf:"bytes,4,opt,name=exec,proto3" json:"exec,omitempty"`     // without arguments: there are no further processes
+	Signal        *Command               `protobuf:"bytes,5,opt,name=signal,proto3" json:"signal,omitempty"` // without arguments: signals to the program itself are enough
+	OwnNetwork    bool                   `protobuf:"varint,6,opt,name=own_network,json=ownNetwork,proto3" json:"own_network,omitempty"`
+	Facts         map[string]string      `protobuf:"bytes,7,rep,name=facts,proto3" json:"facts,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *RuntimePrepareResponse) Reset() {
 	*x = RuntimePrepareResponse{}
-	mi := &file_nucleus_plugin_v1_runtime_proto_msgTypes[5]
+	mi := &file_nucleus_plugin_v1_runtime_proto_msgTypes[3]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -481,7 +291,7 @@ func (x *RuntimePrepareResponse) String() string {
 func (*RuntimePrepareResponse) ProtoMessage() {}
 
 func (x *RuntimePrepareResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_nucleus_plugin_v1_runtime_proto_msgTypes[5]
+	mi := &file_nucleus_plugin_v1_runtime_proto_msgTypes[3]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -494,1470 +304,54 @@ func (x *RuntimePrepareResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RuntimePrepareResponse.ProtoReflect.Descriptor instead.
 func (*RuntimePrepareResponse) Descriptor() ([]byte, []int) {
-	return file_nucleus_plugin_v1_runtime_proto_rawDescGZIP(), []int{5}
+	return file_nucleus_plugin_v1_runtime_proto_rawDescGZIP(), []int{3}
 }
 
-func (x *RuntimePrepareResponse) GetHandle() *Handle {
+func (x *RuntimePrepareResponse) GetProgram() *Program {
 	if x != nil {
-		return x.Handle
+		return x.Program
 	}
 	return nil
 }
 
-type StartRequest struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Call          *Call                  `protobuf:"bytes,1,opt,name=call,proto3" json:"call,omitempty"`
-	Handle        *Handle                `protobuf:"bytes,2,opt,name=handle,proto3" json:"handle,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
-}
-
-func (x *StartRequest) Reset() {
-	*x = StartRequest{}
-	mi := &file_nucleus_plugin_v1_runtime_proto_msgTypes[6]
-	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
-	ms.StoreMessageInfo(mi)
-}
-
-func (x *StartRequest) String() string {
-	return protoimpl.X.MessageStringOf(x)
-}
-
-func (*StartRequest) ProtoMessage() {}
-
-func (x *StartRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_nucleus_plugin_v1_runtime_proto_msgTypes[6]
+func (x *RuntimePrepareResponse) GetSpecJson() []byte {
 	if x != nil {
-		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
-		if ms.LoadMessageInfo() == nil {
-			ms.StoreMessageInfo(mi)
-		}
-		return ms
-	}
-	return mi.MessageOf(x)
-}
-
-// Deprecated: Use StartRequest.ProtoReflect.Descriptor instead.
-func (*StartRequest) Descriptor() ([]byte, []int) {
-	return file_nucleus_plugin_v1_runtime_proto_rawDescGZIP(), []int{6}
-}
-
-func (x *StartRequest) GetCall() *Call {
-	if x != nil {
-		return x.Call
+		return x.SpecJson
 	}
 	return nil
 }
 
-func (x *StartRequest) GetHandle() *Handle {
+func (x *RuntimePrepareResponse) GetRun() *Command {
 	if x != nil {
-		return x.Handle
+		return x.Run
 	}
 	return nil
 }
 
-type StartResponse struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Process       *Process               `protobuf:"bytes,1,opt,name=process,proto3" json:"process,omitempty"`
-	StartedAt     *timestamppb.Timestamp `protobuf:"bytes,2,opt,name=started_at,json=startedAt,proto3" json:"started_at,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
-}
-
-func (x *StartResponse) Reset() {
-	*x = StartResponse{}
-	mi := &file_nucleus_plugin_v1_runtime_proto_msgTypes[7]
-	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
-	ms.StoreMessageInfo(mi)
-}
-
-func (x *StartResponse) String() string {
-	return protoimpl.X.MessageStringOf(x)
-}
-
-func (*StartResponse) ProtoMessage() {}
-
-func (x *StartResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_nucleus_plugin_v1_runtime_proto_msgTypes[7]
+func (x *RuntimePrepareResponse) GetExec() *Command {
 	if x != nil {
-		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
-		if ms.LoadMessageInfo() == nil {
-			ms.StoreMessageInfo(mi)
-		}
-		return ms
-	}
-	return mi.MessageOf(x)
-}
-
-// Deprecated: Use StartResponse.ProtoReflect.Descriptor instead.
-func (*StartResponse) Descriptor() ([]byte, []int) {
-	return file_nucleus_plugin_v1_runtime_proto_rawDescGZIP(), []int{7}
-}
-
-func (x *StartResponse) GetProcess() *Process {
-	if x != nil {
-		return x.Process
+		return x.Exec
 	}
 	return nil
 }
 
-func (x *StartResponse) GetStartedAt() *timestamppb.Timestamp {
-	if x != nil {
-		return x.StartedAt
-	}
-	return nil
-}
-
-// Process is one of the host, and known from a later one with its number by the
-// time of its start: field 22 of /proc/PID/stat.
-type Process struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Pid           uint32                 `protobuf:"varint,1,opt,name=pid,proto3" json:"pid,omitempty"`
-	StartTime     uint64                 `protobuf:"varint,2,opt,name=start_time,json=startTime,proto3" json:"start_time,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
-}
-
-func (x *Process) Reset() {
-	*x = Process{}
-	mi := &file_nucleus_plugin_v1_runtime_proto_msgTypes[8]
-	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
-	ms.StoreMessageInfo(mi)
-}
-
-func (x *Process) String() string {
-	return protoimpl.X.MessageStringOf(x)
-}
-
-func (*Process) ProtoMessage() {}
-
-func (x *Process) ProtoReflect() protoreflect.Message {
-	mi := &file_nucleus_plugin_v1_runtime_proto_msgTypes[8]
-	if x != nil {
-		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
-		if ms.LoadMessageInfo() == nil {
-			ms.StoreMessageInfo(mi)
-		}
-		return ms
-	}
-	return mi.MessageOf(x)
-}
-
-// Deprecated: Use Process.ProtoReflect.Descriptor instead.
-func (*Process) Descriptor() ([]byte, []int) {
-	return file_nucleus_plugin_v1_runtime_proto_rawDescGZIP(), []int{8}
-}
-
-func (x *Process) GetPid() uint32 {
-	if x != nil {
-		return x.Pid
-	}
-	return 0
-}
-
-func (x *Process) GetStartTime() uint64 {
-	if x != nil {
-		return x.StartTime
-	}
-	return 0
-}
-
-// Exit is how a process has ended.
-type Exit struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Code          int32                  `protobuf:"varint,1,opt,name=code,proto3" json:"code,omitempty"`
-	Signal        int32                  `protobuf:"varint,2,opt,name=signal,proto3" json:"signal,omitempty"` // that killed it, 0 for none
-	OomKilled     bool                   `protobuf:"varint,3,opt,name=oom_killed,json=oomKilled,proto3" json:"oom_killed,omitempty"`
-	At            *timestamppb.Timestamp `protobuf:"bytes,4,opt,name=at,proto3" json:"at,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
-}
-
-func (x *Exit) Reset() {
-	*x = Exit{}
-	mi := &file_nucleus_plugin_v1_runtime_proto_msgTypes[9]
-	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
-	ms.StoreMessageInfo(mi)
-}
-
-func (x *Exit) String() string {
-	return protoimpl.X.MessageStringOf(x)
-}
-
-func (*Exit) ProtoMessage() {}
-
-func (x *Exit) ProtoReflect() protoreflect.Message {
-	mi := &file_nucleus_plugin_v1_runtime_proto_msgTypes[9]
-	if x != nil {
-		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
-		if ms.LoadMessageInfo() == nil {
-			ms.StoreMessageInfo(mi)
-		}
-		return ms
-	}
-	return mi.MessageOf(x)
-}
-
-// Deprecated: Use Exit.ProtoReflect.Descriptor instead.
-func (*Exit) Descriptor() ([]byte, []int) {
-	return file_nucleus_plugin_v1_runtime_proto_rawDescGZIP(), []int{9}
-}
-
-func (x *Exit) GetCode() int32 {
-	if x != nil {
-		return x.Code
-	}
-	return 0
-}
-
-func (x *Exit) GetSignal() int32 {
+func (x *RuntimePrepareResponse) GetSignal() *Command {
 	if x != nil {
 		return x.Signal
 	}
-	return 0
+	return nil
 }
 
-func (x *Exit) GetOomKilled() bool {
+func (x *RuntimePrepareResponse) GetOwnNetwork() bool {
 	if x != nil {
-		return x.OomKilled
+		return x.OwnNetwork
 	}
 	return false
 }
 
-func (x *Exit) GetAt() *timestamppb.Timestamp {
+func (x *RuntimePrepareResponse) GetFacts() map[string]string {
 	if x != nil {
-		return x.At
-	}
-	return nil
-}
-
-type WaitRequest struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	SandboxId     string                 `protobuf:"bytes,1,opt,name=sandbox_id,json=sandboxId,proto3" json:"sandbox_id,omitempty"`
-	InstanceId    string                 `protobuf:"bytes,2,opt,name=instance_id,json=instanceId,proto3" json:"instance_id,omitempty"`
-	Handle        *Handle                `protobuf:"bytes,3,opt,name=handle,proto3" json:"handle,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
-}
-
-func (x *WaitRequest) Reset() {
-	*x = WaitRequest{}
-	mi := &file_nucleus_plugin_v1_runtime_proto_msgTypes[10]
-	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
-	ms.StoreMessageInfo(mi)
-}
-
-func (x *WaitRequest) String() string {
-	return protoimpl.X.MessageStringOf(x)
-}
-
-func (*WaitRequest) ProtoMessage() {}
-
-func (x *WaitRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_nucleus_plugin_v1_runtime_proto_msgTypes[10]
-	if x != nil {
-		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
-		if ms.LoadMessageInfo() == nil {
-			ms.StoreMessageInfo(mi)
-		}
-		return ms
-	}
-	return mi.MessageOf(x)
-}
-
-// Deprecated: Use WaitRequest.ProtoReflect.Descriptor instead.
-func (*WaitRequest) Descriptor() ([]byte, []int) {
-	return file_nucleus_plugin_v1_runtime_proto_rawDescGZIP(), []int{10}
-}
-
-func (x *WaitRequest) GetSandboxId() string {
-	if x != nil {
-		return x.SandboxId
-	}
-	return ""
-}
-
-func (x *WaitRequest) GetInstanceId() string {
-	if x != nil {
-		return x.InstanceId
-	}
-	return ""
-}
-
-func (x *WaitRequest) GetHandle() *Handle {
-	if x != nil {
-		return x.Handle
-	}
-	return nil
-}
-
-// WaitResponse is something that has happened. EXITED is the last.
-type WaitResponse struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Kind          WaitResponse_Kind      `protobuf:"varint,1,opt,name=kind,proto3,enum=nucleus.plugin.v1.WaitResponse_Kind" json:"kind,omitempty"`
-	At            *timestamppb.Timestamp `protobuf:"bytes,2,opt,name=at,proto3" json:"at,omitempty"`
-	Exit          *Exit                  `protobuf:"bytes,3,opt,name=exit,proto3" json:"exit,omitempty"` // of EXITED
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
-}
-
-func (x *WaitResponse) Reset() {
-	*x = WaitResponse{}
-	mi := &file_nucleus_plugin_v1_runtime_proto_msgTypes[11]
-	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
-	ms.StoreMessageInfo(mi)
-}
-
-func (x *WaitResponse) String() string {
-	return protoimpl.X.MessageStringOf(x)
-}
-
-func (*WaitResponse) ProtoMessage() {}
-
-func (x *WaitResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_nucleus_plugin_v1_runtime_proto_msgTypes[11]
-	if x != nil {
-		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
-		if ms.LoadMessageInfo() == nil {
-			ms.StoreMessageInfo(mi)
-		}
-		return ms
-	}
-	return mi.MessageOf(x)
-}
-
-// Deprecated: Use WaitResponse.ProtoReflect.Descriptor instead.
-func (*WaitResponse) Descriptor() ([]byte, []int) {
-	return file_nucleus_plugin_v1_runtime_proto_rawDescGZIP(), []int{11}
-}
-
-func (x *WaitResponse) GetKind() WaitResponse_Kind {
-	if x != nil {
-		return x.Kind
-	}
-	return WaitResponse_KIND_UNSPECIFIED
-}
-
-func (x *WaitResponse) GetAt() *timestamppb.Timestamp {
-	if x != nil {
-		return x.At
-	}
-	return nil
-}
-
-func (x *WaitResponse) GetExit() *Exit {
-	if x != nil {
-		return x.Exit
-	}
-	return nil
-}
-
-type SignalRequest struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Call          *Call                  `protobuf:"bytes,1,opt,name=call,proto3" json:"call,omitempty"`
-	Handle        *Handle                `protobuf:"bytes,2,opt,name=handle,proto3" json:"handle,omitempty"`
-	Signal        int32                  `protobuf:"varint,3,opt,name=signal,proto3" json:"signal,omitempty"`
-	All           bool                   `protobuf:"varint,4,opt,name=all,proto3" json:"all,omitempty"` // every process, not the first alone
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
-}
-
-func (x *SignalRequest) Reset() {
-	*x = SignalRequest{}
-	mi := &file_nucleus_plugin_v1_runtime_proto_msgTypes[12]
-	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
-	ms.StoreMessageInfo(mi)
-}
-
-func (x *SignalRequest) String() string {
-	return protoimpl.X.MessageStringOf(x)
-}
-
-func (*SignalRequest) ProtoMessage() {}
-
-func (x *SignalRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_nucleus_plugin_v1_runtime_proto_msgTypes[12]
-	if x != nil {
-		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
-		if ms.LoadMessageInfo() == nil {
-			ms.StoreMessageInfo(mi)
-		}
-		return ms
-	}
-	return mi.MessageOf(x)
-}
-
-// Deprecated: Use SignalRequest.ProtoReflect.Descriptor instead.
-func (*SignalRequest) Descriptor() ([]byte, []int) {
-	return file_nucleus_plugin_v1_runtime_proto_rawDescGZIP(), []int{12}
-}
-
-func (x *SignalRequest) GetCall() *Call {
-	if x != nil {
-		return x.Call
-	}
-	return nil
-}
-
-func (x *SignalRequest) GetHandle() *Handle {
-	if x != nil {
-		return x.Handle
-	}
-	return nil
-}
-
-func (x *SignalRequest) GetSignal() int32 {
-	if x != nil {
-		return x.Signal
-	}
-	return 0
-}
-
-func (x *SignalRequest) GetAll() bool {
-	if x != nil {
-		return x.All
-	}
-	return false
-}
-
-type SignalResponse struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
-}
-
-func (x *SignalResponse) Reset() {
-	*x = SignalResponse{}
-	mi := &file_nucleus_plugin_v1_runtime_proto_msgTypes[13]
-	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
-	ms.StoreMessageInfo(mi)
-}
-
-func (x *SignalResponse) String() string {
-	return protoimpl.X.MessageStringOf(x)
-}
-
-func (*SignalResponse) ProtoMessage() {}
-
-func (x *SignalResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_nucleus_plugin_v1_runtime_proto_msgTypes[13]
-	if x != nil {
-		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
-		if ms.LoadMessageInfo() == nil {
-			ms.StoreMessageInfo(mi)
-		}
-		return ms
-	}
-	return mi.MessageOf(x)
-}
-
-// Deprecated: Use SignalResponse.ProtoReflect.Descriptor instead.
-func (*SignalResponse) Descriptor() ([]byte, []int) {
-	return file_nucleus_plugin_v1_runtime_proto_rawDescGZIP(), []int{13}
-}
-
-// Size is that of a terminal.
-type Size struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Columns       uint32                 `protobuf:"varint,1,opt,name=columns,proto3" json:"columns,omitempty"`
-	Rows          uint32                 `protobuf:"varint,2,opt,name=rows,proto3" json:"rows,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
-}
-
-func (x *Size) Reset() {
-	*x = Size{}
-	mi := &file_nucleus_plugin_v1_runtime_proto_msgTypes[14]
-	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
-	ms.StoreMessageInfo(mi)
-}
-
-func (x *Size) String() string {
-	return protoimpl.X.MessageStringOf(x)
-}
-
-func (*Size) ProtoMessage() {}
-
-func (x *Size) ProtoReflect() protoreflect.Message {
-	mi := &file_nucleus_plugin_v1_runtime_proto_msgTypes[14]
-	if x != nil {
-		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
-		if ms.LoadMessageInfo() == nil {
-			ms.StoreMessageInfo(mi)
-		}
-		return ms
-	}
-	return mi.MessageOf(x)
-}
-
-// Deprecated: Use Size.ProtoReflect.Descriptor instead.
-func (*Size) Descriptor() ([]byte, []int) {
-	return file_nucleus_plugin_v1_runtime_proto_rawDescGZIP(), []int{14}
-}
-
-func (x *Size) GetColumns() uint32 {
-	if x != nil {
-		return x.Columns
-	}
-	return 0
-}
-
-func (x *Size) GetRows() uint32 {
-	if x != nil {
-		return x.Rows
-	}
-	return 0
-}
-
-type ExecSetup struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Call          *Call                  `protobuf:"bytes,1,opt,name=call,proto3" json:"call,omitempty"`
-	Handle        *Handle                `protobuf:"bytes,2,opt,name=handle,proto3" json:"handle,omitempty"`
-	ProcessJson   []byte                 `protobuf:"bytes,3,opt,name=process_json,json=processJson,proto3" json:"process_json,omitempty"` // the process of an OCI runtime specification
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
-}
-
-func (x *ExecSetup) Reset() {
-	*x = ExecSetup{}
-	mi := &file_nucleus_plugin_v1_runtime_proto_msgTypes[15]
-	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
-	ms.StoreMessageInfo(mi)
-}
-
-func (x *ExecSetup) String() string {
-	return protoimpl.X.MessageStringOf(x)
-}
-
-func (*ExecSetup) ProtoMessage() {}
-
-func (x *ExecSetup) ProtoReflect() protoreflect.Message {
-	mi := &file_nucleus_plugin_v1_runtime_proto_msgTypes[15]
-	if x != nil {
-		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
-		if ms.LoadMessageInfo() == nil {
-			ms.StoreMessageInfo(mi)
-		}
-		return ms
-	}
-	return mi.MessageOf(x)
-}
-
-// Deprecated: Use ExecSetup.ProtoReflect.Descriptor instead.
-func (*ExecSetup) Descriptor() ([]byte, []int) {
-	return file_nucleus_plugin_v1_runtime_proto_rawDescGZIP(), []int{15}
-}
-
-func (x *ExecSetup) GetCall() *Call {
-	if x != nil {
-		return x.Call
-	}
-	return nil
-}
-
-func (x *ExecSetup) GetHandle() *Handle {
-	if x != nil {
-		return x.Handle
-	}
-	return nil
-}
-
-func (x *ExecSetup) GetProcessJson() []byte {
-	if x != nil {
-		return x.ProcessJson
-	}
-	return nil
-}
-
-type StdinEnd struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
-}
-
-func (x *StdinEnd) Reset() {
-	*x = StdinEnd{}
-	mi := &file_nucleus_plugin_v1_runtime_proto_msgTypes[16]
-	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
-	ms.StoreMessageInfo(mi)
-}
-
-func (x *StdinEnd) String() string {
-	return protoimpl.X.MessageStringOf(x)
-}
-
-func (*StdinEnd) ProtoMessage() {}
-
-func (x *StdinEnd) ProtoReflect() protoreflect.Message {
-	mi := &file_nucleus_plugin_v1_runtime_proto_msgTypes[16]
-	if x != nil {
-		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
-		if ms.LoadMessageInfo() == nil {
-			ms.StoreMessageInfo(mi)
-		}
-		return ms
-	}
-	return mi.MessageOf(x)
-}
-
-// Deprecated: Use StdinEnd.ProtoReflect.Descriptor instead.
-func (*StdinEnd) Descriptor() ([]byte, []int) {
-	return file_nucleus_plugin_v1_runtime_proto_rawDescGZIP(), []int{16}
-}
-
-type ExecRequest struct {
-	state protoimpl.MessageState `protogen:"open.v1"`
-	// Types that are valid to be assigned to Part:
-	//
-	//	*ExecRequest_Setup
-	//	*ExecRequest_Stdin
-	//	*ExecRequest_StdinEnd
-	//	*ExecRequest_Resize
-	Part          isExecRequest_Part `protobuf_oneof:"part"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
-}
-
-func (x *ExecRequest) Reset() {
-	*x = ExecRequest{}
-	mi := &file_nucleus_plugin_v1_runtime_proto_msgTypes[17]
-	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
-	ms.StoreMessageInfo(mi)
-}
-
-func (x *ExecRequest) String() string {
-	return protoimpl.X.MessageStringOf(x)
-}
-
-func (*ExecRequest) ProtoMessage() {}
-
-func (x *ExecRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_nucleus_plugin_v1_runtime_proto_msgTypes[17]
-	if x != nil {
-		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
-		if ms.LoadMessageInfo() == nil {
-			ms.StoreMessageInfo(mi)
-		}
-		return ms
-	}
-	return mi.MessageOf(x)
-}
-
-// Deprecated: Use ExecRequest.ProtoReflect.Descriptor instead.
-func (*ExecRequest) Descriptor() ([]byte, []int) {
-	return file_nucleus_plugin_v1_runtime_proto_rawDescGZIP(), []int{17}
-}
-
-func (x *ExecRequest) GetPart() isExecRequest_Part {
-	if x != nil {
-		return x.Part
-	}
-	return nil
-}
-
-func (x *ExecRequest) GetSetup() *ExecSetup {
-	if x != nil {
-		if x, ok := x.Part.(*ExecRequest_Setup); ok {
-			return x.Setup
-		}
-	}
-	return nil
-}
-
-func (x *ExecRequest) GetStdin() []byte {
-	if x != nil {
-		if x, ok := x.Part.(*ExecRequest_Stdin); ok {
-			return x.Stdin
-		}
-	}
-	return nil
-}
-
-func (x *ExecRequest) GetStdinEnd() *StdinEnd {
-	if x != nil {
-		if x, ok := x.Part.(*ExecRequest_StdinEnd); ok {
-			return x.StdinEnd
-		}
-	}
-	return nil
-}
-
-func (x *ExecRequest) GetResize() *Size {
-	if x != nil {
-		if x, ok := x.Part.(*ExecRequest_Resize); ok {
-			return x.Resize
-		}
-	}
-	return nil
-}
-
-type isExecRequest_Part interface {
-	isExecRequest_Part()
-}
-
-type ExecRequest_Setup struct {
-	Setup *ExecSetup `protobuf:"bytes,1,opt,name=setup,proto3,oneof"`
-}
-
-type ExecRequest_Stdin struct {
-	Stdin []byte `protobuf:"bytes,2,opt,name=stdin,proto3,oneof"`
-}
-
-type ExecRequest_StdinEnd struct {
-	StdinEnd *StdinEnd `protobuf:"bytes,3,opt,name=stdin_end,json=stdinEnd,proto3,oneof"`
-}
-
-type ExecRequest_Resize struct {
-	Resize *Size `protobuf:"bytes,4,opt,name=resize,proto3,oneof"`
-}
-
-func (*ExecRequest_Setup) isExecRequest_Part() {}
-
-func (*ExecRequest_Stdin) isExecRequest_Part() {}
-
-func (*ExecRequest_StdinEnd) isExecRequest_Part() {}
-
-func (*ExecRequest_Resize) isExecRequest_Part() {}
-
-type ExecResponse struct {
-	state protoimpl.MessageState `protogen:"open.v1"`
-	// Types that are valid to be assigned to Part:
-	//
-	//	*ExecResponse_Stdout
-	//	*ExecResponse_Stderr
-	//	*ExecResponse_Exit
-	Part          isExecResponse_Part `protobuf_oneof:"part"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
-}
-
-func (x *ExecResponse) Reset() {
-	*x = ExecResponse{}
-	mi := &file_nucleus_plugin_v1_runtime_proto_msgTypes[18]
-	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
-	ms.StoreMessageInfo(mi)
-}
-
-func (x *ExecResponse) String() string {
-	return protoimpl.X.MessageStringOf(x)
-}
-
-func (*ExecResponse) ProtoMessage() {}
-
-func (x *ExecResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_nucleus_plugin_v1_runtime_proto_msgTypes[18]
-	if x != nil {
-		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
-		if ms.LoadMessageInfo() == nil {
-			ms.StoreMessageInfo(mi)
-		}
-		return ms
-	}
-	return mi.MessageOf(x)
-}
-
-// Deprecated: Use ExecResponse.ProtoReflect.Descriptor instead.
-func (*ExecResponse) Descriptor() ([]byte, []int) {
-	return file_nucleus_plugin_v1_runtime_proto_rawDescGZIP(), []int{18}
-}
-
-func (x *ExecResponse) GetPart() isExecResponse_Part {
-	if x != nil {
-		return x.Part
-	}
-	return nil
-}
-
-func (x *ExecResponse) GetStdout() []byte {
-	if x != nil {
-		if x, ok := x.Part.(*ExecResponse_Stdout); ok {
-			return x.Stdout
-		}
-	}
-	return nil
-}
-
-func (x *ExecResponse) GetStderr() []byte {
-	if x != nil {
-		if x, ok := x.Part.(*ExecResponse_Stderr); ok {
-			return x.Stderr
-		}
-	}
-	return nil
-}
-
-func (x *ExecResponse) GetExit() *Exit {
-	if x != nil {
-		if x, ok := x.Part.(*ExecResponse_Exit); ok {
-			return x.Exit
-		}
-	}
-	return nil
-}
-
-type isExecResponse_Part interface {
-	isExecResponse_Part()
-}
-
-type ExecResponse_Stdout struct {
-	Stdout []byte `protobuf:"bytes,1,opt,name=stdout,proto3,oneof"` // all output of a terminal
-}
-
-type ExecResponse_Stderr struct {
-	Stderr []byte `protobuf:"bytes,2,opt,name=stderr,proto3,oneof"`
-}
-
-type ExecResponse_Exit struct {
-	Exit *Exit `protobuf:"bytes,3,opt,name=exit,proto3,oneof"`
-}
-
-func (*ExecResponse_Stdout) isExecResponse_Part() {}
-
-func (*ExecResponse_Stderr) isExecResponse_Part() {}
-
-func (*ExecResponse_Exit) isExecResponse_Part() {}
-
-type StatsRequest struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	SandboxId     string                 `protobuf:"bytes,1,opt,name=sandbox_id,json=sandboxId,proto3" json:"sandbox_id,omitempty"`
-	InstanceId    string                 `protobuf:"bytes,2,opt,name=instance_id,json=instanceId,proto3" json:"instance_id,omitempty"`
-	Handle        *Handle                `protobuf:"bytes,3,opt,name=handle,proto3" json:"handle,omitempty"`
-	Interval      *durationpb.Duration   `protobuf:"bytes,4,opt,name=interval,proto3" json:"interval,omitempty"` // 0 for one sample
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
-}
-
-func (x *StatsRequest) Reset() {
-	*x = StatsRequest{}
-	mi := &file_nucleus_plugin_v1_runtime_proto_msgTypes[19]
-	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
-	ms.StoreMessageInfo(mi)
-}
-
-func (x *StatsRequest) String() string {
-	return protoimpl.X.MessageStringOf(x)
-}
-
-func (*StatsRequest) ProtoMessage() {}
-
-func (x *StatsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_nucleus_plugin_v1_runtime_proto_msgTypes[19]
-	if x != nil {
-		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
-		if ms.LoadMessageInfo() == nil {
-			ms.StoreMessageInfo(mi)
-		}
-		return ms
-	}
-	return mi.MessageOf(x)
-}
-
-// Deprecated: Use StatsRequest.ProtoReflect.Descriptor instead.
-func (*StatsRequest) Descriptor() ([]byte, []int) {
-	return file_nucleus_plugin_v1_runtime_proto_rawDescGZIP(), []int{19}
-}
-
-func (x *StatsRequest) GetSandboxId() string {
-	if x != nil {
-		return x.SandboxId
-	}
-	return ""
-}
-
-func (x *StatsRequest) GetInstanceId() string {
-	if x != nil {
-		return x.InstanceId
-	}
-	return ""
-}
-
-func (x *StatsRequest) GetHandle() *Handle {
-	if x != nil {
-		return x.Handle
-	}
-	return nil
-}
-
-func (x *StatsRequest) GetInterval() *durationpb.Duration {
-	if x != nil {
-		return x.Interval
-	}
-	return nil
-}
-
-// StatsResponse is one sample.
-type StatsResponse struct {
-	state           protoimpl.MessageState `protogen:"open.v1"`
-	At              *timestamppb.Timestamp `protobuf:"bytes,1,opt,name=at,proto3" json:"at,omitempty"`
-	CpuUser         *durationpb.Duration   `protobuf:"bytes,2,opt,name=cpu_user,json=cpuUser,proto3" json:"cpu_user,omitempty"`
-	CpuSystem       *durationpb.Duration   `protobuf:"bytes,3,opt,name=cpu_system,json=cpuSystem,proto3" json:"cpu_system,omitempty"`
-	MemoryBytes     uint64                 `protobuf:"varint,4,opt,name=memory_bytes,json=memoryBytes,proto3" json:"memory_bytes,omitempty"`
-	MemoryPeakBytes uint64                 `protobuf:"varint,5,opt,name=memory_peak_bytes,json=memoryPeakBytes,proto3" json:"memory_peak_bytes,omitempty"`
-	Pids            uint64                 `protobuf:"varint,6,opt,name=pids,proto3" json:"pids,omitempty"`
-	IoReadBytes     uint64                 `protobuf:"varint,7,opt,name=io_read_bytes,json=ioReadBytes,proto3" json:"io_read_bytes,omitempty"`
-	IoWriteBytes    uint64                 `protobuf:"varint,8,opt,name=io_write_bytes,json=ioWriteBytes,proto3" json:"io_write_bytes,omitempty"`
-	OomKills        uint64                 `protobuf:"varint,9,opt,name=oom_kills,json=oomKills,proto3" json:"oom_kills,omitempty"`
-	unknownFields   protoimpl.UnknownFields
-	sizeCache       protoimpl.SizeCache
-}
-
-func (x *StatsResponse) Reset() {
-	*x = StatsResponse{}
-	mi := &file_nucleus_plugin_v1_runtime_proto_msgTypes[20]
-	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
-	ms.StoreMessageInfo(mi)
-}
-
-func (x *StatsResponse) String() string {
-	return protoimpl.X.MessageStringOf(x)
-}
-
-func (*StatsResponse) ProtoMessage() {}
-
-func (x *StatsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_nucleus_plugin_v1_runtime_proto_msgTypes[20]
-	if x != nil {
-		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
-		if ms.LoadMessageInfo() == nil {
-			ms.StoreMessageInfo(mi)
-		}
-		return ms
-	}
-	return mi.MessageOf(x)
-}
-
-// Deprecated: Use StatsResponse.ProtoReflect.Descriptor instead.
-func (*StatsResponse) Descriptor() ([]byte, []int) {
-	return file_nucleus_plugin_v1_runtime_proto_rawDescGZIP(), []int{20}
-}
-
-func (x *StatsResponse) GetAt() *timestamppb.Timestamp {
-	if x != nil {
-		return x.At
-	}
-	return nil
-}
-
-func (x *StatsResponse) GetCpuUser() *durationpb.Duration {
-	if x != nil {
-		return x.CpuUser
-	}
-	return nil
-}
-
-func (x *StatsResponse) GetCpuSystem() *durationpb.Duration {
-	if x != nil {
-		return x.CpuSystem
-	}
-	return nil
-}
-
-func (x *StatsResponse) GetMemoryBytes() uint64 {
-	if x != nil {
-		return x.MemoryBytes
-	}
-	return 0
-}
-
-func (x *StatsResponse) GetMemoryPeakBytes() uint64 {
-	if x != nil {
-		return x.MemoryPeakBytes
-	}
-	return 0
-}
-
-func (x *StatsResponse) GetPids() uint64 {
-	if x != nil {
-		return x.Pids
-	}
-	return 0
-}
-
-func (x *StatsResponse) GetIoReadBytes() uint64 {
-	if x != nil {
-		return x.IoReadBytes
-	}
-	return 0
-}
-
-func (x *StatsResponse) GetIoWriteBytes() uint64 {
-	if x != nil {
-		return x.IoWriteBytes
-	}
-	return 0
-}
-
-func (x *StatsResponse) GetOomKills() uint64 {
-	if x != nil {
-		return x.OomKills
-	}
-	return 0
-}
-
-type StopRequest struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Call          *Call                  `protobuf:"bytes,1,opt,name=call,proto3" json:"call,omitempty"`
-	Handle        *Handle                `protobuf:"bytes,2,opt,name=handle,proto3" json:"handle,omitempty"`
-	Signal        int32                  `protobuf:"varint,3,opt,name=signal,proto3" json:"signal,omitempty"`
-	Grace         *durationpb.Duration   `protobuf:"bytes,4,opt,name=grace,proto3" json:"grace,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
-}
-
-func (x *StopRequest) Reset() {
-	*x = StopRequest{}
-	mi := &file_nucleus_plugin_v1_runtime_proto_msgTypes[21]
-	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
-	ms.StoreMessageInfo(mi)
-}
-
-func (x *StopRequest) String() string {
-	return protoimpl.X.MessageStringOf(x)
-}
-
-func (*StopRequest) ProtoMessage() {}
-
-func (x *StopRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_nucleus_plugin_v1_runtime_proto_msgTypes[21]
-	if x != nil {
-		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
-		if ms.LoadMessageInfo() == nil {
-			ms.StoreMessageInfo(mi)
-		}
-		return ms
-	}
-	return mi.MessageOf(x)
-}
-
-// Deprecated: Use StopRequest.ProtoReflect.Descriptor instead.
-func (*StopRequest) Descriptor() ([]byte, []int) {
-	return file_nucleus_plugin_v1_runtime_proto_rawDescGZIP(), []int{21}
-}
-
-func (x *StopRequest) GetCall() *Call {
-	if x != nil {
-		return x.Call
-	}
-	return nil
-}
-
-func (x *StopRequest) GetHandle() *Handle {
-	if x != nil {
-		return x.Handle
-	}
-	return nil
-}
-
-func (x *StopRequest) GetSignal() int32 {
-	if x != nil {
-		return x.Signal
-	}
-	return 0
-}
-
-func (x *StopRequest) GetGrace() *durationpb.Duration {
-	if x != nil {
-		return x.Grace
-	}
-	return nil
-}
-
-type StopResponse struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
-}
-
-func (x *StopResponse) Reset() {
-	*x = StopResponse{}
-	mi := &file_nucleus_plugin_v1_runtime_proto_msgTypes[22]
-	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
-	ms.StoreMessageInfo(mi)
-}
-
-func (x *StopResponse) String() string {
-	return protoimpl.X.MessageStringOf(x)
-}
-
-func (*StopResponse) ProtoMessage() {}
-
-func (x *StopResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_nucleus_plugin_v1_runtime_proto_msgTypes[22]
-	if x != nil {
-		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
-		if ms.LoadMessageInfo() == nil {
-			ms.StoreMessageInfo(mi)
-		}
-		return ms
-	}
-	return mi.MessageOf(x)
-}
-
-// Deprecated: Use StopResponse.ProtoReflect.Descriptor instead.
-func (*StopResponse) Descriptor() ([]byte, []int) {
-	return file_nucleus_plugin_v1_runtime_proto_rawDescGZIP(), []int{22}
-}
-
-type DeleteRequest struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Call          *Call                  `protobuf:"bytes,1,opt,name=call,proto3" json:"call,omitempty"`
-	Handle        *Handle                `protobuf:"bytes,2,opt,name=handle,proto3" json:"handle,omitempty"`
-	Force         bool                   `protobuf:"varint,3,opt,name=force,proto3" json:"force,omitempty"` // kill what runs
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
-}
-
-func (x *DeleteRequest) Reset() {
-	*x = DeleteRequest{}
-	mi := &file_nucleus_plugin_v1_runtime_proto_msgTypes[23]
-	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
-	ms.StoreMessageInfo(mi)
-}
-
-func (x *DeleteRequest) String() string {
-	return protoimpl.X.MessageStringOf(x)
-}
-
-func (*DeleteRequest) ProtoMessage() {}
-
-func (x *DeleteRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_nucleus_plugin_v1_runtime_proto_msgTypes[23]
-	if x != nil {
-		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
-		if ms.LoadMessageInfo() == nil {
-			ms.StoreMessageInfo(mi)
-		}
-		return ms
-	}
-	return mi.MessageOf(x)
-}
-
-// Deprecated: Use DeleteRequest.ProtoReflect.Descriptor instead.
-func (*DeleteRequest) Descriptor() ([]byte, []int) {
-	return file_nucleus_plugin_v1_runtime_proto_rawDescGZIP(), []int{23}
-}
-
-func (x *DeleteRequest) GetCall() *Call {
-	if x != nil {
-		return x.Call
-	}
-	return nil
-}
-
-func (x *DeleteRequest) GetHandle() *Handle {
-	if x != nil {
-		return x.Handle
-	}
-	return nil
-}
-
-func (x *DeleteRequest) GetForce() bool {
-	if x != nil {
-		return x.Force
-	}
-	return false
-}
-
-type DeleteResponse struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
-}
-
-func (x *DeleteResponse) Reset() {
-	*x = DeleteResponse{}
-	mi := &file_nucleus_plugin_v1_runtime_proto_msgTypes[24]
-	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
-	ms.StoreMessageInfo(mi)
-}
-
-func (x *DeleteResponse) String() string {
-	return protoimpl.X.MessageStringOf(x)
-}
-
-func (*DeleteResponse) ProtoMessage() {}
-
-func (x *DeleteResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_nucleus_plugin_v1_runtime_proto_msgTypes[24]
-	if x != nil {
-		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
-		if ms.LoadMessageInfo() == nil {
-			ms.StoreMessageInfo(mi)
-		}
-		return ms
-	}
-	return mi.MessageOf(x)
-}
-
-// Deprecated: Use DeleteResponse.ProtoReflect.Descriptor instead.
-func (*DeleteResponse) Descriptor() ([]byte, []int) {
-	return file_nucleus_plugin_v1_runtime_proto_rawDescGZIP(), []int{24}
-}
-
-type RecoverRequest struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	SandboxId     string                 `protobuf:"bytes,1,opt,name=sandbox_id,json=sandboxId,proto3" json:"sandbox_id,omitempty"`
-	InstanceId    string                 `protobuf:"bytes,2,opt,name=instance_id,json=instanceId,proto3" json:"instance_id,omitempty"`
-	Handle        *Handle                `protobuf:"bytes,3,opt,name=handle,proto3" json:"handle,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
-}
-
-func (x *RecoverRequest) Reset() {
-	*x = RecoverRequest{}
-	mi := &file_nucleus_plugin_v1_runtime_proto_msgTypes[25]
-	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
-	ms.StoreMessageInfo(mi)
-}
-
-func (x *RecoverRequest) String() string {
-	return protoimpl.X.MessageStringOf(x)
-}
-
-func (*RecoverRequest) ProtoMessage() {}
-
-func (x *RecoverRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_nucleus_plugin_v1_runtime_proto_msgTypes[25]
-	if x != nil {
-		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
-		if ms.LoadMessageInfo() == nil {
-			ms.StoreMessageInfo(mi)
-		}
-		return ms
-	}
-	return mi.MessageOf(x)
-}
-
-// Deprecated: Use RecoverRequest.ProtoReflect.Descriptor instead.
-func (*RecoverRequest) Descriptor() ([]byte, []int) {
-	return file_nucleus_plugin_v1_runtime_proto_rawDescGZIP(), []int{25}
-}
-
-func (x *RecoverRequest) GetSandboxId() string {
-	if x != nil {
-		return x.SandboxId
-	}
-	return ""
-}
-
-func (x *RecoverRequest) GetInstanceId() string {
-	if x != nil {
-		return x.InstanceId
-	}
-	return ""
-}
-
-func (x *RecoverRequest) GetHandle() *Handle {
-	if x != nil {
-		return x.Handle
-	}
-	return nil
-}
-
-type RecoverResponse struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	State         SandboxState           `protobuf:"varint,1,opt,name=state,proto3,enum=nucleus.plugin.v1.SandboxState" json:"state,omitempty"`
-	Process       *Process               `protobuf:"bytes,2,opt,name=process,proto3" json:"process,omitempty"` // of RUNNING
-	Exit          *Exit                  `protobuf:"bytes,3,opt,name=exit,proto3" json:"exit,omitempty"`       // of EXITED
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
-}
-
-func (x *RecoverResponse) Reset() {
-	*x = RecoverResponse{}
-	mi := &file_nucleus_plugin_v1_runtime_proto_msgTypes[26]
-	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
-	ms.StoreMessageInfo(mi)
-}
-
-func (x *RecoverResponse) String() string {
-	return protoimpl.X.MessageStringOf(x)
-}
-
-func (*RecoverResponse) ProtoMessage() {}
-
-func (x *RecoverResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_nucleus_plugin_v1_runtime_proto_msgTypes[26]
-	if x != nil {
-		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
-		if ms.LoadMessageInfo() == nil {
-			ms.StoreMessageInfo(mi)
-		}
-		return ms
-	}
-	return mi.MessageOf(x)
-}
-
-// Deprecated: Use RecoverResponse.ProtoReflect.Descriptor instead.
-func (*RecoverResponse) Descriptor() ([]byte, []int) {
-	return file_nucleus_plugin_v1_runtime_proto_rawDescGZIP(), []int{26}
-}
-
-func (x *RecoverResponse) GetState() SandboxState {
-	if x != nil {
-		return x.State
-	}
-	return SandboxState_SANDBOX_STATE_UNSPECIFIED
-}
-
-func (x *RecoverResponse) GetProcess() *Process {
-	if x != nil {
-		return x.Process
-	}
-	return nil
-}
-
-func (x *RecoverResponse) GetExit() *Exit {
-	if x != nil {
-		return x.Exit
-	}
-	return nil
-}
-
-type ListRequest struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	InstanceId    string                 `protobuf:"bytes,1,opt,name=instance_id,json=instanceId,proto3" json:"instance_id,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
-}
-
-func (x *ListRequest) Reset() {
-	*x = ListRequest{}
-	mi := &file_nucleus_plugin_v1_runtime_proto_msgTypes[27]
-	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
-	ms.StoreMessageInfo(mi)
-}
-
-func (x *ListRequest) String() string {
-	return protoimpl.X.MessageStringOf(x)
-}
-
-func (*ListRequest) ProtoMessage() {}
-
-func (x *ListRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_nucleus_plugin_v1_runtime_proto_msgTypes[27]
-	if x != nil {
-		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
-		if ms.LoadMessageInfo() == nil {
-			ms.StoreMessageInfo(mi)
-		}
-		return ms
-	}
-	return mi.MessageOf(x)
-}
-
-// Deprecated: Use ListRequest.ProtoReflect.Descriptor instead.
-func (*ListRequest) Descriptor() ([]byte, []int) {
-	return file_nucleus_plugin_v1_runtime_proto_rawDescGZIP(), []int{27}
-}
-
-func (x *ListRequest) GetInstanceId() string {
-	if x != nil {
-		return x.InstanceId
-	}
-	return ""
-}
-
-type SandboxEntry struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	SandboxId     string                 `protobuf:"bytes,1,opt,name=sandbox_id,json=sandboxId,proto3" json:"sandbox_id,omitempty"`
-	Handle        *Handle                `protobuf:"bytes,2,opt,name=handle,proto3" json:"handle,omitempty"`
-	State         SandboxState           `protobuf:"varint,3,opt,name=state,proto3,enum=nucleus.plugin.v1.SandboxState" json:"state,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
-}
-
-func (x *SandboxEntry) Reset() {
-	*x = SandboxEntry{}
-	mi := &file_nucleus_plugin_v1_runtime_proto_msgTypes[28]
-	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
-	ms.StoreMessageInfo(mi)
-}
-
-func (x *SandboxEntry) String() string {
-	return protoimpl.X.MessageStringOf(x)
-}
-
-func (*SandboxEntry) ProtoMessage() {}
-
-func (x *SandboxEntry) ProtoReflect() protoreflect.Message {
-	mi := &file_nucleus_plugin_v1_runtime_proto_msgTypes[28]
-	if x != nil {
-		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
-		if ms.LoadMessageInfo() == nil {
-			ms.StoreMessageInfo(mi)
-		}
-		return ms
-	}
-	return mi.MessageOf(x)
-}
-
-// Deprecated: Use SandboxEntry.ProtoReflect.Descriptor instead.
-func (*SandboxEntry) Descriptor() ([]byte, []int) {
-	return file_nucleus_plugin_v1_runtime_proto_rawDescGZIP(), []int{28}
-}
-
-func (x *SandboxEntry) GetSandboxId() string {
-	if x != nil {
-		return x.SandboxId
-	}
-	return ""
-}
-
-func (x *SandboxEntry) GetHandle() *Handle {
-	if x != nil {
-		return x.Handle
-	}
-	return nil
-}
-
-func (x *SandboxEntry) GetState() SandboxState {
-	if x != nil {
-		return x.State
-	}
-	return SandboxState_SANDBOX_STATE_UNSPECIFIED
-}
-
-type ListResponse struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Sandboxes     []*SandboxEntry        `protobuf:"bytes,1,rep,name=sandboxes,proto3" json:"sandboxes,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
-}
-
-func (x *ListResponse) Reset() {
-	*x = ListResponse{}
-	mi := &file_nucleus_plugin_v1_runtime_proto_msgTypes[29]
-	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
-	ms.StoreMessageInfo(mi)
-}
-
-func (x *ListResponse) String() string {
-	return protoimpl.X.MessageStringOf(x)
-}
-
-func (*ListResponse) ProtoMessage() {}
-
-func (x *ListResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_nucleus_plugin_v1_runtime_proto_msgTypes[29]
-	if x != nil {
-		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
-		if ms.LoadMessageInfo() == nil {
-			ms.StoreMessageInfo(mi)
-		}
-		return ms
-	}
-	return mi.MessageOf(x)
-}
-
-// Deprecated: Use ListResponse.ProtoReflect.Descriptor instead.
-func (*ListResponse) Descriptor() ([]byte, []int) {
-	return file_nucleus_plugin_v1_runtime_proto_rawDescGZIP(), []int{29}
-}
-
-func (x *ListResponse) GetSandboxes() []*SandboxEntry {
-	if x != nil {
-		return x.Sandboxes
+		return x.Facts
 	}
 	return nil
 }
@@ -1966,163 +360,40 @@ var File_nucleus_plugin_v1_runtime_proto protoreflect.FileDescriptor
 
 const file_nucleus_plugin_v1_runtime_proto_rawDesc = "" +
 	"\n" +
-	"\x1fnucleus/plugin/v1/runtime.proto\x12\x11nucleus.plugin.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1cnucleus/plugin/v1/base.proto\"6\n" +
-	"\x13CapabilitiesRequest\x12\x1f\n" +
-	"\vinstance_id\x18\x01 \x01(\tR\n" +
-	"instanceId\"b\n" +
-	"\x14CapabilitiesResponse\x12J\n" +
-	"\fcapabilities\x18\x01 \x01(\v2&.nucleus.plugin.v1.RuntimeCapabilitiesR\fcapabilities\"\x9e\x01\n" +
-	"\x13RuntimeCapabilities\x12\x10\n" +
-	"\x03tty\x18\x01 \x01(\bR\x03tty\x12'\n" +
-	"\x0fuser_namespaces\x18\x02 \x01(\bR\x0euserNamespaces\x12\x1a\n" +
-	"\bnetworks\x18\x03 \x03(\tR\bnetworks\x12\x16\n" +
-	"\x06mounts\x18\x04 \x03(\tR\x06mounts\x12\x18\n" +
-	"\asignals\x18\x05 \x03(\x05R\asignals\"i\n" +
-	"\x05Stdio\x12\x14\n" +
-	"\x05stdin\x18\x01 \x01(\tR\x05stdin\x12\x16\n" +
-	"\x06stdout\x18\x02 \x01(\tR\x06stdout\x12\x16\n" +
-	"\x06stderr\x18\x03 \x01(\tR\x06stderr\x12\x1a\n" +
-	"\bterminal\x18\x04 \x01(\bR\bterminal\"\x9a\x03\n" +
+	"\x1fnucleus/plugin/v1/runtime.proto\x12\x11nucleus.plugin.v1\x1a\x1cnucleus/plugin/v1/base.proto\"\xba\x01\n" +
 	"\x15RuntimePrepareRequest\x12+\n" +
 	"\x04call\x18\x01 \x01(\v2\x17.nucleus.plugin.v1.CallR\x04call\x12\x1b\n" +
-	"\tspec_json\x18\x02 \x01(\fR\bspecJson\x12\x16\n" +
-	"\x06bundle\x18\x03 \x01(\tR\x06bundle\x12\x16\n" +
-	"\x06cgroup\x18\x04 \x01(\tR\x06cgroup\x12X\n" +
+	"\tspec_json\x18\x02 \x01(\fR\bspecJson\x12;\n" +
+	"\anetwork\x18\x03 \x01(\x0e2!.nucleus.plugin.v1.SandboxNetworkR\anetwork\x12\x1a\n" +
+	"\brootless\x18\x04 \x01(\bR\brootless\"m\n" +
+	"\aProgram\x12\x12\n" +
+	"\x04path\x18\x01 \x01(\tR\x04path\x12\x16\n" +
+	"\x06sha256\x18\x02 \x01(\tR\x06sha256\x12\x1c\n" +
+	"\tlibraries\x18\x03 \x01(\bR\tlibraries\x12\x18\n" +
+	"\adevices\x18\x04 \x03(\tR\adevices\"/\n" +
+	"\aCommand\x12\x12\n" +
+	"\x04args\x18\x01 \x03(\tR\x04args\x12\x10\n" +
+	"\x03env\x18\x02 \x03(\tR\x03env\"\xa4\x03\n" +
+	"\x16RuntimePrepareResponse\x124\n" +
+	"\aprogram\x18\x01 \x01(\v2\x1a.nucleus.plugin.v1.ProgramR\aprogram\x12\x1b\n" +
+	"\tspec_json\x18\x02 \x01(\fR\bspecJson\x12,\n" +
+	"\x03run\x18\x03 \x01(\v2\x1a.nucleus.plugin.v1.CommandR\x03run\x12.\n" +
+	"\x04exec\x18\x04 \x01(\v2\x1a.nucleus.plugin.v1.CommandR\x04exec\x122\n" +
+	"\x06signal\x18\x05 \x01(\v2\x1a.nucleus.plugin.v1.CommandR\x06signal\x12\x1f\n" +
+	"\vown_network\x18\x06 \x01(\bR\n" +
+	"ownNetwork\x12J\n" +
+	"\x05facts\x18\a \x03(\v24.nucleus.plugin.v1.RuntimePrepareResponse.FactsEntryR\x05facts\x1a8\n" +
 	"\n" +
-	"namespaces\x18\x05 \x03(\v28.nucleus.plugin.v1.RuntimePrepareRequest.NamespacesEntryR\n" +
-	"namespaces\x12.\n" +
-	"\x05stdio\x18\x06 \x01(\v2\x18.nucleus.plugin.v1.StdioR\x05stdio\x12 \n" +
-	"\vdescriptors\x18\a \x03(\tR\vdescriptors\x1a[\n" +
-	"\x0fNamespacesEntry\x12\x10\n" +
-	"\x03key\x18\x01 \x01(\tR\x03key\x122\n" +
-	"\x05value\x18\x02 \x01(\v2\x1c.nucleus.plugin.v1.NamespaceR\x05value:\x028\x01\"K\n" +
-	"\x16RuntimePrepareResponse\x121\n" +
-	"\x06handle\x18\x01 \x01(\v2\x19.nucleus.plugin.v1.HandleR\x06handle\"n\n" +
-	"\fStartRequest\x12+\n" +
-	"\x04call\x18\x01 \x01(\v2\x17.nucleus.plugin.v1.CallR\x04call\x121\n" +
-	"\x06handle\x18\x02 \x01(\v2\x19.nucleus.plugin.v1.HandleR\x06handle\"\x80\x01\n" +
-	"\rStartResponse\x124\n" +
-	"\aprocess\x18\x01 \x01(\v2\x1a.nucleus.plugin.v1.ProcessR\aprocess\x129\n" +
-	"\n" +
-	"started_at\x18\x02 \x01(\v2\x1a.google.protobuf.TimestampR\tstartedAt\":\n" +
-	"\aProcess\x12\x10\n" +
-	"\x03pid\x18\x01 \x01(\rR\x03pid\x12\x1d\n" +
-	"\n" +
-	"start_time\x18\x02 \x01(\x04R\tstartTime\"}\n" +
-	"\x04Exit\x12\x12\n" +
-	"\x04code\x18\x01 \x01(\x05R\x04code\x12\x16\n" +
-	"\x06signal\x18\x02 \x01(\x05R\x06signal\x12\x1d\n" +
-	"\n" +
-	"oom_killed\x18\x03 \x01(\bR\toomKilled\x12*\n" +
-	"\x02at\x18\x04 \x01(\v2\x1a.google.protobuf.TimestampR\x02at\"\x80\x01\n" +
-	"\vWaitRequest\x12\x1d\n" +
-	"\n" +
-	"sandbox_id\x18\x01 \x01(\tR\tsandboxId\x12\x1f\n" +
-	"\vinstance_id\x18\x02 \x01(\tR\n" +
-	"instanceId\x121\n" +
-	"\x06handle\x18\x03 \x01(\v2\x19.nucleus.plugin.v1.HandleR\x06handle\"\xf0\x01\n" +
-	"\fWaitResponse\x128\n" +
-	"\x04kind\x18\x01 \x01(\x0e2$.nucleus.plugin.v1.WaitResponse.KindR\x04kind\x12*\n" +
-	"\x02at\x18\x02 \x01(\v2\x1a.google.protobuf.TimestampR\x02at\x12+\n" +
-	"\x04exit\x18\x03 \x01(\v2\x17.nucleus.plugin.v1.ExitR\x04exit\"M\n" +
-	"\x04Kind\x12\x14\n" +
-	"\x10KIND_UNSPECIFIED\x10\x00\x12\x10\n" +
-	"\fKIND_STARTED\x10\x01\x12\f\n" +
-	"\bKIND_OOM\x10\x02\x12\x0f\n" +
-	"\vKIND_EXITED\x10\x03\"\x99\x01\n" +
-	"\rSignalRequest\x12+\n" +
-	"\x04call\x18\x01 \x01(\v2\x17.nucleus.plugin.v1.CallR\x04call\x121\n" +
-	"\x06handle\x18\x02 \x01(\v2\x19.nucleus.plugin.v1.HandleR\x06handle\x12\x16\n" +
-	"\x06signal\x18\x03 \x01(\x05R\x06signal\x12\x10\n" +
-	"\x03all\x18\x04 \x01(\bR\x03all\"\x10\n" +
-	"\x0eSignalResponse\"4\n" +
-	"\x04Size\x12\x18\n" +
-	"\acolumns\x18\x01 \x01(\rR\acolumns\x12\x12\n" +
-	"\x04rows\x18\x02 \x01(\rR\x04rows\"\x8e\x01\n" +
-	"\tExecSetup\x12+\n" +
-	"\x04call\x18\x01 \x01(\v2\x17.nucleus.plugin.v1.CallR\x04call\x121\n" +
-	"\x06handle\x18\x02 \x01(\v2\x19.nucleus.plugin.v1.HandleR\x06handle\x12!\n" +
-	"\fprocess_json\x18\x03 \x01(\fR\vprocessJson\"\n" +
-	"\n" +
-	"\bStdinEnd\"\xd2\x01\n" +
-	"\vExecRequest\x124\n" +
-	"\x05setup\x18\x01 \x01(\v2\x1c.nucleus.plugin.v1.ExecSetupH\x00R\x05setup\x12\x16\n" +
-	"\x05stdin\x18\x02 \x01(\fH\x00R\x05stdin\x12:\n" +
-	"\tstdin_end\x18\x03 \x01(\v2\x1b.nucleus.plugin.v1.StdinEndH\x00R\bstdinEnd\x121\n" +
-	"\x06resize\x18\x04 \x01(\v2\x17.nucleus.plugin.v1.SizeH\x00R\x06resizeB\x06\n" +
-	"\x04part\"y\n" +
-	"\fExecResponse\x12\x18\n" +
-	"\x06stdout\x18\x01 \x01(\fH\x00R\x06stdout\x12\x18\n" +
-	"\x06stderr\x18\x02 \x01(\fH\x00R\x06stderr\x12-\n" +
-	"\x04exit\x18\x03 \x01(\v2\x17.nucleus.plugin.v1.ExitH\x00R\x04exitB\x06\n" +
-	"\x04part\"\xb8\x01\n" +
-	"\fStatsRequest\x12\x1d\n" +
-	"\n" +
-	"sandbox_id\x18\x01 \x01(\tR\tsandboxId\x12\x1f\n" +
-	"\vinstance_id\x18\x02 \x01(\tR\n" +
-	"instanceId\x121\n" +
-	"\x06handle\x18\x03 \x01(\v2\x19.nucleus.plugin.v1.HandleR\x06handle\x125\n" +
-	"\binterval\x18\x04 \x01(\v2\x19.google.protobuf.DurationR\binterval\"\xf5\x02\n" +
-	"\rStatsResponse\x12*\n" +
-	"\x02at\x18\x01 \x01(\v2\x1a.google.protobuf.TimestampR\x02at\x124\n" +
-	"\bcpu_user\x18\x02 \x01(\v2\x19.google.protobuf.DurationR\acpuUser\x128\n" +
-	"\n" +
-	"cpu_system\x18\x03 \x01(\v2\x19.google.protobuf.DurationR\tcpuSystem\x12!\n" +
-	"\fmemory_bytes\x18\x04 \x01(\x04R\vmemoryBytes\x12*\n" +
-	"\x11memory_peak_bytes\x18\x05 \x01(\x04R\x0fmemoryPeakBytes\x12\x12\n" +
-	"\x04pids\x18\x06 \x01(\x04R\x04pids\x12\"\n" +
-	"\rio_read_bytes\x18\a \x01(\x04R\vioReadBytes\x12$\n" +
-	"\x0eio_write_bytes\x18\b \x01(\x04R\fioWriteBytes\x12\x1b\n" +
-	"\toom_kills\x18\t \x01(\x04R\boomKills\"\xb6\x01\n" +
-	"\vStopRequest\x12+\n" +
-	"\x04call\x18\x01 \x01(\v2\x17.nucleus.plugin.v1.CallR\x04call\x121\n" +
-	"\x06handle\x18\x02 \x01(\v2\x19.nucleus.plugin.v1.HandleR\x06handle\x12\x16\n" +
-	"\x06signal\x18\x03 \x01(\x05R\x06signal\x12/\n" +
-	"\x05grace\x18\x04 \x01(\v2\x19.google.protobuf.DurationR\x05grace\"\x0e\n" +
-	"\fStopResponse\"\x85\x01\n" +
-	"\rDeleteRequest\x12+\n" +
-	"\x04call\x18\x01 \x01(\v2\x17.nucleus.plugin.v1.CallR\x04call\x121\n" +
-	"\x06handle\x18\x02 \x01(\v2\x19.nucleus.plugin.v1.HandleR\x06handle\x12\x14\n" +
-	"\x05force\x18\x03 \x01(\bR\x05force\"\x10\n" +
-	"\x0eDeleteResponse\"\x83\x01\n" +
-	"\x0eRecoverRequest\x12\x1d\n" +
-	"\n" +
-	"sandbox_id\x18\x01 \x01(\tR\tsandboxId\x12\x1f\n" +
-	"\vinstance_id\x18\x02 \x01(\tR\n" +
-	"instanceId\x121\n" +
-	"\x06handle\x18\x03 \x01(\v2\x19.nucleus.plugin.v1.HandleR\x06handle\"\xab\x01\n" +
-	"\x0fRecoverResponse\x125\n" +
-	"\x05state\x18\x01 \x01(\x0e2\x1f.nucleus.plugin.v1.SandboxStateR\x05state\x124\n" +
-	"\aprocess\x18\x02 \x01(\v2\x1a.nucleus.plugin.v1.ProcessR\aprocess\x12+\n" +
-	"\x04exit\x18\x03 \x01(\v2\x17.nucleus.plugin.v1.ExitR\x04exit\".\n" +
-	"\vListRequest\x12\x1f\n" +
-	"\vinstance_id\x18\x01 \x01(\tR\n" +
-	"instanceId\"\x97\x01\n" +
-	"\fSandboxEntry\x12\x1d\n" +
-	"\n" +
-	"sandbox_id\x18\x01 \x01(\tR\tsandboxId\x121\n" +
-	"\x06handle\x18\x02 \x01(\v2\x19.nucleus.plugin.v1.HandleR\x06handle\x125\n" +
-	"\x05state\x18\x03 \x01(\x0e2\x1f.nucleus.plugin.v1.SandboxStateR\x05state\"M\n" +
-	"\fListResponse\x12=\n" +
-	"\tsandboxes\x18\x01 \x03(\v2\x1f.nucleus.plugin.v1.SandboxEntryR\tsandboxes*\x96\x01\n" +
-	"\fSandboxState\x12\x1d\n" +
-	"\x19SANDBOX_STATE_UNSPECIFIED\x10\x00\x12\x16\n" +
-	"\x12SANDBOX_STATE_LOST\x10\x01\x12\x1a\n" +
-	"\x16SANDBOX_STATE_PREPARED\x10\x02\x12\x19\n" +
-	"\x15SANDBOX_STATE_RUNNING\x10\x03\x12\x18\n" +
-	"\x14SANDBOX_STATE_EXITED\x10\x042\xfe\x06\n" +
-	"\aRuntime\x12_\n" +
-	"\fCapabilities\x12&.nucleus.plugin.v1.CapabilitiesRequest\x1a'.nucleus.plugin.v1.CapabilitiesResponse\x12^\n" +
-	"\aPrepare\x12(.nucleus.plugin.v1.RuntimePrepareRequest\x1a).nucleus.plugin.v1.RuntimePrepareResponse\x12J\n" +
-	"\x05Start\x12\x1f.nucleus.plugin.v1.StartRequest\x1a .nucleus.plugin.v1.StartResponse\x12I\n" +
-	"\x04Wait\x12\x1e.nucleus.plugin.v1.WaitRequest\x1a\x1f.nucleus.plugin.v1.WaitResponse0\x01\x12M\n" +
-	"\x06Signal\x12 .nucleus.plugin.v1.SignalRequest\x1a!.nucleus.plugin.v1.SignalResponse\x12K\n" +
-	"\x04Exec\x12\x1e.nucleus.plugin.v1.ExecRequest\x1a\x1f.nucleus.plugin.v1.ExecResponse(\x010\x01\x12L\n" +
-	"\x05Stats\x12\x1f.nucleus.plugin.v1.StatsRequest\x1a .nucleus.plugin.v1.StatsResponse0\x01\x12G\n" +
-	"\x04Stop\x12\x1e.nucleus.plugin.v1.StopRequest\x1a\x1f.nucleus.plugin.v1.StopResponse\x12M\n" +
-	"\x06Delete\x12 .nucleus.plugin.v1.DeleteRequest\x1a!.nucleus.plugin.v1.DeleteResponse\x12P\n" +
-	"\aRecover\x12!.nucleus.plugin.v1.RecoverRequest\x1a\".nucleus.plugin.v1.RecoverResponse\x12G\n" +
-	"\x04List\x12\x1e.nucleus.plugin.v1.ListRequest\x1a\x1f.nucleus.plugin.v1.ListResponseBIZGgithub.com/nucleus-runtime/nucleus/sdk/proto/nucleus/plugin/v1;pluginv1b\x06proto3"
+	"FactsEntry\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01*~\n" +
+	"\x0eSandboxNetwork\x12\x1f\n" +
+	"\x1bSANDBOX_NETWORK_UNSPECIFIED\x10\x00\x12\x18\n" +
+	"\x14SANDBOX_NETWORK_NONE\x10\x01\x12\x18\n" +
+	"\x14SANDBOX_NETWORK_HOST\x10\x02\x12\x17\n" +
+	"\x13SANDBOX_NETWORK_OWN\x10\x032i\n" +
+	"\aRuntime\x12^\n" +
+	"\aPrepare\x12(.nucleus.plugin.v1.RuntimePrepareRequest\x1a).nucleus.plugin.v1.RuntimePrepareResponseBIZGgithub.com/nucleus-runtime/nucleus/sdk/proto/nucleus/plugin/v1;pluginv1b\x06proto3"
 
 var (
 	file_nucleus_plugin_v1_runtime_proto_rawDescOnce sync.Once
@@ -2136,116 +407,32 @@ func file_nucleus_plugin_v1_runtime_proto_rawDescGZIP() []byte {
 	return file_nucleus_plugin_v1_runtime_proto_rawDescData
 }
 
-var file_nucleus_plugin_v1_runtime_proto_enumTypes = make([]protoimpl.EnumInfo, 2)
-var file_nucleus_plugin_v1_runtime_proto_msgTypes = make([]protoimpl.MessageInfo, 31)
+var file_nucleus_plugin_v1_runtime_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
+var file_nucleus_plugin_v1_runtime_proto_msgTypes = make([]protoimpl.MessageInfo, 5)
 var file_nucleus_plugin_v1_runtime_proto_goTypes = []any{
-	(SandboxState)(0),              // 0: nucleus.plugin.v1.SandboxState
-	(WaitResponse_Kind)(0),         // 1: nucleus.plugin.v1.WaitResponse.Kind
-	(*CapabilitiesRequest)(nil),    // 2: nucleus.plugin.v1.CapabilitiesRequest
-	(*CapabilitiesResponse)(nil),   // 3: nucleus.plugin.v1.CapabilitiesResponse
-	(*RuntimeCapabilities)(nil),    // 4: nucleus.plugin.v1.RuntimeCapabilities
-	(*Stdio)(nil),                  // 5: nucleus.plugin.v1.Stdio
-	(*RuntimePrepareRequest)(nil),  // 6: nucleus.plugin.v1.RuntimePrepareRequest
-	(*RuntimePrepareResponse)(nil), // 7: nucleus.plugin.v1.RuntimePrepareResponse
-	(*StartRequest)(nil),           // 8: nucleus.plugin.v1.StartRequest
-	(*StartResponse)(nil),          // 9: nucleus.plugin.v1.StartResponse
-	(*Process)(nil),                // 10: nucleus.plugin.v1.Process
-	(*Exit)(nil),                   // 11: nucleus.plugin.v1.Exit
-	(*WaitRequest)(nil),            // 12: nucleus.plugin.v1.WaitRequest
-	(*WaitResponse)(nil),           // 13: nucleus.plugin.v1.WaitResponse
-	(*SignalRequest)(nil),          // 14: nucleus.plugin.v1.SignalRequest
-	(*SignalResponse)(nil),         // 15: nucleus.plugin.v1.SignalResponse
-	(*Size)(nil),                   // 16: nucleus.plugin.v1.Size
-	(*ExecSetup)(nil),              // 17: nucleus.plugin.v1.ExecSetup
-	(*StdinEnd)(nil),               // 18: nucleus.plugin.v1.StdinEnd
-	(*ExecRequest)(nil),            // 19: nucleus.plugin.v1.ExecRequest
-	(*ExecResponse)(nil),           // 20: nucleus.plugin.v1.ExecResponse
-	(*StatsRequest)(nil),           // 21: nucleus.plugin.v1.StatsRequest
-	(*StatsResponse)(nil),          // 22: nucleus.plugin.v1.StatsResponse
-	(*StopRequest)(nil),            // 23: nucleus.plugin.v1.StopRequest
-	(*StopResponse)(nil),           // 24: nucleus.plugin.v1.StopResponse
-	(*DeleteRequest)(nil),          // 25: nucleus.plugin.v1.DeleteRequest
-	(*DeleteResponse)(nil),         // 26: nucleus.plugin.v1.DeleteResponse
-	(*RecoverRequest)(nil),         // 27: nucleus.plugin.v1.RecoverRequest
-	(*RecoverResponse)(nil),        // 28: nucleus.plugin.v1.RecoverResponse
-	(*ListRequest)(nil),            // 29: nucleus.plugin.v1.ListRequest
-	(*SandboxEntry)(nil),           // 30: nucleus.plugin.v1.SandboxEntry
-	(*ListResponse)(nil),           // 31: nucleus.plugin.v1.ListResponse
-	nil,                            // 32: nucleus.plugin.v1.RuntimePrepareRequest.NamespacesEntry
-	(*Call)(nil),                   // 33: nucleus.plugin.v1.Call
-	(*Handle)(nil),                 // 34: nucleus.plugin.v1.Handle
-	(*timestamppb.Timestamp)(nil),  // 35: google.protobuf.Timestamp
-	(*durationpb.Duration)(nil),    // 36: google.protobuf.Duration
-	(*Namespace)(nil),              // 37: nucleus.plugin.v1.Namespace
+	(SandboxNetwork)(0),            // 0: nucleus.plugin.v1.SandboxNetwork
+	(*RuntimePrepareRequest)(nil),  // 1: nucleus.plugin.v1.RuntimePrepareRequest
+	(*Program)(nil),                // 2: nucleus.plugin.v1.Program
+	(*Command)(nil),                // 3: nucleus.plugin.v1.Command
+	(*RuntimePrepareResponse)(nil), // 4: nucleus.plugin.v1.RuntimePrepareResponse
+	nil,                            // 5: nucleus.plugin.v1.RuntimePrepareResponse.FactsEntry
+	(*Call)(nil),                   // 6: nucleus.plugin.v1.Call
 }
 var file_nucleus_plugin_v1_runtime_proto_depIdxs = []int32{
-	4,  // 0: nucleus.plugin.v1.CapabilitiesResponse.capabilities:type_name -> nucleus.plugin.v1.RuntimeCapabilities
-	33, // 1: nucleus.plugin.v1.RuntimePrepareRequest.call:type_name -> nucleus.plugin.v1.Call
-	32, // 2: nucleus.plugin.v1.RuntimePrepareRequest.namespaces:type_name -> nucleus.plugin.v1.RuntimePrepareRequest.NamespacesEntry
-	5,  // 3: nucleus.plugin.v1.RuntimePrepareRequest.stdio:type_name -> nucleus.plugin.v1.Stdio
-	34, // 4: nucleus.plugin.v1.RuntimePrepareResponse.handle:type_name -> nucleus.plugin.v1.Handle
-	33, // 5: nucleus.plugin.v1.StartRequest.call:type_name -> nucleus.plugin.v1.Call
-	34, // 6: nucleus.plugin.v1.StartRequest.handle:type_name -> nucleus.plugin.v1.Handle
-	10, // 7: nucleus.plugin.v1.StartResponse.process:type_name -> nucleus.plugin.v1.Process
-	35, // 8: nucleus.plugin.v1.StartResponse.started_at:type_name -> google.protobuf.Timestamp
-	35, // 9: nucleus.plugin.v1.Exit.at:type_name -> google.protobuf.Timestamp
-	34, // 10: nucleus.plugin.v1.WaitRequest.handle:type_name -> nucleus.plugin.v1.Handle
-	1,  // 11: nucleus.plugin.v1.WaitResponse.kind:type_name -> nucleus.plugin.v1.WaitResponse.Kind
-	35, // 12: nucleus.plugin.v1.WaitResponse.at:type_name -> google.protobuf.Timestamp
-	11, // 13: nucleus.plugin.v1.WaitResponse.exit:type_name -> nucleus.plugin.v1.Exit
-	33, // 14: nucleus.plugin.v1.SignalRequest.call:type_name -> nucleus.plugin.v1.Call
-	34, // 15: nucleus.plugin.v1.SignalRequest.handle:type_name -> nucleus.plugin.v1.Handle
-	33, // 16: nucleus.plugin.v1.ExecSetup.call:type_name -> nucleus.plugin.v1.Call
-	34, // 17: nucleus.plugin.v1.ExecSetup.handle:type_name -> nucleus.plugin.v1.Handle
-	17, // 18: nucleus.plugin.v1.ExecRequest.setup:type_name -> nucleus.plugin.v1.ExecSetup
-	18, // 19: nucleus.plugin.v1.ExecRequest.stdin_end:type_name -> nucleus.plugin.v1.StdinEnd
-	16, // 20: nucleus.plugin.v1.ExecRequest.resize:type_name -> nucleus.plugin.v1.Size
-	11, // 21: nucleus.plugin.v1.ExecResponse.exit:type_name -> nucleus.plugin.v1.Exit
-	34, // 22: nucleus.plugin.v1.StatsRequest.handle:type_name -> nucleus.plugin.v1.Handle
-	36, // 23: nucleus.plugin.v1.StatsRequest.interval:type_name -> google.protobuf.Duration
-	35, // 24: nucleus.plugin.v1.StatsResponse.at:type_name -> google.protobuf.Timestamp
-	36, // 25: nucleus.plugin.v1.StatsResponse.cpu_user:type_name -> google.protobuf.Duration
-	36, // 26: nucleus.plugin.v1.StatsResponse.cpu_system:type_name -> google.protobuf.Duration
-	33, // 27: nucleus.plugin.v1.StopRequest.call:type_name -> nucleus.plugin.v1.Call
-	34, // 28: nucleus.plugin.v1.StopRequest.handle:type_name -> nucleus.plugin.v1.Handle
-	36, // 29: nucleus.plugin.v1.StopRequest.grace:type_name -> google.protobuf.Duration
-	33, // 30: nucleus.plugin.v1.DeleteRequest.call:type_name -> nucleus.plugin.v1.Call
-	34, // 31: nucleus.plugin.v1.DeleteRequest.handle:type_name -> nucleus.plugin.v1.Handle
-	34, // 32: nucleus.plugin.v1.RecoverRequest.handle:type_name -> nucleus.plugin.v1.Handle
-	0,  // 33: nucleus.plugin.v1.RecoverResponse.state:type_name -> nucleus.plugin.v1.SandboxState
-	10, // 34: nucleus.plugin.v1.RecoverResponse.process:type_name -> nucleus.plugin.v1.Process
-	11, // 35: nucleus.plugin.v1.RecoverResponse.exit:type_name -> nucleus.plugin.v1.Exit
-	34, // 36: nucleus.plugin.v1.SandboxEntry.handle:type_name -> nucleus.plugin.v1.Handle
-	0,  // 37: nucleus.plugin.v1.SandboxEntry.state:type_name -> nucleus.plugin.v1.SandboxState
-	30, // 38: nucleus.plugin.v1.ListResponse.sandboxes:type_name -> nucleus.plugin.v1.SandboxEntry
-	37, // 39: nucleus.plugin.v1.RuntimePrepareRequest.NamespacesEntry.value:type_name -> nucleus.plugin.v1.Namespace
-	2,  // 40: nucleus.plugin.v1.Runtime.Capabilities:input_type -> nucleus.plugin.v1.CapabilitiesRequest
-	6,  // 41: nucleus.plugin.v1.Runtime.Prepare:input_type -> nucleus.plugin.v1.RuntimePrepareRequest
-	8,  // 42: nucleus.plugin.v1.Runtime.Start:input_type -> nucleus.plugin.v1.StartRequest
-	12, // 43: nucleus.plugin.v1.Runtime.Wait:input_type -> nucleus.plugin.v1.WaitRequest
-	14, // 44: nucleus.plugin.v1.Runtime.Signal:input_type -> nucleus.plugin.v1.SignalRequest
-	19, // 45: nucleus.plugin.v1.Runtime.Exec:input_type -> nucleus.plugin.v1.ExecRequest
-	21, // 46: nucleus.plugin.v1.Runtime.Stats:input_type -> nucleus.plugin.v1.StatsRequest
-	23, // 47: nucleus.plugin.v1.Runtime.Stop:input_type -> nucleus.plugin.v1.StopRequest
-	25, // 48: nucleus.plugin.v1.Runtime.Delete:input_type -> nucleus.plugin.v1.DeleteRequest
-	27, // 49: nucleus.plugin.v1.Runtime.Recover:input_type -> nucleus.plugin.v1.RecoverRequest
-	29, // 50: nucleus.plugin.v1.Runtime.List:input_type -> nucleus.plugin.v1.ListRequest
-	3,  // 51: nucleus.plugin.v1.Runtime.Capabilities:output_type -> nucleus.plugin.v1.CapabilitiesResponse
-	7,  // 52: nucleus.plugin.v1.Runtime.Prepare:output_type -> nucleus.plugin.v1.RuntimePrepareResponse
-	9,  // 53: nucleus.plugin.v1.Runtime.Start:output_type -> nucleus.plugin.v1.StartResponse
-	13, // 54: nucleus.plugin.v1.Runtime.Wait:output_type -> nucleus.plugin.v1.WaitResponse
-	15, // 55: nucleus.plugin.v1.Runtime.Signal:output_type -> nucleus.plugin.v1.SignalResponse
-	20, // 56: nucleus.plugin.v1.Runtime.Exec:output_type -> nucleus.plugin.v1.ExecResponse
-	22, // 57: nucleus.plugin.v1.Runtime.Stats:output_type -> nucleus.plugin.v1.StatsResponse
-	24, // 58: nucleus.plugin.v1.Runtime.Stop:output_type -> nucleus.plugin.v1.StopResponse
-	26, // 59: nucleus.plugin.v1.Runtime.Delete:output_type -> nucleus.plugin.v1.DeleteResponse
-	28, // 60: nucleus.plugin.v1.Runtime.Recover:output_type -> nucleus.plugin.v1.RecoverResponse
-	31, // 61: nucleus.plugin.v1.Runtime.List:output_type -> nucleus.plugin.v1.ListResponse
-	51, // [51:62] is the sub-list for method output_type
-	40, // [40:51] is the sub-list for method input_type
-	40, // [40:40] is the sub-list for extension type_name
-	40, // [40:40] is the sub-list for extension extendee
-	0,  // [0:40] is the sub-list for field type_name
+	6, // 0: nucleus.plugin.v1.RuntimePrepareRequest.call:type_name -> nucleus.plugin.v1.Call
+	0, // 1: nucleus.plugin.v1.RuntimePrepareRequest.network:type_name -> nucleus.plugin.v1.SandboxNetwork
+	2, // 2: nucleus.plugin.v1.RuntimePrepareResponse.program:type_name -> nucleus.plugin.v1.Program
+	3, // 3: nucleus.plugin.v1.RuntimePrepareResponse.run:type_name -> nucleus.plugin.v1.Command
+	3, // 4: nucleus.plugin.v1.RuntimePrepareResponse.exec:type_name -> nucleus.plugin.v1.Command
+	3, // 5: nucleus.plugin.v1.RuntimePrepareResponse.signal:type_name -> nucleus.plugin.v1.Command
+	5, // 6: nucleus.plugin.v1.RuntimePrepareResponse.facts:type_name -> nucleus.plugin.v1.RuntimePrepareResponse.FactsEntry
+	1, // 7: nucleus.plugin.v1.Runtime.Prepare:input_type -> nucleus.plugin.v1.RuntimePrepareRequest
+	4, // 8: nucleus.plugin.v1.Runtime.Prepare:output_type -> nucleus.plugin.v1.RuntimePrepareResponse
+	8, // [8:9] is the sub-list for method output_type
+	7, // [7:8] is the sub-list for method input_type
+	7, // [7:7] is the sub-list for extension type_name
+	7, // [7:7] is the sub-list for extension extendee
+	0, // [0:7] is the sub-list for field type_name
 }
 
 func init() { file_nucleus_plugin_v1_runtime_proto_init() }
@@ -2254,24 +441,13 @@ func file_nucleus_plugin_v1_runtime_proto_init() {
 		return
 	}
 	file_nucleus_plugin_v1_base_proto_init()
-	file_nucleus_plugin_v1_runtime_proto_msgTypes[17].OneofWrappers = []any{
-		(*ExecRequest_Setup)(nil),
-		(*ExecRequest_Stdin)(nil),
-		(*ExecRequest_StdinEnd)(nil),
-		(*ExecRequest_Resize)(nil),
-	}
-	file_nucleus_plugin_v1_runtime_proto_msgTypes[18].OneofWrappers = []any{
-		(*ExecResponse_Stdout)(nil),
-		(*ExecResponse_Stderr)(nil),
-		(*ExecResponse_Exit)(nil),
-	}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_nucleus_plugin_v1_runtime_proto_rawDesc), len(file_nucleus_plugin_v1_runtime_proto_rawDesc)),
-			NumEnums:      2,
-			NumMessages:   31,
+			NumEnums:      1,
+			NumMessages:   5,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

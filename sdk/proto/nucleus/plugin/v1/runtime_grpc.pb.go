@@ -19,54 +19,18 @@ import (
 const _ = grpc.SupportPackageIsVersion9
 
 const (
-	Runtime_Capabilities_FullMethodName = "/nucleus.plugin.v1.Runtime/Capabilities"
-	Runtime_Prepare_FullMethodName      = "/nucleus.plugin.v1.Runtime/Prepare"
-	Runtime_Start_FullMethodName        = "/nucleus.plugin.v1.Runtime/Start"
-	Runtime_Wait_FullMethodName         = "/nucleus.plugin.v1.Runtime/Wait"
-	Runtime_Signal_FullMethodName       = "/nucleus.plugin.v1.Runtime/Signal"
-	Runtime_Exec_FullMethodName         = "/nucleus.plugin.v1.Runtime/Exec"
-	Runtime_Stats_FullMethodName        = "/nucleus.plugin.v1.Runtime/Stats"
-	Runtime_Stop_FullMethodName         = "/nucleus.plugin.v1.Runtime/Stop"
-	Runtime_Delete_FullMethodName       = "/nucleus.plugin.v1.Runtime/Delete"
-	Runtime_Recover_FullMethodName      = "/nucleus.plugin.v1.Runtime/Recover"
-	Runtime_List_FullMethodName         = "/nucleus.plugin.v1.Runtime/List"
+	Runtime_Prepare_FullMethodName = "/nucleus.plugin.v1.Runtime/Prepare"
 )
 
 // RuntimeClient is the client API for Runtime service.
 //
 // For semantics around ctx use and closing/ending streaming RPCs, please refer to https://pkg.go.dev/google.golang.org/grpc/?tab=doc#ClientConn.NewStream.
 //
-// Runtime runs sandboxes in the place of the native one. A sandbox outlives the
-// plugin's process, and is found again by its handle from another. Its standard
-// streams are files that the core has made, so that no output is lost with a plugin.
-// Wait, Exec and Stats need no deadline.
+// Runtime says how sandboxes are run in the place of the native runtime. It starts
+// nothing: the sandbox's init executes what it names.
 type RuntimeClient interface {
-	// Capabilities says what the backend can do. After Configure.
-	Capabilities(ctx context.Context, in *CapabilitiesRequest, opts ...grpc.CallOption) (*CapabilitiesResponse, error)
-	// Prepare makes all but the workload's process.
+	// Prepare says how one sandbox is run, before anything of it does. Nothing undoes it.
 	Prepare(ctx context.Context, in *RuntimePrepareRequest, opts ...grpc.CallOption) (*RuntimePrepareResponse, error)
-	// Start lets the workload run.
-	Start(ctx context.Context, in *StartRequest, opts ...grpc.CallOption) (*StartResponse, error)
-	// Wait tells what happens until the workload has ended. Called again it ends with
-	// the same answer.
-	Wait(ctx context.Context, in *WaitRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[WaitResponse], error)
-	// Signal sends one. NOT_FOUND if nothing runs.
-	Signal(ctx context.Context, in *SignalRequest, opts ...grpc.CallOption) (*SignalResponse, error)
-	// Exec runs another process. The first message is the setup, the last answer the
-	// exit. A repeated request_id is refused. Feature "runtime.exec".
-	Exec(ctx context.Context, opts ...grpc.CallOption) (grpc.BidiStreamingClient[ExecRequest, ExecResponse], error)
-	// Stats measures, once or at intervals. Feature "runtime.stats".
-	Stats(ctx context.Context, in *StatsRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[StatsResponse], error)
-	// Stop asks the workload to end, and kills it after the grace. It returns when it
-	// has ended. NOT_FOUND counts as success.
-	Stop(ctx context.Context, in *StopRequest, opts ...grpc.CallOption) (*StopResponse, error)
-	// Delete removes what is left, also after a Prepare that failed; the handle may be
-	// absent. NOT_FOUND counts as success.
-	Delete(ctx context.Context, in *DeleteRequest, opts ...grpc.CallOption) (*DeleteResponse, error)
-	// Recover says what has become of a sandbox. Feature "runtime.recover".
-	Recover(ctx context.Context, in *RecoverRequest, opts ...grpc.CallOption) (*RecoverResponse, error)
-	// List says which sandboxes the plugin finds. Feature "runtime.list".
-	List(ctx context.Context, in *ListRequest, opts ...grpc.CallOption) (*ListResponse, error)
 }
 
 type runtimeClient struct {
@@ -75,16 +39,6 @@ type runtimeClient struct {
 
 func NewRuntimeClient(cc grpc.ClientConnInterface) RuntimeClient {
 	return &runtimeClient{cc}
-}
-
-func (c *runtimeClient) Capabilities(ctx context.Context, in *CapabilitiesRequest, opts ...grpc.CallOption) (*CapabilitiesResponse, error) {
-	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
-	out := new(CapabilitiesResponse)
-	err := c.cc.Invoke(ctx, Runtime_Capabilities_FullMethodName, in, out, cOpts...)
-	if err != nil {
-		return nil, err
-	}
-	return out, nil
 }
 
 func (c *runtimeClient) Prepare(ctx context.Context, in *RuntimePrepareRequest, opts ...grpc.CallOption) (*RuntimePrepareResponse, error) {
@@ -97,152 +51,15 @@ func (c *runtimeClient) Prepare(ctx context.Context, in *RuntimePrepareRequest, 
 	return out, nil
 }
 
-func (c *runtimeClient) Start(ctx context.Context, in *StartRequest, opts ...grpc.CallOption) (*StartResponse, error) {
-	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
-	out := new(StartResponse)
-	err := c.cc.Invoke(ctx, Runtime_Start_FullMethodName, in, out, cOpts...)
-	if err != nil {
-		return nil, err
-	}
-	return out, nil
-}
-
-func (c *runtimeClient) Wait(ctx context.Context, in *WaitRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[WaitResponse], error) {
-	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
-	stream, err := c.cc.NewStream(ctx, &Runtime_ServiceDesc.Streams[0], Runtime_Wait_FullMethodName, cOpts...)
-	if err != nil {
-		return nil, err
-	}
-	x := &grpc.GenericClientStream[WaitRequest, WaitResponse]{ClientStream: stream}
-	if err := x.ClientStream.SendMsg(in); err != nil {
-		return nil, err
-	}
-	if err := x.ClientStream.CloseSend(); err != nil {
-		return nil, err
-	}
-	return x, nil
-}
-
-// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
-type Runtime_WaitClient = grpc.ServerStreamingClient[WaitResponse]
-
-func (c *runtimeClient) Signal(ctx context.Context, in *SignalRequest, opts ...grpc.CallOption) (*SignalResponse, error) {
-	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
-	out := new(SignalResponse)
-	err := c.cc.Invoke(ctx, Runtime_Signal_FullMethodName, in, out, cOpts...)
-	if err != nil {
-		return nil, err
-	}
-	return out, nil
-}
-
-func (c *runtimeClient) Exec(ctx context.Context, opts ...grpc.CallOption) (grpc.BidiStreamingClient[ExecRequest, ExecResponse], error) {
-	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
-	stream, err := c.cc.NewStream(ctx, &Runtime_ServiceDesc.Streams[1], Runtime_Exec_FullMethodName, cOpts...)
-	if err != nil {
-		return nil, err
-	}
-	x := &grpc.GenericClientStream[ExecRequest, ExecResponse]{ClientStream: stream}
-	return x, nil
-}
-
-// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
-type Runtime_ExecClient = grpc.BidiStreamingClient[ExecRequest, ExecResponse]
-
-func (c *runtimeClient) Stats(ctx context.Context, in *StatsRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[StatsResponse], error) {
-	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
-	stream, err := c.cc.NewStream(ctx, &Runtime_ServiceDesc.Streams[2], Runtime_Stats_FullMethodName, cOpts...)
-	if err != nil {
-		return nil, err
-	}
-	x := &grpc.GenericClientStream[StatsRequest, StatsResponse]{ClientStream: stream}
-	if err := x.ClientStream.SendMsg(in); err != nil {
-		return nil, err
-	}
-	if err := x.ClientStream.CloseSend(); err != nil {
-		return nil, err
-	}
-	return x, nil
-}
-
-// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
-type Runtime_StatsClient = grpc.ServerStreamingClient[StatsResponse]
-
-func (c *runtimeClient) Stop(ctx context.Context, in *StopRequest, opts ...grpc.CallOption) (*StopResponse, error) {
-	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
-	out := new(StopResponse)
-	err := c.cc.Invoke(ctx, Runtime_Stop_FullMethodName, in, out, cOpts...)
-	if err != nil {
-		return nil, err
-	}
-	return out, nil
-}
-
-func (c *runtimeClient) Delete(ctx context.Context, in *DeleteRequest, opts ...grpc.CallOption) (*DeleteResponse, error) {
-	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
-	out := new(DeleteResponse)
-	err := c.cc.Invoke(ctx, Runtime_Delete_FullMethodName, in, out, cOpts...)
-	if err != nil {
-		return nil, err
-	}
-	return out, nil
-}
-
-func (c *runtimeClient) Recover(ctx context.Context, in *RecoverRequest, opts ...grpc.CallOption) (*RecoverResponse, error) {
-	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
-	out := new(RecoverResponse)
-	err := c.cc.Invoke(ctx, Runtime_Recover_FullMethodName, in, out, cOpts...)
-	if err != nil {
-		return nil, err
-	}
-	return out, nil
-}
-
-func (c *runtimeClient) List(ctx context.Context, in *ListRequest, opts ...grpc.CallOption) (*ListResponse, error) {
-	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
-	out := new(ListResponse)
-	err := c.cc.Invoke(ctx, Runtime_List_FullMethodName, in, out, cOpts...)
-	if err != nil {
-		return nil, err
-	}
-	return out, nil
-}
-
 // RuntimeServer is the server API for Runtime service.
 // All implementations must embed UnimplementedRuntimeServer
 // for forward compatibility.
 //
-// Runtime runs sandboxes in the place of the native one. A sandbox outlives the
-// plugin's process, and is found again by its handle from another. Its standard
-// streams are files that the core has made, so that no output is lost with a plugin.
-// Wait, Exec and Stats need no deadline.
+// Runtime says how sandboxes are run in the place of the native runtime. It starts
+// nothing: the sandbox's init executes what it names.
 type RuntimeServer interface {
-	// Capabilities says what the backend can do. After Configure.
-	Capabilities(context.Context, *CapabilitiesRequest) (*CapabilitiesResponse, error)
-	// Prepare makes all but the workload's process.
+	// Prepare says how one sandbox is run, before anything of it does. Nothing undoes it.
 	Prepare(context.Context, *RuntimePrepareRequest) (*RuntimePrepareResponse, error)
-	// Start lets the workload run.
-	Start(context.Context, *StartRequest) (*StartResponse, error)
-	// Wait tells what happens until the workload has ended. Called again it ends with
-	// the same answer.
-	Wait(*WaitRequest, grpc.ServerStreamingServer[WaitResponse]) error
-	// Signal sends one. NOT_FOUND if nothing runs.
-	Signal(context.Context, *SignalRequest) (*SignalResponse, error)
-	// Exec runs another process. The first message is the setup, the last answer the
-	// exit. A repeated request_id is refused. Feature "runtime.exec".
-	Exec(grpc.BidiStreamingServer[ExecRequest, ExecResponse]) error
-	// Stats measures, once or at intervals. Feature "runtime.stats".
-	Stats(*StatsRequest, grpc.ServerStreamingServer[StatsResponse]) error
-	// Stop asks the workload to end, and kills it after the grace. It returns when it
-	// has ended. NOT_FOUND counts as success.
-	Stop(context.Context, *StopRequest) (*StopResponse, error)
-	// Delete removes what is left, also after a Prepare that failed; the handle may be
-	// absent. NOT_FOUND counts as success.
-	Delete(context.Context, *DeleteRequest) (*DeleteResponse, error)
-	// Recover says what has become of a sandbox. Feature "runtime.recover".
-	Recover(context.Context, *RecoverRequest) (*RecoverResponse, error)
-	// List says which sandboxes the plugin finds. Feature "runtime.list".
-	List(context.Context, *ListRequest) (*ListResponse, error)
 	mustEmbedUnimplementedRuntimeServer()
 }
 
@@ -253,38 +70,8 @@ type RuntimeServer interface {
 // pointer dereference when methods are called.
 type UnimplementedRuntimeServer struct{}
 
-func (UnimplementedRuntimeServer) Capabilities(context.Context, *CapabilitiesRequest) (*CapabilitiesResponse, error) {
-	return nil, status.Error(codes.Unimplemented, "method Capabilities not implemented")
-}
 func (UnimplementedRuntimeServer) Prepare(context.Context, *RuntimePrepareRequest) (*RuntimePrepareResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method Prepare not implemented")
-}
-func (UnimplementedRuntimeServer) Start(context.Context, *StartRequest) (*StartResponse, error) {
-	return nil, status.Error(codes.Unimplemented, "method Start not implemented")
-}
-func (UnimplementedRuntimeServer) Wait(*WaitRequest, grpc.ServerStreamingServer[WaitResponse]) error {
-	return status.Error(codes.Unimplemented, "method Wait not implemented")
-}
-func (UnimplementedRuntimeServer) Signal(context.Context, *SignalRequest) (*SignalResponse, error) {
-	return nil, status.Error(codes.Unimplemented, "method Signal not implemented")
-}
-func (UnimplementedRuntimeServer) Exec(grpc.BidiStreamingServer[ExecRequest, ExecResponse]) error {
-	return status.Error(codes.Unimplemented, "method Exec not implemented")
-}
-func (UnimplementedRuntimeServer) Stats(*StatsRequest, grpc.ServerStreamingServer[StatsResponse]) error {
-	return status.Error(codes.Unimplemented, "method Stats not implemented")
-}
-func (UnimplementedRuntimeServer) Stop(context.Context, *StopRequest) (*StopResponse, error) {
-	return nil, status.Error(codes.Unimplemented, "method Stop not implemented")
-}
-func (UnimplementedRuntimeServer) Delete(context.Context, *DeleteRequest) (*DeleteResponse, error) {
-	return nil, status.Error(codes.Unimplemented, "method Delete not implemented")
-}
-func (UnimplementedRuntimeServer) Recover(context.Context, *RecoverRequest) (*RecoverResponse, error) {
-	return nil, status.Error(codes.Unimplemented, "method Recover not implemented")
-}
-func (UnimplementedRuntimeServer) List(context.Context, *ListRequest) (*ListResponse, error) {
-	return nil, status.Error(codes.Unimplemented, "method List not implemented")
 }
 func (UnimplementedRuntimeServer) mustEmbedUnimplementedRuntimeServer() {}
 func (UnimplementedRuntimeServer) testEmbeddedByValue()                 {}
@@ -307,24 +94,6 @@ func RegisterRuntimeServer(s grpc.ServiceRegistrar, srv RuntimeServer) {
 	s.RegisterService(&Runtime_ServiceDesc, srv)
 }
 
-func _Runtime_Capabilities_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
-	in := new(CapabilitiesRequest)
-	if err := dec(in); err != nil {
-		return nil, err
-	}
-	if interceptor == nil {
-		return srv.(RuntimeServer).Capabilities(ctx, in)
-	}
-	info := &grpc.UnaryServerInfo{
-		Server:     srv,
-		FullMethod: Runtime_Capabilities_FullMethodName,
-	}
-	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
-		return srv.(RuntimeServer).Capabilities(ctx, req.(*CapabilitiesRequest))
-	}
-	return interceptor(ctx, in, info, handler)
-}
-
 func _Runtime_Prepare_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
 	in := new(RuntimePrepareRequest)
 	if err := dec(in); err != nil {
@@ -343,143 +112,6 @@ func _Runtime_Prepare_Handler(srv interface{}, ctx context.Context, dec func(int
 	return interceptor(ctx, in, info, handler)
 }
 
-func _Runtime_Start_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
-	in := new(StartRequest)
-	if err := dec(in); err != nil {
-		return nil, err
-	}
-	if interceptor == nil {
-		return srv.(RuntimeServer).Start(ctx, in)
-	}
-	info := &grpc.UnaryServerInfo{
-		Server:     srv,
-		FullMethod: Runtime_Start_FullMethodName,
-	}
-	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
-		return srv.(RuntimeServer).Start(ctx, req.(*StartRequest))
-	}
-	return interceptor(ctx, in, info, handler)
-}
-
-func _Runtime_Wait_Handler(srv interface{}, stream grpc.ServerStream) error {
-	m := new(WaitRequest)
-	if err := stream.RecvMsg(m); err != nil {
-		return err
-	}
-	return srv.(RuntimeServer).Wait(m, &grpc.GenericServerStream[WaitRequest, WaitResponse]{ServerStream: stream})
-}
-
-// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
-type Runtime_WaitServer = grpc.ServerStreamingServer[WaitResponse]
-
-func _Runtime_Signal_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
-	in := new(SignalRequest)
-	if err := dec(in); err != nil {
-		return nil, err
-	}
-	if interceptor == nil {
-		return srv.(RuntimeServer).Signal(ctx, in)
-	}
-	info := &grpc.UnaryServerInfo{
-		Server:     srv,
-		FullMethod: Runtime_Signal_FullMethodName,
-	}
-	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
-		return srv.(RuntimeServer).Signal(ctx, req.(*SignalRequest))
-	}
-	return interceptor(ctx, in, info, handler)
-}
-
-func _Runtime_Exec_Handler(srv interface{}, stream grpc.ServerStream) error {
-	return srv.(RuntimeServer).Exec(&grpc.GenericServerStream[ExecRequest, ExecResponse]{ServerStream: stream})
-}
-
-// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
-type Runtime_ExecServer = grpc.BidiStreamingServer[ExecRequest, ExecResponse]
-
-func _Runtime_Stats_Handler(srv interface{}, stream grpc.ServerStream) error {
-	m := new(StatsRequest)
-	if err := stream.RecvMsg(m); err != nil {
-		return err
-	}
-	return srv.(RuntimeServer).Stats(m, &grpc.GenericServerStream[StatsRequest, StatsResponse]{ServerStream: stream})
-}
-
-// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
-type Runtime_StatsServer = grpc.ServerStreamingServer[StatsResponse]
-
-func _Runtime_Stop_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
-	in := new(StopRequest)
-	if err := dec(in); err != nil {
-		return nil, err
-	}
-	if interceptor == nil {
-		return srv.(RuntimeServer).Stop(ctx, in)
-	}
-	info := &grpc.UnaryServerInfo{
-		Server:     srv,
-		FullMethod: Runtime_Stop_FullMethodName,
-	}
-	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
-		return srv.(RuntimeServer).Stop(ctx, req.(*StopRequest))
-	}
-	return interceptor(ctx, in, info, handler)
-}
-
-func _Runtime_Delete_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
-	in := new(DeleteRequest)
-	if err := dec(in); err != nil {
-		return nil, err
-	}
-	if interceptor == nil {
-		return srv.(RuntimeServer).Delete(ctx, in)
-	}
-	info := &grpc.UnaryServerInfo{
-		Server:     srv,
-		FullMethod: Runtime_Delete_FullMethodName,
-	}
-	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
-		return srv.(RuntimeServer).Delete(ctx, req.(*DeleteRequest))
-	}
-	return interceptor(ctx, in, info, handler)
-}
-
-func _Runtime_Recover_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
-	in := new(RecoverRequest)
-	if err := dec(in); err != nil {
-		return nil, err
-	}
-	if interceptor == nil {
-		return srv.(RuntimeServer).Recover(ctx, in)
-	}
-	info := &grpc.UnaryServerInfo{
-		Server:     srv,
-		FullMethod: Runtime_Recover_FullMethodName,
-	}
-	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
-		return srv.(RuntimeServer).Recover(ctx, req.(*RecoverRequest))
-	}
-	return interceptor(ctx, in, info, handler)
-}
-
-func _Runtime_List_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
-	in := new(ListRequest)
-	if err := dec(in); err != nil {
-		return nil, err
-	}
-	if interceptor == nil {
-		return srv.(RuntimeServer).List(ctx, in)
-	}
-	info := &grpc.UnaryServerInfo{
-		Server:     srv,
-		FullMethod: Runtime_List_FullMethodName,
-	}
-	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
-		return srv.(RuntimeServer).List(ctx, req.(*ListRequest))
-	}
-	return interceptor(ctx, in, info, handler)
-}
-
 // Runtime_ServiceDesc is the grpc.ServiceDesc for Runtime service.
 // It's only intended for direct use with grpc.RegisterService,
 // and not to be introspected or modified (even as a copy)
@@ -488,55 +120,10 @@ var Runtime_ServiceDesc = grpc.ServiceDesc{
 	HandlerType: (*RuntimeServer)(nil),
 	Methods: []grpc.MethodDesc{
 		{
-			MethodName: "Capabilities",
-			Handler:    _Runtime_Capabilities_Handler,
-		},
-		{
 			MethodName: "Prepare",
 			Handler:    _Runtime_Prepare_Handler,
 		},
-		{
-			MethodName: "Start",
-			Handler:    _Runtime_Start_Handler,
-		},
-		{
-			MethodName: "Signal",
-			Handler:    _Runtime_Signal_Handler,
-		},
-		{
-			MethodName: "Stop",
-			Handler:    _Runtime_Stop_Handler,
-		},
-		{
-			MethodName: "Delete",
-			Handler:    _Runtime_Delete_Handler,
-		},
-		{
-			MethodName: "Recover",
-			Handler:    _Runtime_Recover_Handler,
-		},
-		{
-			MethodName: "List",
-			Handler:    _Runtime_List_Handler,
-		},
 	},
-	Streams: []grpc.StreamDesc{
-		{
-			StreamName:    "Wait",
-			Handler:       _Runtime_Wait_Handler,
-			ServerStreams: true,
-		},
-		{
-			StreamName:    "Exec",
-			Handler:       _Runtime_Exec_Handler,
-			ServerStreams: true,
-			ClientStreams: true,
-		},
-		{
-			StreamName:    "Stats",
-			Handler:       _Runtime_Stats_Handler,
-			ServerStreams: true,
-		},
-	},
+	Streams:  []grpc.StreamDesc{},
 	Metadata: "nucleus/plugin/v1/runtime.proto",
 }
