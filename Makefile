@@ -34,6 +34,8 @@ export NUCLEUS_SKIP_LOG = $(CURDIR)/bin/skipped-tests
 
 GOLANGCI_VERSION := v2.15.0
 GOLANGCI         := bin/tools/golangci-lint-$(GOLANGCI_VERSION)
+RUNSC_VERSION    := v0.0.0-20260905035102-160fafc42237
+RUNSC            := bin/tools/runsc-$(RUNSC_VERSION)
 
 ## deps: install what building and running need (says what, silent when nothing is missing)
 .PHONY: deps
@@ -43,7 +45,7 @@ deps:
 
 ## deps-test: install what the tests and benchmarks need besides
 .PHONY: deps-test
-deps-test: deps
+deps-test: deps $(RUNSC)
 	@scripts/deps test
 
 ## build: the binaries, into bin/
@@ -155,6 +157,12 @@ $(GOLANGCI):
 	@mkdir -p bin/tools
 	GOBIN=$(CURDIR)/bin/tools go install github.com/golangci/golangci-lint/v2/cmd/golangci-lint@$(GOLANGCI_VERSION)
 	@mv bin/tools/golangci-lint $@
+
+# gVisor, as its own releases have it but for their build system. nucleus-plugin-gvisor of a checkout finds it here.
+$(RUNSC):
+	@mkdir -p bin/tools/build
+	GOBIN=$(CURDIR)/bin/tools/build CGO_ENABLED=0 go install -trimpath -ldflags '-s -w' gvisor.dev/gvisor/runsc@$(RUNSC_VERSION)
+	@mv bin/tools/build/runsc $@ && rmdir bin/tools/build && ln -sfn $(notdir $@) bin/tools/runsc
 
 ## generate: everything that is generated and committed; a second run changes nothing
 .PHONY: generate

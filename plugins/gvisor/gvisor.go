@@ -64,7 +64,7 @@ func (r *Runtime) Prepare(ctx context.Context, q *runtime.PrepareRequest) (*runt
 	if err != nil {
 		return nil, err
 	}
-	spec, err := rewrite(q.Spec)
+	spec, err := rewrite(q.Spec, stack)
 	if err != nil {
 		return nil, err
 	}

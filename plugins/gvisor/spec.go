@@ -26,7 +26,7 @@ var own = []string{"/proc", "/sys", "/dev/pts", "/dev/mqueue"}
 // devices are in gVisor's /dev, and are its own.
 var devices = []string{"/dev/null", "/dev/zero", "/dev/full", "/dev/random", "/dev/urandom", "/dev/tty", "/dev/ptmx", "/dev/console"}
 
-func rewrite(raw []byte) (*bundle, error) {
+func rewrite(raw []byte, stack string) (*bundle, error) {
 	var in specs.Spec
 	d := json.NewDecoder(bytes.NewReader(raw))
 	d.DisallowUnknownFields()
@@ -49,6 +49,11 @@ func rewrite(raw []byte) (*bundle, error) {
 		// The core has made all namespaces and control groups, and runsc is in them.
 		Linux: &specs.Linux{},
 	}}
+	if stack == stackSandbox {
+		// It takes the interfaces of a namespace that the specification names, and else
+		// those of a new one, which has none.
+		out.Linux.Namespaces = []specs.LinuxNamespace{{Type: specs.NetworkNamespace, Path: "/proc/self/ns/net"}}
+	}
 	for _, m := range in.Mounts {
 		keep, err := mount(m)
 		if err != nil {

@@ -52,7 +52,7 @@ func TestWhatIsHadIsKept(t *testing.T) {
 			{Destination: "/etc/x", Source: "/rootfs/etc/x", Options: []string{"bind", "ro"}},
 		}
 	})
-	out, err := rewrite(in)
+	out, err := rewrite(in, stackHost)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -97,7 +97,7 @@ func TestWhatGVisorHasOfItsOwnIsLeftOut(t *testing.T) {
 			{Destination: "/dev/null", Type: "bind", Source: "/dev/null", Options: []string{"bind"}},
 			{Destination: "/dev/console", Type: "bind", Source: "/dev/pts/0", Options: []string{"bind"}},
 		}
-	}))
+	}), stackNone)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -156,7 +156,7 @@ func TestWhatCannotBeHadIsRefused(t *testing.T) {
 		"or no root":        func(s *specs.Spec) { s.Root = nil },
 	} {
 		t.Run(says, func(t *testing.T) {
-			out, err := rewrite(spec(t, change))
+			out, err := rewrite(spec(t, change), stackHost)
 			if err == nil || !strings.Contains(err.Error(), says) {
 				t.Fatalf("error %v, spec %+v", err, out)
 			}
@@ -167,9 +167,23 @@ func TestWhatCannotBeHadIsRefused(t *testing.T) {
 	}
 }
 
+func TestGVisorsOwnStackIsToldWhoseInterfacesItTakes(t *testing.T) {
+	for stack, want := range map[string][]specs.LinuxNamespace{
+		stackNone: nil, stackHost: nil, stackSandbox: {{Type: specs.NetworkNamespace, Path: "/proc/self/ns/net"}},
+	} {
+		out, err := rewrite(spec(t, nil), stack)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if !slices.Equal(out.Linux.Namespaces, want) {
+			t.Errorf("%s: %+v", stack, out.Linux.Namespaces)
+		}
+	}
+}
+
 func TestASpecificationThatIsNotWhollyKnownIsRefused(t *testing.T) {
 	b := strings.Replace(string(spec(t, nil)), `{"ociVersion"`, `{"tomorrow":{},"ociVersion"`, 1)
-	if _, err := rewrite([]byte(b)); errs.CodeOf(err) != errs.Precondition || !strings.Contains(err.Error(), "tomorrow") {
+	if _, err := rewrite([]byte(b), stackHost); errs.CodeOf(err) != errs.Precondition || !strings.Contains(err.Error(), "tomorrow") {
 		t.Errorf("error %v", err)
 	}
 }
