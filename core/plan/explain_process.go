@@ -20,7 +20,7 @@ func (e *explainer) security() {
 	for _, r := range p.Process.Rlimits {
 		name := strings.ToLower(strings.TrimPrefix(r.Type, "RLIMIT_"))
 		paths := []string{fmt.Sprintf("resources.rlimit[%q]", name)}
-		if name == "nproc" && p.Pids() == 0 {
+		if name == "nproc" && (p.Pids() == 0 || p.Runtime != nil) {
 			paths = append(paths, "resources.pids")
 		}
 		e.add("rlimit "+name, fmt.Sprintf("%s:%s", LimitText(r.Soft), LimitText(r.Hard)), e.by("prlimit(2)"), paths...)

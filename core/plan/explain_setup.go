@@ -123,7 +123,9 @@ func (e *explainer) cgroups() {
 	if v, ok := r.Unified["cpu.weight"]; ok {
 		e.add("cpu_weight", v, "cpu.weight (v1: cpu.shares)", "resources.cpu_weight")
 	}
-	if n := p.Pids(); n > 0 {
+	if n := p.Pids(); n > 0 && p.Runtime != nil {
+		e.add("threads of the runtime", fmt.Sprint(n), "pids.max, with room for the runtime's own", "resources.pids")
+	} else if n > 0 {
 		e.add("pids", fmt.Sprint(n), "pids.max", "resources.pids")
 	}
 	if b := r.BlockIO; b != nil {

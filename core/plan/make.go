@@ -77,6 +77,9 @@ func Make(j *job.Job, in Inputs) (*Plan, error) {
 	m.inside()
 	m.files(id)
 	m.resources()
+	if m.p.Runtime != nil {
+		m.runtimeLimits()
+	}
 	m.seccomp()
 	m.network()
 	if m.p.Runtime != nil {

@@ -123,6 +123,33 @@ func (m *maker) runtimePolicy() {
 	}
 }
 
+// hostThreads is the limit of the host's threads under which a runtime's program can
+// run n processes: its own, and those that stand for the workload's. gVisor takes about
+// 28 and 2.1 for each, and dies where it cannot have one more.
+func hostThreads(n int64) int64 { return 64 + 4*n }
+
+// MinRuntimeMemory is the least limit of memory under which a program comes up.
+const MinRuntimeMemory = 32 << 20
+
+// runtimeLimits has the runtime's kernel count the workload's processes, as the job means
+// it, and leaves its program room beside them.
+func (m *maker) runtimeLimits() {
+	if n := m.p.Pids(); n > 0 {
+		limit := uint64(n)
+		at := slices.IndexFunc(m.p.Process.Rlimits, func(r specs.POSIXRlimit) bool { return r.Type == "RLIMIT_NPROC" })
+		if at < 0 {
+			m.p.Process.Rlimits = append(m.p.Process.Rlimits, specs.POSIXRlimit{Type: "RLIMIT_NPROC", Soft: limit, Hard: limit})
+		} else {
+			r := &m.p.Process.Rlimits[at]
+			r.Soft, r.Hard = min(r.Soft, limit), min(r.Hard, limit)
+		}
+		*m.p.Resources.Pids.Limit = hostThreads(n)
+	}
+	if v := m.j.Resources.Memory; v != nil && *v >= MinMemory && *v < MinRuntimeMemory {
+		m.fail("resources.memory", `write at least memory = "32MiB"`, "memory = %d bytes is less than runtime %q needs for its own kernel (%d)", *v, m.p.Runtime.Plugin, int64(MinRuntimeMemory))
+	}
+}
+
 // Bundle gives the OCI runtime configuration that a runtime plugin's program runs: the
 // file system is made already, and lies below RuntimeRoot; the namespaces and the group
 // are those that the program is in.
