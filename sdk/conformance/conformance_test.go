@@ -19,7 +19,7 @@ func TestMain(m *testing.M) {
 		panic(err)
 	}
 	fake = filepath.Join(dir, "nucleus-plugin-fake")
-	if out, err := exec.Command("go", "build", "-o", fake, "./internal/fake").CombinedOutput(); err != nil {
+	if out, err := build().CombinedOutput(); err != nil {
 		panic(string(out))
 	}
 	// Another user executes it, too.
@@ -29,6 +29,13 @@ func TestMain(m *testing.M) {
 	code := m.Run()
 	os.RemoveAll(dir)
 	os.Exit(code)
+}
+
+// build makes the fake, which is a program of runtimes, too, and as such has no libraries.
+func build() *exec.Cmd {
+	cmd := exec.Command("go", "build", "-o", fake, "./internal/fake")
+	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
+	return cmd
 }
 
 func config(defect string) conformance.Config {
