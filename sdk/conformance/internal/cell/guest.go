@@ -170,6 +170,7 @@ func (l *Layout) make() error {
 	m.mount("tmpfs", "/", unix.MS_NOSUID|unix.MS_NODEV, "mode=0755")
 	m.mount("proc", "/proc", quiet, "")
 	m.mount("tmpfs", "/tmp", quiet, "mode=0711")
+	m.do(func() error { return os.MkdirAll(filepath.Join(l.Dir, "/sys/fs/cgroup"), 0o755) })
 	m.mount("tmpfs", runtime.StatePath, quiet, "mode=0711")
 	m.mount("tmpfs", runtime.BundlePath, quiet, "mode=0700")
 	m.do(func() error {
