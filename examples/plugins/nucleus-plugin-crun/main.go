@@ -54,6 +54,11 @@ func (c *crun) program(instance string) string {
 
 // Prepare says how crun is called. Nothing of the job becomes an argument.
 func (c *crun) Prepare(_ context.Context, r *runtime.PrepareRequest) (*runtime.Prepared, error) {
+	switch r.Network {
+	case runtime.NetworkNone, runtime.NetworkHost, runtime.NetworkOwn: // crun is in it
+	default:
+		return nil, errs.Preconditionf("network %d is of a newer Nucleus than this plugin", r.Network)
+	}
 	program := c.program(r.Call.InstanceID)
 	if _, err := os.Stat(program); err != nil {
 		return nil, errs.Preconditionf("%w: apt-get install crun", err)
@@ -69,7 +74,8 @@ func (c *crun) Prepare(_ context.Context, r *runtime.PrepareRequest) (*runtime.P
 		Run: runtime.Command{Args: []string{
 			"crun", "--root=" + runtime.StatePath, "--cgroup-manager=disabled", "run", "--bundle=" + runtime.BundlePath, "--pid-file=" + runtime.WordPIDFile, runtime.WordID,
 		}},
-		// There is no Signal: crun passes signals on. And there is no Exec: to end
+		// There is no Signal: crun passes signals on. The workload is the first process of
+		// a PID namespace, and gets those alone that it expects, and SIGKILL. There is no Exec: to end
 		// `crun exec` leaves what it runs, and crun has no way to end that alone.
 	}, nil
 }
@@ -78,8 +84,8 @@ func (c *crun) Prepare(_ context.Context, r *runtime.PrepareRequest) (*runtime.P
 // says: the core names none, since the program is in its own.
 func rewrite(raw []byte) ([]byte, error) {
 	var spec map[string]any
-	if err := json.Unmarshal(raw, &spec); err != nil {
-		return nil, err
+	if err := json.Unmarshal(raw, &spec); err != nil || spec["process"] == nil {
+		return nil, errs.Preconditionf("what is to be run is no specification of a container")
 	}
 	spec["ociVersion"] = "1.0.2" // what crun of 2023 takes
 	linux, ok := spec["linux"].(map[string]any)

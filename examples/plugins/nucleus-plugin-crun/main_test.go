@@ -29,8 +29,10 @@ func TestTheSpecificationNamesItsNamespaces(t *testing.T) {
 	if !reflect.DeepEqual(is, want) {
 		t.Errorf("got  %v\nwant %v", is, want)
 	}
-	if _, err := rewrite([]byte("{")); err == nil {
-		t.Error("no specification was taken for one")
+	for _, none := range []string{"", "{", "{}", "[]"} {
+		if _, err := rewrite([]byte(none)); errs.CodeOf(err) != errs.Precondition {
+			t.Errorf("%q was taken for one: %v", none, err)
+		}
 	}
 }
 
@@ -57,7 +59,7 @@ func TestPrepare(t *testing.T) {
 	if err := c.Configure(t.Context(), config.Instance{ID: "i"}, job{Crun: path}); err != nil {
 		t.Fatal(err)
 	}
-	got, err := c.Prepare(t.Context(), &runtime.PrepareRequest{Call: runtime.Call{InstanceID: "i"}, Spec: []byte(`{"hostname":"--root=/"}`)})
+	got, err := c.Prepare(t.Context(), &runtime.PrepareRequest{Call: runtime.Call{InstanceID: "i"}, Network: runtime.NetworkNone, Spec: []byte(`{"process":{},"hostname":"--root=/"}`)})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -68,8 +70,12 @@ func TestPrepare(t *testing.T) {
 	if err := os.Remove(path); err != nil {
 		t.Fatal(err)
 	}
-	_, err = c.Prepare(t.Context(), &runtime.PrepareRequest{Call: runtime.Call{InstanceID: "i"}, Spec: []byte(`{}`)})
+	_, err = c.Prepare(t.Context(), &runtime.PrepareRequest{Call: runtime.Call{InstanceID: "i"}, Network: runtime.NetworkOwn, Spec: []byte(`{"process":{}}`)})
 	if errs.CodeOf(err) != errs.Precondition || !strings.Contains(err.Error(), "apt-get install crun") {
+		t.Errorf("error %v", err)
+	}
+	_, err = c.Prepare(t.Context(), &runtime.PrepareRequest{Network: 99, Spec: []byte(`{"process":{}}`)})
+	if errs.CodeOf(err) != errs.Precondition || !strings.Contains(err.Error(), "network 99") {
 		t.Errorf("error %v", err)
 	}
 }
