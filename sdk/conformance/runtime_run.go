@@ -172,7 +172,7 @@ func (b *box) open() error {
 
 const (
 	// boxLimit is for whatever a sandbox does, all of which takes a moment.
-	boxLimit = 10 * time.Second
+	boxLimit = 6 * time.Second
 	// expectLimit is for what need not come.
 	expectLimit = 2 * time.Second
 
