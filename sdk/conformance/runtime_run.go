@@ -252,7 +252,7 @@ func (b *box) signal(to *execution, pid string, s syscall.Signal) error {
 		return err
 	}
 	if err := r.ended(0); err != nil {
-		return fmt.Errorf("Signal: %w", err)
+		return fmt.Errorf("the command Signal: %w", err)
 	}
 	return nil
 }
@@ -361,7 +361,7 @@ func passesSignals(ctx context.Context, k *Checker) error {
 			if !b.run.out.await("ready", boxLimit) {
 				return broken("the workload did not start within %s; standard error: %q", boxLimit, b.run.errs)
 			}
-			s := syscall.Signal(unix.SIGTERM)
+			s := unix.SIGTERM
 			if c.want > 128 {
 				s = syscall.Signal(c.want - 128)
 			}
