@@ -160,7 +160,7 @@ func (b *box) open() error {
 	if err := errors.Join(os.Mkdir(root, 0o755), os.Mkdir(rootfs, 0o755)); err != nil {
 		return err
 	}
-	if err := cell.Rootfs(rootfs, program, "sh", "sleep", "id", "cat", "kill", "true", "pwd"); err != nil {
+	if err := cell.Rootfs(rootfs, program, "sh", "sleep", "id", "cat", "kill", "true", "grep"); err != nil {
 		return err
 	}
 	b.cell, err = cell.New(cell.Layout{Dir: root, Program: b.how.Program.Path, Rootfs: rootfs, Config: b.how.Spec, Libraries: b.how.Program.Libraries, Devices: b.how.Program.Devices})
@@ -172,7 +172,7 @@ func (b *box) open() error {
 
 const (
 	// boxLimit is for whatever a sandbox does, all of which takes a moment.
-	boxLimit = 10 * time.Second
+	boxLimit = 6 * time.Second
 	// expectLimit is for what need not come.
 	expectLimit = 2 * time.Second
 
@@ -252,7 +252,7 @@ func (b *box) signal(to *execution, pid string, s syscall.Signal) error {
 		return err
 	}
 	if err := r.ended(0); err != nil {
-		return fmt.Errorf("Signal: %w", err)
+		return fmt.Errorf("the command Signal: %w", err)
 	}
 	return nil
 }
@@ -361,7 +361,7 @@ func passesSignals(ctx context.Context, k *Checker) error {
 			if !b.run.out.await("ready", boxLimit) {
 				return broken("the workload did not start within %s; standard error: %q", boxLimit, b.run.errs)
 			}
-			s := syscall.Signal(unix.SIGTERM)
+			s := unix.SIGTERM
 			if c.want > 128 {
 				s = syscall.Signal(c.want - 128)
 			}
@@ -450,11 +450,7 @@ func runsFurther(ctx context.Context, k *Checker) error {
 
 func killsFurther(ctx context.Context, k *Checker) error {
 	return k.withFurther(ctx, func(b *box) error {
-		before, err := b.cell.Others()
-		if err != nil {
-			return err
-		}
-		r, err := b.further(`echo ready; exec sleep 60`)
+		r, err := b.further(`echo ready; exec sleep 4711`)
 		if err != nil {
 			return err
 		}
@@ -475,19 +471,22 @@ func killsFurther(ctx context.Context, k *Checker) error {
 		if err := r.ended(128 + int(unix.SIGKILL)); err != nil {
 			return err
 		}
-		return b.settles(before)
+		return b.gone(`471[1]`) // which is not in the line that looks for it
 	})
 }
 
-// settles waits until the processes are those that are named.
-func (b *box) settles(want string) error {
-	for end := time.Now().Add(endLimit); ; time.Sleep(pause) {
-		got, err := b.cell.Others()
-		switch {
-		case err != nil || got == want:
+// gone waits until no process inside has the pattern in its arguments.
+func (b *box) gone(pattern string) error {
+	for end := time.Now().Add(endLimit); ; {
+		r, err := b.further(`! grep -l "` + pattern + `" /proc/[0-9]*/cmdline 2>/dev/null`)
+		if err != nil {
 			return err
-		case time.Now().After(end):
-			return broken("%s later there are %q, and not %q", endLimit, got, want)
+		}
+		if err := r.ended(0); err == nil || time.Now().After(end) {
+			if err != nil {
+				return broken("%s later it is still there: %q", endLimit, r.out)
+			}
+			return nil
 		}
 	}
 }
@@ -500,6 +499,14 @@ func endsAll(ctx context.Context, k *Checker) error {
 		if err := b.run.ended(0); err != nil {
 			return err
 		}
-		return b.settles("")
+		for end := time.Now().Add(endLimit); ; time.Sleep(pause) {
+			left, err := b.cell.Others()
+			switch {
+			case err != nil || left == "":
+				return err
+			case time.Now().After(end):
+				return broken("%s later there still are: %s", endLimit, left)
+			}
+		}
 	})
 }

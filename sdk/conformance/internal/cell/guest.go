@@ -108,7 +108,7 @@ func (i *initProcess) obey(o order, files []uintptr) (r report, err error) {
 		r.Text = []byte(others())
 		return r, nil
 	}
-	r.PID, err = syscall.ForkExec(runtime.ProgramPath, o.Args, &syscall.ProcAttr{
+	r.PID, err = syscall.ForkExec(runtime.ProgramPath, o.Args, &syscall.ProcAttr{ //nolint:forbidigo // it is what this process is for
 		Dir: "/", Env: append([]string{}, o.Env...), Files: files, Sys: &syscall.SysProcAttr{Setsid: true, Setctty: o.Terminal},
 	})
 	return r, err
@@ -199,10 +199,10 @@ func (l *Layout) make() error {
 			m.bind(t, t, true)
 		}
 	}
-	m.do(func() error { return os.NewSyscallError("chdir", unix.Chdir(l.Dir)) })
+	m.do(func() error { return os.NewSyscallError("chdir", unix.Chdir(l.Dir)) }) //nolint:forbidigo // this process is init alone
 	m.do(func() error { return os.NewSyscallError("pivot_root", unix.PivotRoot(".", ".")) })
 	m.do(func() error { return os.NewSyscallError("umount2", unix.Unmount(".", unix.MNT_DETACH)) })
-	m.do(func() error { return os.NewSyscallError("chdir", unix.Chdir("/")) })
+	m.do(func() error { return os.NewSyscallError("chdir", unix.Chdir("/")) }) //nolint:forbidigo // as before
 	m.root = ""
 	m.readOnly("/")
 	return m.err

@@ -161,8 +161,10 @@ func runBox(args []string) (int, error) {
 		p.Args[0], p.Env = "/rootfs"+p.Args[0], append(p.Env, "PATH=/rootfs/bin")
 	}
 	if verb == "run" {
-		if err := syscall.Mount("/dev", "/rootfs/dev", "", syscall.MS_BIND|syscall.MS_REC, ""); err != nil {
-			return 0, fmt.Errorf("binding /dev: %w", err)
+		for _, d := range []string{"/dev", "/proc"} {
+			if err := syscall.Mount(d, "/rootfs"+d, "", syscall.MS_BIND|syscall.MS_REC, ""); err != nil {
+				return 0, fmt.Errorf("binding %s: %w", d, err)
+			}
 		}
 	}
 	cmd := exec.Command(p.Args[0], p.Args[1:]...)
