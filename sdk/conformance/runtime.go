@@ -31,9 +31,9 @@ func runtimeSuite() suite {
 		{"runtime/run", "Run runs the workload with its arguments, variables, directory and user, on the standard streams that it is given, and ends with its exit status", "run the bundle in the foreground", configured, runsWorkload},
 		{"runtime/root", "the workload sees nothing of the program's root but what is below " + runtime.RootPath, "make the spec's root the workload's", configured, confinesWorkload},
 		{"runtime/terminal", "where the spec wants a terminal, and Prepare does not refuse it, the workload is on one", "give it the terminal that Run is started on, or one of your own that is joined to it", configured, runsOnTerminal},
-		{"runtime/signal", "a signal reaches the workload: one that it does not expect ends it, and Run with 128 and its number, or has no effect where the workload is the first process of a PID namespace; to one that it expects it can answer", "say in Signal how one is sent, or pass on what the program gets", configured, passesSignals},
+		{"runtime/signal", "a signal reaches the workload: to one that it expects it can answer; another ends it, unless it is the first of a pid namespace, and Run with 128 and its number", "say in Signal how one is sent, or pass on what the program gets", configured, passesSignals},
 		{"runtime/exec", "with Exec a further process, read from " + runtime.ProcessPath + ", runs beside the workload in its root, and Exec ends with its exit status", "leave Exec out if there are none", configured, runsFurther},
-		{"runtime/exec-signal", "with Exec: SIGKILL ends the further process that is meant, and Exec with 137, and the workload runs on", "write its number inside down in " + runtime.WordPIDFile + ", and send it to that", configured, killsFurther},
+		{"runtime/exec-signal", "with Exec: SIGKILL ends the further process that is meant, and no other, and Exec with 137", "write its number inside down in " + runtime.WordPIDFile + ", and send it to that", configured, killsFurther},
 		{"runtime/end", "the end of Run is the end of everything that it has started", "end what is left before the program ends", configured, endsAll},
 	}}
 }

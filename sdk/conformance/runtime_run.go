@@ -35,7 +35,8 @@ type box struct {
 type execution struct {
 	*cell.Process
 	out, errs *pipe
-	input     *os.File // nil for none
+	input     *os.File
+	known     *int // its status, once it has ended
 }
 
 // pipe collects what is written to it.
@@ -171,9 +172,9 @@ func (b *box) open() error {
 
 const (
 	// boxLimit is for whatever a sandbox does, all of which takes a moment.
-	boxLimit = 10 * time.Second
-	// noticeLimit is for a signal that may have no effect.
-	noticeLimit = 3 * time.Second
+	boxLimit = 6 * time.Second
+	// expectLimit is for what need not come.
+	expectLimit = 2 * time.Second
 
 	boxID       = "0123456789abcdef0123456789abcdef"
 	runPIDFile  = runtime.StatePath + "/run.pid"
@@ -217,17 +218,26 @@ func (b *box) start() (err error) {
 	return err
 }
 
+// endsWithin leaves the status for ended.
+func (r *execution) endsWithin(limit time.Duration) bool {
+	status, ok := r.Wait(limit)
+	if ok {
+		r.known = &status
+	}
+	return ok
+}
+
 // ended waits for the end of a call, and tells what it has to be.
 func (r *execution) ended(want int) error {
-	status, ok := r.Wait(boxLimit)
+	ok := r.known != nil || r.endsWithin(boxLimit)
 	r.input.Close()
 	if !ok {
 		return broken("it still runs after %s; standard error: %q", boxLimit, r.errs)
 	}
 	r.out.end()
 	r.errs.end()
-	if status != want {
-		return broken("it ended with %d, and not with %d; standard error: %q", status, want, r.errs)
+	if *r.known != want {
+		return broken("it ended with %d, and not with %d; standard error: %q", *r.known, want, r.errs)
 	}
 	return nil
 }
@@ -242,7 +252,7 @@ func (b *box) signal(to *execution, pid string, s syscall.Signal) error {
 		return err
 	}
 	if err := r.ended(0); err != nil {
-		return fmt.Errorf("Signal: %w", err)
+		return fmt.Errorf("the command Signal: %w", err)
 	}
 	return nil
 }
@@ -351,24 +361,19 @@ func passesSignals(ctx context.Context, k *Checker) error {
 			if !b.run.out.await("ready", boxLimit) {
 				return broken("the workload did not start within %s; standard error: %q", boxLimit, b.run.errs)
 			}
-			s := syscall.Signal(unix.SIGTERM)
+			s := unix.SIGTERM
 			if c.want > 128 {
 				s = syscall.Signal(c.want - 128)
 			}
 			if err := b.signal(b.run, "1", s); err != nil {
 				return err
 			}
-			want := c.want
-			if want == 128+int(unix.SIGTERM) {
-				if _, ok := b.run.Wait(noticeLimit); !ok {
-					// pid_namespaces(7): the first process of one gets only what it expects.
-					want = 128 + int(unix.SIGKILL)
-					if err := b.signal(b.run, "1", syscall.SIGKILL); err != nil {
-						return err
-					}
-				}
+			// The first process of a pid namespace, which the workload may be, gets no signal
+			// that it does not expect but SIGKILL (pid_namespaces(7)).
+			if c.want == 128+int(unix.SIGTERM) && !b.run.endsWithin(expectLimit) {
+				return nil
 			}
-			if err := b.run.ended(want); err != nil {
+			if err := b.run.ended(c.want); err != nil {
 				return fmt.Errorf("%s of %q: %w", s, c.line, err)
 			}
 			return nil
@@ -445,6 +450,10 @@ func runsFurther(ctx context.Context, k *Checker) error {
 
 func killsFurther(ctx context.Context, k *Checker) error {
 	return k.withFurther(ctx, func(b *box) error {
+		before, err := b.cell.Others()
+		if err != nil {
+			return err
+		}
 		r, err := b.further(`echo ready; exec sleep 60`)
 		if err != nil {
 			return err
@@ -463,8 +472,24 @@ func killsFurther(ctx context.Context, k *Checker) error {
 		if err := b.signal(r, pid, unix.SIGKILL); err != nil {
 			return err
 		}
-		return r.ended(128 + int(unix.SIGKILL))
+		if err := r.ended(128 + int(unix.SIGKILL)); err != nil {
+			return err
+		}
+		return b.settles(before)
 	})
+}
+
+// settles waits until the processes are those that are named.
+func (b *box) settles(want string) error {
+	for end := time.Now().Add(endLimit); ; time.Sleep(pause) {
+		got, err := b.cell.Others()
+		switch {
+		case err != nil || got == want:
+			return err
+		case time.Now().After(end):
+			return broken("%s later there are %q, and not %q", endLimit, got, want)
+		}
+	}
 }
 
 func endsAll(ctx context.Context, k *Checker) error {
@@ -475,13 +500,6 @@ func endsAll(ctx context.Context, k *Checker) error {
 		if err := b.run.ended(0); err != nil {
 			return err
 		}
-		left := ""
-		for end := time.Now().Add(endLimit); time.Now().Before(end); time.Sleep(pause) {
-			var err error
-			if left, err = b.cell.Others(); err != nil || left == "" {
-				return err
-			}
-		}
-		return broken("%s later there still are: %s", endLimit, left)
+		return b.settles("")
 	})
 }

@@ -42,7 +42,7 @@ type Plugin struct {
 	Description string // one line
 	DocsURL     string
 
-	Network network.Network  // may be a Preparer, a Checker, a Watcher and a Collector besides
+	Network network.Network // may be a Preparer, a Checker, a Watcher and a Collector besides
 	Runtime runtime.Runtime
 	Secrets secrets.Provider // may be a Renewer and a Revoker besides
 	Hooks   hooks.Handler

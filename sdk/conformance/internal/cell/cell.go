@@ -92,7 +92,7 @@ func New(l Layout) (*Cell, error) {
 	if os.Geteuid() == 0 {
 		ids[0].Size, groups[0].Size = 65536, 65536
 	}
-	pid, err := syscall.ForkExec("/proc/self/exe", []string{guest}, &syscall.ProcAttr{
+	pid, err := syscall.ForkExec("/proc/self/exe", []string{guest}, &syscall.ProcAttr{ //nolint:forbidigo // it is what this package is for
 		Dir: "/", Env: []string{}, Files: []uintptr{null.Fd(), null.Fd(), 2, uintptr(pair[1])},
 		Sys: &syscall.SysProcAttr{
 			Setsid: true, UidMappings: ids, GidMappings: groups, GidMappingsEnableSetgroups: os.Geteuid() == 0,
@@ -207,7 +207,6 @@ func (c *Cell) Start(x Command) (*Process, error) {
 func (p *Process) Wait(limit time.Duration) (status int, ok bool) {
 	select {
 	case status = <-p.done:
-		p.done <- status // for whoever waits next
 		return status, true
 	case <-time.After(limit):
 		return 0, false

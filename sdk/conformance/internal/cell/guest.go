@@ -108,7 +108,7 @@ func (i *initProcess) obey(o order, files []uintptr) (r report, err error) {
 		r.Text = []byte(others())
 		return r, nil
 	}
-	r.PID, err = syscall.ForkExec(runtime.ProgramPath, o.Args, &syscall.ProcAttr{
+	r.PID, err = syscall.ForkExec(runtime.ProgramPath, o.Args, &syscall.ProcAttr{ //nolint:forbidigo // it is what this process is for
 		Dir: "/", Env: append([]string{}, o.Env...), Files: files, Sys: &syscall.SysProcAttr{Setsid: true, Setctty: o.Terminal},
 	})
 	return r, err
@@ -169,8 +169,9 @@ func (l *Layout) make() error {
 	m := &maker{root: l.Dir}
 	m.mount("tmpfs", "/", unix.MS_NOSUID|unix.MS_NODEV, "mode=0755")
 	m.mount("proc", "/proc", quiet, "")
-	m.mount("tmpfs", "/tmp", quiet, "mode=0711")
+	// For programs that look at what is mounted there, and do without.
 	m.do(func() error { return os.MkdirAll(filepath.Join(l.Dir, "/sys/fs/cgroup"), 0o755) })
+	m.mount("tmpfs", "/tmp", quiet, "mode=0711")
 	m.mount("tmpfs", runtime.StatePath, quiet, "mode=0711")
 	m.mount("tmpfs", runtime.BundlePath, quiet, "mode=0700")
 	m.do(func() error {
@@ -197,10 +198,10 @@ func (l *Layout) make() error {
 			m.bind(t, t, true)
 		}
 	}
-	m.do(func() error { return os.NewSyscallError("chdir", unix.Chdir(l.Dir)) })
+	m.do(func() error { return os.NewSyscallError("chdir", unix.Chdir(l.Dir)) }) //nolint:forbidigo // this process is init alone
 	m.do(func() error { return os.NewSyscallError("pivot_root", unix.PivotRoot(".", ".")) })
 	m.do(func() error { return os.NewSyscallError("umount2", unix.Unmount(".", unix.MNT_DETACH)) })
-	m.do(func() error { return os.NewSyscallError("chdir", unix.Chdir("/")) })
+	m.do(func() error { return os.NewSyscallError("chdir", unix.Chdir("/")) }) //nolint:forbidigo // as before
 	m.root = ""
 	m.readOnly("/")
 	return m.err

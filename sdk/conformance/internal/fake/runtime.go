@@ -170,6 +170,9 @@ func runBox(args []string) (int, error) {
 	cmd.Env, cmd.Dir = p.Env, p.Cwd
 	cmd.Stdin, cmd.Stdout, cmd.Stderr = os.Stdin, os.Stdout, os.Stderr
 	cmd.SysProcAttr = &syscall.SysProcAttr{Chroot: root, Pdeathsig: syscall.SIGKILL}
+	if broken("leaves what it runs") {
+		cmd.SysProcAttr.Pdeathsig = 0
+	}
 	if p.User.UID != 0 && !broken("all are root") {
 		cmd.SysProcAttr.Credential = &syscall.Credential{Uid: p.User.UID, Gid: p.User.GID}
 	}
