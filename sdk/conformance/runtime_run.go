@@ -450,11 +450,7 @@ func runsFurther(ctx context.Context, k *Checker) error {
 
 func killsFurther(ctx context.Context, k *Checker) error {
 	return k.withFurther(ctx, func(b *box) error {
-		before, err := b.cell.Others()
-		if err != nil {
-			return err
-		}
-		r, err := b.further(`echo ready; exec sleep 60`)
+		r, err := b.further(`echo ready; exec sleep ` + killed)
 		if err != nil {
 			return err
 		}
@@ -475,8 +471,31 @@ func killsFurther(ctx context.Context, k *Checker) error {
 		if err := r.ended(128 + int(unix.SIGKILL)); err != nil {
 			return err
 		}
-		return b.settles(before)
+		return b.gone()
 	})
+}
+
+// killed is how long the process sleeps that is ended, as no other does.
+const killed = "4321"
+
+// gone waits until no process inside is that one. Those outside may stay: gVisor keeps
+// what it has made for one, for the next.
+func (b *box) gone() error {
+	for end := time.Now().Add(endLimit); ; time.Sleep(pause) {
+		r, err := b.further(`cat /proc/[0-9]*/cmdline 2>/dev/null; exit 0`)
+		if err != nil {
+			return err
+		}
+		if err := r.ended(0); err != nil {
+			return fmt.Errorf("a process beside the one that was ended: %w", err)
+		}
+		switch {
+		case !strings.Contains(r.out.String(), killed):
+			return nil
+		case time.Now().After(end):
+			return broken("%s later it still runs", endLimit)
+		}
+	}
 }
 
 // settles waits until the processes are those that are named.
