@@ -450,7 +450,11 @@ func runsFurther(ctx context.Context, k *Checker) error {
 
 func killsFurther(ctx context.Context, k *Checker) error {
 	return k.withFurther(ctx, func(b *box) error {
-		r, err := b.further(`echo ready; exec sleep ` + killed)
+		before, err := b.cell.Others()
+		if err != nil {
+			return err
+		}
+		r, err := b.further(`echo ready; exec sleep 60`)
 		if err != nil {
 			return err
 		}
@@ -471,29 +475,21 @@ func killsFurther(ctx context.Context, k *Checker) error {
 		if err := r.ended(128 + int(unix.SIGKILL)); err != nil {
 			return err
 		}
-		return b.gone()
+		return b.gone(before)
 	})
 }
 
-// killed is how long the process sleeps that is ended, as no other does.
-const killed = "4321"
-
-// gone waits until no process inside is that one. Those outside may stay: gVisor keeps
-// what it has made for one, for the next.
-func (b *box) gone() error {
+// gone waits until there are no more processes of a workload's than before. Others may
+// stay: gVisor keeps what it has made for one process, for the next.
+func (b *box) gone(before string) error {
+	workloads := func(names string) int { return strings.Count(names, "sleep") + strings.Count(names, "busybox") }
 	for end := time.Now().Add(endLimit); ; time.Sleep(pause) {
-		r, err := b.further(`cat /proc/[0-9]*/cmdline 2>/dev/null; exit 0`)
-		if err != nil {
-			return err
-		}
-		if err := r.ended(0); err != nil {
-			return fmt.Errorf("a process beside the one that was ended: %w", err)
-		}
+		got, err := b.cell.Others()
 		switch {
-		case !strings.Contains(r.out.String(), killed):
-			return nil
+		case err != nil || workloads(got) <= workloads(before):
+			return err
 		case time.Now().After(end):
-			return broken("%s later it still runs", endLimit)
+			return broken("%s later there are %q, and not %q", endLimit, got, before)
 		}
 	}
 }
