@@ -88,7 +88,7 @@ endef
 
 ## test-unit: tests beside the code
 .PHONY: test-unit
-test-unit: build
+test-unit: build $(RUNSC)
 	@go test $(TESTFLAGS) $$(go list ./... | grep -vE '^$(MODULE)/test/')
 	@for m in $(MODULES); do go -C $$m test $(TESTFLAGS) $$(go -C $$m list ./... | grep -v '/network/e2e$$'); done
 

@@ -207,7 +207,6 @@ func (c *Cell) Start(x Command) (*Process, error) {
 func (p *Process) Wait(limit time.Duration) (status int, ok bool) {
 	select {
 	case status = <-p.done:
-		p.done <- status // for whoever waits next
 		return status, true
 	case <-time.After(limit):
 		return 0, false

@@ -172,7 +172,6 @@ func (l *Layout) make() error {
 	// For programs that look at what is mounted there, and do without.
 	m.do(func() error { return os.MkdirAll(filepath.Join(l.Dir, "/sys/fs/cgroup"), 0o755) })
 	m.mount("tmpfs", "/tmp", quiet, "mode=0711")
-	m.do(func() error { return os.MkdirAll(filepath.Join(l.Dir, "/sys/fs/cgroup"), 0o755) })
 	m.mount("tmpfs", runtime.StatePath, quiet, "mode=0711")
 	m.mount("tmpfs", runtime.BundlePath, quiet, "mode=0700")
 	m.do(func() error {
