@@ -251,7 +251,7 @@ func (u *upping) launch(ctx context.Context, name string, reached func(job.Condi
 		return err
 	}
 	defer said.Close()
-	p, r, err := startSupervisor(u.arguments(name), in, said, nil)
+	p, r, err := u.startSupervisor(u.f.parent, u.arguments(name), in, said, nil)
 	if err != nil {
 		return err
 	}

@@ -17,6 +17,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/nucleus-runtime/nucleus/core/audit"
+	"github.com/nucleus-runtime/nucleus/core/cgroups"
 	"github.com/nucleus-runtime/nucleus/core/control"
 	"github.com/nucleus-runtime/nucleus/core/exec"
 	"github.com/nucleus-runtime/nucleus/core/lifecycle"
@@ -35,6 +36,8 @@ type Config struct {
 	// Streams are those of a sandbox in the foreground.
 	Streams  exec.Streams
 	Detached bool
+	// Cgroups tells where this process is, and could be.
+	Cgroups cgroups.Facts
 	// Journal is the socket of a journal that gets the output, too; "" for none.
 	Journal string
 	// Held: it is started when somebody asks for that.
@@ -203,6 +206,9 @@ func (v *Supervisor) record() Record {
 		Detached: v.cfg.Detached, Job: p.Name, File: p.File, Mode: string(p.Mode), Command: p.Process.Args, Terminal: p.Process.Terminal,
 		Root: p.Root.Kind, Rootfs: p.Root.Path, Network: p.Network.Backend, Cgroup: s.Cgroup(), Created: v.created, Started: s.Started(), Execs: v.execs.Load(),
 		Health: string(s.Health()), StatusText: s.StatusText(), Restarts: restarts,
+	}
+	if v.cfg.Detached {
+		r.SupervisorCgroup, r.SupervisorShares = whereabouts(v.cfg.Cgroups)
 	}
 	if v.cfg.Stack != nil {
 		r.Stack = v.cfg.Stack.Name
