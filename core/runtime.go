@@ -173,7 +173,7 @@ func (r *Runtime) Plan(j *job.Job) (*plan.Plan, error) {
 	if r.o.Manager != nil {
 		in.Watchdog = r.o.Manager.Watchdog
 	}
-	in.Passwd, in.Group = accounts(j)
+	in.Accounts = accounts(j)
 	if j.Network.Backend == "host" {
 		in.HostResolv = readSmall("/etc/resolv.conf")
 	}

@@ -349,9 +349,8 @@ type Degraded struct {
 // files that decide about names and addresses.
 type Inputs struct {
 	Host fact.Host
-	// Passwd and Group are /etc/passwd and /etc/group of the rootfs, or of the
-	// host for a toolchain root; nil if there are none.
-	Passwd, Group []byte
+	// Accounts are those of the rootfs, or of the host for a toolchain root.
+	Accounts Accounts
 	// HostResolv is the host's resolv.conf, for network "host".
 	HostResolv []byte
 	// Term is the TERM of the caller's terminal.

@@ -40,13 +40,15 @@ type SignalRequest struct {
 
 // ExecRequest is a command beside the workload.
 type ExecRequest struct {
-	Args   []string   `json:"args"`
-	Env    []string   `json:"env,omitempty"`
-	Cwd    string     `json:"cwd,omitempty"`
-	User   *exec.User `json:"user,omitempty"`
-	TTY    bool       `json:"tty,omitempty"`
-	Size   exec.Size  `json:"size,omitzero"` // of the terminal
-	Detach bool       `json:"detach,omitempty"`
+	Args []string   `json:"args"`
+	Env  []string   `json:"env,omitempty"`
+	Cwd  string     `json:"cwd,omitempty"`
+	User *exec.User `json:"user,omitempty"`
+	// Account is a user by name instead: USER[:GROUP].
+	Account string    `json:"account,omitempty"`
+	TTY     bool      `json:"tty,omitempty"`
+	Size    exec.Size `json:"size,omitzero"` // of the terminal
+	Detach  bool      `json:"detach,omitempty"`
 }
 
 // Started tells of a command that runs.

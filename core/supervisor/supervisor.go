@@ -440,7 +440,7 @@ func (v *Supervisor) exec(ctx context.Context, c *control.Conn, m control.Messag
 		v.fail(c, err)
 		return
 	}
-	cmd := lifecycle.Command{Args: r.Args, Env: r.Env, Cwd: r.Cwd, User: r.User, TTY: r.TTY, Size: r.Size}
+	cmd := lifecycle.Command{Args: r.Args, Env: r.Env, Cwd: r.Cwd, User: r.User, Account: r.Account, TTY: r.TTY, Size: r.Size}
 	want := 3
 	if r.TTY {
 		want = 0
