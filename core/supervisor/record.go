@@ -13,6 +13,10 @@ const RecordVersion = 1
 // RecordName is the file of a sandbox's directory that holds its Record.
 const RecordName = "state.json"
 
+// PlanName is the file of a sandbox's directory that holds what may be written down of its
+// plan (plan.Plan.Bare).
+const PlanName = "plan.json"
+
 // Record is what is known of a sandbox. It has no value of an environment, and no
 // secret; nor has the file of it a command, whose arguments could be one, nor what the
 // sandbox says of itself.

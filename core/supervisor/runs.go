@@ -474,6 +474,7 @@ func (v *Supervisor) renew(ctx context.Context) error {
 	case err != nil:
 		return err
 	}
+	v.writePlan()
 	_ = v.write() // as in make
 	return v.begin(ctx)
 }

@@ -156,6 +156,7 @@ func (v *Supervisor) open(ctx context.Context) (err error) {
 				err = v.write()
 			}
 			if err == nil {
+				v.writePlan()
 				return nil
 			}
 			_ = v.server.Close()
@@ -218,6 +219,14 @@ func (v *Supervisor) record() Record {
 		r.Status, r.Pid, r.InitPid, r.Cgroup, r.Ready, r.Health, r.StatusText = StatusRestarting, 0, 0, nil, false, "", ""
 	}
 	return r
+}
+
+// writePlan writes down what holds for the present run. Nothing depends on it: on a full
+// disk there is none, not that of another run.
+func (v *Supervisor) writePlan() {
+	if v.cfg.Dir.WriteJSON(PlanName, v.present().Plan().Bare()) != nil {
+		_ = v.cfg.Dir.RemoveJSON(PlanName)
+	}
 }
 
 // write keeps the record up to date.
