@@ -489,9 +489,22 @@ func (a *app) ps(ctx context.Context, all, asJSON bool) error {
 
 func status(r supervisor.Record) string {
 	if x := r.Result; x != nil {
-		return fmt.Sprintf("%s (%s %d)", r.Status, x.Cause, x.ExitCode)
+		return fmt.Sprintf("%s (%s)", r.Status, ending(*x))
 	}
 	return string(r.Status)
+}
+
+// ending says in short how a workload has ended.
+func ending(x exec.Result) string {
+	switch {
+	case x.Cause == exec.CauseExit:
+		return fmt.Sprintf("exit %d", x.ExitCode)
+	case x.Cause == exec.CauseSignal && x.Signal != 0:
+		return unix.SignalName(unix.Signal(x.Signal))
+	case x.Cause == exec.CauseStopped:
+		return fmt.Sprintf("on request, exit %d", x.ExitCode)
+	}
+	return fmt.Sprintf("%s, exit %d", x.Cause, x.ExitCode)
 }
 
 // jobOf shows where a sandbox comes from.

@@ -1,6 +1,13 @@
 package supervisor
 
-import "github.com/nucleus-runtime/nucleus/core/exec"
+import (
+	"fmt"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/nucleus-runtime/nucleus/core/control"
+	"github.com/nucleus-runtime/nucleus/core/exec"
+)
 
 // The verbs of the control protocol, with the bodies of their requests and answers.
 // An answer of a verb without one is empty.
@@ -36,6 +43,18 @@ const (
 // SignalRequest names a signal by its number.
 type SignalRequest struct {
 	Signal int `json:"signal"`
+}
+
+// signalOf is what a message of VerbSignal asks for.
+func signalOf(m control.Message) (unix.Signal, error) {
+	var r SignalRequest
+	if err := m.Decode(&r); err != nil {
+		return 0, err
+	}
+	if r.Signal < 1 || r.Signal > 64 {
+		return 0, &control.Error{Code: control.CodeBadRequest, Text: fmt.Sprintf("signal %d: from 1 to 64", r.Signal)}
+	}
+	return unix.Signal(r.Signal), nil
 }
 
 // ExecRequest is a command beside the workload.

@@ -14,8 +14,6 @@ import (
 	"sync/atomic"
 	"time"
 
-	"golang.org/x/sys/unix"
-
 	"github.com/nucleus-runtime/nucleus/core/audit"
 	"github.com/nucleus-runtime/nucleus/core/cgroups"
 	"github.com/nucleus-runtime/nucleus/core/control"
@@ -359,12 +357,9 @@ func (v *Supervisor) askStart(ctx context.Context) error {
 }
 
 func (v *Supervisor) askSignal(m control.Message) error {
-	var r SignalRequest
-	if err := m.Decode(&r); err != nil {
+	n, err := signalOf(m)
+	if err != nil {
 		return err
-	}
-	if r.Signal < 1 || r.Signal > 64 {
-		return &control.Error{Code: control.CodeBadRequest, Text: fmt.Sprintf("signal %d: from 1 to 64", r.Signal)}
 	}
 	s, err := v.living("signal")
 	if err != nil {
@@ -373,7 +368,7 @@ func (v *Supervisor) askSignal(m control.Message) error {
 	if st := s.Status(); st == lifecycle.StatusCreated {
 		return &lifecycle.StateError{What: "signal", Status: st}
 	}
-	s.Signal(unix.Signal(r.Signal))
+	s.Signal(n)
 	return nil
 }
 
@@ -536,10 +531,11 @@ func obey(c *control.Conn, p *lifecycle.Process, detached chan<- struct{}) {
 			close(detached)
 			return
 		}
-		var r SignalRequest
-		if m.Kind != VerbSignal || m.Decode(&r) != nil || r.Signal < 1 || r.Signal > 64 {
+		if m.Kind != VerbSignal {
 			continue
 		}
-		p.Signal(unix.Signal(r.Signal))
+		if n, err := signalOf(m); err == nil {
+			p.Signal(n)
+		}
 	}
 }
