@@ -285,7 +285,7 @@ func (r *Runtime) Create(ctx context.Context, p *plan.Plan, o RunOptions) (*Sand
 	return supervisor.New(ctx, supervisor.Config{
 		Dir: d, Plan: p, Log: log, Streams: o.Streams, Detached: o.Detached, Cgroups: r.cgroups, Journal: o.Journal, Held: o.Held, Keep: o.Keep, Stack: o.Stack, Pid: o.Pid, Again: o.Again, Manager: r.o.Manager,
 		Locate: func(err error) error { return locate(err, p) },
-		Make: func(ctx context.Context, streams exec.Streams) (*lifecycle.Sandbox, error) {
+		Make: func(ctx context.Context, streams exec.Streams) (supervisor.Run, error) {
 			if o.ThreadsStay {
 				return run(ctx, streams)
 			}

@@ -30,7 +30,7 @@ type Config struct {
 	Plan *plan.Plan
 	Log  *audit.Log
 	// Make takes the plan up to the start gate.
-	Make func(context.Context, exec.Streams) (*lifecycle.Sandbox, error)
+	Make func(context.Context, exec.Streams) (Run, error)
 	// Streams are those of a sandbox in the foreground.
 	Streams  exec.Streams
 	Detached bool
@@ -79,8 +79,8 @@ type Supervisor struct {
 	decided  bool
 
 	mu       sync.Mutex
-	run      *lifecycle.Sandbox // the present one, or the last
-	runs     int                // so far
+	run      Run // the present one, or the last
+	runs     int // so far
 	restarts int
 	between  bool               // it has ended, and another one follows
 	turn     chan struct{}      // closed when that changes
@@ -94,6 +94,7 @@ type Supervisor struct {
 	ready    chan struct{}      // closed once a workload was ready
 
 	writing sync.Mutex    // of the record
+	sealed  bool          // it is not written as the sandbox changes any more
 	noted   noted         // what is written of it
 	done    chan struct{} // closed when it has ended
 	over    chan struct{} // closed when everybody who waits for that was told
@@ -113,10 +114,7 @@ type noted struct {
 // New makes a sandbox up to its start gate and begins to serve it. On an error nothing
 // is left of it.
 func New(ctx context.Context, cfg Config) (*Supervisor, error) {
-	v := &Supervisor{
-		cfg: cfg, created: time.Now(), served: make(chan struct{}), start: make(chan struct{}), done: make(chan struct{}), over: make(chan struct{}),
-		turn: make(chan struct{}), hurry: make(chan struct{}, 1), started: make(chan struct{}), ready: make(chan struct{}),
-	}
+	v := unmade(cfg)
 	var err error
 	if v.events, err = audit.OpenFile(filepath.Join(cfg.Dir.Path, audit.FileName)); err != nil {
 		return nil, errors.Join(lifecycle.StatePhase(err), cfg.Dir.Remove())
@@ -130,6 +128,14 @@ func New(ctx context.Context, cfg Config) (*Supervisor, error) {
 		_ = v.server.Serve(context.Background(), v.handle) // ends with Close
 	}()
 	return v, nil
+}
+
+// unmade is a supervisor without a run.
+func unmade(cfg Config) *Supervisor {
+	return &Supervisor{
+		cfg: cfg, created: time.Now(), served: make(chan struct{}), start: make(chan struct{}), done: make(chan struct{}), over: make(chan struct{}),
+		turn: make(chan struct{}), hurry: make(chan struct{}, 1), started: make(chan struct{}), ready: make(chan struct{}),
+	}
 }
 
 // open is what of New is undone by dispose.
@@ -232,7 +238,7 @@ func (v *Supervisor) write() error {
 	v.writing.Lock()
 	defer v.writing.Unlock()
 	r := v.record()
-	if r.Status == lifecycle.StatusStopped {
+	if v.sealed || r.Status == lifecycle.StatusStopped {
 		return nil // its directory goes, or keep says more, or another run follows
 	}
 	now := noted{r.Status, r.Ready, r.Health, r.Pid, r.Restarts}
@@ -246,6 +252,14 @@ func (v *Supervisor) write() error {
 	// On a full disk the old record would be taken for the truth: without one, who
 	// wants to know asks us. And now there may be room for the new one.
 	return errors.Join(v.cfg.Dir.RemoveJSON(RecordName), v.store(r))
+}
+
+// seal ends the writing of the record: whoever has been late with it would write into a
+// directory that is being removed, or over how the sandbox has ended.
+func (v *Supervisor) seal() {
+	v.writing.Lock()
+	defer v.writing.Unlock()
+	v.sealed = true
 }
 
 // fail answers with an error.
