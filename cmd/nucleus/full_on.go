@@ -117,6 +117,9 @@ func (a *app) checkPlugins(ctx context.Context, j *job.Job, here bool) error {
 	}
 	if j.Network.Plugin() {
 		look(manifest.Network, j.Network.Backend, "network", j.Network.Config)
+		if d := known[j.Network.Backend]; d != nil {
+			diags = append(diags, d.CheckEgress(j)...)
+		}
 	}
 	for _, s := range j.Secrets {
 		look(manifest.Secrets, s.Provider, fmt.Sprintf("secret[%q]", s.Name), s.Config)

@@ -203,10 +203,11 @@ type Egress struct {
 	Allow []EgressRule
 }
 
-// EgressRule allows names or CIDRs on ports.
+// EgressRule allows names, CIDRs and jobs of the same file on ports.
 type EgressRule struct {
 	Names []string // canonical
 	CIDRs []string
+	Jobs  []string
 	Ports []string // "443/tcp"
 }
 
