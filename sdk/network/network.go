@@ -69,9 +69,10 @@ type Watcher interface {
 // Between two sandboxes passes what a rule of the one has with the other's job, and
 // nothing else: the name of the job leads, from inside the first, to the sandbox that
 // is attached as this member of the same stack and of the same state root at the
-// moment, whichever was there first and however often it is attached anew. An address
-// that the sandbox knows by itself leads nowhere, nor does the name back. While there
-// is none, flows to it are refused.
+// moment, whichever was there first and however often it is attached anew. Whether its
+// address is a way as well is the network's choice, but it is none to whoever has the
+// address later. The other begins nothing by that rule. While there is no such sandbox,
+// flows to it are refused, and its name does not exist or leads nowhere.
 type Joiner interface {
 	// JoinsStacks does nothing: to have it is the promise.
 	JoinsStacks()
