@@ -304,6 +304,12 @@ func TestJobsThatCannotBeReached(t *testing.T) {
 			}
 			if s.backend == "netuserspace" {
 				s.must("down", "-config", path)
+				// Now it is known what the plugin can do, and plan tells.
+				cmd := s.nucleus(ctx, "plan", "-host-config", s.conf, "-config", path, "-job", "web")
+				out, err := cmd.CombinedOutput()
+				if code := exitCode(t, cmd, err); code != 125 || !strings.Contains(string(out), want) || !strings.Contains(string(out), "shop.hcl line 30:") {
+					t.Errorf("plan: exit code %d, want 125, %q and line 30: %s", code, want, out)
+				}
 			}
 		})
 	}
