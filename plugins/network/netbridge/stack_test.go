@@ -1,12 +1,16 @@
 package netbridge
 
 import (
+	"bufio"
 	"encoding/json"
+	"errors"
 	"net"
 	"net/netip"
 	"slices"
 	"testing"
 	"time"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/nucleus-runtime/nucleus/plugins/network/internal/netlab"
 	"github.com/nucleus-runtime/nucleus/plugins/network/internal/probe"
@@ -98,8 +102,22 @@ func TestJobIsFoundWhereItIs(t *testing.T) {
 					t.Errorf("reached %s by IPv6", got)
 				}
 				expect(t, lab, p, web, []flows{{at + ":5434", probe.TCP, false, network.ReasonPort}})
-				db.end()
+				held, err := netlab.Of(t, web.cmd.Process.Pid).Dial(t.Context(), "tcp", at+":5432")
+				if err != nil {
+					t.Fatal(err)
+				}
+				lines := bufio.NewReader(held)
+				if _, err := lines.ReadString('\n'); err != nil {
+					t.Error(err)
+				}
 				q.detach(db)
+				_ = held.SetDeadline(time.Now().Add(time.Second))
+				_, werr := held.Write([]byte("x\n"))
+				if _, err := lines.ReadString('\n'); !errors.Is(errors.Join(werr, err), unix.ECONNRESET) {
+					t.Errorf("the connection after the job has been detached: %v, %v, want a reset", werr, err)
+				}
+				held.Close()
+				db.end()
 				q.kill()
 			}
 			expect(t, lab, p, web, []flows{{"10.203.8.8:5432", probe.TCP, false, network.ReasonDefault}})
@@ -118,7 +136,7 @@ func TestJobIsFoundWhereItIs(t *testing.T) {
 	}
 }
 
-// What is established is the job's, too: whoever has its address next gets none of it.
+// Whoever has the address of a job next gets nothing that is meant for it.
 func TestAddressOfAJobIsNobodysAfterwards(t *testing.T) {
 	netlab.Needs(t)
 	lab := netlab.New(t)
