@@ -92,6 +92,9 @@ type Record struct {
 // IfName is what the sandbox's interface is called.
 const IfName = "eth0"
 
+// Alone is what is said of a job with such a rule that is not started as one of a stack.
+const Alone = "other jobs are reached within a stack alone, and this one is started by itself"
+
 // JobsOrigin is where a job says which others a rule lets it reach.
 func JobsOrigin(rule int) string { return fmt.Sprintf("network.egress.allow[%d].jobs", rule) }
 
@@ -127,7 +130,7 @@ func WantOf(p *plan.Plan, m *network.Member) (Want, error) {
 		}
 		return w, &Error{
 			Backend: w.Backend, Origin: JobsOrigin(i), Hint: hint,
-			Err: errors.New("other jobs are reached within a stack alone, and this one is started by itself"),
+			Err: errors.New(Alone),
 		}
 	}
 	return w, nil
