@@ -36,6 +36,7 @@ import (
 	"github.com/nucleus-runtime/nucleus/core/security/seccomp"
 	"github.com/nucleus-runtime/nucleus/core/state"
 	"github.com/nucleus-runtime/nucleus/core/supervisor"
+	sdknet "github.com/nucleus-runtime/nucleus/sdk/network"
 )
 
 // ErrNoPlugins is the reason why a clean-up is left to a program that can start
@@ -277,11 +278,16 @@ func (r *Runtime) Create(ctx context.Context, p *plan.Plan, o RunOptions) (*Sand
 		return nil, lifecycle.StatePhase(err)
 	}
 	log := audit.NewLog("", p.Name, r.o.Events...)
+	var member *sdknet.Member
+	if o.Stack != nil {
+		member = &sdknet.Member{Stack: o.Stack.Name, Job: p.Name}
+	}
 	run := func(ctx context.Context, streams exec.Streams) (*lifecycle.Sandbox, error) {
 		return lifecycle.Create(ctx, lifecycle.Config{
 			Dir: d, InitPath: path, Init: program, Refused: append([]string{r.state.Path(), r.init.dir}, r.o.Refused...),
 			Seccomp: seccomp.Compiler{Helper: filepath.Join(r.init.dir, "nucleus-seccomp"), CacheDir: r.cacheDir()},
 			Cgroups: r.cgroups, Privileged: r.host.Privileged, Streams: streams, Log: log, Lap: r.o.Lap, Manager: r.o.Manager, Listen: o.Sockets,
+			Member:  member,
 			Sources: lifecycle.Sources{Secrets: r.o.Secrets, Hooks: r.o.Hooks, Networks: r.o.Networks, Runtimes: r.o.Runtimes},
 		}, p)
 	}

@@ -33,6 +33,7 @@ import (
 	"github.com/nucleus-runtime/nucleus/core/tree"
 	"github.com/nucleus-runtime/nucleus/internal/failpoint"
 	"github.com/nucleus-runtime/nucleus/sdk/hooks"
+	sdk "github.com/nucleus-runtime/nucleus/sdk/network"
 )
 
 // Config is what a sandbox needs beside its plan.
@@ -53,6 +54,8 @@ type Config struct {
 	// Listen are the sockets that the workload gets, if the plan says so. They stay the
 	// caller's.
 	Listen []listen.Socket
+	// Member is the sandbox's place in its stack, nil if it is of none.
+	Member *sdk.Member
 	// Sources: without one of them a plan that needs it fails.
 	Sources
 	// Lap is called at the end of each step, for -trace.

@@ -287,10 +287,12 @@ type Egress struct {
 	Allow   []EgressRule `json:"allow,omitempty"`
 }
 
-// EgressRule allows names and blocks of addresses, on every port if none is given.
+// EgressRule allows names, blocks of addresses and jobs of the same stack, on every port
+// if none is given.
 type EgressRule struct {
 	Names []string     `json:"names,omitempty"`
 	CIDRs []string     `json:"cidrs,omitempty"`
+	Jobs  []string     `json:"jobs,omitempty"`
 	Ports []EgressPort `json:"ports,omitempty"`
 }
 
