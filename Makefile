@@ -76,7 +76,7 @@ run: deps build
 test: deps-test build
 	@rm -f $(NUCLEUS_SKIP_LOG)
 	@status=0; \
-	$(MAKE) --no-print-directory --keep-going test-unit test-script test-rootless test-software test-network test-attack test-chaos || status=$$?; \
+	$(MAKE) --no-print-directory --keep-going test-unit test-script test-gvisor test-rootless test-software test-network test-attack test-chaos || status=$$?; \
 	scripts/skip-summary $(NUCLEUS_SKIP_LOG); \
 	exit $$status
 
@@ -102,8 +102,13 @@ $(addprefix unit/,$(MODULES)): unit/%:
 
 ## test-script: behaviour through the real binary
 .PHONY: test-script
-test-script: build
+test-script: build $(RUNSC)
 	$(call go-test,test/script)
+
+## test-gvisor: the same behaviour with gVisor in the native runtime's place, but for test/script/gvisor-exceptions.txt
+.PHONY: test-gvisor
+test-gvisor: build $(RUNSC)
+	NUCLEUS_TEST_RUNTIME=gvisor go test $(TESTFLAGS) ./test/script
 
 ## test-software: real programs in the default sandbox, and the examples
 .PHONY: test-software
