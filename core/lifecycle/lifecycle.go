@@ -354,25 +354,29 @@ func (s *Sandbox) prepare(ctx context.Context) error {
 	if len(s.plan.Secrets) == 0 {
 		return s.prepareHost(ctx)
 	}
-	ctx, cancel := context.WithCancel(ctx)
-	defer cancel()
+	// The first cause is the one to show: what the other says then is that it was ended.
+	within, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
 	fetched := make(chan error)
 	go func() {
-		err := s.fetchSecrets(ctx)
+		err := s.fetchSecrets(within)
 		if err != nil {
-			cancel()
+			cancel(err)
 		}
 		fetched <- err
 	}()
-	err := s.prepareHost(ctx)
+	err := s.prepareHost(within)
 	if err != nil {
-		cancel()
+		cancel(err)
 	}
 	serr := <-fetched
-	if err == nil || serr != nil && errors.Is(err, context.Canceled) {
-		return serr
+	if err == nil && serr == nil {
+		return nil
 	}
-	return err
+	if ctx.Err() != nil {
+		return errors.Join(err, serr)
+	}
+	return context.Cause(within)
 }
 
 // prepareHost is what of it is done on this host.
