@@ -23,6 +23,7 @@ import (
 	"github.com/nucleus-runtime/nucleus/core/plan"
 	"github.com/nucleus-runtime/nucleus/core/runtimes"
 	"github.com/nucleus-runtime/nucleus/core/secret"
+	"github.com/nucleus-runtime/nucleus/sdk/network"
 	"github.com/nucleus-runtime/nucleus/sdk/runtime"
 )
 
@@ -94,6 +95,26 @@ func (s *Sandbox) mustDial() error {
 	}
 	e.Err = fmt.Errorf("runtime %q has a network stack of its own, where no connection can be made from outside", s.plan.Runtime.Plugin)
 	return e
+}
+
+// mustMeet refuses a network that waits in the namespace for what a network stack of the
+// program's own never brings there: its resolver, or its policy, would not be met.
+func (s *Sandbox) mustMeet(prep *network.PrepareResponse) error {
+	a := s.foreign.answer
+	if a == nil || !a.OwnNetwork {
+		return nil
+	}
+	for _, o := range prep.Openings {
+		switch o.Kind {
+		case network.NetNS, network.RouteSocket, network.Tap:
+			continue
+		}
+		return &PhaseError{
+			Phase: "network", Origin: "runtime", Hint: "have the runtime use the sandbox's network namespace, or take another network",
+			Err: fmt.Errorf("runtime %q has a network stack of its own, and network %q serves the one of the sandbox's network namespace (%s)", s.plan.Runtime.Plugin, s.plan.Network.Backend, audit.Clean(o.Name)),
+		}
+	}
+	return nil
 }
 
 // keepsProcess refuses what a hooks plugin has changed once the program was told of the

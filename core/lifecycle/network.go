@@ -99,6 +99,9 @@ func (s *Sandbox) connect(ctx context.Context) error {
 	if c.err != nil {
 		return s.networkFailed(c.err)
 	}
+	if err := s.mustMeet(c.prep); err != nil {
+		return err
+	}
 	place, err := s.openInside()
 	if err != nil {
 		return err

@@ -176,22 +176,22 @@ func forgedLater() []probe.Probe {
 }
 
 // Replies to published ports leave, and nothing that only looks like one.
-func TestPublishedPortIsNoWayOut(t *testing.T) {
-	sites(t, func(t *testing.T, s *site) {
-		publish(s.lab)
-		s.lab.Echo(t, 443)
-		var probes []probe.Probe
-		for _, to := range []string{"93.184.216.99:443", "[2606:2800:220::99]:443"} {
-			for _, proto := range []uint8{unix.IPPROTO_TCP, unix.IPPROTO_UDP} {
-				for _, flags := range []uint8{0x02, 0x12, 0x10} {
-					probes = append(probes, probe.Probe{ID: fmt.Sprint(to, proto, flags), Kind: probe.Raw, From: "self:8080", To: to, Proto: proto, Flags: flags})
-				}
+func TestPublishedPortIsNoWayOut(t *testing.T) { sites(t, noWayOut) }
+
+func noWayOut(t *testing.T, s *site) {
+	publish(s.lab)
+	s.lab.Echo(t, 443)
+	var probes []probe.Probe
+	for _, to := range []string{"93.184.216.99:443", "[2606:2800:220::99]:443"} {
+		for _, proto := range []uint8{unix.IPPROTO_TCP, unix.IPPROTO_UDP} {
+			for _, flags := range []uint8{0x02, 0x12, 0x10} {
+				probes = append(probes, probe.Probe{ID: fmt.Sprint(to, proto, flags), Kind: probe.Raw, From: "self:8080", To: to, Proto: proto, Flags: flags})
 			}
 		}
-		s.lab.ForgetPackets(t)
-		s.run(job{network: policy + published("0.0.0.0:8083", 8080, "tcp") + published("[::]:8084", 8080, "udp"), more: powers, probes: probes})
-		for _, p := range escaped(t, s.lab, mayLeave()) {
-			t.Errorf("left the host: %s", p)
-		}
-	})
+	}
+	s.lab.ForgetPackets(t)
+	s.run(job{network: policy + published("0.0.0.0:8083", 8080, "tcp") + published("[::]:8084", 8080, "udp"), more: powers, probes: probes})
+	for _, p := range escaped(t, s.lab, mayLeave()) {
+		t.Errorf("left the host: %s", p)
+	}
 }
