@@ -1,24 +1,82 @@
 package e2e
 
-import "testing"
+import (
+	"strings"
+	"testing"
+	"time"
 
-const gvisor = "runtime \"gvisor\" {}\n"
+	"github.com/nucleus-runtime/nucleus/plugins/network/internal/netlab"
+	"github.com/nucleus-runtime/nucleus/plugins/network/internal/probe"
+)
 
-// underGVisor runs a test where the workload's kernel is gVisor's, which opens sockets
-// of the sandbox's network namespace for it.
-func underGVisor(t *testing.T, test func(*testing.T, *site)) {
-	t.Helper()
-	for name, with := range map[string]setup{
-		"netbridge/root":    {backend: "netbridge", who: root},
-		"netuserspace/user": {backend: "netuserspace", who: ordinary},
-		"netstack/user":     {backend: "netuserspace", who: ordinary, config: `path = "netstack"`},
+// The runtime blocks: gVisor's kernel opens sockets of the sandbox's network namespace
+// for the workload, or has TCP/IP of its own, which takes the interface over.
+const (
+	gvisor    = "runtime \"gvisor\" {}\n"
+	gvisorOwn = "runtime \"gvisor\" {\nconfig {\nnetwork_stack = \"own\"\n}\n}\n"
+)
+
+var (
+	bridged   = setup{backend: "netbridge", who: root, runtime: gvisor}
+	userspace = setup{backend: "netuserspace", who: ordinary, runtime: gvisor}
+	netstack  = setup{backend: "netuserspace", who: ordinary, config: `path = "netstack"`, runtime: gvisor}
+)
+
+// A policy means under gVisor what it means without, whatever enforces it.
+func TestUnderGVisor(t *testing.T) {
+	netlab.Needs(t)
+	for _, c := range []struct {
+		name string
+		with setup
+		test func(*testing.T, *site)
+	}{
+		{"netbridge/verdicts", bridged, verdicts},
+		{"netbridge/first packets", bridged, firstPackets},
+		{"netbridge/published", bridged, publishedPorts},
+		{"netbridge/handmade", bridged, handmade},
+		{"netuserspace/verdicts", userspace, verdicts},
+		{"netuserspace/published", userspace, publishedPorts},
+		{"netuserspace/denials", userspace, denialsAreEvents},
+		{"netuserspace/handmade", userspace, handmade},
+		{"netstack/verdicts", netstack, verdicts},
 	} {
-		with.runtime = gvisor
-		t.Run(name, func(t *testing.T) { test(t, newSite(t, with)) })
+		t.Run(c.name, func(t *testing.T) { c.test(t, newSite(t, c.with)) })
 	}
 }
 
-func TestVerdictsUnderGVisor(t *testing.T)     { underGVisor(t, verdicts) }
-func TestFirstPacketUnderGVisor(t *testing.T)  { underGVisor(t, firstPackets) }
-func TestPublishedUnderGVisor(t *testing.T)    { underGVisor(t, publishedPorts) }
-func TestPublishedNoWayOutGVisor(t *testing.T) { underGVisor(t, noWayOut) }
+// handmade is what a workload does with all that gVisor lets one that has capabilities:
+// its system calls meet no filter of ours.
+func handmade(t *testing.T, s *site) {
+	publish(s.lab)
+	s.lab.Echo(t, 443)
+	s.lab.Host.Echo(t, 443, 9000)
+	probes := append(forged(probe.Raw), forged(probe.Frame)...)
+	probes = append(probes, probe.Probe{ID: "tamper", Kind: probe.Tamper, From: "151.101.7.9/24", To: "93.184.216.96/28", Alone: true})
+	afterwards := []probe.Probe{
+		{ID: "tcp denied", Kind: probe.TCP, To: "93.184.216.99:443"},
+		{ID: "udp denied", Kind: probe.UDP, To: "93.184.216.99:443"},
+		{ID: "tcp6 denied", Kind: probe.TCP, To: "[2606:2800:220::99]:443"},
+		{ID: "metadata", Kind: probe.TCP, To: "169.254.169.254:443"},
+		{ID: "the host", Kind: probe.TCP, To: "151.101.7.2:9000"},
+		{ID: "another resolver", Kind: probe.DNS, Name: "allowed.example", Type: "A", To: "9.9.9.9:53"},
+	}
+	probes = append(append(probes, afterwards...), forgedLater()...)
+	s.lab.ForgetPackets(t)
+	o := s.run(job{network: policy, more: powers, probes: probes})
+	for _, p := range afterwards {
+		if r := o.results[p.ID]; r.OK {
+			t.Errorf("%s passed: %s", p.ID, r.Line)
+		}
+	}
+	sent := 0
+	for id, r := range o.results {
+		if r.OK && (strings.Contains(id, probe.Raw+" ") || strings.Contains(id, probe.Frame+" ")) {
+			sent++
+		}
+	}
+	t.Logf("%d of %d packets could be sent; undoing what is inside: %q", sent, len(probes), o.results["tamper"].Err)
+	time.Sleep(100 * time.Millisecond)
+	for _, p := range escaped(t, s.lab, mayLeave()) {
+		t.Errorf("left the host: %s", p)
+	}
+}

@@ -318,6 +318,9 @@ func (r *running) wait() outcome {
 		}
 		o.events = append(o.events, e)
 	}
+	if r.s.more != "" && o.code != 125 && len(o.of("runtime.prepared")) != 1 {
+		r.s.t.Error("no runtime plugin was asked")
+	}
 	return o
 }
 
