@@ -97,24 +97,27 @@ func (s *Sandbox) mustDial() error {
 	return e
 }
 
-// mustMeet refuses a network that waits in the namespace for what a network stack of the
-// program's own never brings there: its resolver, or its policy, would not be met.
-func (s *Sandbox) mustMeet(prep *network.PrepareResponse) error {
+// met leaves out what a backend wants opened in the namespace where the program's own
+// network stack brings nothing there: what waits for the workload would wait for ever.
+func (s *Sandbox) met(openings []network.Opening) (kept []network.Opening, missing []string, err error) {
 	a := s.foreign.answer
 	if a == nil || !a.OwnNetwork {
-		return nil
+		return openings, nil, nil
 	}
-	for _, o := range prep.Openings {
-		switch o.Kind {
-		case network.NetNS, network.RouteSocket, network.Tap:
-			continue
-		}
-		return &PhaseError{
-			Phase: "network", Origin: "runtime", Hint: "have the runtime use the sandbox's network namespace, or take another network",
-			Err: fmt.Errorf("runtime %q has a network stack of its own, and network %q serves the one of the sandbox's network namespace (%s)", s.plan.Runtime.Plugin, s.plan.Network.Backend, audit.Clean(o.Name)),
+	for _, o := range openings {
+		switch {
+		case o.Kind == network.NetNS, o.Kind == network.RouteSocket, o.Kind == network.Tap:
+			kept = append(kept, o)
+		case o.Optional:
+			missing = append(missing, o.Name)
+		default:
+			return nil, nil, &PhaseError{
+				Phase: "network", Origin: "runtime", Hint: "have the runtime use the sandbox's network namespace, or take another network",
+				Err: fmt.Errorf("runtime %q has a network stack of its own, and network %q serves the one of the sandbox's network namespace alone (%s)", s.plan.Runtime.Plugin, s.plan.Network.Backend, audit.Clean(o.Name)),
+			}
 		}
 	}
-	return nil
+	return kept, missing, nil
 }
 
 // keepsProcess refuses what a hooks plugin has changed once the program was told of the

@@ -18,6 +18,7 @@ const (
 
 var (
 	bridged   = setup{backend: "netbridge", who: root, runtime: gvisor}
+	owned     = setup{backend: "netbridge", who: root, runtime: gvisorOwn}
 	userspace = setup{backend: "netuserspace", who: ordinary, runtime: gvisor}
 	netstack  = setup{backend: "netuserspace", who: ordinary, config: `path = "netstack"`, runtime: gvisor}
 )
@@ -34,6 +35,11 @@ func TestUnderGVisor(t *testing.T) {
 		{"netbridge/first packets", bridged, firstPackets},
 		{"netbridge/published", bridged, publishedPorts},
 		{"netbridge/handmade", bridged, handmade},
+		{"netbridge, own stack/verdicts", owned, verdicts},
+		{"netbridge, own stack/first packets", owned, firstPackets},
+		{"netbridge, own stack/published", owned, publishedPorts},
+		{"netbridge, own stack/denials", owned, denialsAreEvents},
+		{"netbridge, own stack/handmade", owned, handmade},
 		{"netuserspace/verdicts", userspace, verdicts},
 		{"netuserspace/published", userspace, publishedPorts},
 		{"netuserspace/denials", userspace, denialsAreEvents},
