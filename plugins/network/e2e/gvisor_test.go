@@ -1,6 +1,7 @@
 package e2e
 
 import (
+	"fmt"
 	"strings"
 	"testing"
 	"time"
@@ -84,5 +85,23 @@ func handmade(t *testing.T, s *site) {
 	time.Sleep(100 * time.Millisecond)
 	for _, p := range escaped(t, s.lab, mayLeave()) {
 		t.Errorf("left the host: %s", p)
+	}
+}
+
+// netuserspace is in the namespace's network stack, of which one of gVisor's own makes no
+// use: nothing of the job is begun then.
+func TestOwnStackIsRefusedByNetuserspace(t *testing.T) {
+	netlab.Needs(t)
+	with := userspace
+	with.runtime = gvisorOwn
+	s := newSite(t, with)
+	r := s.start(job{network: policy, probes: []probe.Probe{{ID: "self", Kind: probe.Self}}})
+	o := r.wait()
+	want := fmt.Sprintf(":%d: ", lineOf(t, r.job, "runtime "))
+	if o.code != 125 || !strings.Contains(o.stderr, want) || !strings.Contains(o.stderr, "network stack of its own") {
+		t.Errorf("exit code %d, want 125 and%sthe runtime: %s", o.code, want, o.stderr)
+	}
+	if len(o.results) > 0 {
+		t.Error("the workload ran")
 	}
 }
