@@ -115,7 +115,7 @@ func (r *running) workload() int {
 	r.s.t.Helper()
 	for pid := range processes(r.s.t) {
 		line, err := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", pid))
-		if err != nil || !bytes.HasPrefix(line, []byte("/probe/client\x00")) {
+		if err != nil || !bytes.HasPrefix(line, []byte("/probe/client\x00")) && !bytes.HasPrefix(line, []byte("runsc\x00")) {
 			continue
 		}
 		for up := pid; up > 1; up = parent(up) {

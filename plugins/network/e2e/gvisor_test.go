@@ -40,7 +40,7 @@ func TestUnderGVisor(t *testing.T) {
 		{"netbridge, own stack/first packets", owned, firstPackets},
 		{"netbridge, own stack/published", owned, publishedPorts},
 		{"netbridge, own stack/denials", owned, denialsAreEvents},
-		{"netbridge, own stack/handmade", owned, handmade},
+		{"netbridge, own stack/broken out", owned, rulesItsOwnSide},
 		{"netuserspace/verdicts", userspace, verdicts},
 		{"netuserspace/published", userspace, publishedPorts},
 		{"netuserspace/denials", userspace, denialsAreEvents},
