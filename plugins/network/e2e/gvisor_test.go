@@ -41,6 +41,7 @@ func TestUnderGVisor(t *testing.T) {
 		{"netbridge, own stack/published", owned, publishedPorts},
 		{"netbridge, own stack/denials", owned, denialsAreEvents},
 		{"netbridge, own stack/broken out", owned, rulesItsOwnSide},
+		{"netbridge, own stack/supervisor dies", owned, supervisorDies},
 		{"netuserspace/verdicts", userspace, verdicts},
 		{"netuserspace/published", userspace, publishedPorts},
 		{"netuserspace/denials", userspace, denialsAreEvents},
