@@ -59,7 +59,7 @@ const (
 	HookFailed      Type = "hook.failed"         // or with one
 	HookChanged     Type = "hook.changed"        // hooks plugins narrowed the plan
 	NetworkUp       Type = "network.up"          // attached, its policy in force
-	NetworkMissing  Type = "network.missing"     // the backend does without something that this kernel has not
+	NetworkMissing  Type = "network.missing"     // the backend does without something that this sandbox has not
 	NetworkDenied   Type = "network.denied"      // the policy has refused a flow, or a name
 	NetworkLost     Type = "network.lost"        // the backend has ended before the sandbox
 	NetworkStats    Type = "network.stats"       // what went through, at the end

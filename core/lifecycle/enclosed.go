@@ -23,6 +23,7 @@ import (
 	"github.com/nucleus-runtime/nucleus/core/plan"
 	"github.com/nucleus-runtime/nucleus/core/runtimes"
 	"github.com/nucleus-runtime/nucleus/core/secret"
+	"github.com/nucleus-runtime/nucleus/sdk/network"
 	"github.com/nucleus-runtime/nucleus/sdk/runtime"
 )
 
@@ -94,6 +95,29 @@ func (s *Sandbox) mustDial() error {
 	}
 	e.Err = fmt.Errorf("runtime %q has a network stack of its own, where no connection can be made from outside", s.plan.Runtime.Plugin)
 	return e
+}
+
+// met leaves out what a backend wants opened in the namespace where the program's own
+// network stack brings nothing there: what waits for the workload would wait for ever.
+func (s *Sandbox) met(openings []network.Opening) (kept []network.Opening, missing []string, err error) {
+	a := s.foreign.answer
+	if a == nil || !a.OwnNetwork {
+		return openings, nil, nil
+	}
+	for _, o := range openings {
+		switch {
+		case o.Kind == network.NetNS, o.Kind == network.RouteSocket, o.Kind == network.Tap:
+			kept = append(kept, o)
+		case o.Optional:
+			missing = append(missing, o.Name)
+		default:
+			return nil, nil, &PhaseError{
+				Phase: "network", Origin: "runtime", Hint: "have the runtime use the sandbox's network namespace, or take another network",
+				Err: fmt.Errorf("runtime %q has a network stack of its own, and network %q serves the one of the sandbox's network namespace alone (%s)", s.plan.Runtime.Plugin, s.plan.Network.Backend, audit.Clean(o.Name)),
+			}
+		}
+	}
+	return kept, missing, nil
 }
 
 // keepsProcess refuses what a hooks plugin has changed once the program was told of the

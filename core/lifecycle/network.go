@@ -188,7 +188,11 @@ const networkTime = 30 * time.Second
 func (s *Sandbox) openInside() (_ network.Place, err error) {
 	var place network.Place
 	want := &initproto.Open{}
-	for _, o := range s.net.prep.Openings {
+	openings, unmet, err := s.met(s.net.prep.Openings)
+	if err != nil {
+		return place, err
+	}
+	for _, o := range openings {
 		x := initproto.Opening{
 			Name: o.Name, Kind: uint8(o.Kind), Port: uint32(o.Address.Port()), IfName: o.IfName, Index: o.Index, Count: o.Count, Transparent: o.Transparent, Optional: o.Optional,
 		}
@@ -219,7 +223,10 @@ func (s *Sandbox) openInside() (_ network.Place, err error) {
 	for i, fd := range fds {
 		place.Files = append(place.Files, os.NewFile(uintptr(fd), opened.Names[i]))
 	}
-	place.Missing = opened.Missing
+	place.Missing = append(unmet, opened.Missing...)
+	for _, name := range unmet {
+		s.log.Emit(audit.NetworkMissing, nil, map[string]any{"name": name, "why": "the runtime has a network stack of its own"})
+	}
 	for i, name := range opened.Missing {
 		s.log.Emit(audit.NetworkMissing, nil, map[string]any{"name": name, "why": audit.Clean(opened.Reasons[i])})
 	}

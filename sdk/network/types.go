@@ -102,8 +102,10 @@ type Opening struct {
 	// Transparent lets a socket have addresses that are not the sandbox's
 	// (IP_TRANSPARENT).
 	Transparent bool
-	// Optional lets the start go on where the kernel has no such thing. Then its file
-	// does not come, and its name is among AttachRequest.Missing.
+	// Optional lets the start go on where the kernel has no such thing, or where it is a
+	// socket and the sandbox's network stack is not the kernel's (of a runtime plugin: the
+	// interface's frames are all that there is). Then its file does not come, and its name
+	// is among AttachRequest.Missing.
 	Optional bool
 }
 
@@ -147,7 +149,7 @@ type AttachRequest struct {
 	UserNS   *UserNS // nil for the host's
 	MTU      uint32  // 0 for the network's own
 	Egress   Egress
-	// Missing are the names of optional openings and setups that this kernel has not.
+	// Missing are the names of optional openings and setups that this sandbox has not.
 	Missing []string
 	Member  *Member // nil for a sandbox of no stack
 

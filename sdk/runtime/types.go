@@ -79,7 +79,7 @@ type Prepared struct {
 	Signal Command
 	// OwnNetwork: the workload's sockets are the program's own, not those of the
 	// network namespace. What the core would dial there (tcp and http probes) is then
-	// refused.
+	// refused, and so is a network that waits for the workload there (network.Opening).
 	OwnNetwork bool
 	// Facts are shown to the user: "version", "platform".
 	Facts map[string]string

@@ -7,6 +7,7 @@ import (
 	"os/exec"
 	"os/user"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"syscall"
 	"testing"
@@ -96,10 +97,7 @@ func (a *account) env() []string {
 // copyBinaries copies what make built to where any user can read it.
 func copyBinaries(t *testing.T, to string) {
 	t.Helper()
-	from := os.Getenv("NUCLEUS_BIN")
-	if from == "" {
-		from = "../../../bin"
-	}
+	from := binaries()
 	err := filepath.WalkDir(from, func(path string, entry fs.DirEntry, err error) error {
 		if err != nil {
 			return err
@@ -118,7 +116,7 @@ func copyBinaries(t *testing.T, to string) {
 		if err != nil || info.Mode().Perm()&0o111 == 0 {
 			return err
 		}
-		if filepath.Dir(rel) == "plugins" && !isNetwork(filepath.Base(rel)) {
+		if filepath.Dir(rel) == "plugins" && !isUsed(filepath.Base(rel)) {
 			return nil
 		}
 		data, err := os.ReadFile(path)
@@ -132,8 +130,38 @@ func copyBinaries(t *testing.T, to string) {
 	}
 }
 
-func isNetwork(plugin string) bool {
-	return plugin == "nucleus-plugin-netbridge" || plugin == "nucleus-plugin-netuserspace"
+func isUsed(plugin string) bool {
+	return slices.Contains([]string{"nucleus-plugin-netbridge", "nucleus-plugin-netuserspace", "nucleus-plugin-gvisor"}, plugin)
+}
+
+// lendRunsc puts the runsc of the checkout where the copied plugin looks for it.
+func (a *account) lendRunsc(t *testing.T) {
+	t.Helper()
+	built, err := filepath.EvalSymlinks(filepath.Join(binaries(), "tools", "runsc"))
+	if err != nil {
+		t.Fatalf("%v (make deps-test?)", err)
+	}
+	to := filepath.Join(a.bins, "tools", "runsc")
+	if err := os.Mkdir(filepath.Dir(to), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if os.Link(built, to) == nil {
+		return // of 100 MB no copy, if it can be helped
+	}
+	data, err := os.ReadFile(built)
+	if err == nil {
+		err = os.WriteFile(to, data, 0o755)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+func binaries() string {
+	if dir := os.Getenv("NUCLEUS_BIN"); dir != "" {
+		return dir
+	}
+	return "../../../bin"
 }
 
 // exitCode is that of a command, -n if signal n ended it.

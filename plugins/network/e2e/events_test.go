@@ -20,7 +20,9 @@ func addresses(all ...string) []netip.Addr {
 
 // Each refusal is an event that says what was tried and which line of the job stood in
 // the way.
-func TestDenialsAreEvents(t *testing.T) {
+func TestDenialsAreEvents(t *testing.T) { sites(t, denialsAreEvents) }
+
+func denialsAreEvents(t *testing.T, s *site) {
 	const text = `
 dns = ["93.184.216.53"]
 egress {
@@ -34,71 +36,69 @@ egress {
   }
 }
 `
-	sites(t, func(t *testing.T, s *site) {
-		publish(s.lab)
-		s.lab.Echo(t, 443, 444)
-		probes := []probe.Probe{
-			{ID: "default", Kind: probe.TCP, To: "93.184.216.99:443"},
-			{ID: "default6", Kind: probe.TCP, To: "[2606:2800:220::99]:443"},
-			{ID: "udp", Kind: probe.UDP, To: "93.184.216.100:443"},
-			{ID: "udp6", Kind: probe.UDP, To: "[2606:2800:220::100]:443"},
-			{ID: "port of a block", Kind: probe.TCP, To: "93.184.216.130:444"},
-			{ID: "port of a name", Kind: probe.TCP, Family: "4", To: "allowed.example:444"},
-			{ID: "denied name", Kind: probe.TCP, Family: "4", To: "denied.example:443"},
-			{ID: "private", Kind: probe.TCP, Family: "4", To: "rebind.example:443"},
+	publish(s.lab)
+	s.lab.Echo(t, 443, 444)
+	probes := []probe.Probe{
+		{ID: "default", Kind: probe.TCP, To: "93.184.216.99:443"},
+		{ID: "default6", Kind: probe.TCP, To: "[2606:2800:220::99]:443"},
+		{ID: "udp", Kind: probe.UDP, To: "93.184.216.100:443"},
+		{ID: "udp6", Kind: probe.UDP, To: "[2606:2800:220::100]:443"},
+		{ID: "port of a block", Kind: probe.TCP, To: "93.184.216.130:444"},
+		{ID: "port of a name", Kind: probe.TCP, Family: "4", To: "allowed.example:444"},
+		{ID: "denied name", Kind: probe.TCP, Family: "4", To: "denied.example:443"},
+		{ID: "private", Kind: probe.TCP, Family: "4", To: "rebind.example:443"},
+	}
+	r := s.start(job{network: text, probes: probes})
+	o := r.wait()
+	if o.code != 0 {
+		t.Fatalf("exit code %d: %s", o.code, o.stderr)
+	}
+	for _, p := range probes {
+		if o.results[p.ID].OK {
+			t.Errorf("%s passed", p.ID)
 		}
-		r := s.start(job{network: text, probes: probes})
-		o := r.wait()
-		if o.code != 0 {
-			t.Fatalf("exit code %d: %s", o.code, o.stderr)
-		}
-		for _, p := range probes {
-			if o.results[p.ID].OK {
-				t.Errorf("%s passed", p.ID)
+	}
+	named, block, egress := lineOf(t, r.job, "# named"), lineOf(t, r.job, "# block"), lineOf(t, r.job, "egress {")
+	for _, c := range []struct {
+		what, protocol, destination, name, reason string
+		rule, line                                int
+	}{
+		{"default", "tcp", "93.184.216.99:443", "", "default", -1, egress},
+		{"default over IPv6", "tcp", "[2606:2800:220::99]:443", "", "default", -1, egress},
+		{"datagram", "udp", "93.184.216.100:443", "", "default", -1, egress},
+		{"datagram over IPv6", "udp", "[2606:2800:220::100]:443", "", "default", -1, egress},
+		{"port of a block", "tcp", "93.184.216.130:444", "", "port", 1, block},
+		{"port of a name", "tcp", "*", "allowed.example", "port", 0, named},
+		{"name", "dns", "", "denied.example", "default", -1, egress},
+		{"private address", "*", "*", "rebind.example", "private", 0, named},
+	} {
+		found := false
+		for _, e := range o.of("network.denied") {
+			d := e.Detail
+			if c.protocol != "*" && d.Protocol != c.protocol || c.destination != "*" && d.Destination != c.destination || d.Name != c.name {
+				continue
+			}
+			found = true
+			rule := -1
+			if d.Rule != nil {
+				rule = *d.Rule
+			}
+			if d.Reason != c.reason || rule != c.rule || d.Count < 1 {
+				t.Errorf("%s: %+v with rule %d, want reason %s of rule %d", c.what, d, rule, c.reason, c.rule)
+			}
+			if at := ":" + strconv.Itoa(c.line); !strings.HasSuffix(d.Where, at) {
+				t.Errorf("%s: refused by %q, want line %d of the job", c.what, d.Where, c.line)
 			}
 		}
-		named, block, egress := lineOf(t, r.job, "# named"), lineOf(t, r.job, "# block"), lineOf(t, r.job, "egress {")
-		for _, c := range []struct {
-			what, protocol, destination, name, reason string
-			rule, line                                int
-		}{
-			{"default", "tcp", "93.184.216.99:443", "", "default", -1, egress},
-			{"default over IPv6", "tcp", "[2606:2800:220::99]:443", "", "default", -1, egress},
-			{"datagram", "udp", "93.184.216.100:443", "", "default", -1, egress},
-			{"datagram over IPv6", "udp", "[2606:2800:220::100]:443", "", "default", -1, egress},
-			{"port of a block", "tcp", "93.184.216.130:444", "", "port", 1, block},
-			{"port of a name", "tcp", "*", "allowed.example", "port", 0, named},
-			{"name", "dns", "", "denied.example", "default", -1, egress},
-			{"private address", "*", "*", "rebind.example", "private", 0, named},
-		} {
-			found := false
-			for _, e := range o.of("network.denied") {
-				d := e.Detail
-				if c.protocol != "*" && d.Protocol != c.protocol || c.destination != "*" && d.Destination != c.destination || d.Name != c.name {
-					continue
-				}
-				found = true
-				rule := -1
-				if d.Rule != nil {
-					rule = *d.Rule
-				}
-				if d.Reason != c.reason || rule != c.rule || d.Count < 1 {
-					t.Errorf("%s: %+v with rule %d, want reason %s of rule %d", c.what, d, rule, c.reason, c.rule)
-				}
-				if at := ":" + strconv.Itoa(c.line); !strings.HasSuffix(d.Where, at) {
-					t.Errorf("%s: refused by %q, want line %d of the job", c.what, d.Where, c.line)
-				}
-			}
-			if !found {
-				t.Errorf("%s: no event", c.what)
-			}
+		if !found {
+			t.Errorf("%s: no event", c.what)
 		}
-		if t.Failed() {
-			for _, e := range o.of("network.denied") {
-				t.Logf("%+v", e.Detail)
-			}
+	}
+	if t.Failed() {
+		for _, e := range o.of("network.denied") {
+			t.Logf("%+v", e.Detail)
 		}
-	})
+	}
 }
 
 func lineOf(t *testing.T, path, what string) int {

@@ -115,7 +115,7 @@ func (r *running) workload() int {
 	r.s.t.Helper()
 	for pid := range processes(r.s.t) {
 		line, err := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", pid))
-		if err != nil || !bytes.HasPrefix(line, []byte("/probe/client\x00")) {
+		if err != nil || !bytes.HasPrefix(line, []byte("/probe/client\x00")) && !bytes.HasPrefix(line, []byte("runsc\x00")) {
 			continue
 		}
 		for up := pid; up > 1; up = parent(up) {
@@ -225,20 +225,20 @@ const (
 	flagRST = 4
 )
 
-func TestSupervisorDies(t *testing.T) {
-	sites(t, func(t *testing.T, s *site) {
-		publish(s.lab)
-		s.lab.Echo(t, 443)
-		before, files := s.settled()
-		s.abandon(policy + published("127.0.0.1:8081", 8080, "tcp") + published("[::]:8082", 8080, "udp"))
-		s.left(before, files)
-		// And the next sandbox has all that the first had.
-		o := s.run(job{network: policy + published("127.0.0.1:8081", 8080, "tcp"), probes: []probe.Probe{{ID: "again", Kind: probe.TCP, To: "allowed.example:443"}}})
-		if again := o.results["again"]; !again.OK {
-			t.Errorf("after gc: %s", again.Err)
-		}
-		s.left(before, files)
-	})
+func TestSupervisorDies(t *testing.T) { sites(t, supervisorDies) }
+
+func supervisorDies(t *testing.T, s *site) {
+	publish(s.lab)
+	s.lab.Echo(t, 443)
+	before, files := s.settled()
+	s.abandon(policy + published("127.0.0.1:8081", 8080, "tcp") + published("[::]:8082", 8080, "udp"))
+	s.left(before, files)
+	// And the next sandbox has all that the first had.
+	o := s.run(job{network: policy + published("127.0.0.1:8081", 8080, "tcp"), probes: []probe.Probe{{ID: "again", Kind: probe.TCP, To: "allowed.example:443"}}})
+	if again := o.results["again"]; !again.OK {
+		t.Errorf("after gc: %s", again.Err)
+	}
+	s.left(before, files)
 }
 
 // After a reboot nothing of the kernel's is there, every pid is somebody else's, and a

@@ -74,50 +74,50 @@ func (r *running) stop() outcome {
 	return r.wait()
 }
 
-func TestPublishedPorts(t *testing.T) {
-	sites(t, func(t *testing.T, s *site) {
-		text := policy
+func TestPublishedPorts(t *testing.T) { sites(t, publishedPorts) }
+
+func publishedPorts(t *testing.T, s *site) {
+	text := policy
+	for _, protocol := range []string{"tcp", "udp"} {
+		text += published("127.0.0.1:8081", 8080, protocol) + published("[::1]:8082", 8080, protocol) +
+			published("0.0.0.0:8083", 8080, protocol) + published("[::]:8084", 8080, protocol)
+	}
+	r := s.server(text)
+	for _, c := range []struct {
+		from *netlab.Namespace
+		at   string
+		open bool
+	}{
+		{s.lab.Host, "127.0.0.1:8081", true},
+		{s.lab.Host, "[::1]:8082", true},
+		{s.lab.Host, "127.0.0.1:8083", true},
+		{s.lab.Host, "[::1]:8084", true},
+		{s.lab.Host, "151.101.7.2:8083", true},
+		{s.lab.Host, "[2a04:4e42:7::2]:8084", true},
+		{s.lab.Internet, "151.101.7.2:8083", true},
+		{s.lab.Internet, "[2a04:4e42:7::2]:8084", true},
+		{s.lab.Internet, "151.101.7.2:8081", false},
+		{s.lab.Internet, "[2a04:4e42:7::2]:8082", false},
+		{s.lab.Host, "151.101.7.2:8081", false},
+		{s.lab.Internet, "151.101.7.2:9999", false},
+		{s.lab.Host, "127.0.0.1:9999", false},
+	} {
 		for _, protocol := range []string{"tcp", "udp"} {
-			text += published("127.0.0.1:8081", 8080, protocol) + published("[::1]:8082", 8080, protocol) +
-				published("0.0.0.0:8083", 8080, protocol) + published("[::]:8084", 8080, protocol)
-		}
-		r := s.server(text)
-		for _, c := range []struct {
-			from *netlab.Namespace
-			at   string
-			open bool
-		}{
-			{s.lab.Host, "127.0.0.1:8081", true},
-			{s.lab.Host, "[::1]:8082", true},
-			{s.lab.Host, "127.0.0.1:8083", true},
-			{s.lab.Host, "[::1]:8084", true},
-			{s.lab.Host, "151.101.7.2:8083", true},
-			{s.lab.Host, "[2a04:4e42:7::2]:8084", true},
-			{s.lab.Internet, "151.101.7.2:8083", true},
-			{s.lab.Internet, "[2a04:4e42:7::2]:8084", true},
-			{s.lab.Internet, "151.101.7.2:8081", false},
-			{s.lab.Internet, "[2a04:4e42:7::2]:8082", false},
-			{s.lab.Host, "151.101.7.2:8081", false},
-			{s.lab.Internet, "151.101.7.2:9999", false},
-			{s.lab.Host, "127.0.0.1:9999", false},
-		} {
-			for _, protocol := range []string{"tcp", "udp"} {
-				var err error
-				if c.open {
-					_, err = eventually(c.from, protocol, c.at)
-				} else {
-					_, err = try(c.from, protocol, c.at, 500*time.Millisecond)
-				}
-				if (err == nil) != c.open {
-					t.Errorf("%s %s from the %s: reached: %t, want %t (%v)", protocol, c.at, c.from.Name, err == nil, c.open, err)
-				}
+			var err error
+			if c.open {
+				_, err = eventually(c.from, protocol, c.at)
+			} else {
+				_, err = try(c.from, protocol, c.at, 500*time.Millisecond)
+			}
+			if (err == nil) != c.open {
+				t.Errorf("%s %s from the %s: reached: %t, want %t (%v)", protocol, c.at, c.from.Name, err == nil, c.open, err)
 			}
 		}
-		r.stop()
-		if line, err := try(s.lab.Host, "tcp", "127.0.0.1:8081", time.Second); err == nil {
-			t.Errorf("still published after the end: %s", line)
-		}
-	})
+	}
+	r.stop()
+	if line, err := try(s.lab.Host, "tcp", "127.0.0.1:8081", time.Second); err == nil {
+		t.Errorf("still published after the end: %s", line)
+	}
 }
 
 // What can be reached is what is published: neither does the sandbox have another way in,

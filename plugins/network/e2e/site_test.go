@@ -54,6 +54,7 @@ type site struct {
 	who     *account
 	backend string
 	conf    string // the host configuration
+	more    string // lines of all jobs
 	stuff   string // the volume of the sandboxes
 	state   string
 	jobs    int
@@ -64,6 +65,7 @@ type setup struct {
 	backend string
 	who     func(*testing.T) *account
 	config  string // of the backend
+	runtime string // the runtime block of its jobs
 }
 
 // order is that of the setups.
@@ -72,11 +74,11 @@ var order = []string{"netbridge/root", "netuserspace/root", "netuserspace/user",
 // setups are those that must agree with each other. netstack is netuserspace as it is
 // where a kernel has no nftables for the sandbox.
 var setups = map[string]setup{
-	"netbridge/root":    {"netbridge", root, ""},
-	"netuserspace/root": {"netuserspace", root, ""},
-	"netuserspace/user": {"netuserspace", ordinary, ""},
-	"netstack/root":     {"netuserspace", root, `path = "netstack"`},
-	"netstack/user":     {"netuserspace", ordinary, `path = "netstack"`},
+	"netbridge/root":    {backend: "netbridge", who: root},
+	"netuserspace/root": {backend: "netuserspace", who: root},
+	"netuserspace/user": {backend: "netuserspace", who: ordinary},
+	"netstack/root":     {backend: "netuserspace", who: root, config: `path = "netstack"`},
+	"netstack/user":     {backend: "netuserspace", who: ordinary, config: `path = "netstack"`},
 }
 
 // sites runs a test in each setup, with a laboratory of its own.
@@ -108,6 +110,10 @@ func newSite(t *testing.T, with setup) *site {
 	}
 	if err := os.WriteFile(filepath.Join(s.stuff, "client"), client, 0o755); err != nil {
 		t.Fatal(err)
+	}
+	s.more = with.runtime
+	if with.runtime != "" {
+		s.who.lendRunsc(t)
 	}
 	s.configure(with.config)
 	return s
@@ -167,7 +173,7 @@ func (s *site) write(j job) string {
 	if err := os.WriteFile(filepath.Join(s.stuff, file), list, 0o644); err != nil {
 		s.t.Fatal(err)
 	}
-	text := fmt.Sprintf("job %q {\ncommand = [\"/probe/client\", \"/probe/%s\"]\n%s\n", j.name, file, j.more)
+	text := fmt.Sprintf("job %q {\ncommand = [\"/probe/client\", \"/probe/%s\"]\n%s\n%s\n", j.name, file, j.more, s.more)
 	text += fmt.Sprintf("volume \"probe\" {\nsource = %q\ntarget = \"/probe\"\nread_only = true\n}\n", s.stuff)
 	text += fmt.Sprintf("network %q {\n%s%s\n}\n}\n", j.backend, block("config", j.config), j.network)
 	path := filepath.Join(s.who.dir, fmt.Sprintf("%s-%d.hcl", j.name, s.jobs))
@@ -311,6 +317,9 @@ func (r *running) wait() outcome {
 			r.s.t.Errorf("event %q: %v", line, err)
 		}
 		o.events = append(o.events, e)
+	}
+	if r.s.more != "" && o.code != 125 && len(o.of("runtime.prepared")) != 1 {
+		r.s.t.Error("no runtime plugin was asked")
 	}
 	return o
 }

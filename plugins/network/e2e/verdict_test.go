@@ -287,36 +287,36 @@ func escaped(t *testing.T, l *netlab.Lab, may map[string]bool) []string {
 
 // The headline: whoever runs it and by whichever backend, a job's policy means the same,
 // and nothing that it denies is seen outside.
-func TestVerdicts(t *testing.T) {
-	sites(t, func(t *testing.T, s *site) {
-		publish(s.lab)
-		s.lab.Echo(t, 80, 443, 444, 853)
-		s.lab.Host.Echo(t, 22, 80, 443, 8080, 9000)
-		neighbour := s.start(job{name: "neighbour", network: policy, probes: []probe.Probe{
-			{ID: "self", Kind: probe.Self, Alone: true}, {ID: "serve", Kind: probe.Serve, To: "[::]:443", Wait: patience},
-		}})
-		rows := append(table(), around(neighbour.result("self"))...)
-		probes, want := expand(rows)
-		s.lab.ForgetPackets(t)
-		s.lab.DNS.Forget()
-		o := s.run(job{name: "table", network: policy, probes: probes})
-		for _, id := range slices.Sorted(maps.Keys(want)) {
-			if r := o.results[id]; r.OK != want[id] {
-				t.Errorf("%s: passed: %t, want %t (%s %s %v)", id, r.OK, want[id], r.Err, r.Line, r.Addresses)
-			}
+func TestVerdicts(t *testing.T) { sites(t, verdicts) }
+
+func verdicts(t *testing.T, s *site) {
+	publish(s.lab)
+	s.lab.Echo(t, 80, 443, 444, 853)
+	s.lab.Host.Echo(t, 22, 80, 443, 8080, 9000)
+	neighbour := s.start(job{name: "neighbour", network: policy, probes: []probe.Probe{
+		{ID: "self", Kind: probe.Self, Alone: true}, {ID: "serve", Kind: probe.Serve, To: "[::]:443", Wait: patience},
+	}})
+	rows := append(table(), around(neighbour.result("self"))...)
+	probes, want := expand(rows)
+	s.lab.ForgetPackets(t)
+	s.lab.DNS.Forget()
+	o := s.run(job{name: "table", network: policy, probes: probes})
+	for _, id := range slices.Sorted(maps.Keys(want)) {
+		if r := o.results[id]; r.OK != want[id] {
+			t.Errorf("%s: passed: %t, want %t (%s %s %v)", id, r.OK, want[id], r.Err, r.Line, r.Addresses)
 		}
-		for _, p := range escaped(t, s.lab, mayLeave()) {
-			t.Errorf("left the host: %s", p)
+	}
+	for _, p := range escaped(t, s.lab, mayLeave()) {
+		t.Errorf("left the host: %s", p)
+	}
+	for asked, n := range s.lab.DNS.Asked() {
+		if _, ok := zone[asked]; ok && !slices.Contains([]string{"denied.example", "suffix.example", "notsuffix.example", "canonical.example"}, asked) || asked == "alias.example" {
+			continue
 		}
-		for asked, n := range s.lab.DNS.Asked() {
-			if _, ok := zone[asked]; ok && !slices.Contains([]string{"denied.example", "suffix.example", "notsuffix.example", "canonical.example"}, asked) || asked == "alias.example" {
-				continue
-			}
-			t.Errorf("%d questions left for %q, which no rule allows", n, asked)
-		}
-		_ = neighbour.cmd.Process.Signal(unix.SIGTERM)
-		neighbour.wait()
-	})
+		t.Errorf("%d questions left for %q, which no rule allows", n, asked)
+	}
+	_ = neighbour.cmd.Process.Signal(unix.SIGTERM)
+	neighbour.wait()
 }
 
 // A mode's default without any egress block: the public internet, and nothing that is
@@ -369,29 +369,29 @@ func TestPublicByDefault(t *testing.T) {
 
 // Nothing runs before its policy: of the workload's very first packets none that is
 // denied leaves, and none that is allowed is lost.
-func TestFirstPacketMeetsThePolicy(t *testing.T) {
-	sites(t, func(t *testing.T, s *site) {
-		publish(s.lab)
-		s.lab.Echo(t, 443)
-		for range 5 {
-			o := s.run(job{network: policy, probes: []probe.Probe{
-				{ID: "denied", Kind: probe.UDP, To: "93.184.216.99:443", Wait: 300 * time.Millisecond},
-				{ID: "denied6", Kind: probe.UDP, To: "[2606:2800:220::99]:443", Wait: 300 * time.Millisecond},
-				{ID: "allowed", Kind: probe.TCP, To: "93.184.216.130:443"},
-				{ID: "allowed6", Kind: probe.TCP, To: "[2606:2800:220:a::130]:443"},
-				{ID: "named", Kind: probe.TCP, To: "allowed.example:443"},
-			}})
-			for id, r := range o.results {
-				if want := !strings.HasPrefix(id, "denied"); r.OK != want {
-					t.Errorf("%s: passed: %t, want %t: %s", id, r.OK, want, r.Err)
-				}
-				if r.OK && r.Took > time.Second {
-					t.Errorf("%s: took %s: its first packet was lost", id, r.Took)
-				}
+func TestFirstPacketMeetsThePolicy(t *testing.T) { sites(t, firstPackets) }
+
+func firstPackets(t *testing.T, s *site) {
+	publish(s.lab)
+	s.lab.Echo(t, 443)
+	for range 5 {
+		o := s.run(job{network: policy, probes: []probe.Probe{
+			{ID: "denied", Kind: probe.UDP, To: "93.184.216.99:443", Wait: 300 * time.Millisecond},
+			{ID: "denied6", Kind: probe.UDP, To: "[2606:2800:220::99]:443", Wait: 300 * time.Millisecond},
+			{ID: "allowed", Kind: probe.TCP, To: "93.184.216.130:443"},
+			{ID: "allowed6", Kind: probe.TCP, To: "[2606:2800:220:a::130]:443"},
+			{ID: "named", Kind: probe.TCP, To: "allowed.example:443"},
+		}})
+		for id, r := range o.results {
+			if want := !strings.HasPrefix(id, "denied"); r.OK != want {
+				t.Errorf("%s: passed: %t, want %t: %s", id, r.OK, want, r.Err)
+			}
+			if r.OK && r.Took > time.Second {
+				t.Errorf("%s: took %s: its first packet was lost", id, r.Took)
 			}
 		}
-		for _, p := range escaped(t, s.lab, mayLeave()) {
-			t.Errorf("left the host: %s", p)
-		}
-	})
+	}
+	for _, p := range escaped(t, s.lab, mayLeave()) {
+		t.Errorf("left the host: %s", p)
+	}
 }

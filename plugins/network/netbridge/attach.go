@@ -10,6 +10,7 @@ import (
 	"net"
 	"net/netip"
 	"os"
+	"slices"
 	"time"
 
 	"github.com/vishvananda/netlink"
@@ -36,6 +37,7 @@ type attachment struct {
 	ctx    context.Context // of what runs for it
 	cancel context.CancelFunc
 	names  *bound
+	heard  sockets
 	public *published
 	log    *denials
 	guard  *guard
@@ -65,7 +67,7 @@ func (p *Plugin) Attach(ctx context.Context, r *network.AttachRequest) (*network
 	}
 	defer h.close()
 	a := &attachment{mark: mark, rules: &p.rules, policy: policy, ledger: ledger.New()}
-	a.egress, a.sandbox.names = r.Egress, policy.Names()
+	a.egress, a.sandbox.names = r.Egress, policy.Names() || files.udp == nil
 	if err := p.join(a, r); err != nil {
 		return nil, err
 	}
@@ -115,7 +117,9 @@ func filesOf(r *network.AttachRequest) (files, error) {
 			out.tcp = f
 		}
 	}
-	if out.netns == nil || out.route == nil || out.udp == nil || out.tcp == nil {
+	// A network stack that is not the kernel's finds no resolver in the namespace.
+	own := slices.Contains(r.Missing, openDNSUDP) && slices.Contains(r.Missing, openDNSTCP)
+	if out.netns == nil || out.route == nil || !own && (out.udp == nil || out.tcp == nil) {
 		return out, errs.Preconditionf("the sandbox's openings did not come: this network needs %s, %s, %s and %s", openNetNS, openRoute, openDNSUDP, openDNSTCP)
 	}
 	return out, nil
@@ -146,6 +150,9 @@ func (a *attachment) connect(ctx context.Context, h *host, pl *pool, r *network.
 		return err
 	}
 	a.ports = a.public.ports
+	if a.heard, err = a.listen(in); err != nil {
+		return err
+	}
 	if err := a.enforce(); err != nil {
 		return errs.Preconditionf("putting the policy in force: %w", err)
 	}
@@ -161,7 +168,7 @@ func (a *attachment) connect(ctx context.Context, h *host, pl *pool, r *network.
 	if err := h.inside(ctx, in.route, a.slot, ifname); err != nil {
 		return err
 	}
-	if err := a.resolve(r.DNS, in); err != nil {
+	if err := a.resolve(r.DNS); err != nil {
 		return err
 	}
 	if err := h.up(ctx, port); err != nil {
@@ -231,7 +238,7 @@ func (a *attachment) answerTo(h *host, r *network.AttachRequest, ifname string) 
 	out := &network.AttachResponse{
 		Handle:     handle,
 		Interfaces: []network.Interface{{Name: ifname, MAC: a.mac.String(), MTU: uint32(a.pool.mtu), HostName: a.name()}},
-		DNS:        &network.DNS{Servers: []netip.Addr{resolverAt}},
+		DNS:        &network.DNS{Servers: []netip.Addr{a.resolverAt()}},
 		Ports:      a.ports,
 	}
 	if r.DNS != nil {
@@ -263,6 +270,7 @@ func (a *attachment) stop() {
 	if a.names != nil {
 		a.names.close()
 	}
+	a.heard.close()
 	a.ledger.Close() // last: a watcher is told what the log had
 }
 

@@ -53,7 +53,7 @@ type standing struct {
 }
 
 // resolve serves the sandbox's resolver.
-func (a *attachment) resolve(dns *network.DNS, in files) error {
+func (a *attachment) resolve(dns *network.DNS) error {
 	upstream, err := resolver.Upstream(dns)
 	if err != nil {
 		return err
@@ -64,19 +64,10 @@ func (a *attachment) resolve(dns *network.DNS, in files) error {
 		return err
 	}
 	b.resolver = r
-	udp, err := net.FilePacketConn(in.udp)
-	if err != nil {
-		return fmt.Errorf("the resolver's socket: %w", err)
-	}
-	tcp, err := net.FileListener(in.tcp)
-	if err != nil {
-		udp.Close()
-		return fmt.Errorf("the resolver's socket: %w", err)
-	}
 	a.names = b
 	b.wg.Go(func() {
 		// Without its resolver a sandbox has no names; flows by address are the kernel's.
-		_ = r.Serve(a.ctx, udp, tcp)
+		_ = r.Serve(a.ctx, a.heard.udp, a.heard.tcp)
 	})
 	return nil
 }

@@ -90,8 +90,8 @@ func (p *Plugin) Prepare(_ context.Context, r *network.PrepareRequest) (*network
 	out := &network.PrepareResponse{Openings: []network.Opening{
 		{Name: openNetNS, Kind: network.NetNS},
 		{Name: openRoute, Kind: network.RouteSocket},
-		{Name: openDNSUDP, Kind: network.ListenUDP, Address: netip.AddrPortFrom(resolverAt, 53)},
-		{Name: openDNSTCP, Kind: network.ListenTCP, Address: netip.AddrPortFrom(resolverAt, 53)},
+		{Name: openDNSUDP, Kind: network.ListenUDP, Address: netip.AddrPortFrom(resolverAt, 53), Optional: true},
+		{Name: openDNSTCP, Kind: network.ListenTCP, Address: netip.AddrPortFrom(resolverAt, 53), Optional: true},
 	}}
 	return out, hostport.Check(r.Ports)
 }

@@ -55,6 +55,9 @@ type sandbox struct {
 	ports  []network.PortMap
 	self   *member // nil for a sandbox of no stack
 	peers  []peer
+	// asked are the host's ports of the resolver, by protocol, of a sandbox that finds
+	// none in its namespace.
+	asked map[byte]uint16
 }
 
 func (s sandbox) addr(f fam) netip.Addr {
@@ -111,6 +114,7 @@ func (c *change) nameSets(s sandbox) {
 		c.rule(c.inet, s.name()+chainNames, f.only(), header(f.dst, f.size, r0), meta(expr.MetaKeyL4PROTO, r0+f.words), dport(r0+f.words+1),
 			valueOf(s.name()+setReal+f.suffix, r0, r0), exprs{&expr.NAT{Type: expr.NATTypeDestNAT, Family: f.nfproto, RegAddrMin: r0}})
 	}
+	c.askElsewhere(s)
 	c.rule(c.inet, s.name()+chainNames, accept())
 }
 
@@ -127,6 +131,7 @@ const snap = 128
 // refuse tells of a packet, not more often than somebody could read, and answers it so
 // that whoever has sent it need not wait.
 func (c *change) refuse(s sandbox) {
+	c.answer(s)
 	for chain, prefix := range map[string]string{chainNo: s.name(), chainMany: s.name() + manySuffix} {
 		rule := func(parts ...exprs) { c.rule(c.inet, s.name()+chain, parts...) }
 		rule(exprs{&expr.Counter{}})
