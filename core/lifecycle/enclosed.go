@@ -7,7 +7,7 @@ import (
 	"fmt"
 	"os"
 	"path"
-	"reflect"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -123,7 +123,9 @@ func (s *Sandbox) met(openings []network.Opening) (kept []network.Opening, missi
 // keepsProcess refuses what a hooks plugin has changed once the program was told of the
 // process.
 func (s *Sandbox) keepsProcess(was *plan.Plan) error {
-	if s.foreign.answer == nil || reflect.DeepEqual(was.Process, s.plan.Process) {
+	before, after := was.Process, s.plan.Process
+	if s.foreign.answer == nil || slices.Equal(before.Env, after.Env) && slices.Equal(before.Rlimits, after.Rlimits) &&
+		slices.Equal(before.Capabilities.Bounding, after.Capabilities.Bounding) {
 		return nil
 	}
 	return &PhaseError{

@@ -1,6 +1,7 @@
 package plan
 
 import (
+	"errors"
 	"slices"
 	"strings"
 	"testing"
@@ -45,8 +46,8 @@ func TestRuntimeRefusals(t *testing.T) {
 				}
 				return
 			}
-			errs, _ := err.(Errors)
-			if !slices.ContainsFunc(errs, func(e *Error) bool {
+			var errs Errors
+			if !errors.As(err, &errs) || !slices.ContainsFunc(errs, func(e *Error) bool {
 				return strings.Contains(e.Msg, c.want) && strings.HasPrefix(e.Where, c.at) && e.Hint != ""
 			}) {
 				t.Errorf("%v, want %q at %s with a hint", err, c.want, c.at)
