@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
@@ -13,6 +14,7 @@ import (
 
 	"github.com/nucleus-runtime/nucleus/core"
 	"github.com/nucleus-runtime/nucleus/core/job"
+	"github.com/nucleus-runtime/nucleus/core/job/hostconfig"
 )
 
 // There are two builds of this command. The plugin host brings gRPC, whose mere
@@ -35,6 +37,37 @@ func leavesToFull(j *job.Job) bool { return !full && namesPlugin(j) && fullInsta
 func fullInstalled() bool {
 	path, err := core.Program("nucleus-full")
 	return err == nil && unix.Access(path, unix.X_OK) == nil
+}
+
+// pluginDirs are where plugins are looked for.
+func pluginDirs(conf *hostconfig.Config) ([]string, error) {
+	if conf.PluginDirs != nil {
+		return conf.PluginDirs, nil
+	}
+	dir, err := core.Program("plugins")
+	return []string{dir}, err
+}
+
+// pluginPaths are the files that a plugin may be, in the order in which they are
+// looked for.
+func (a *app) pluginPaths(name string) ([]string, error) {
+	conf, err := a.hostConfiguration()
+	if err != nil {
+		return nil, err
+	}
+	paths, err := pluginDirs(conf)
+	if err != nil {
+		return nil, err
+	}
+	file := "nucleus-plugin-" + name
+	if p, _ := conf.Plugin(name); p.Path != "" {
+		file = p.Path
+	}
+	paths = slices.Clone(paths)
+	for i := range paths {
+		paths[i] = filepath.Join(paths[i], file)
+	}
+	return paths, nil
 }
 
 // pluginUse is how the plugins of a job are got ready. Without a plugin host it does

@@ -66,13 +66,9 @@ func (a *app) pluginHostIn(cgroupParent string) (*pluginhost.Host, *pluginhost.F
 	if cgroupParent == "" {
 		cgroupParent = conf.CgroupParent
 	}
-	dirs := conf.PluginDirs
-	if dirs == nil {
-		dir, err := core.Program("plugins")
-		if err != nil {
-			return nil, nil, err
-		}
-		dirs = []string{dir}
+	dirs, err := pluginDirs(conf)
+	if err != nil {
+		return nil, nil, err
 	}
 	finder := &pluginhost.Finder{Dirs: dirs, Host: conf, Digests: &pluginhost.DigestCache{Dir: cacheDir("digest")}}
 	schemas := &pluginhost.SchemaCache{Dir: cacheDir("schema")}

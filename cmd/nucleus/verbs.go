@@ -133,7 +133,8 @@ func (a *app) doctorCommand() *cobra.Command {
 		Use:   "doctor [-json]",
 		Short: "Show what this host can do for sandboxes, and what to do about the rest",
 		Long: `Show what this host can do for sandboxes: every kernel feature that Nucleus uses
-is tried in a throw-away child. Exit status: 0 if all three modes could run here,
+is tried in a throw-away child. Networks and runtimes are told of by what their
+plugins need. Exit status: 0 if all three modes could run here,
 1 if some could, 2 if none could, 125 if doctor itself failed.`,
 		Example: `  nucleus doctor
   nucleus doctor -json`,
@@ -143,7 +144,11 @@ is tried in a throw-away child. Exit status: 0 if all three modes could run here
 			if err != nil {
 				return err
 			}
-			r, err := doctor.Collect(c.Context(), doctor.Options{Cgroup: rt.Host().Cgroup})
+			gvisor, err := a.pluginPaths("gvisor")
+			if err != nil {
+				return err
+			}
+			r, err := doctor.Collect(c.Context(), doctor.Options{Cgroup: rt.Host().Cgroup, GVisor: gvisor})
 			if err != nil {
 				return err
 			}

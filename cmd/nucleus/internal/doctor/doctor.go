@@ -1,5 +1,5 @@
 // Package doctor owns what `nucleus doctor` shows: the host's features, and
-// which modes could run here for this user. It finds nothing out by itself;
+// which modes, networks and runtimes could work here for this user. It finds nothing out by itself;
 // package host does.
 package doctor
 
@@ -27,6 +27,8 @@ type Options struct {
 	// want to bind. Idmapped mounts are tried on their file systems.
 	StateRoot string
 	Dirs      []string
+	// GVisor are the paths that the plugin gvisor may have, in their order.
+	GVisor []string
 }
 
 // Report is all that doctor found out.
@@ -35,6 +37,7 @@ type Report struct {
 	Features []fact.Feature
 	Modes    []host.ModeVerdict
 	Networks []host.NetworkVerdict
+	Runtimes []host.RuntimeVerdict
 }
 
 // Collect probes this host.
@@ -48,7 +51,10 @@ func Collect(ctx context.Context, o Options) (Report, error) {
 	if err := ctx.Err(); err != nil {
 		return Report{}, fmt.Errorf("probing this host: %w", err)
 	}
-	return Report{Host: h, Features: features, Modes: host.Modes(h, features), Networks: host.Networks(h, features)}, nil
+	return Report{
+		Host: h, Features: features, Modes: host.Modes(h, features),
+		Networks: host.Networks(h, features), Runtimes: host.Runtimes(features, o.GVisor),
+	}, nil
 }
 
 // Run prints the report, as a table or as JSON, and returns the exit status

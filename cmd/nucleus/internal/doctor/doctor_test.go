@@ -41,6 +41,10 @@ func sample() Report {
 			{Plugin: "netuserspace", Path: "kernel", State: fact.Unknown, Unsure: []string{"tproxy.userns"}},
 			{Plugin: "netuserspace", Path: "netstack", State: fact.Available},
 		},
+		Runtimes: []host.RuntimeVerdict{
+			{Plugin: "gvisor", State: fact.Unavailable, Missing: []string{"userns", "runsc"}, Why: "there is no /usr/bin/runsc", Remedy: "install it"},
+			{Plugin: "another", State: fact.Available, Program: "/usr/bin/another"},
+		},
 		Modes: []host.ModeVerdict{
 			{Mode: "agent", State: fact.Available, Degraded: []string{"landlock.scope"}},
 			{Mode: "strict-agent", State: fact.Unavailable, Missing: []string{"landlock.scope"}, Unsure: []string{"cgroup"}},

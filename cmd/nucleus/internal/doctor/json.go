@@ -16,6 +16,7 @@ type document struct {
 	Host     hostJSON  `json:"host"`
 	Features []feature `json:"features"`
 	Networks []network `json:"networks"`
+	Runtimes []runtime `json:"runtimes"`
 	Modes    []mode    `json:"modes"`
 	Exit     int       `json:"exit"`
 }
@@ -59,6 +60,16 @@ type network struct {
 	Unsure    []string `json:"unsure"`
 }
 
+type runtime struct {
+	Plugin    string   `json:"plugin"`
+	Program   string   `json:"program,omitempty"`
+	CouldWork string   `json:"could_work"`
+	Missing   []string `json:"missing"`
+	Unsure    []string `json:"unsure"`
+	Why       string   `json:"why,omitempty"`
+	Remedy    string   `json:"remedy,omitempty"`
+}
+
 func writeJSON(w io.Writer, r Report) error {
 	c := r.Host.Cgroup
 	doc := document{
@@ -74,6 +85,9 @@ func writeJSON(w io.Writer, r Report) error {
 	}
 	for _, n := range r.Networks {
 		doc.Networks = append(doc.Networks, network{n.Plugin, n.Path, yesNo(n.State), list(n.Missing), list(n.Unsure)})
+	}
+	for _, v := range r.Runtimes {
+		doc.Runtimes = append(doc.Runtimes, runtime{v.Plugin, v.Program, yesNo(v.State), list(v.Missing), list(v.Unsure), v.Why, v.Remedy})
 	}
 	enc := json.NewEncoder(w)
 	enc.SetEscapeHTML(false)

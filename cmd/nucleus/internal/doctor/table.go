@@ -58,6 +58,18 @@ func writeTable(w io.Writer, r Report) error {
 	}
 	b.WriteByte('\n')
 	align(&b, networks, nil)
+	runtimes := [][3]string{{"RUNTIME", "COULD WORK", "WHAT IS MISSING"}}
+	remedies = []string{""}
+	for _, v := range r.Runtimes {
+		lack := strings.Join(append(slices.Clone(v.Missing), v.Unsure...), ", ")
+		if v.Why != "" {
+			lack += ": " + v.Why
+		}
+		runtimes = append(runtimes, [3]string{v.Plugin, yesNo(v.State), lack})
+		remedies = append(remedies, v.Remedy)
+	}
+	b.WriteByte('\n')
+	align(&b, runtimes, remedies)
 	_, err := io.WriteString(w, b.String())
 	return err
 }

@@ -1,0 +1,75 @@
+package host
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"github.com/nucleus-runtime/nucleus/core/host/fact"
+	"github.com/nucleus-runtime/nucleus/core/trusted"
+)
+
+// RuntimeVerdict says whether a runtime plugin of this project could work here.
+type RuntimeVerdict struct {
+	Plugin  string
+	State   fact.State
+	Missing []string // features, and files by their names
+	Unsure  []string
+	// Program is what would run the sandboxes, "" if there is none that may.
+	Program string
+	// Why and Remedy are of a file that is missing.
+	Why, Remedy string
+}
+
+// runscPlaces are where gVisor's plugin looks for its program; a job's config block
+// may name another.
+var runscPlaces = []string{"/usr/local/libexec/nucleus/runsc", "/usr/local/bin/runsc", "/usr/bin/runsc"}
+
+// Runtimes judges the runtime plugins by what they need of the kernel and by the
+// files that they are. plugins are the paths that gVisor's may have, in their order.
+func Runtimes(features []fact.Feature, plugins []string) []RuntimeVerdict {
+	state := make(map[string]fact.State, len(features))
+	for _, f := range features {
+		state[f.Name] = f.State
+	}
+	v := judgeMode("", []string{featUserNS, featMountNS, featPIDNS, featSeccomp}, state)
+	out := RuntimeVerdict{Plugin: "gvisor", State: v.State, Missing: v.Missing, Unsure: v.Unsure}
+	lacks := func(name string, err error, remedy string) {
+		out.State, out.Missing = fact.Unavailable, append(out.Missing, name)
+		out.Why, out.Remedy = err.Error(), remedy
+		var te *trusted.Error
+		if errors.As(err, &te) {
+			out.Remedy = te.Remedy()
+		}
+	}
+	plugin, err := firstProgram(plugins)
+	if err != nil {
+		lacks("nucleus-plugin-gvisor", err, "make install, or name its directory in the host configuration: plugin_dirs")
+		return []RuntimeVerdict{out}
+	}
+	places := append([]string{filepath.Join(filepath.Dir(plugin), "..", "tools", "runsc")}, runscPlaces...)
+	if out.Program, err = firstProgram(places); err != nil {
+		lacks("runsc", err, "https://gvisor.dev/docs/user_guide/install/ has releases; a copy in /usr/local/bin is found")
+	}
+	return []RuntimeVerdict{out}
+}
+
+// firstProgram gives the first path that is there. That it may not be used is an
+// error: what comes after it would not be looked at either.
+func firstProgram(paths []string) (string, error) {
+	for _, p := range paths {
+		if _, err := os.Stat(p); errors.Is(err, fs.ErrNotExist) || errors.Is(err, fs.ErrPermission) {
+			continue
+		}
+		f, err := trusted.Executable(p)
+		if err != nil {
+			return "", err
+		}
+		_ = f.Close()
+		return p, nil
+	}
+	return "", fmt.Errorf("none of %s is there", strings.Join(paths, ", "))
+}
