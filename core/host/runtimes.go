@@ -31,6 +31,10 @@ var runscPlaces = []string{"/usr/local/libexec/nucleus/runsc", "/usr/local/bin/r
 // Runtimes judges the runtime plugins by what they need of the kernel and by the
 // files that they are. plugins are the paths that gVisor's may have, in their order.
 func Runtimes(features []fact.Feature, plugins []string) []RuntimeVerdict {
+	return []RuntimeVerdict{judgeGVisor(features, plugins, runscPlaces)}
+}
+
+func judgeGVisor(features []fact.Feature, plugins, places []string) RuntimeVerdict {
 	state := make(map[string]fact.State, len(features))
 	for _, f := range features {
 		state[f.Name] = f.State
@@ -48,13 +52,13 @@ func Runtimes(features []fact.Feature, plugins []string) []RuntimeVerdict {
 	plugin, err := firstProgram(plugins)
 	if err != nil {
 		lacks("nucleus-plugin-gvisor", err, "make install, or name its directory in the host configuration: plugin_dirs")
-		return []RuntimeVerdict{out}
+		return out
 	}
-	places := append([]string{filepath.Join(filepath.Dir(plugin), "..", "tools", "runsc")}, runscPlaces...)
+	places = append([]string{filepath.Join(filepath.Dir(plugin), "..", "tools", "runsc")}, places...)
 	if out.Program, err = firstProgram(places); err != nil {
 		lacks("runsc", err, "https://gvisor.dev/docs/user_guide/install/ has releases; a copy in /usr/local/bin is found")
 	}
-	return []RuntimeVerdict{out}
+	return out
 }
 
 // firstProgram gives the first path that is there. That it may not be used is an

@@ -47,7 +47,7 @@ func requirement(word string) (testutil.Requirement, error) {
 	case "program":
 		return testutil.Program(value), nil
 	case "runsc":
-		return runsc, nil
+		return testutil.Runsc, nil
 	case "landlock":
 		abi, err := strconv.Atoi(value)
 		return testutil.Landlock(abi), err

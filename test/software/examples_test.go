@@ -18,6 +18,7 @@ type example struct {
 	needs    []testutil.Requirement
 	own      []testutil.Requirement // needed of the account itself: asked only of the test process
 	prepare  bool                   // prepare.sh comes first
+	runsc    bool                   // gVisor's program is needed
 	args     []string
 	want     string
 	dialogue string
@@ -34,6 +35,7 @@ var examples = map[string]example{
 	"limits":         {own: limiting, want: "200 MB in memory: exit code 137\n100 processes: exit code 2"},
 	"egress":         {needs: programs("bash"), want: `example\.org: no rule names it` + "\n" + `192\.0\.2\.1: .*` + "\n" + `169\.254\.169\.254: .*` + "\n" + `127\.0\.0\.1: .*`},
 	"context":        {want: `\./settings\.ini` + "\n" + `\[server\]` + "\n" + `port = 8080` + "\n" + `cannot write`},
+	"untrusted":      {runsc: true, want: `[0-9.]+-gvisor\nread: a line of somebody's`, made: []string{"work/output"}},
 	"production":     {needs: programs("busybox"), own: limiting, prepare: true, made: []string{"rootfs", "digest.hcl"}, args: []string{"-var-file", "digest.hcl"}, want: "1000\ncannot execute what it wrote"},
 }
 
@@ -78,6 +80,10 @@ func (h host) show(t *testing.T, from string, x example) {
 			testutil.Needs(t, testutil.Unprivileged)
 		}
 		testutil.Needs(t, x.own...)
+	}
+	if x.runsc {
+		testutil.Needs(t, testutil.Runsc)
+		h.LendRunsc(t)
 	}
 	testutil.NoLeaks(t, h.scope())
 	dir := filepath.Join(h.Home, "examples", filepath.Base(from))
