@@ -179,7 +179,11 @@ func (e *explainer) mount(m Mount) {
 		paths = []string{m.Origin}
 	}
 	if m.Inside {
-		e.add(m.Destination, "the runtime's own", e.by(""), paths...)
+		value := "the runtime's own"
+		if m.Optional {
+			value += ", if it has one"
+		}
+		e.add(m.Destination, value, e.by(""), paths...)
 		return
 	}
 	switch m.Kind {
