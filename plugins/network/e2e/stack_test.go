@@ -314,3 +314,23 @@ func TestJobsThatCannotBeReached(t *testing.T) {
 		})
 	}
 }
+
+func TestExampleOfAStack(t *testing.T) {
+	sitesOf(t, []string{"netbridge/root"}, func(t *testing.T, s *site) {
+		text, err := os.ReadFile("../../../examples/stack/network.hcl")
+		if err != nil {
+			t.Fatal(err)
+		}
+		path := filepath.Join(s.who.dir, "network.hcl")
+		if err := os.WriteFile(path, text, 0o644); err != nil {
+			t.Fatal(err)
+		}
+		s.must("up", "-config", path)
+		s.must("wait", "network-web")
+		const want = "db:5432: 200 OK\ndb:22: no rule lists this port\ncron: no rule names it\n"
+		if got := s.must("logs", "network-web"); got != want {
+			t.Errorf("web says %q, want %q", got, want)
+		}
+		s.must("down", "-config", path)
+	})
+}
