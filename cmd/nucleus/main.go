@@ -55,7 +55,7 @@ func run(args []string) int {
 	root := a.root()
 	root.SetArgs(longFlags(root, args))
 	if err := root.ExecuteContext(context.Background()); err != nil {
-		return a.report(mistyped(root, err))
+		return a.report(exclusive(mistyped(root, err)))
 	}
 	return a.code
 }
@@ -73,6 +73,17 @@ func mistyped(root *cobra.Command, err error) error {
 		}
 	}
 	return &usageError{err: err, hint: hint}
+}
+
+// exclusive says of flags that exclude each other how users write them.
+func exclusive(err error) error {
+	rest, ok := strings.CutPrefix(err.Error(), "if any flags in the group [")
+	if !ok {
+		return err
+	}
+	_, set, _ := strings.Cut(rest, "; [")
+	set, _, _ = strings.Cut(set, "]")
+	return &usageError{err: fmt.Errorf("-%s exclude each other", strings.ReplaceAll(set, " ", " and -")), hint: "write one of them"}
 }
 
 // countArguments has a verb and those below it say what they want, where cobra counts.

@@ -53,7 +53,7 @@ func TestGVisorCouldWork(t *testing.T) {
 				return at
 			}
 			plugin, runsc := put("plugins/nucleus-plugin-gvisor", tc.plugin), put("tools/runsc", tc.runsc)
-			v := judgeGVisor(tc.features, []string{filepath.Join(dir, "other"), plugin}, []string{"/nowhere/runsc"})
+			v := judgeGVisor(tc.features, []string{filepath.Join(dir, "other"), plugin}, []string{"/nowhere/runsc"}, false)
 			if v.State != tc.state || strings.Join(v.Missing, " ") != tc.missing || !strings.Contains(v.Why, tc.why) || (v.Why == "") != (tc.why == "") {
 				t.Errorf("got %+v", v)
 			}
@@ -61,6 +61,39 @@ func TestGVisorCouldWork(t *testing.T) {
 				t.Errorf("the program is %q", v.Program)
 			}
 		})
+	}
+}
+
+// What the plugin's user cannot see is passed over, as the plugin does.
+func TestARunscThatThePluginCannotReach(t *testing.T) {
+	top := t.TempDir()
+	var runscs []string
+	for _, name := range []string{"private", "public"} {
+		at := filepath.Join(top, name, "runsc")
+		if err := os.Mkdir(filepath.Dir(at), 0o700); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(at, nil, 0o755); err != nil {
+			t.Fatal(err)
+		}
+		runscs = append(runscs, at)
+	}
+	for dir := top; dir != os.TempDir(); dir = filepath.Dir(dir) {
+		if err := os.Chmod(dir, 0o755); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := os.Chmod(filepath.Dir(runscs[1]), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if got, err := firstProgram(runscs, true); err != nil || got != runscs[1] {
+		t.Errorf("%q, %v", got, err)
+	}
+	if got, err := firstProgram(runscs, false); err != nil || got != runscs[0] {
+		t.Errorf("who sees all: %q, %v", got, err)
+	}
+	if _, err := firstProgram(runscs[:1], true); err == nil || !strings.Contains(err.Error(), "cannot be reached by the user") {
+		t.Errorf("got %v", err)
 	}
 }
 

@@ -7,8 +7,10 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	goruntime "runtime"
 	"slices"
 	"strings"
+	"syscall"
 	"testing"
 
 	specs "github.com/opencontainers/runtime-spec/specs-go"
@@ -286,5 +288,24 @@ func TestARunscThatDoesNotAnswerIsNotWaitedFor(t *testing.T) {
 	cancel(fmt.Errorf("the caller has gone"))
 	if _, err := inspect(ctx, stub(t, "runsc version release-20260905.0")); err == nil || !strings.Contains(err.Error(), "the caller has gone") {
 		t.Errorf("error %v", err)
+	}
+}
+
+// As root the plugin has a user of its own, and a checkout in root's home is none of his.
+func TestARunscThatCannotBeReachedIsTold(t *testing.T) {
+	private := filepath.Join(t.TempDir(), "private")
+	if err := os.Mkdir(private, 0); err != nil {
+		t.Fatal(err)
+	}
+	if os.Geteuid() == 0 {
+		goruntime.LockOSThread()
+		defer goruntime.UnlockOSThread()
+		syscall.RawSyscall(syscall.SYS_SETFSUID, 65534, 0, 0)
+		defer syscall.RawSyscall(syscall.SYS_SETFSUID, 0, 0, 0)
+	}
+	at := filepath.Join(private, "runsc")
+	_, err := places{at}.find(t.Context(), "")
+	if err == nil || !strings.Contains(err.Error(), "cannot reach "+at) {
+		t.Errorf("got %v", err)
 	}
 }

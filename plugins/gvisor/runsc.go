@@ -54,14 +54,17 @@ func (p places) find(ctx context.Context, path string) (*runsc, error) {
 		}
 		return r, err
 	}
+	hidden := ""
 	for _, at := range p {
 		switch _, err := os.Stat(at); {
-		case errors.Is(err, fs.ErrNotExist) || errors.Is(err, fs.ErrPermission):
+		case errors.Is(err, fs.ErrNotExist):
+		case errors.Is(err, fs.ErrPermission):
+			hidden += fmt.Sprintf("; user %d, as whom this plugin runs, cannot reach %s", os.Geteuid(), at)
 		default:
 			return inspect(ctx, at)
 		}
 	}
-	return nil, errs.Preconditionf("there is no runsc at %s; %s", strings.Join(p, ", "), remedy)
+	return nil, errs.Preconditionf("there is no runsc at %s%s; %s", strings.Join(p, ", "), hidden, remedy)
 }
 
 func inspect(ctx context.Context, name string) (*runsc, error) {
