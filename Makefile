@@ -76,7 +76,7 @@ run: deps build
 test: deps-test build
 	@rm -f $(NUCLEUS_SKIP_LOG)
 	@status=0; \
-	$(MAKE) --no-print-directory --keep-going test-unit test-script test-rootless test-software test-network test-attack test-chaos || status=$$?; \
+	$(MAKE) --no-print-directory --keep-going test-unit test-script test-gvisor test-rootless test-software test-network test-attack test-chaos || status=$$?; \
 	scripts/skip-summary $(NUCLEUS_SKIP_LOG); \
 	exit $$status
 
@@ -86,16 +86,29 @@ define go-test
 	if [ -n "$$pkgs" ]; then go test $(TESTFLAGS) $(2) $$pkgs; else echo "no packages below $(1)"; fi
 endef
 
+# Modules two at a time: the plugins' tests wait more than they compute. What one prints comes whole, at its end.
+two-at-a-time = $(MAKE) --no-print-directory --keep-going -j2 --output-sync=target
+
 ## test-unit: tests beside the code
 .PHONY: test-unit
-test-unit: build
+test-unit: build $(RUNSC)
+	@$(two-at-a-time) $(addprefix unit/,core $(MODULES))
+
+.PHONY: unit/core $(addprefix unit/,$(MODULES))
+unit/core:
 	@go test $(TESTFLAGS) $$(go list ./... | grep -vE '^$(MODULE)/test/')
-	@for m in $(MODULES); do go -C $$m test $(TESTFLAGS) $$(go -C $$m list ./... | grep -v '/network/e2e$$'); done
+$(addprefix unit/,$(MODULES)): unit/%:
+	@go -C $* test $(TESTFLAGS) $$(go -C $* list ./... | grep -v '/network/e2e$$')
 
 ## test-script: behaviour through the real binary
 .PHONY: test-script
-test-script: build
+test-script: build $(RUNSC)
 	$(call go-test,test/script)
+
+## test-gvisor: the same behaviour with gVisor in the native runtime's place, but for test/script/gvisor-exceptions.txt
+.PHONY: test-gvisor
+test-gvisor: build $(RUNSC)
+	NUCLEUS_TEST_RUNTIME=gvisor go test $(TESTFLAGS) ./test/script
 
 ## test-software: real programs in the default sandbox, and the examples
 .PHONY: test-software
@@ -133,9 +146,13 @@ test-vm: build
 # What conformance tests start is built without the detector: they would take minutes to find nothing. Those of the
 # network plugins as a whole take as long with it as everything else together: `go test -race -short` by hand.
 race:
-	@fail=; CGO_ENABLED=1 go test -race $(TESTFLAGS) $$(go list ./... | grep -vE '^$(MODULE)/(test|bench|cmd/nucleus-init)(/|$$)') || fail=1; \
-	for m in $(MODULES); do CGO_ENABLED=1 go -C $$m test -race $(TESTFLAGS) -skip 'Conforms$$' $$(go -C $$m list ./... | grep -vE '/sdk/conformance|/network/(e2e|netbridge|netuserspace)$$') || fail=1; done; \
-	test -z "$$fail"
+	@$(two-at-a-time) $(addprefix race/,core $(MODULES))
+
+.PHONY: race/core $(addprefix race/,$(MODULES))
+race/core:
+	@CGO_ENABLED=1 go test -race $(TESTFLAGS) $$(go list ./... | grep -vE '^$(MODULE)/(test|bench|cmd/nucleus-init)(/|$$)')
+$(addprefix race/,$(MODULES)): race/%:
+	@CGO_ENABLED=1 go -C $* test -race $(TESTFLAGS) -skip 'Conforms$$' $$(go -C $* list ./... | grep -vE '/sdk/conformance|/network/(e2e|netbridge|netuserspace)$$')
 
 ## fuzz: each fuzz test for FUZZTIME (a number of executions: a time races the fuzzer's own end, golang/go#75804)
 .PHONY: fuzz

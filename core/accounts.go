@@ -8,23 +8,24 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/nucleus-runtime/nucleus/core/job"
+	"github.com/nucleus-runtime/nucleus/core/plan"
 )
 
 // accounts reads the files that a job's user and group names are looked up in:
 // the rootfs's own, opened beneath it, or the host's.
-func accounts(j *job.Job) (passwd, group []byte) {
+func accounts(j *job.Job) plan.Accounts {
 	if j.Rootfs == nil {
 		if j.User == "" && len(j.Groups) == 0 {
-			return nil, nil
+			return plan.Accounts{}
 		}
-		return readSmall("/etc/passwd"), readSmall("/etc/group")
+		return plan.Accounts{Passwd: readSmall("/etc/passwd"), Group: readSmall("/etc/group")}
 	}
 	root, err := os.Open(j.Rootfs.Path)
 	if err != nil {
-		return nil, nil // the file system phase tells, with the job's line
+		return plan.Accounts{} // the file system phase tells, with the job's line
 	}
 	defer root.Close()
-	return readBeneath(root, "etc/passwd"), readBeneath(root, "etc/group")
+	return plan.Accounts{Passwd: readBeneath(root, "etc/passwd"), Group: readBeneath(root, "etc/group")}
 }
 
 func readSmall(path string) []byte {

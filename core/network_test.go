@@ -248,7 +248,7 @@ func TestNetworkIsAttachedBeforeTheWorkload(t *testing.T) {
 			t.Errorf("%s: files %s, missing %s", lines, got, b.place.Missing)
 		}
 		if w := b.want; w.Backend != "lan" || w.Hostname != "box" || fmt.Sprint(w.Ports, w.DNS.Servers) != "[{127.0.0.1 8080 80 tcp}] [192.0.2.53]" ||
-			fmt.Sprint(w.Egress) != "{0 [{[a.example] [] [{tcp 443 443}] []} {[] [10.0.0.0/8 fd00::/8] [] []}]}" {
+			fmt.Sprint(w.Egress) != "{0 [{[a.example] [] [{tcp 443 443}] [] []} {[] [10.0.0.0/8 fd00::/8] [] [] []}]}" {
 			t.Errorf("%s: asked for %+v", lines, w)
 		}
 		if n := res.Network; n == nil || n.Denied != 7 || len(n.Flows) != 1 || n.Flows[0].TxBytes != 20 ||

@@ -36,6 +36,7 @@ import (
 	"github.com/nucleus-runtime/nucleus/core/security/seccomp"
 	"github.com/nucleus-runtime/nucleus/core/state"
 	"github.com/nucleus-runtime/nucleus/core/supervisor"
+	sdknet "github.com/nucleus-runtime/nucleus/sdk/network"
 )
 
 // ErrNoPlugins is the reason why a clean-up is left to a program that can start
@@ -176,7 +177,7 @@ func (r *Runtime) Plan(j *job.Job) (*plan.Plan, error) {
 	if r.o.Manager != nil {
 		in.Watchdog = r.o.Manager.Watchdog
 	}
-	in.Passwd, in.Group = accounts(j)
+	in.Accounts = accounts(j)
 	if j.Network.Backend == "host" {
 		in.HostResolv = readSmall("/etc/resolv.conf")
 	}
@@ -277,18 +278,23 @@ func (r *Runtime) Create(ctx context.Context, p *plan.Plan, o RunOptions) (*Sand
 		return nil, lifecycle.StatePhase(err)
 	}
 	log := audit.NewLog("", p.Name, r.o.Events...)
+	var member *sdknet.Member
+	if o.Stack != nil {
+		member = &sdknet.Member{Stack: o.Stack.Name, Job: p.Name}
+	}
 	run := func(ctx context.Context, streams exec.Streams) (*lifecycle.Sandbox, error) {
 		return lifecycle.Create(ctx, lifecycle.Config{
 			Dir: d, InitPath: path, Init: program, Refused: append([]string{r.state.Path(), r.init.dir}, r.o.Refused...),
 			Seccomp: seccomp.Compiler{Helper: filepath.Join(r.init.dir, "nucleus-seccomp"), CacheDir: r.cacheDir()},
 			Cgroups: r.cgroups, Privileged: r.host.Privileged, Streams: streams, Log: log, Lap: r.o.Lap, Manager: r.o.Manager, Listen: o.Sockets,
+			Member:  member,
 			Sources: lifecycle.Sources{Secrets: r.o.Secrets, Hooks: r.o.Hooks, Networks: r.o.Networks, Runtimes: r.o.Runtimes},
 		}, p)
 	}
 	return supervisor.New(ctx, supervisor.Config{
-		Dir: d, Plan: p, Log: log, Streams: o.Streams, Detached: o.Detached, Journal: o.Journal, Held: o.Held, Keep: o.Keep, Stack: o.Stack, Pid: o.Pid, Again: o.Again, Manager: r.o.Manager,
+		Dir: d, Plan: p, Log: log, Streams: o.Streams, Detached: o.Detached, Cgroups: r.cgroups, Journal: o.Journal, Held: o.Held, Keep: o.Keep, Stack: o.Stack, Pid: o.Pid, Again: o.Again, Manager: r.o.Manager,
 		Locate: func(err error) error { return locate(err, p) },
-		Make: func(ctx context.Context, streams exec.Streams) (*lifecycle.Sandbox, error) {
+		Make: func(ctx context.Context, streams exec.Streams) (supervisor.Run, error) {
 			if o.ThreadsStay {
 				return run(ctx, streams)
 			}
@@ -331,7 +337,8 @@ func (r *Runtime) Collect(ctx context.Context) ([]string, error) {
 	if _, err := r.open(); err != nil {
 		return nil, err
 	}
-	return lifecycle.Collect(ctx, r.state, lifecycle.Sources{Secrets: r.o.Secrets, Hooks: r.o.Hooks, Networks: r.o.Networks}, r.o.Events...)
+	ids, err := lifecycle.Collect(ctx, r.state, lifecycle.Sources{Secrets: r.o.Secrets, Hooks: r.o.Hooks, Networks: r.o.Networks}, r.o.Events...)
+	return ids, errors.Join(err, supervisor.RemoveGroups(r.state))
 }
 
 // Open finds what sandboxes need on disk, makes the state root if it is

@@ -2,6 +2,7 @@ package main
 
 import (
 	"bufio"
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -21,6 +22,7 @@ import (
 	"github.com/nucleus-runtime/nucleus/cmd/nucleus/internal/signals"
 	"github.com/nucleus-runtime/nucleus/core"
 	"github.com/nucleus-runtime/nucleus/core/audit"
+	"github.com/nucleus-runtime/nucleus/core/supervisor"
 	"github.com/nucleus-runtime/nucleus/internal/failpoint"
 )
 
@@ -74,7 +76,7 @@ func (a *app) leave(f *runFlags) error {
 	if err != nil {
 		return err
 	}
-	p, r, err := startSupervisor(os.Args, in, a.stderr, events)
+	p, r, err := a.startSupervisor(f.parent, os.Args, in, a.stderr, events)
 	if err != nil {
 		return err
 	}
@@ -131,10 +133,11 @@ func neverReady(m readyMessage, kept bool) error {
 	return &hintedError{err: fmt.Errorf("the workload has ended with exit code %d before it was ready", m.Code), hint: hint}
 }
 
-// startSupervisor starts this program once more, in a session of its own, and gives the
-// pipe on which it tells that its sandbox is ready. Its standard input is /dev/null if in
+// startSupervisor starts this program once more, in a session of its own and, where there
+// is a place for one (cgroupParent as in -cgroup-parent), a control group apart from ours,
+// and gives the pipe on which it tells that its sandbox is ready. Its standard input is /dev/null if in
 // is nil, and so is its output. What events is, if anything, keeps its number.
-func startSupervisor(args []string, in, stderr, events *os.File) (p *os.Process, told *os.File, err error) {
+func (a *app) startSupervisor(cgroupParent string, args []string, in, stderr, events *os.File) (p *os.Process, told *os.File, err error) {
 	told, w, err := os.Pipe()
 	if err != nil {
 		return nil, nil, os.NewSyscallError("pipe2", err)
@@ -163,8 +166,19 @@ func startSupervisor(args []string, in, stderr, events *os.File) (p *os.Process,
 		}
 	}
 	args = slices.Insert(slices.Clone(args), 1, "--"+supervisorFlag+"="+strconv.Itoa(fd))
-	//nolint:forbidigo // this program once more: its environment and arguments are what it would have itself
-	p, err = os.StartProcess("/proc/self/exe", args, &os.ProcAttr{Files: files, Env: os.Environ(), Sys: &syscall.SysProcAttr{Setsid: true}})
+	host, err := a.hostConfiguration()
+	if err != nil {
+		return nil, nil, err
+	}
+	err = supervisor.Apart(cmp.Or(cgroupParent, host.CgroupParent), a.sandboxes, func(group *os.File) error {
+		sys := &syscall.SysProcAttr{Setsid: true}
+		if group != nil {
+			sys.UseCgroupFD, sys.CgroupFD = true, int(group.Fd())
+		}
+		//nolint:forbidigo // this program once more: its environment and arguments are what it would have itself
+		p, err = os.StartProcess("/proc/self/exe", args, &os.ProcAttr{Files: files, Env: os.Environ(), Sys: sys})
+		return err
+	})
 	if err != nil {
 		return nil, nil, fmt.Errorf("starting the supervisor: %w", err)
 	}

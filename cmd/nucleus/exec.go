@@ -52,7 +52,7 @@ keys to detach (-detach-keys) leave a command with -tty running.`,
 	}
 	c.Flags().StringArrayVar(&f.env, "env", nil, "variable of the command's environment, as NAME=VALUE; repeatable")
 	c.Flags().StringVar(&f.cwd, "workdir", "", "working directory (default: the job's)")
-	c.Flags().StringVar(&f.user, "user", "", "UID or UID:GID, as the sandbox numbers them (default: the workload's)")
+	c.Flags().StringVar(&f.user, "user", "", "USER or USER:GROUP, numbers or names in the sandbox's own /etc/passwd and /etc/group; a number alone is the group, too (default: the workload's)")
 	c.Flags().BoolVar(&f.tty, "tty", false, "give the command a terminal of its own")
 	c.Flags().BoolVar(&f.detach, "detach", false, "leave the command running, without input or output")
 	addDetachKeys(c, &f.keys)
@@ -86,7 +86,7 @@ func (a *app) exec(ctx context.Context, f *execFlags, ref string, argv []string)
 		r.Env = append(r.Env, "TERM="+os.Getenv("TERM"))
 	}
 	var err error
-	if r.User, err = parseUser(f.user); err != nil {
+	if r.User, r.Account, err = parseUser(f.user); err != nil {
 		return err
 	}
 	keys, err := detachKeys("exec -tty", f.keys)
@@ -190,18 +190,22 @@ func (a *app) runExec(c *control.Conn, at state.Ref, io *exec.Stdio, r superviso
 	return x, true, m.Decode(&x)
 }
 
-func parseUser(s string) (*exec.User, error) {
+// parseUser gives numbers as such, and what has names to whom the files are that have them.
+func parseUser(s string) (*exec.User, string, error) {
 	if s == "" {
-		return nil, nil
+		return nil, "", nil
 	}
-	u, g, both := strings.Cut(s, ":")
-	uid, err := strconv.ParseUint(u, 10, 32)
+	user, group, both := strings.Cut(s, ":")
+	if user == "" || both && group == "" || strings.Contains(group, ":") {
+		return nil, "", &usageError{err: fmt.Errorf("-user %q: write USER or USER:GROUP, each a name or a number", s)}
+	}
+	uid, err := strconv.ParseUint(user, 10, 32)
 	gid := uid
 	if err == nil && both {
-		gid, err = strconv.ParseUint(g, 10, 32)
+		gid, err = strconv.ParseUint(group, 10, 32)
 	}
-	if err != nil || uid == 1<<32-1 || gid == 1<<32-1 {
-		return nil, &usageError{err: fmt.Errorf("-user %q: write UID or UID:GID, as numbers", s)}
+	if err != nil {
+		return nil, s, nil
 	}
-	return &exec.User{UID: uint32(uid), GID: uint32(gid)}, nil
+	return &exec.User{UID: uint32(uid), GID: uint32(gid)}, "", nil
 }

@@ -121,6 +121,9 @@ func (a *app) checkPlugins(ctx context.Context, j *job.Job, here bool) error {
 	}
 	if j.Network.Plugin() {
 		look(manifest.Network, j.Network.Backend, "network", j.Network.Config)
+		if d := known[j.Network.Backend]; d != nil {
+			diags = append(diags, d.CheckEgress(j)...)
+		}
 	}
 	if j.Runtime != nil {
 		look(manifest.Runtime, j.Runtime.Plugin, "runtime", j.Runtime.Config)

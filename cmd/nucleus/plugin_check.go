@@ -55,10 +55,16 @@ Many rules need a plugin that works. The file of -config says how:
   instance "network" "lan" {       # as in config { } of a job's network; none for none
     subnet = "10.98.0.0/24"
   }
+  instance "runtime" "box" {       # as in config { } of a job's runtime; none for none
+    program = "/usr/bin/box"
+  }
 
 A plugin of networks connects sandboxes of a host that is made for it, of network
 namespaces, as a user of its own with the capabilities that it says it needs. That
 takes root; without it those rules do not apply.
+
+A plugin of runtimes is asked how it would run sandboxes, which are then run so, in
+namespaces of their own: the host's static busybox is what runs in them.
 
 Without plugin { }, a plugin by its name is given what the host configuration says.
 The exit status is 1 if a rule was broken.`,

@@ -217,7 +217,6 @@ func (a *app) run(ctx context.Context, f *runFlags, argv []string) error {
 	if f.console != "" && !p.Process.Terminal {
 		return &hintedError{err: errors.New("-console-socket: the job has no terminal to hand over"), hint: "write tty = true in the job"}
 	}
-	a.warnOf(sockets, p)
 	res, err := a.supervise(ctx, rt, p, core.RunOptions{Name: exact, Sockets: sockets, Journal: journal}, f)
 	tr.print(a.stderr)
 	if f.json {
@@ -293,6 +292,7 @@ func (a *app) supervise(ctx context.Context, rt *core.Runtime, p *plan.Plan, o c
 	if err != nil {
 		return core.Failed(err), err
 	}
+	a.warnOf(o.Sockets, p) // and not of those that are refused
 	if f.create {
 		if err := a.awaitStart(ctx, s); err != nil {
 			return s.Failed(), errors.Join(err, s.Destroy(context.WithoutCancel(ctx)))

@@ -3,6 +3,7 @@ package main
 import (
 	"cmp"
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -488,9 +489,22 @@ func (a *app) ps(ctx context.Context, all, asJSON bool) error {
 
 func status(r supervisor.Record) string {
 	if x := r.Result; x != nil {
-		return fmt.Sprintf("%s (%s %d)", r.Status, x.Cause, x.ExitCode)
+		return fmt.Sprintf("%s (%s)", r.Status, ending(*x))
 	}
 	return string(r.Status)
+}
+
+// ending says in short how a workload has ended.
+func ending(x exec.Result) string {
+	switch {
+	case x.Cause == exec.CauseExit:
+		return fmt.Sprintf("exit %d", x.ExitCode)
+	case x.Cause == exec.CauseSignal && x.Signal != 0:
+		return unix.SignalName(unix.Signal(x.Signal))
+	case x.Cause == exec.CauseStopped:
+		return fmt.Sprintf("on request, exit %d", x.ExitCode)
+	}
+	return fmt.Sprintf("%s, exit %d", x.Cause, x.ExitCode)
 }
 
 // jobOf shows where a sandbox comes from.
@@ -502,14 +516,21 @@ func jobOf(r supervisor.Record) string {
 }
 
 func (a *app) inspectCommand() *cobra.Command {
-	var oci bool
+	var oci, asPlan bool
 	c := &cobra.Command{
-		Use: "inspect [-oci] NAME", Short: "Print what is known of a sandbox, as JSON; with -keep also after its end",
-		Example: "  nucleus inspect web\n  nucleus inspect -oci web", Args: cobra.ExactArgs(1),
+		Use: "inspect [-oci|-plan] NAME", Short: "Print what is known of a sandbox, as JSON; with -keep also after its end",
+		Example: "  nucleus inspect web\n  nucleus inspect -oci web\n  nucleus inspect -plan web", Args: cobra.ExactArgs(1),
 		RunE: func(c *cobra.Command, args []string) error {
 			root, x, err := a.find(args[0])
 			if err != nil {
 				return err
+			}
+			if asPlan {
+				var p json.RawMessage
+				if err := x.ReadJSON(supervisor.PlanName, &p); err != nil {
+					return planError(x, err)
+				}
+				return a.printJSON(p)
 			}
 			r, err := a.record(c.Context(), root, x)
 			if err != nil {
@@ -522,7 +543,17 @@ func (a *app) inspectCommand() *cobra.Command {
 		},
 	}
 	c.Flags().BoolVar(&oci, "oci", false, "print the state of the OCI runtime specification (runtime.md, State)")
+	c.Flags().BoolVar(&asPlan, "plan", false, "print what holds for it, as plan -json does, without commands and values of variables")
+	c.MarkFlagsMutuallyExclusive("oci", "plan")
 	return c
+}
+
+// planError says why there is no plan to print.
+func planError(x state.Ref, err error) error {
+	if errors.Is(err, fs.ErrNotExist) {
+		return &hintedError{err: fmt.Errorf("sandbox %q: its plan was not written down", x.Name), hint: "it is on its way, or gone, or the disk was full: nucleus ps -a"}
+	}
+	return err
 }
 
 // exitCodeOf is what a verb ends with that tells the end of something else.

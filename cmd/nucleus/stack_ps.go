@@ -44,6 +44,9 @@ func (a *app) psStack(ctx context.Context, f *stackFlags, asJSON bool) error {
 	if err := m.look(); err != nil {
 		return err
 	}
+	if f.config == "" && len(m.of) == 0 {
+		return &hintedError{err: fmt.Errorf("no stack %q", m.name), hint: "nucleus ps -a lists all sandboxes; a stack of which nothing is there is known by its file alone: nucleus ps -config FILE"}
+	}
 	list := []stackJob{}
 	for _, name := range names {
 		list = append(list, m.job(ctx, name, true))

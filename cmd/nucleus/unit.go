@@ -11,6 +11,8 @@ import (
 
 	"github.com/nucleus-runtime/nucleus/cmd/nucleus/internal/unit"
 	"github.com/nucleus-runtime/nucleus/core"
+	"github.com/nucleus-runtime/nucleus/core/network"
+	"github.com/nucleus-runtime/nucleus/core/plan"
 )
 
 type unitFlags struct {
@@ -59,6 +61,9 @@ func (a *app) unit(f *unitFlags) error {
 	}
 	if err := core.Check(j); err != nil {
 		return err
+	}
+	if i := j.Network.JobsRule(); i >= 0 {
+		return plan.Errors{plan.ErrorAt(j, network.JobsOrigin(i), "nucleus up -config "+f.config, network.Alone)}
 	}
 	if f.watchdog < 0 || f.watchdog > 0 && !j.SDNotify {
 		return &usageError{err: errors.New("-watchdog: the workload's WATCHDOG=1 is passed on for a job with sd_notify = true, and a positive time"), hint: "add to the job: sd_notify = true"}

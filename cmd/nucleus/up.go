@@ -203,7 +203,11 @@ func (u *upping) start(ctx context.Context, name string, reached func(job.Condit
 	case e.Error != "":
 		return errors.New(e.Error)
 	case e.Result.ExitCode != 0:
-		return &hintedError{err: fmt.Errorf("ended with exit code %d (%s)", e.Result.ExitCode, e.Result.Cause), hint: "nucleus logs " + u.sandbox(name)}
+		what := "failed"
+		if e.Result.Cause == exec.CauseStopped {
+			what = "was stopped"
+		}
+		return &hintedError{err: fmt.Errorf("%s (%s)", what, ending(e.Result)), hint: "nucleus logs " + u.sandbox(name)}
 	}
 	reached(job.ConditionExited)
 	return u.say(name, "ended with exit code 0")
@@ -251,7 +255,7 @@ func (u *upping) launch(ctx context.Context, name string, reached func(job.Condi
 		return err
 	}
 	defer said.Close()
-	p, r, err := startSupervisor(u.arguments(name), in, said, nil)
+	p, r, err := u.startSupervisor(u.f.parent, u.arguments(name), in, said, nil)
 	if err != nil {
 		return err
 	}

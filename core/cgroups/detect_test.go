@@ -184,6 +184,14 @@ func TestPlaceOnV2(t *testing.T) {
 			fake:   fake{cgroup: "0::/mine/nucleus-supervisor\n", files: tree2(group("cg/mine", "", ctrl, "memory pids\n"), group("cg/mine/"+leafName, self, "memory pids\n", "")), writable: []string{"cg/mine"}, euid: 1000},
 			parent: "cg/mine", leaf: "cg/mine/" + leafName, delegated: true, enableDirs: []string{"cg/mine"},
 		},
+		"root's supervisor, alone in its group beside a service": {
+			fake:   fake{cgroup: "0::/system.slice/nucleus-supervisors-0\n", files: tree2(group("cg/system.slice", "", ctrl, ctrl), group("cg/system.slice/nucleus-supervisors-0", self, ctrl, "")), writable: all, systemd: true},
+			parent: "cg/system.slice", shared: true, enableDirs: []string{"cg", "cg/system.slice"},
+		},
+		"user's supervisor in its group beside a scope": {
+			fake:   fake{cgroup: "0::/user.slice/user-1000.slice/user@1000.service/app.slice/nucleus-supervisors-1000\n", files: userTree(self), writable: []string{userGroup}, euid: 1000, systemd: true, marked: []string{userGroup}},
+			parent: userGroup + "/app.slice", delegated: true, shared: true, enableDirs: []string{userGroup, userGroup + "/app.slice"}, unavailable: []string{IO},
+		},
 		"user with a child of its own in a hand-made group": {
 			fake: fake{cgroup: "0::/mine\n", files: tree2(group("cg/mine", "4242\n4300\n", ctrl, "")), writable: []string{"cg/mine"}, euid: 1000},
 			why:  "has other processes", remedy: "start nucleus itself",

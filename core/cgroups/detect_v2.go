@@ -160,6 +160,9 @@ func (h host) holds(dir, root string) error {
 // alone reports whether we can turn our own group into a parent by moving
 // ourselves, and nobody else, to a leaf of it.
 func (h host) alone(dir string) error {
+	if isSupervisors(dir) {
+		return errPopulated // or about to be: it is for others as well
+	}
 	for _, name := range []string{"", "cgroup.procs", subtreeControl} {
 		if err := h.canHold(filepath.Join(dir, name)); err != nil {
 			return err

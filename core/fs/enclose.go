@@ -58,6 +58,7 @@ func (p *Prepared) enclose() error {
 	fresh("/proc", "proc", "", noexec)
 	p.want("/proc", "proc", noexec)
 	p.devices(e.Devices)
+	p.op(initproto.Op{Code: initproto.OpMkdir, Target: "/sys/fs/cgroup", Mode: 0o755, FD: -1})
 	tmpfs("/tmp")
 	tmpfs(runtime.StatePath)
 	// Memory that is never swapped: the variables of the workload are in there.

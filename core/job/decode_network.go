@@ -132,10 +132,15 @@ func (d *decoder) egressRule(b hclread.Block) EgressRule {
 	d.r.Read(b, hclread.Schema{Attrs: []hclread.Attr{
 		{Name: "names", Read: func(v hclread.Value) { r.Names = each(v, `names = ["api.example.com"]`, d.pattern) }},
 		{Name: "cidrs", Read: func(v hclread.Value) { r.CIDRs = each(v, `cidrs = ["10.0.0.0/8"]`, d.cidr) }},
+		{Name: "jobs", Read: func(v hclread.Value) { r.Jobs = each(v, `jobs = ["db"]`, d.jobName) }},
 		{Name: "ports", Read: func(v hclread.Value) { r.Ports = each(v, `ports = ["443/tcp"]`, d.portProtocol) }},
-	}, Hints: map[string]string{"hosts": `Write names = ["api.example.com"].`, "domains": `Write names = ["api.example.com"].`}})
-	if len(r.Names)+len(r.CIDRs) == 0 && len(d.r.Diags) == before {
-		d.r.Error(b.DefRange, "Rule without a destination", `Write names = ["api.example.com"], cidrs = ["10.0.0.0/8"] or both. Every address is cidrs = ["0.0.0.0/0", "::/0"].`)
+	}, Hints: map[string]string{"hosts": `Write names = ["api.example.com"].`, "domains": `Write names = ["api.example.com"].`, "job": `Write jobs = ["db"].`}})
+	switch {
+	case len(d.r.Diags) > before:
+	case len(r.Jobs) > 0 && len(r.Ports) == 0:
+		d.r.Error(d.at(b.Child("jobs")), "Jobs without ports", `Write which of their ports are reached: ports = ["5432/tcp"].`)
+	case len(r.Names)+len(r.CIDRs)+len(r.Jobs) == 0:
+		d.r.Error(b.DefRange, "Rule without a destination", `Write names = ["api.example.com"], cidrs = ["10.0.0.0/8"] or jobs = ["db"]. Every address is cidrs = ["0.0.0.0/0", "::/0"].`)
 	}
 	return r
 }

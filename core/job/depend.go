@@ -36,6 +36,10 @@ func NameOfFile(path string) string {
 // write, "" if nothing.
 func NameProblem(name string) string { return grammar.NameProblem(name) }
 
+// EnvProblem says what is wrong with the name of an environment variable: a summary and what
+// to write instead, both "" if nothing.
+func EnvProblem(name string) (summary, detail string) { return grammar.EnvProblem(name) }
+
 func labels(blocks []hclread.Block) []string {
 	names := make([]string, 0, len(blocks))
 	for _, b := range blocks {

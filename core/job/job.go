@@ -4,6 +4,7 @@
 package job
 
 import (
+	"slices"
 	"time"
 
 	"github.com/hashicorp/hcl/v2"
@@ -190,6 +191,14 @@ type Network struct {
 // Plugin tells whether the backend is a plugin.
 func (n Network) Plugin() bool { return n.Backend != "none" && n.Backend != "host" }
 
+// JobsRule is the place of the first rule of egress that has jobs, -1 if none has.
+func (n Network) JobsRule() int {
+	if n.Egress == nil {
+		return -1
+	}
+	return slices.IndexFunc(n.Egress.Allow, func(r EgressRule) bool { return len(r.Jobs) > 0 })
+}
+
 // Publish makes a port of the sandbox reachable from the host.
 type Publish struct {
 	HostIP    string
@@ -203,10 +212,11 @@ type Egress struct {
 	Allow []EgressRule
 }
 
-// EgressRule allows names or CIDRs on ports.
+// EgressRule allows names, CIDRs and jobs of the same file on ports.
 type EgressRule struct {
 	Names []string // canonical
 	CIDRs []string
+	Jobs  []string
 	Ports []string // "443/tcp"
 }
 

@@ -195,6 +195,7 @@ func (d *decoder) file(filename string, body *hclsyntax.Body, one bool) (jobs []
 		jobs = append(jobs, d.j)
 	}
 	d.dependencies(blocks, jobs)
+	d.reachable(blocks, jobs)
 	return jobs, wanted
 }
 

@@ -314,7 +314,7 @@ func (s *Sandbox) audit(ctx context.Context) error {
 	if s.plan.Context == nil || s.plan.Context.Method != "bind" || !s.plan.Context.Verify {
 		return nil
 	}
-	root, err := os.Open(fmt.Sprintf("/proc/%d/root", s.init.Pid))
+	root, err := os.Open(s.root())
 	if err != nil {
 		return s.reason("fs", err)
 	}

@@ -189,7 +189,16 @@ func (s *Sandbox) secretVars() []secretVar {
 	return out
 }
 
-// stat looks at a file of the program's root without following any link to or in it.
+// root is a path to the root that the workload sees.
+func (s *Sandbox) root() string {
+	p := fmt.Sprintf("/proc/%d/root", s.init.Pid)
+	if s.plan.Runtime != nil {
+		p += runtime.RootPath // in a root that is read-only, and no link there
+	}
+	return p
+}
+
+// inRuntimeRoot opens a file of the program's root without following any link in it.
 func (s *Sandbox) inRuntimeRoot(name string, flags uint64) (int, error) {
 	root, err := unix.Open(fmt.Sprintf("/proc/%d/root", s.init.Pid), unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
 	if err != nil {

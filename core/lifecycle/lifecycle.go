@@ -33,6 +33,7 @@ import (
 	"github.com/nucleus-runtime/nucleus/core/tree"
 	"github.com/nucleus-runtime/nucleus/internal/failpoint"
 	"github.com/nucleus-runtime/nucleus/sdk/hooks"
+	sdk "github.com/nucleus-runtime/nucleus/sdk/network"
 )
 
 // Config is what a sandbox needs beside its plan.
@@ -53,6 +54,8 @@ type Config struct {
 	// Listen are the sockets that the workload gets, if the plan says so. They stay the
 	// caller's.
 	Listen []listen.Socket
+	// Member is the sandbox's place in its stack, nil if it is of none.
+	Member *sdk.Member
 	// Sources: without one of them a plan that needs it fails.
 	Sources
 	// Lap is called at the end of each step, for -trace.
@@ -351,25 +354,29 @@ func (s *Sandbox) prepare(ctx context.Context) error {
 	if len(s.plan.Secrets) == 0 {
 		return s.prepareHost(ctx)
 	}
-	ctx, cancel := context.WithCancel(ctx)
-	defer cancel()
+	// The first cause is the one to show: what the other says then is that it was ended.
+	within, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
 	fetched := make(chan error)
 	go func() {
-		err := s.fetchSecrets(ctx)
+		err := s.fetchSecrets(within)
 		if err != nil {
-			cancel()
+			cancel(err)
 		}
 		fetched <- err
 	}()
-	err := s.prepareHost(ctx)
+	err := s.prepareHost(within)
 	if err != nil {
-		cancel()
+		cancel(err)
 	}
 	serr := <-fetched
-	if err == nil || serr != nil && errors.Is(err, context.Canceled) {
-		return serr
+	if err == nil && serr == nil {
+		return nil
 	}
-	return err
+	if ctx.Err() != nil {
+		return errors.Join(err, serr)
+	}
+	return context.Cause(within)
 }
 
 // prepareHost is what of it is done on this host.

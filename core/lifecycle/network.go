@@ -1,6 +1,7 @@
 package lifecycle
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -50,7 +51,7 @@ func (s *Sandbox) openNetwork(ctx context.Context) error {
 	if s.cfg.Networks == nil {
 		return s.networkFailed(errors.New("there is nobody to reach network plugins"))
 	}
-	want, err := network.WantOf(s.plan)
+	want, err := network.WantOf(s.plan, s.cfg.Member)
 	if err != nil {
 		return s.networkFailed(err)
 	}
@@ -77,6 +78,7 @@ func (s *Sandbox) networkFailed(err error) error {
 	var ne *network.Error
 	if errors.As(err, &ne) {
 		e.Hint = audit.Clean(ne.Hint)
+		e.Origin = cmp.Or(ne.Origin, e.Origin)
 	}
 	if i := sdk.PortOf(err); i >= 0 && i < len(s.plan.Network.Publish) {
 		e.Origin = fmt.Sprintf("network.publish[%d]", i)

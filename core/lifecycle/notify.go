@@ -23,12 +23,20 @@ type notices struct {
 	said   bool // ready is closed
 	status string
 	lost   bool // the manager could not be told, and that was said
+
+	telling sync.Mutex // the manager
+	over    bool       // it is told of nothing more
 }
 
+// close lets nothing of the sandbox reach the manager any more: what comes then is another
+// run's to say, or nobody's. One message may be on its way to it, for as long as that takes.
 func (n *notices) close() {
 	if n.receiver != nil {
 		n.receiver.Close()
 	}
+	n.telling.Lock()
+	defer n.telling.Unlock()
+	n.over = true
 }
 
 // StatusText is what the workload last said that it is at, fit to be shown.
@@ -89,8 +97,13 @@ func (s *Sandbox) tellManager(m notify.Message) {
 	if s.cfg.Manager == nil {
 		return
 	}
-	err := s.cfg.Manager.Tell(m)
 	n := &s.notices
+	n.telling.Lock()
+	defer n.telling.Unlock()
+	if n.over {
+		return
+	}
+	err := s.cfg.Manager.Tell(m)
 	n.mu.Lock()
 	first := err != nil && !n.lost
 	n.lost = n.lost || first

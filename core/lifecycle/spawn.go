@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"strings"
 	"sync"
 	"syscall"
 	"time"
@@ -16,6 +17,7 @@ import (
 	"github.com/nucleus-runtime/nucleus/core/exec"
 	"github.com/nucleus-runtime/nucleus/core/initproto"
 	"github.com/nucleus-runtime/nucleus/core/initproto/channel"
+	"github.com/nucleus-runtime/nucleus/core/job"
 	"github.com/nucleus-runtime/nucleus/core/plan"
 	"github.com/nucleus-runtime/nucleus/core/security"
 )
@@ -29,7 +31,9 @@ type Command struct {
 	Cwd string // "" for the workload's
 	// User and groups as the sandbox numbers them; nil for the workload's.
 	User *exec.User
-	TTY  bool
+	// Account is a USER[:GROUP] instead, by names in the sandbox's own files.
+	Account string
+	TTY     bool
 	// Size is what the terminal has from the beginning.
 	Size exec.Size
 	// Stdio is what it gets as 0, 1 and 2, unless it has a terminal.
@@ -280,12 +284,25 @@ func (s *Sandbox) spawnFor(c Command) (*initproto.Spawn, error) {
 	if len(c.Args) == 0 || c.Args[0] == "" {
 		return nil, errors.New("exec: no command")
 	}
+	for _, kv := range c.Env {
+		name, _, _ := strings.Cut(kv, "=")
+		if summary, detail := job.EnvProblem(name); summary != "" {
+			return nil, &PhaseError{Phase: "exec", Err: fmt.Errorf("variable %q: %s", name, strings.ToLower(summary)), Hint: detail}
+		}
+	}
 	w := s.workload()
 	sp := &initproto.Spawn{Args: c.Args, Env: exec.MergeEnv(w.Env, c.Env), Cwd: w.Cwd, UID: w.UID, GID: w.GID, Groups: w.Groups, TTY: c.TTY}
 	if c.Cwd != "" {
 		sp.Cwd = c.Cwd
 	}
-	if u := c.User; u != nil {
+	u := c.User
+	if c.Account != "" {
+		var err error
+		if u, err = s.account(c.Account); err != nil {
+			return nil, err
+		}
+	}
+	if u != nil {
 		ids := s.plan.IDs
 		for _, x := range []struct {
 			what string

@@ -5,9 +5,12 @@ package network
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net/netip"
 	"os"
+	"slices"
+	"strings"
 
 	"github.com/hashicorp/hcl/v2"
 
@@ -26,6 +29,13 @@ type Want struct {
 	Ports    []network.PortMap
 	DNS      *network.DNS
 	Egress   network.Egress
+	// Member is the sandbox's place in its stack, nil if it is of none.
+	Member *network.Member
+}
+
+// JobsRule is the place of the first rule that has jobs, -1 if none has.
+func (w Want) JobsRule() int {
+	return slices.IndexFunc(w.Egress.Allow, func(r network.Rule) bool { return len(r.Jobs) > 0 })
 }
 
 // Place is a network namespace that is to be connected.
@@ -82,10 +92,16 @@ type Record struct {
 // IfName is what the sandbox's interface is called.
 const IfName = "eth0"
 
-// WantOf gives what a plan asks for.
-func WantOf(p *plan.Plan) (Want, error) {
+// Alone is what is said of a job with such a rule that is not started as one of a stack.
+const Alone = "other jobs are reached within a stack alone, and this one is started by itself"
+
+// JobsOrigin is where a job says which others a rule lets it reach.
+func JobsOrigin(rule int) string { return fmt.Sprintf("network.egress.allow[%d].jobs", rule) }
+
+// WantOf gives what a plan asks for, for a sandbox that has a place in a stack or none.
+func WantOf(p *plan.Plan, m *network.Member) (Want, error) {
 	n := p.Network
-	w := Want{Backend: n.Backend, Config: n.Config, Eval: n.Eval, Hostname: p.Hostname}
+	w := Want{Backend: n.Backend, Config: n.Config, Eval: n.Eval, Hostname: p.Hostname, Member: m}
 	for _, x := range n.Publish {
 		a, err := netip.ParseAddr(x.HostIP)
 		if err != nil {
@@ -104,8 +120,20 @@ func WantOf(p *plan.Plan) (Want, error) {
 		}
 	}
 	var err error
-	w.Egress, err = egressOf(n.Egress)
-	return w, err
+	if w.Egress, err = egressOf(n.Egress); err != nil {
+		return w, err
+	}
+	if i := w.JobsRule(); i >= 0 && m == nil {
+		hint := "nucleus up -config " + p.File
+		if strings.HasPrefix(p.File, "<") { // it came on standard input
+			hint = "nucleus up -config - -stack NAME"
+		}
+		return w, &Error{
+			Backend: w.Backend, Origin: JobsOrigin(i), Hint: hint,
+			Err: errors.New(Alone),
+		}
+	}
+	return w, nil
 }
 
 var verdicts = map[string]network.Verdict{plan.EgressDeny: network.Deny, plan.EgressPublic: network.Public}
@@ -117,7 +145,7 @@ func egressOf(in plan.Egress) (network.Egress, error) {
 	}
 	out := network.Egress{Default: verdict}
 	for _, r := range in.Allow {
-		to := network.Rule{Names: r.Names}
+		to := network.Rule{Names: r.Names, Jobs: r.Jobs}
 		for _, c := range r.CIDRs {
 			p, err := netip.ParsePrefix(c)
 			if err != nil {
@@ -136,8 +164,10 @@ func egressOf(in plan.Egress) (network.Egress, error) {
 // Error is a backend that could not be reached, or that refuses.
 type Error struct {
 	Backend string
-	Hint    string
-	Err     error
+	// Origin is what of the job it is about, "" for the network as a whole.
+	Origin string
+	Hint   string
+	Err    error
 }
 
 func (e *Error) Error() string { return fmt.Sprintf("network plugin %q: %v", e.Backend, e.Err) }

@@ -69,6 +69,9 @@ func (e *explainer) connection() {
 	e.add("egress", map[string]string{EgressDeny: "nothing but what a rule allows", EgressPublic: "public addresses"}[n.Egress.Default], by, "network.egress")
 	for i, r := range n.Egress.Allow {
 		to := append(slices.Clone(r.Names), r.CIDRs...)
+		for _, j := range r.Jobs {
+			to = append(to, "job "+j)
+		}
 		on := "every port"
 		if len(r.Ports) > 0 {
 			var ports []string

@@ -85,7 +85,7 @@ const group = "root:x:0:\nstaff:x:50:\napp:x:1002:\n"
 
 func inputs(h fact.Host) Inputs {
 	return Inputs{
-		Host: h, Passwd: []byte(passwd), Group: []byte(group), HostResolv: []byte("nameserver 192.0.2.1\n"), Term: "xterm-256color",
+		Host: h, Accounts: Accounts{Passwd: []byte(passwd), Group: []byte(group)}, HostResolv: []byte("nameserver 192.0.2.1\n"), Term: "xterm-256color",
 		Secrets: true, Runtimes: true,
 		Devices: map[string]string{"/dev/vda": "254:0", "/dev/disk/by-id/vda": "254:0"},
 	}

@@ -31,7 +31,7 @@ func (m *maker) identity() identity {
 		user, group, hasGroup = strconv.Itoa(m.h.EUID), strconv.Itoa(m.h.EGID), true
 	}
 	if user != "" {
-		e, numeric, ok := m.lookupUser(user)
+		e, numeric, ok := m.in.Accounts.user(user)
 		switch {
 		case ok:
 			id.uid, id.gid, id.name, id.home = e.uid, e.gid, e.name, e.home
@@ -47,18 +47,18 @@ func (m *maker) identity() identity {
 			}
 			m.fail("user", hint, "user %q is not in %s", user, m.passwdName())
 		}
-	} else if e, _, ok := m.lookupUser("0"); ok {
+	} else if e, _, ok := m.in.Accounts.user("0"); ok {
 		id.name, id.home = e.name, e.home
 	}
 	if hasGroup {
-		if g, ok := m.lookupGroup(group); ok {
+		if g, ok := m.in.Accounts.group(group); ok {
 			id.gid = g
 		} else {
 			m.fail("user", "write a numeric gid", "group %q is not in the sandbox's /etc/group", group)
 		}
 	}
 	for _, g := range m.j.Groups {
-		n, ok := m.lookupGroup(g)
+		n, ok := m.in.Accounts.group(g)
 		if !ok {
 			m.fail("groups", "write a numeric gid", "group %q is not in the sandbox's /etc/group", g)
 			continue
@@ -91,72 +91,14 @@ func (m *maker) passwdName() string {
 	return "the host's /etc/passwd"
 }
 
-type passwdEntry struct {
-	name, home string
-	uid, gid   uint32
-}
-
-// lookupUser finds a login name or a uid. numeric tells that s is a number,
-// found or not; its uid is then in the entry.
-func (m *maker) lookupUser(s string) (e passwdEntry, numeric, ok bool) {
-	n, err := strconv.ParseUint(s, 10, 32)
-	numeric = err == nil
-	if numeric {
-		e.uid = uint32(n)
-	}
-	for line := range lines(m.in.Passwd) {
-		f := strings.Split(line, ":")
-		if len(f) < 6 {
-			continue
-		}
-		uid, err1 := strconv.ParseUint(f[2], 10, 32)
-		gid, err2 := strconv.ParseUint(f[3], 10, 32)
-		if err1 != nil || err2 != nil {
-			continue
-		}
-		if numeric && uid == n || !numeric && f[0] == s {
-			return passwdEntry{name: f[0], home: f[5], uid: uint32(uid), gid: uint32(gid)}, numeric, true
-		}
-	}
-	return e, numeric, false
-}
-
 func (m *maker) userNames() []string {
 	var out []string
-	for line := range lines(m.in.Passwd) {
+	for line := range lines(m.in.Accounts.Passwd) {
 		if name, _, ok := strings.Cut(line, ":"); ok && len(out) < 8 {
 			out = append(out, name)
 		}
 	}
 	return out
-}
-
-func (m *maker) lookupGroup(s string) (uint32, bool) {
-	if n, err := strconv.ParseUint(s, 10, 32); err == nil {
-		return uint32(n), true
-	}
-	for line := range lines(m.in.Group) {
-		f := strings.Split(line, ":")
-		if len(f) >= 3 && f[0] == s {
-			if n, err := strconv.ParseUint(f[2], 10, 32); err == nil {
-				return uint32(n), true
-			}
-		}
-	}
-	return 0, false
-}
-
-// lines iterates over the lines of a file without its comments.
-func lines(b []byte) func(func(string) bool) {
-	return func(yield func(string) bool) {
-		for s := string(b); s != ""; {
-			line, rest, _ := strings.Cut(s, "\n")
-			s = rest
-			if line != "" && line[0] != '#' && !yield(line) {
-				return
-			}
-		}
-	}
 }
 
 const idRange = 65536

@@ -32,7 +32,7 @@ type Plan struct {
 	Trust         string   `json:"trust,omitempty"`
 
 	Process   specs.Process `json:"process"`
-	ExecPaths []string      `json:"execPaths"` // candidates for execve(2), in order
+	ExecPaths []string      `json:"execPaths,omitempty"` // candidates for execve(2), in order
 	Init      bool          `json:"init"`
 	Hostname  string        `json:"hostname"`
 	Timeout   time.Duration `json:"timeout,omitempty"`
@@ -190,7 +190,7 @@ const (
 // File is a small file that the sandbox gets of its own.
 type File struct {
 	Path    string `json:"path"`
-	Content string `json:"content"`
+	Content string `json:"content,omitempty"`
 	Mode    uint32 `json:"mode"`
 	// Keep: if the rootfs has the file, that one stays.
 	Keep bool `json:"keep,omitempty"`
@@ -287,10 +287,12 @@ type Egress struct {
 	Allow   []EgressRule `json:"allow,omitempty"`
 }
 
-// EgressRule allows names and blocks of addresses, on every port if none is given.
+// EgressRule allows names, blocks of addresses and jobs of the same stack, on every port
+// if none is given.
 type EgressRule struct {
 	Names []string     `json:"names,omitempty"`
 	CIDRs []string     `json:"cidrs,omitempty"`
+	Jobs  []string     `json:"jobs,omitempty"`
 	Ports []EgressPort `json:"ports,omitempty"`
 }
 
@@ -354,9 +356,8 @@ type Degraded struct {
 // files that decide about names and addresses.
 type Inputs struct {
 	Host fact.Host
-	// Passwd and Group are /etc/passwd and /etc/group of the rootfs, or of the
-	// host for a toolchain root; nil if there are none.
-	Passwd, Group []byte
+	// Accounts are those of the rootfs, or of the host for a toolchain root.
+	Accounts Accounts
 	// HostResolv is the host's resolv.conf, for network "host".
 	HostResolv []byte
 	// Term is the TERM of the caller's terminal.

@@ -82,7 +82,10 @@ func (m *maker) runtime() {
 	for _, x := range []struct {
 		path string
 		set  bool
-	}{{"readiness", j.Readiness != nil && (j.Readiness.TCP != 0 || j.Readiness.HTTP != "")}, {"health", j.Health != nil && (j.Health.TCP != 0 || j.Health.HTTP != "")}} {
+	}{
+		{"readiness.tcp", j.Readiness != nil && j.Readiness.TCP != 0}, {"readiness.http", j.Readiness != nil && j.Readiness.HTTP != ""},
+		{"health.tcp", j.Health != nil && j.Health.TCP != 0}, {"health.http", j.Health != nil && j.Health.HTTP != ""},
+	} {
 		if x.set && j.Network.Backend == "none" {
 			m.fail(x.path, `probe by exec = [...], or name a network plugin`, "with runtime %q and no network, ports are open inside its own network stack alone, where no connection can be made from outside", name)
 		}

@@ -3,10 +3,14 @@ package pluginhost
 import (
 	"context"
 	"fmt"
+	"slices"
 
 	"github.com/hashicorp/hcl/v2"
 
+	"github.com/nucleus-runtime/nucleus/core/job"
+	corenet "github.com/nucleus-runtime/nucleus/core/network"
 	"github.com/nucleus-runtime/nucleus/sdk/manifest"
+	"github.com/nucleus-runtime/nucleus/sdk/network"
 )
 
 // Remembered is what the plugin of a name has said of itself, nil if it is not known:
@@ -31,6 +35,38 @@ func (h *Host) remembered(ctx context.Context, program *Program) *Description {
 		return nil
 	}
 	return d
+}
+
+// What is said where a job wants to reach others by a plugin that cannot.
+const (
+	noJoin   = "it does not connect jobs with each other (feature " + network.FeatureStack + ")"
+	joinHint = `name a plugin that does, such as network "netbridge", or remove jobs from the rule`
+)
+
+// JoinsStacks tells whether the plugin connects the jobs of a stack with each other.
+func (d *Description) JoinsStacks() bool {
+	return slices.Contains(d.Info.Features, network.FeatureStack)
+}
+
+// CheckEgress tells which of a job's rules the plugin has no means for.
+func (d *Description) CheckEgress(j *job.Job) (diags hcl.Diagnostics) {
+	if j.Network.Egress == nil || d.JoinsStacks() {
+		return nil
+	}
+	for i, r := range j.Network.Egress.Allow {
+		if len(r.Jobs) == 0 {
+			continue
+		}
+		x := &hcl.Diagnostic{
+			Severity: hcl.DiagError, Summary: "Jobs cannot be reached",
+			Detail: fmt.Sprintf("Plugin %q: %s.\nHint: %s", d.Info.Name, noJoin, joinHint),
+		}
+		if at, ok := j.Range(corenet.JobsOrigin(i)); ok {
+			x.Subject = &at
+		}
+		diags = append(diags, x)
+	}
+	return diags
 }
 
 // Part is a body of configuration that somebody wrote for a plugin.

@@ -70,6 +70,10 @@ func (l *link) open(ctx context.Context, configure func(*Plugin, *Schema) error)
 	if err != nil {
 		return backendError(l.record.Backend, err)
 	}
+	if i := l.want.JobsRule(); i >= 0 && !d.JoinsStacks() {
+		p.Retire()
+		return &network.Error{Backend: l.record.Backend, Origin: network.JobsOrigin(i), Hint: joinHint, Err: errors.New(noJoin)}
+	}
 	l.p, l.n = p, p.Client().Network(d.Info.Features)
 	return nil
 }
@@ -126,7 +130,7 @@ func (l *link) Attach(ctx context.Context, at network.Place) (*sdknet.AttachResp
 	defer cancel()
 	got, err := l.n.Attach(ctx, &sdknet.AttachRequest{
 		Call: l.call("attach"), NetNS: at.NetNS, UserNS: at.UserNS, IfName: l.record.IfName, Ports: l.want.Ports, DNS: l.want.DNS, Hostname: l.want.Hostname,
-		Prepared: l.record.Prepared, Egress: l.want.Egress, Files: at.Files, Missing: at.Missing,
+		Prepared: l.record.Prepared, Egress: l.want.Egress, Files: at.Files, Missing: at.Missing, Member: l.want.Member,
 	})
 	if err != nil {
 		return nil, l.failed("attaching", err)

@@ -159,7 +159,7 @@ func TestNetworkPluginIsCalled(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	const attached = "id-attach id/net-good eth0 box [{[a.example] [] [] []}] [s] [{127.0.0.1 80 8080 tcp}] through the side channel"
+	const attached = "id-attach id/net-good eth0 box [{[a.example] [] [] [] []}] [s] [{127.0.0.1 80 8080 tcp}] through the side channel"
 	if string(got.Handle.Opaque) != attached+" canary" {
 		t.Errorf("attached with %q", got.Handle.Opaque)
 	}
@@ -229,6 +229,18 @@ func TestNetworkPluginFailures(t *testing.T) {
 			}
 			l.Close()
 		}
+	}
+}
+
+// A backend that does not say so is not asked to connect jobs.
+func TestNetworkPluginThatConnectsNoJobs(t *testing.T) {
+	r := newRig(t, nil)
+	w := wantNetwork(t, "net-good", "")
+	w.Egress.Allow = append(w.Egress.Allow, sdknet.Rule{Jobs: []string{"db"}})
+	l, err := (&Networks{Host: r.Host}).Open(t.Context(), "id", w)
+	var ne *network.Error
+	if !errors.As(err, &ne) || ne.Origin != "network.egress.allow[1].jobs" || ne.Hint == "" || !strings.Contains(err.Error(), "feature network.stack") {
+		t.Errorf("%+v, %v", l, err)
 	}
 }
 

@@ -3,6 +3,7 @@ package pluginhost
 import (
 	"context"
 	"crypto/rand"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -10,6 +11,7 @@ import (
 	"strings"
 	"time"
 
+	specs "github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
 
 	"github.com/nucleus-runtime/nucleus/core/runtimes"
@@ -73,7 +75,11 @@ func (r *Runtimes) attempt(ctx context.Context, call runtime.Call, w runtimes.Wa
 		}
 		return nil, p.failed("asking how the sandbox is run", err)
 	}
-	if err := checkPrepared(got); err != nil {
+	err = got.Check()
+	if err == nil {
+		err = json.Unmarshal(got.Spec, new(specs.Spec))
+	}
+	if err != nil {
 		return nil, &Error{Plugin: p.Name, Err: fmt.Errorf("what it says of how the sandbox is run: %w", err)}
 	}
 	f, err := r.Host.runtimeProgram(p.Name, got.Program)

@@ -297,12 +297,14 @@ func (d *Dir) abandon() {
 }
 
 // WriteJSON writes a file of the sandbox so that a reader sees all of it or none.
-func (d *Dir) WriteJSON(name string, v any) error {
+func (d *Dir) WriteJSON(name string, v any) error { return writeJSON(d.Path, name, v) }
+
+func writeJSON(dir, name string, v any) error {
 	b, err := json.Marshal(v)
 	if err != nil {
 		return fmt.Errorf("encoding %s: %w", name, err)
 	}
-	tmp := filepath.Join(d.Path, "."+name)
+	tmp := filepath.Join(dir, "."+name)
 	f, err := os.OpenFile(tmp, os.O_WRONLY|os.O_CREATE|os.O_TRUNC|unix.O_NOFOLLOW, 0o600)
 	if err != nil {
 		return full(err)
@@ -312,7 +314,7 @@ func (d *Dir) WriteJSON(name string, v any) error {
 		_ = os.Remove(tmp) // it takes room, of which there is none
 		return full(err)
 	}
-	return os.Rename(tmp, filepath.Join(d.Path, name))
+	return os.Rename(tmp, filepath.Join(dir, name))
 }
 
 // RemoveJSON takes a file of WriteJSON away, which may not be there.

@@ -1,6 +1,13 @@
 package supervisor
 
-import "github.com/nucleus-runtime/nucleus/core/exec"
+import (
+	"fmt"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/nucleus-runtime/nucleus/core/control"
+	"github.com/nucleus-runtime/nucleus/core/exec"
+)
 
 // The verbs of the control protocol, with the bodies of their requests and answers.
 // An answer of a verb without one is empty.
@@ -38,15 +45,29 @@ type SignalRequest struct {
 	Signal int `json:"signal"`
 }
 
+// signalOf is what a message of VerbSignal asks for.
+func signalOf(m control.Message) (unix.Signal, error) {
+	var r SignalRequest
+	if err := m.Decode(&r); err != nil {
+		return 0, err
+	}
+	if r.Signal < 1 || r.Signal > 64 {
+		return 0, &control.Error{Code: control.CodeBadRequest, Text: fmt.Sprintf("signal %d: from 1 to 64", r.Signal)}
+	}
+	return unix.Signal(r.Signal), nil
+}
+
 // ExecRequest is a command beside the workload.
 type ExecRequest struct {
-	Args   []string   `json:"args"`
-	Env    []string   `json:"env,omitempty"`
-	Cwd    string     `json:"cwd,omitempty"`
-	User   *exec.User `json:"user,omitempty"`
-	TTY    bool       `json:"tty,omitempty"`
-	Size   exec.Size  `json:"size,omitzero"` // of the terminal
-	Detach bool       `json:"detach,omitempty"`
+	Args []string   `json:"args"`
+	Env  []string   `json:"env,omitempty"`
+	Cwd  string     `json:"cwd,omitempty"`
+	User *exec.User `json:"user,omitempty"`
+	// Account is a user by name instead: USER[:GROUP].
+	Account string    `json:"account,omitempty"`
+	TTY     bool      `json:"tty,omitempty"`
+	Size    exec.Size `json:"size,omitzero"` // of the terminal
+	Detach  bool      `json:"detach,omitempty"`
 }
 
 // Started tells of a command that runs.

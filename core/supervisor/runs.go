@@ -21,7 +21,7 @@ import (
 // log and events are the sandbox's.
 
 // make makes the next run.
-func (v *Supervisor) make(ctx context.Context) (*lifecycle.Sandbox, error) {
+func (v *Supervisor) make(ctx context.Context) (Run, error) {
 	streams := v.cfg.Streams
 	if v.output != nil {
 		var err error
@@ -49,14 +49,14 @@ func (v *Supervisor) make(ctx context.Context) (*lifecycle.Sandbox, error) {
 }
 
 // present is the run that there is, or was last.
-func (v *Supervisor) present() *lifecycle.Sandbox {
+func (v *Supervisor) present() Run {
 	v.mu.Lock()
 	defer v.mu.Unlock()
 	return v.run
 }
 
 // living is the run that there is.
-func (v *Supervisor) living(what string) (*lifecycle.Sandbox, error) {
+func (v *Supervisor) living(what string) (Run, error) {
 	v.mu.Lock()
 	defer v.mu.Unlock()
 	if v.between {
@@ -192,10 +192,8 @@ func (v *Supervisor) Restart(ctx context.Context) error {
 		switch {
 		case runs > before && !between:
 			ready = run.Ready()
-		case runs > before && isClosed(run.Ready()):
-			return nil // it has ended since
 		case runs > before:
-			return errors.New("restart: the workload has ended before it was ready")
+			return readied(run) // it has ended since
 		case restarts > tried && last: // somebody has stopped it, and with it the making
 			return &lifecycle.StateError{What: "restart", Status: lifecycle.StatusStopping}
 		case restarts > tried:
@@ -206,14 +204,30 @@ func (v *Supervisor) Restart(ctx context.Context) error {
 			return nil
 		case <-turn:
 		case <-v.done:
-			if runs > before && v.err == nil {
-				return nil
-			}
-			return errors.Join(errors.New("restart: the sandbox has ended"), v.err)
+			return v.restarted(before)
 		case <-ctx.Done():
 			return ctx.Err()
 		}
 	}
+}
+
+// restarted tells, once the sandbox has ended, what became of a restart after so many runs.
+func (v *Supervisor) restarted(before int) error {
+	v.mu.Lock()
+	run, runs := v.run, v.runs
+	v.mu.Unlock()
+	if runs > before && v.err == nil {
+		return readied(run)
+	}
+	return errors.Join(errors.New("restart: the sandbox has ended"), v.err)
+}
+
+// readied tells whether a run that has ended was ready before.
+func readied(run Run) error {
+	if isClosed(run.Ready()) {
+		return nil
+	}
+	return errors.New("restart: the workload has ended before it was ready")
 }
 
 // Start opens the start gate and sees to the sandbox until its end in the background.
@@ -240,7 +254,7 @@ func (v *Supervisor) begin(ctx context.Context) error {
 
 // follow passes on what becomes of a run. Who waits for it, and looks at the record then,
 // sees it there.
-func (v *Supervisor) follow(s *lifecycle.Sandbox, news <-chan struct{}) {
+func (v *Supervisor) follow(s Run, news <-chan struct{}) {
 	select {
 	case <-s.Gone():
 	case <-news:
@@ -250,7 +264,7 @@ func (v *Supervisor) follow(s *lifecycle.Sandbox, news <-chan struct{}) {
 }
 
 // passOn tells of the first run that has come so far.
-func (v *Supervisor) passOn(s *lifecycle.Sandbox) {
+func (v *Supervisor) passOn(s Run) {
 	v.mu.Lock()
 	defer v.mu.Unlock()
 	if isClosed(s.Running()) && !isClosed(v.started) {
@@ -459,11 +473,12 @@ func (v *Supervisor) renew(ctx context.Context) error {
 	v.giveUp = nil
 	last := v.last
 	v.restarts++
+	v.asked = false // whoever has asked gets this one
 	if v.fault = err; err != nil {
 		v.turned()
 	}
 	if err == nil && !last {
-		v.run, v.between, v.asked = s, false, false // whoever has asked gets this one
+		v.run, v.between = s, false
 		v.runs++
 		v.turned()
 	}
@@ -474,13 +489,14 @@ func (v *Supervisor) renew(ctx context.Context) error {
 	case err != nil:
 		return err
 	}
+	v.writePlan()
 	_ = v.write() // as in make
 	return v.begin(ctx)
 }
 
 // unwanted is the end of a run that was made, or that err kept from it, and that nobody wants
 // any more: errLast, unless something could not be undone.
-func (v *Supervisor) unwanted(ctx context.Context, s *lifecycle.Sandbox, err error) error {
+func (v *Supervisor) unwanted(ctx context.Context, s Run, err error) error {
 	if err == nil {
 		if err = s.Destroy(ctx); err == nil {
 			return errLast
@@ -502,6 +518,7 @@ func (v *Supervisor) end(res exec.Result, err error) {
 	}
 	v.noPid()
 	res.Restarts = v.restarts
+	v.seal()
 	kept := v.cfg.Keep && v.ran
 	if kept {
 		err = errors.Join(err, v.keep(res, err))
@@ -523,6 +540,7 @@ func (v *Supervisor) noPid() {
 // dispose lets the sandbox's directory go: for good, or to who wants to know how it
 // ended, or, if something could not be undone, to gc.
 func (v *Supervisor) dispose(keep bool) error {
+	v.seal() // also where no run has ended
 	defer v.events.Close()
 	left, err := v.cfg.Dir.Pending()
 	switch {

@@ -14,9 +14,8 @@ import (
 	"sync/atomic"
 	"time"
 
-	"golang.org/x/sys/unix"
-
 	"github.com/nucleus-runtime/nucleus/core/audit"
+	"github.com/nucleus-runtime/nucleus/core/cgroups"
 	"github.com/nucleus-runtime/nucleus/core/control"
 	"github.com/nucleus-runtime/nucleus/core/exec"
 	"github.com/nucleus-runtime/nucleus/core/lifecycle"
@@ -31,10 +30,12 @@ type Config struct {
 	Plan *plan.Plan
 	Log  *audit.Log
 	// Make takes the plan up to the start gate.
-	Make func(context.Context, exec.Streams) (*lifecycle.Sandbox, error)
+	Make func(context.Context, exec.Streams) (Run, error)
 	// Streams are those of a sandbox in the foreground.
 	Streams  exec.Streams
 	Detached bool
+	// Cgroups tells where this process is, and could be.
+	Cgroups cgroups.Facts
 	// Journal is the socket of a journal that gets the output, too; "" for none.
 	Journal string
 	// Held: it is started when somebody asks for that.
@@ -78,8 +79,8 @@ type Supervisor struct {
 	decided  bool
 
 	mu       sync.Mutex
-	run      *lifecycle.Sandbox // the present one, or the last
-	runs     int                // so far
+	run      Run // the present one, or the last
+	runs     int // so far
 	restarts int
 	between  bool               // it has ended, and another one follows
 	turn     chan struct{}      // closed when that changes
@@ -93,6 +94,7 @@ type Supervisor struct {
 	ready    chan struct{}      // closed once a workload was ready
 
 	writing sync.Mutex    // of the record
+	sealed  bool          // it is not written as the sandbox changes any more
 	noted   noted         // what is written of it
 	done    chan struct{} // closed when it has ended
 	over    chan struct{} // closed when everybody who waits for that was told
@@ -112,10 +114,7 @@ type noted struct {
 // New makes a sandbox up to its start gate and begins to serve it. On an error nothing
 // is left of it.
 func New(ctx context.Context, cfg Config) (*Supervisor, error) {
-	v := &Supervisor{
-		cfg: cfg, created: time.Now(), served: make(chan struct{}), start: make(chan struct{}), done: make(chan struct{}), over: make(chan struct{}),
-		turn: make(chan struct{}), hurry: make(chan struct{}, 1), started: make(chan struct{}), ready: make(chan struct{}),
-	}
+	v := unmade(cfg)
 	var err error
 	if v.events, err = audit.OpenFile(filepath.Join(cfg.Dir.Path, audit.FileName)); err != nil {
 		return nil, errors.Join(lifecycle.StatePhase(err), cfg.Dir.Remove())
@@ -129,6 +128,14 @@ func New(ctx context.Context, cfg Config) (*Supervisor, error) {
 		_ = v.server.Serve(context.Background(), v.handle) // ends with Close
 	}()
 	return v, nil
+}
+
+// unmade is a supervisor without a run.
+func unmade(cfg Config) *Supervisor {
+	return &Supervisor{
+		cfg: cfg, created: time.Now(), served: make(chan struct{}), start: make(chan struct{}), done: make(chan struct{}), over: make(chan struct{}),
+		turn: make(chan struct{}), hurry: make(chan struct{}, 1), started: make(chan struct{}), ready: make(chan struct{}),
+	}
 }
 
 // open is what of New is undone by dispose.
@@ -153,6 +160,7 @@ func (v *Supervisor) open(ctx context.Context) (err error) {
 				err = v.write()
 			}
 			if err == nil {
+				v.writePlan()
 				return nil
 			}
 			_ = v.server.Close()
@@ -204,6 +212,9 @@ func (v *Supervisor) record() Record {
 		Root: p.Root.Kind, Rootfs: p.Root.Path, Network: p.Network.Backend, Cgroup: s.Cgroup(), Created: v.created, Started: s.Started(), Execs: v.execs.Load(),
 		Health: string(s.Health()), StatusText: s.StatusText(), Restarts: restarts,
 	}
+	if v.cfg.Detached {
+		r.SupervisorCgroup, r.SupervisorShares = whereabouts(v.cfg.Cgroups)
+	}
 	if v.cfg.Stack != nil {
 		r.Stack = v.cfg.Stack.Name
 	}
@@ -214,12 +225,20 @@ func (v *Supervisor) record() Record {
 	return r
 }
 
+// writePlan writes down what holds for the present run. Nothing depends on it: on a full
+// disk there is none, not that of another run.
+func (v *Supervisor) writePlan() {
+	if v.cfg.Dir.WriteJSON(PlanName, v.present().Plan().Bare()) != nil {
+		_ = v.cfg.Dir.RemoveJSON(PlanName)
+	}
+}
+
 // write keeps the record up to date.
 func (v *Supervisor) write() error {
 	v.writing.Lock()
 	defer v.writing.Unlock()
 	r := v.record()
-	if r.Status == lifecycle.StatusStopped {
+	if v.sealed || r.Status == lifecycle.StatusStopped {
 		return nil // its directory goes, or keep says more, or another run follows
 	}
 	now := noted{r.Status, r.Ready, r.Health, r.Pid, r.Restarts}
@@ -233,6 +252,14 @@ func (v *Supervisor) write() error {
 	// On a full disk the old record would be taken for the truth: without one, who
 	// wants to know asks us. And now there may be room for the new one.
 	return errors.Join(v.cfg.Dir.RemoveJSON(RecordName), v.store(r))
+}
+
+// seal ends the writing of the record: whoever has been late with it would write into a
+// directory that is being removed, or over how the sandbox has ended.
+func (v *Supervisor) seal() {
+	v.writing.Lock()
+	defer v.writing.Unlock()
+	v.sealed = true
 }
 
 // fail answers with an error.
@@ -344,12 +371,9 @@ func (v *Supervisor) askStart(ctx context.Context) error {
 }
 
 func (v *Supervisor) askSignal(m control.Message) error {
-	var r SignalRequest
-	if err := m.Decode(&r); err != nil {
+	n, err := signalOf(m)
+	if err != nil {
 		return err
-	}
-	if r.Signal < 1 || r.Signal > 64 {
-		return &control.Error{Code: control.CodeBadRequest, Text: fmt.Sprintf("signal %d: from 1 to 64", r.Signal)}
 	}
 	s, err := v.living("signal")
 	if err != nil {
@@ -358,7 +382,7 @@ func (v *Supervisor) askSignal(m control.Message) error {
 	if st := s.Status(); st == lifecycle.StatusCreated {
 		return &lifecycle.StateError{What: "signal", Status: st}
 	}
-	s.Signal(unix.Signal(r.Signal))
+	s.Signal(n)
 	return nil
 }
 
@@ -434,7 +458,7 @@ func (v *Supervisor) exec(ctx context.Context, c *control.Conn, m control.Messag
 		v.fail(c, err)
 		return
 	}
-	cmd := lifecycle.Command{Args: r.Args, Env: r.Env, Cwd: r.Cwd, User: r.User, TTY: r.TTY, Size: r.Size}
+	cmd := lifecycle.Command{Args: r.Args, Env: r.Env, Cwd: r.Cwd, User: r.User, Account: r.Account, TTY: r.TTY, Size: r.Size}
 	want := 3
 	if r.TTY {
 		want = 0
@@ -521,10 +545,11 @@ func obey(c *control.Conn, p *lifecycle.Process, detached chan<- struct{}) {
 			close(detached)
 			return
 		}
-		var r SignalRequest
-		if m.Kind != VerbSignal || m.Decode(&r) != nil || r.Signal < 1 || r.Signal > 64 {
+		if m.Kind != VerbSignal {
 			continue
 		}
-		p.Signal(unix.Signal(r.Signal))
+		if n, err := signalOf(m); err == nil {
+			p.Signal(n)
+		}
 	}
 }

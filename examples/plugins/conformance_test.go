@@ -40,6 +40,13 @@ func TestSeatsConforms(t *testing.T) {
 	}))
 }
 
+func TestCrunConforms(t *testing.T) {
+	all(t, plugintest.Run(t, plugintest.Config{
+		Binary:    plugintest.Build(t, "./nucleus-plugin-crun", "nucleus-plugin-crun"),
+		Instances: []plugintest.Instance{{Service: "runtime", ID: "sandbox", Config: plugintest.Values{"crun": "/usr/bin/crun"}}},
+	}), "runtime/exec", "runtime/exec-signal")
+}
+
 // all makes sure that no rule but those named has found nothing to look at.
 func all(t *testing.T, rs []plugintest.Result, except ...string) {
 	t.Helper()

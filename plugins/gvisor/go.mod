@@ -5,6 +5,7 @@ go 1.26.0
 require (
 	github.com/nucleus-runtime/nucleus/sdk v0.0.0
 	github.com/opencontainers/runtime-spec v1.3.0
+	github.com/zclconf/go-cty v1.20.0
 )
 
 require (
@@ -20,7 +21,6 @@ require (
 	github.com/oklog/run v1.1.0 // indirect
 	github.com/vmihailenco/msgpack/v5 v5.3.5 // indirect
 	github.com/vmihailenco/tagparser/v2 v2.0.0 // indirect
-	github.com/zclconf/go-cty v1.20.0 // indirect
 	golang.org/x/net v0.60.0 // indirect
 	golang.org/x/sys v0.48.0 // indirect
 	golang.org/x/text v0.42.0 // indirect

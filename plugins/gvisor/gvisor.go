@@ -13,7 +13,7 @@ import (
 // Config is the config block of a job's runtime block.
 type Config struct {
 	Runsc        string `hcl:"runsc,optional" desc:"The runsc to run. Without it, one is looked for where nucleus and gVisor's packages put it." format:"abs_path"`
-	SHA256       string `hcl:"sha256,optional" desc:"What runsc must be: the SHA-256 of the file, in hexadecimal digits." regex:"^[0-9a-f]{64}$"`
+	SHA256       string `hcl:"sha256,optional" desc:"What runsc must be: the SHA-256 of the file, in hexadecimal digits." pattern:"^[0-9a-f]{64}$"`
 	Platform     string `hcl:"platform,optional" desc:"How gVisor sees the workload's system calls: by seccomp's SIGSYS (systrap), by hardware virtualization (kvm), or by ptrace(2), which is slow." default:"systrap" enum:"systrap,kvm,ptrace"`
 	NetworkStack string `hcl:"network_stack,optional" desc:"Whose TCP/IP the workload gets: host is the kernel's, in the sandbox's network namespace; own is gVisor's; auto is gVisor's where there is no network, and else the kernel's." default:"auto" enum:"auto,host,own"`
 }

@@ -12,6 +12,7 @@ import (
 	"testing"
 
 	specs "github.com/opencontainers/runtime-spec/specs-go"
+	"github.com/zclconf/go-cty/cty"
 
 	"github.com/nucleus-runtime/nucleus/sdk/config"
 	"github.com/nucleus-runtime/nucleus/sdk/errs"
@@ -62,6 +63,30 @@ func TestWithoutAConfigBlockTheDefaultsHold(t *testing.T) {
 	}
 	if c != unconfigured || New().configuration("never seen") != c {
 		t.Errorf("the schema's defaults are %+v, and without it they are %+v", c, unconfigured)
+	}
+}
+
+func TestTheSchemaRefusesWhatIsNoValue(t *testing.T) {
+	b, err := config.Of[Config]()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for attr, values := range map[string]map[string]bool{
+		"sha256":        {strings.Repeat("0a", 32): true, strings.Repeat("0A", 32): false, "": false, "0a": false, strings.Repeat("0a", 33): false},
+		"platform":      {"systrap": true, "kvm": true, "ptrace": true, "--debug": false, "kvm --debug": false, "": false},
+		"network_stack": {"auto": true, "host": true, "own": true, "none": false, "sandbox": false},
+		"runsc":         {"/opt/runsc": true, "runsc": false, "--debug": false},
+	} {
+		for value, good := range values {
+			all := map[string]cty.Value{}
+			for _, a := range b.Attrs {
+				all[a.Name] = cty.NullVal(cty.String)
+			}
+			all[attr] = cty.StringVal(value)
+			if ds := b.Check(cty.ObjectVal(all)); (len(ds) == 0) != good || len(ds) > 0 && ds[0].Path.String() != attr {
+				t.Errorf("%s = %q: %+v", attr, value, ds)
+			}
+		}
 	}
 }
 

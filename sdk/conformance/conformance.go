@@ -115,7 +115,9 @@ type suite struct {
 	learn func(context.Context, *Checker, *process)
 }
 
-func suites() []suite { return []suite{base(), secretsSuite(), hooksSuite(), networkSuite()} }
+func suites() []suite {
+	return []suite{base(), secretsSuite(), hooksSuite(), networkSuite(), runtimeSuite()}
+}
 
 // Suites are the names that Config.Suites takes.
 func Suites() []string {

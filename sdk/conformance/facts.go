@@ -38,6 +38,9 @@ type facts struct {
 	fetch error             // of Fetch of all secrets
 	masks map[string]uint64 // of boundaries that are answered, by the instance of hooks
 
+	prepare  error // of Prepare of a runtime
+	prepared *pluginv1.RuntimePrepareResponse
+
 	// Of a sandbox with a policy of the simplest kind: what of connecting it, of what
 	// is allowed, of what is denied and of disconnecting it is broken.
 	attach, carries, denies, detach error
@@ -158,7 +161,7 @@ func (k *Checker) instances(s manifest.Service) []Instance {
 		}
 	}
 	b := k.block(s)
-	if out == nil && (s == manifest.Hooks && (b == nil || len(b.Attrs)+len(b.Blocks) == 0) || s == manifest.Network && optionalOnly(b)) {
+	if out == nil && (s == manifest.Hooks && (b == nil || len(b.Attrs)+len(b.Blocks) == 0) || (s == manifest.Network || s == manifest.Runtime) && optionalOnly(b)) {
 		out = []Instance{{Service: s, ID: "check"}}
 	}
 	return out

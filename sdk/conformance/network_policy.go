@@ -59,6 +59,7 @@ func (l *link) demands() []demand {
 	out := []demand{
 		{"a name", network.Rule{Names: []string{"a.example"}, Ports: onePort().Allow[0].Ports}, nil},
 		{"all names below one", network.Rule{Names: []string{"*.example"}}, nil},
+		{"a job, in a sandbox of no stack", network.Rule{Jobs: []string{"db"}, Ports: onePort().Allow[0].Ports}, nil},
 		{"a protocol that nobody has heard of", network.Rule{CIDRs: cidrs, Protocols: []string{"no-such-protocol"}}, nil},
 		{"a port of a protocol that nobody has heard of", network.Rule{CIDRs: cidrs, Ports: []network.Ports{{Protocol: "no-such-protocol", First: 53, Last: 53}}}, nil},
 	}

@@ -36,6 +36,7 @@ type link struct {
 	site   *site
 	id     string // the sandbox's
 	egress network.Egress
+	member *network.Member // nil for a sandbox of no stack
 	p      *process
 	n      client.Network
 
@@ -165,7 +166,7 @@ func (l *link) request(id string) (*network.AttachRequest, error) {
 	ids := []contract.IDMap{{Inside: 0, Outside: lab.Outside, Count: lab.Count}}
 	return &network.AttachRequest{
 		Call: l.call(id), NetNS: l.netns, UserNS: &network.UserNS{Namespace: user, UIDs: ids, GIDs: ids}, IfName: ifName,
-		Hostname: "check", Prepared: l.prep.Handle, Egress: l.egress, Files: l.files, Missing: l.missing,
+		Hostname: "check", Prepared: l.prep.Handle, Egress: l.egress, Files: l.files, Missing: l.missing, Member: l.member,
 	}, nil
 }
 
@@ -206,8 +207,13 @@ func (l *link) detachBy(ctx context.Context, r *network.DetachRequest) error {
 
 // opened is a sandbox that is ready to be attached.
 func (s *site) opened(ctx context.Context, e network.Egress) (*link, error) {
+	return s.openedAs(ctx, nil, e)
+}
+
+func (s *site) openedAs(ctx context.Context, m *network.Member, e network.Egress) (*link, error) {
 	l, err := s.link(ctx, e)
 	if err == nil {
+		l.member = m
 		err = l.prepare(ctx, s.k.id())
 	}
 	if err == nil {
@@ -218,7 +224,12 @@ func (s *site) opened(ctx context.Context, e network.Egress) (*link, error) {
 
 // attached is a sandbox that is connected.
 func (s *site) attached(ctx context.Context, e network.Egress) (*link, error) {
-	l, err := s.opened(ctx, e)
+	return s.attachedAs(ctx, nil, e)
+}
+
+// attachedAs is one that is a member of a stack.
+func (s *site) attachedAs(ctx context.Context, m *network.Member, e network.Egress) (*link, error) {
+	l, err := s.openedAs(ctx, m, e)
 	if err == nil {
 		err = l.attach(ctx, s.k.id())
 	}

@@ -136,42 +136,59 @@ func collects(ctx context.Context, k *Checker) error {
 	})
 }
 
-// separates has one sandbox ask for another's servers.
+// separates has one sandbox ask for another's servers: of no stack, and where the network
+// knows stacks of two that have jobs of the same names.
 func separates(ctx context.Context, k *Checker) error {
 	if err := k.takes("network/denied"); err != nil {
 		return err
 	}
 	return k.inSite(ctx, func(s *site) error {
-		a, err := s.attached(ctx, onePort())
-		if err != nil {
+		if err := s.apart(ctx, nil, nil, onePort()); err != nil || !k.feature(network.FeatureStack) {
 			return err
 		}
-		b, err := s.attached(ctx, onePort())
-		if err != nil {
-			return err
+		jobs := onePort()
+		jobs.Allow = append(jobs.Allow, network.Rule{Jobs: []string{"db"}, Ports: []network.Ports{{Protocol: "tcp", First: lab.Port, Last: lab.Port}}})
+		if err := s.apart(ctx, &network.Member{Stack: "one", Job: "web"}, &network.Member{Stack: "two", Job: "db"}, jobs); err != nil {
+			return fmt.Errorf("a job of another stack: %w", err)
 		}
-		tried := 0
-		for _, c := range b.got.IPs {
-			ip := c.Address.Addr()
-			if !ip.IsValid() || ip.IsLoopback() {
-				continue
-			}
-			server, err := b.box.Serve(ip.String(), lab.Port, b.id)
-			if err != nil {
-				return broken("the answer tells of the address %s, at which nothing can listen: %v", ip, err)
-			}
-			defer server.Close()
-			tried++
-			got, err := a.box.Ask(netip.AddrPortFrom(ip, lab.Port), isolationTime)
-			if err == nil && got == b.id {
-				return broken("a sandbox reaches another at %s", ip)
-			}
-		}
-		if tried == 0 {
-			return skip("its answer tells of no address")
+		if err := s.apart(ctx, &network.Member{Stack: "three", Job: "web"}, nil, jobs); err != nil {
+			return fmt.Errorf("a sandbox of no stack: %w", err)
 		}
 		return nil
 	})
+}
+
+// apart attaches two sandboxes, the first with a policy.
+func (s *site) apart(ctx context.Context, first, second *network.Member, policy network.Egress) error {
+	a, err := s.attachedAs(ctx, first, policy)
+	if err != nil {
+		return err
+	}
+	b, err := s.attachedAs(ctx, second, onePort())
+	if err != nil {
+		return err
+	}
+	tried := 0
+	for _, c := range b.got.IPs {
+		ip := c.Address.Addr()
+		if !ip.IsValid() || ip.IsLoopback() {
+			continue
+		}
+		server, err := b.box.Serve(ip.String(), lab.Port, b.id)
+		if err != nil {
+			return broken("the answer tells of the address %s, at which nothing can listen: %v", ip, err)
+		}
+		defer server.Close()
+		tried++
+		got, err := a.box.Ask(netip.AddrPortFrom(ip, lab.Port), isolationTime)
+		if err == nil && got == b.id {
+			return broken("a sandbox reaches another at %s", ip)
+		}
+	}
+	if tried == 0 {
+		return skip("its answer tells of no address")
+	}
+	return nil
 }
 
 // isolationTime is long enough for two that are on one host.

@@ -26,6 +26,7 @@ func root(t *testing.T) {
 
 func TestGoodNetworkPassesAll(t *testing.T) {
 	root(t)
+	t.Parallel()
 	for _, r := range check(t, ofNetworks("")) {
 		if r.Outcome != conformance.Pass {
 			t.Error(r)
@@ -71,7 +72,9 @@ func TestEveryRuleOfNetworksBites(t *testing.T) {
 	root(t)
 	for _, b := range networkBites {
 		t.Run(b.defect, func(t *testing.T) {
-			t.Parallel()
+			if b.rule != "network/crash" { // which kills at a moment that it has measured
+				t.Parallel()
+			}
 			k, err := conformance.New(ofNetworks(b.defect))
 			if err != nil {
 				t.Fatal(err)
@@ -103,6 +106,7 @@ func TestEveryRuleOfNetworksBites(t *testing.T) {
 
 func TestEveryRuleOfNetworksHasItsFake(t *testing.T) {
 	root(t)
+	t.Parallel()
 	began := time.Now()
 	k, err := conformance.New(ofNetworks(""))
 	if err != nil {

@@ -17,6 +17,7 @@ const (
 	FeatureStatus  = "network.status"
 	FeatureGC      = "network.gc"
 	FeatureWatch   = "network.watch"
+	FeatureStack   = "network.stack"
 )
 
 // What the services have in common.
@@ -60,6 +61,21 @@ type Watcher interface {
 	// kept. What is alike and comes fast is told once, with a Count.
 	// There is one Watch for an attachment.
 	Watch(ctx context.Context, r *WatchRequest, tell func(Denial) error) error
+}
+
+// Joiner is a Network that connects the sandboxes of a stack with each other. A policy
+// whose rules have Jobs comes to no other.
+//
+// Between two sandboxes passes what a rule of the one has with the other's job, and
+// nothing else: the name of the job leads, from inside the first, to the sandbox that
+// is attached as this member of the same stack and of the same state root at the
+// moment, whichever was there first and however often it is attached anew. Whether its
+// address is a way as well is the network's choice, but it is none to whoever has the
+// address later. The other begins nothing by that rule. While there is no such sandbox,
+// flows to it are refused, and its name does not exist or leads nowhere.
+type Joiner interface {
+	// JoinsStacks does nothing: to have it is the promise.
+	JoinsStacks()
 }
 
 // Collector is a Network that can remove what belongs to no sandbox any more. The

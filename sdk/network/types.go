@@ -47,13 +47,23 @@ type Egress struct {
 	Allow   []Rule
 }
 
-// Rule allows names and blocks of addresses, on every port and protocol if none is
-// given. "*.example.com" stands for all names below example.com, not for itself.
+// Rule allows names, blocks of addresses and jobs, on every port and protocol if none
+// is given. "*.example.com" stands for all names below example.com, not for itself.
 type Rule struct {
 	Names     []string // canonical: lower case, no trailing dot
 	CIDRs     []netip.Prefix
 	Ports     []Ports
 	Protocols []string // beside the ports: "icmp"
+	// Jobs are those of the sandbox's stack, by the names that they have there and that
+	// the sandbox asks for. Only a Joiner gets any.
+	Jobs []string
+}
+
+// Member is the place of a sandbox in a stack: sandboxes of one host that are started
+// from one job file.
+type Member struct {
+	Stack string
+	Job   string
 }
 
 // Ports is a range of them.
@@ -141,6 +151,7 @@ type AttachRequest struct {
 	Egress   Egress
 	// Missing are the names of optional openings and setups that this sandbox has not.
 	Missing []string
+	Member  *Member // nil for a sandbox of no stack
 
 	// Files are the descriptors of the openings, each with its opening's name. They
 	// are the plugin's if Attach succeeds; else the SDK closes them. In a host they

@@ -42,7 +42,7 @@ type Plugin struct {
 	Description string // one line
 	DocsURL     string
 
-	Network network.Network  // may be a Preparer, a Checker, a Watcher and a Collector besides
+	Network network.Network // may be a Preparer, a Checker, a Watcher, a Joiner and a Collector besides
 	Runtime runtime.Runtime
 	Secrets secrets.Provider // may be a Renewer and a Revoker besides
 	Hooks   hooks.Handler
@@ -122,6 +122,7 @@ func (p *Plugin) info() manifest.Info {
 		feature(is[network.Checker](p.Network), network.FeatureStatus)
 		feature(is[network.Collector](p.Network), network.FeatureGC)
 		feature(is[network.Watcher](p.Network), network.FeatureWatch)
+		feature(is[network.Joiner](p.Network), network.FeatureStack)
 	}
 	if p.Runtime != nil {
 		in.Services = append(in.Services, manifest.Version{Service: manifest.Runtime, Version: runtime.Version})

@@ -80,12 +80,15 @@ func TestARuntimeThatDoesNot(t *testing.T) {
 		{"panic", errs.Internal, "the plugin panicked in /nucleus.plugin.v1.Runtime/Prepare: prepare went wrong"},
 		{"too much", errs.Precondition, "a box has no terminal"},
 	} {
-		_, err := h.Runtime().Prepare(soon(t), &runtime.PrepareRequest{Call: call(tc.spec), Spec: []byte(tc.spec)})
+		_, err := h.Runtime().Prepare(soon(t), &runtime.PrepareRequest{Call: call(tc.spec), Spec: []byte(tc.spec), Network: runtime.NetworkNone})
 		if errs.CodeOf(err) != tc.code || !strings.Contains(err.Error(), tc.text) {
 			t.Errorf("%s: %v %v", tc.spec, errs.CodeOf(err), err)
 		}
 	}
-	if got, err := h.Runtime().Prepare(soon(t), &runtime.PrepareRequest{Call: call("nothing"), Spec: []byte("nothing")}); err != nil || !reflect.DeepEqual(*got, runtime.Prepared{}) {
+	if _, err := h.Runtime().Prepare(soon(t), &runtime.PrepareRequest{Call: call("newer"), Spec: []byte("{}")}); errs.CodeOf(err) != errs.Precondition || !strings.Contains(err.Error(), "build it with a newer SDK") {
+		t.Errorf("a network that nobody knows: %v", err)
+	}
+	if got, err := h.Runtime().Prepare(soon(t), &runtime.PrepareRequest{Call: call("nothing"), Spec: []byte("nothing"), Network: runtime.NetworkHost}); err != nil || !reflect.DeepEqual(*got, runtime.Prepared{}) {
 		t.Errorf("nothing: %+v, %v", got, err)
 	}
 }

@@ -6,8 +6,9 @@ import "github.com/nucleus-runtime/nucleus/sdk/contract"
 type Call = contract.Call
 
 // Where the program finds things. It runs as the owner of all of them, in a root of
-// its own that holds nothing else but /proc, /dev with the harmless devices and a
-// /tmp. The workload sees only what is below RootPath.
+// its own that holds nothing else but /proc, /dev with the harmless devices, a /tmp, and
+// /sys/fs/cgroup, which is an empty directory: there are runtimes that look at it even
+// if they are to make no control group. The workload sees only what is below RootPath.
 const (
 	ProgramPath = "/program" // the program itself
 	BundlePath  = "/bundle"  // the directory with config.json, read-only

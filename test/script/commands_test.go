@@ -46,6 +46,8 @@ func requirement(word string) (testutil.Requirement, error) {
 		return testutil.CgroupController(value), nil
 	case "program":
 		return testutil.Program(value), nil
+	case "runsc":
+		return runsc, nil
 	case "landlock":
 		abi, err := strconv.Atoi(value)
 		return testutil.Landlock(abi), err
@@ -65,7 +67,7 @@ func (id *identity) needs(ts *testscript.TestScript, neg bool, args []string) {
 	for _, word := range args {
 		req, err := requirement(word)
 		ts.Check(err)
-		if id.wrappers != "" {
+		if id.wrappers != "" && word != "runsc" { // which is copied for each identity
 			req.Probe = func() testutil.Finding { return id.probeAs(word) }
 		}
 		testutil.Needs(t, req)

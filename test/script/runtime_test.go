@@ -9,6 +9,8 @@ import (
 	"regexp"
 	"strings"
 	"testing"
+
+	"github.com/nucleus-runtime/nucleus/internal/testutil"
 )
 
 // runtimeVariable names the runtime plugin that all jobs of the scripts are run by, in
@@ -104,3 +106,15 @@ func TestJobsAreRunByAPlugin(t *testing.T) {
 		}
 	}
 }
+
+// runsc is gVisor's program, which `make deps-test` builds beside the binaries.
+var runsc = testutil.Requirement{Name: "runsc", Probe: func() testutil.Finding {
+	dir, err := testutil.BinaryDir()
+	if err == nil {
+		_, err = os.Stat(filepath.Join(dir, "tools", "runsc"))
+	}
+	if err != nil {
+		return testutil.Finding{State: testutil.Missing, Why: err.Error()}
+	}
+	return testutil.Finding{State: testutil.Available}
+}}

@@ -3,6 +3,7 @@ package netbridge
 import (
 	"context"
 	"crypto/rand"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	mrand "math/rand/v2"
@@ -67,6 +68,9 @@ func (p *Plugin) Attach(ctx context.Context, r *network.AttachRequest) (*network
 	defer h.close()
 	a := &attachment{mark: mark, rules: &p.rules, policy: policy, ledger: ledger.New()}
 	a.egress, a.sandbox.names = r.Egress, policy.Names() || files.udp == nil
+	if err := p.join(a, r); err != nil {
+		return nil, err
+	}
 	// What runs for the sandbox outlives the call.
 	a.ctx, a.cancel = context.WithCancel(context.WithoutCancel(ctx))
 	defer func() {
@@ -194,6 +198,9 @@ func (a *attachment) enforce() error {
 	defer c.close()
 	for try := 0; ; try++ {
 		c.admit(a.sandbox)
+		if err := c.claim(a.sandbox); err != nil {
+			return err
+		}
 		if err := c.exposePorts(a.sandbox, try > 0); err != nil {
 			return err
 		}
@@ -280,7 +287,7 @@ func (h *host) reserve(ctx context.Context, a *attachment, pl *pool, r *network.
 		return 0, 0, err
 	}
 	// What is this sandbox's already is of a process that is gone.
-	first := pl.first(r)
+	first := pl.first(r, a.self)
 	for name, l := range have.ports {
 		if l.Attrs().Alias != a.mark {
 			continue
@@ -331,12 +338,16 @@ func (h *host) reserve(ctx context.Context, a *attachment, pl *pool, r *network.
 }
 
 // first is where the search for a free slot begins: at a hint, or anywhere, so that an
-// address is seldom given again while the kernel still knows its earlier flows.
-func (pl *pool) first(r *network.AttachRequest) uint32 {
+// address is seldom given again while the kernel still knows its earlier flows. A member
+// of a stack has a place of its own, so that mostly it is found where it was before.
+func (pl *pool) first(r *network.AttachRequest, self *member) uint32 {
 	for _, hint := range r.IPHints {
 		if n, ok := pl.index(hint); hint.Is4() && ok {
 			return n
 		}
+	}
+	if self != nil {
+		return 2 + uint32(binary.BigEndian.Uint64(self[:])%uint64(pl.last()-1))
 	}
 	return 2 + mrand.N(pl.last()-1)
 }

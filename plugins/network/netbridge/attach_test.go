@@ -315,3 +315,27 @@ func TestFreshProcessCleansUp(t *testing.T) {
 		})
 	}
 }
+
+// The kernel makes one set for each rule that has several blocks.
+func TestBlocksOfSeveralRules(t *testing.T) {
+	netlab.Needs(t)
+	lab := netlab.New(t)
+	lab.Echo(t, 443, 80)
+	p, b := start(t, lab), newBox(t, "sb")
+	blocks := func(s ...string) (out []netip.Prefix) {
+		for _, x := range s {
+			out = append(out, netip.MustParsePrefix(x))
+		}
+		return out
+	}
+	p.attach(b, network.AttachRequest{Egress: network.Egress{Allow: []network.Rule{
+		{CIDRs: blocks("93.184.216.0/25", "151.101.0.0/25"), Ports: append(tcpPorts(443, 443), tcpPorts(80, 80)...)},
+		{CIDRs: blocks("93.184.216.128/25", "151.101.0.128/25")},
+	}}})
+	expect(t, lab, p, b, []flows{
+		{"93.184.216.34:443", probe.TCP, true, ""},
+		{"93.184.216.34:80", probe.TCP, true, ""},
+		{"93.184.216.134:80", probe.TCP, true, ""},
+		{"93.184.217.34:443", probe.TCP, false, network.ReasonDefault},
+	})
+}

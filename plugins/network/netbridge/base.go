@@ -80,6 +80,10 @@ func (c *change) base() {
 		c.set(f.verdicts(mapIn))
 		c.set(f.verdicts(mapNo))
 		c.set(f.verdicts(mapNames))
+		c.set(f.verdicts(mapPeer))
+		c.set(f.verdicts(mapBack))
+		c.set(f.jobs())
+		c.set(f.members())
 		c.set(f.expose())
 		c.set(f.exposeAny())
 		c.set(f.pins(c))
@@ -161,6 +165,7 @@ func (c *change) deciding() {
 	// rate limit then holds the refusal back (ip_rt_send_redirect).
 	four := inet4()
 	c.hook(c.inet, "neighbours", nftables.ChainTypeFilter, nftables.ChainHookPrerouting, -150)
+	c.rule(c.inet, "neighbours", four.only(), iifOurs(), state(fresh), header(four.dst, 4, r0), in(setSubnets+four.suffix, r0), header(four.src, 4, r0), verdictOf(mapPeer+four.suffix, r0))
 	c.rule(c.inet, "neighbours", four.only(), iifOurs(), state(fresh), header(four.dst, 4, r0), in(setSubnets+four.suffix, r0), header(four.src, 4, r0), verdictOf(mapNo+four.suffix, r0))
 	c.rule(c.inet, "forward", fromPort(), drop())
 	c.rule(c.inet, "forward", iifOurs(), goTo("from-sandbox"))
@@ -191,6 +196,7 @@ func (c *change) deciding() {
 	c.rule(c.inet, "to-host", discovery(135), accept()) // asks for the gateway's address
 	c.rule(c.inet, "to-sandbox", discovery(136), meta(expr.MetaKeyIIF, r0), eq(r0, make([]byte, 4)), accept())
 	c.rule(c.inet, "from-sandbox", state(invalid), drop())
+	c.between()
 	for _, f := range families() {
 		from := seq(f.only(), header(f.src, f.size, r0))
 		c.rule(c.inet, "from-sandbox", oifOurs(), from, verdictOf(mapNo+f.suffix, r0))

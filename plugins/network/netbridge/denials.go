@@ -200,6 +200,13 @@ func (a *attachment) judge(p uint8, dst netip.AddrPort) network.Denial {
 		}
 		return out
 	}
+	if n, ok := a.jobAt(dst.Addr()); ok {
+		v := a.policy.Job(n, proto, dst.Port())
+		if out.Name, out.Rule, out.Reason = string(n), v.Rule, v.Reason; v.Allow {
+			out.Reason = network.ReasonUnresolved // it has come since
+		}
+		return out
+	}
 	v := a.policy.Addr(proto, dst)
 	out.Rule, out.Reason = v.Rule, v.Reason
 	if v.Allow {

@@ -283,15 +283,16 @@ func (c *change) expel(slots []string) error {
 		return slices.ContainsFunc(slots, func(s string) bool {
 			a := addrOf(s)
 			return strings.HasPrefix(string(e.Key), string(ifname(s))) ||
-				slices.ContainsFunc([]string{chainOut, chainIn, chainNo, chainNames}, func(suffix string) bool { return leadsTo(e, s+suffix) }) ||
+				slices.ContainsFunc([]string{chainOut, chainIn, chainNo, chainNames, chainPeer, chainBack}, func(suffix string) bool { return leadsTo(e, s+suffix) }) ||
 				a.IsValid() && strings.HasPrefix(string(e.Val), string(a.AsSlice()))
 		})
 	}
-	// The IPv6 addresses are seen where they lead to chains, before published ports.
-	gone6 := make(map[string]bool)
+	// The addresses are seen where they lead to chains, before published ports and members.
+	gone := make(map[string]bool)
 	for _, f := range families() {
 		for _, s := range []*nftables.Set{
-			c.in(f.verdicts(mapIn)), c.in(f.verdicts(mapOut)), c.in(f.verdicts(mapNo)), c.in(f.verdicts(mapNames)), c.in(f.expose()), c.in(f.exposeAny()), f.pins(c),
+			c.in(f.verdicts(mapIn)), c.in(f.verdicts(mapOut)), c.in(f.verdicts(mapNo)), c.in(f.verdicts(mapNames)), c.in(f.verdicts(mapPeer)), c.in(f.verdicts(mapBack)),
+			c.in(f.expose()), c.in(f.exposeAny()), f.pins(c), c.in(f.jobs()), c.in(f.members()),
 		} {
 			all, err := c.GetSetElements(s)
 			if err != nil {
@@ -299,9 +300,10 @@ func (c *change) expel(slots []string) error {
 			}
 			var out []nftables.SetElement
 			for _, e := range all {
-				if belongs(e) || len(e.Val) >= 16 && gone6[string(e.Val[:16])] {
+				member := s.Name == f.members().Name && gone[string(e.Key[len(member{}):])]
+				if belongs(e) || member || len(e.Val) >= 16 && gone[string(e.Val[:16])] {
 					out = append(out, nftables.SetElement{Key: e.Key})
-					gone6[string(e.Key)] = true
+					gone[string(e.Key)] = true
 				}
 			}
 			c.without(s, out...)

@@ -59,7 +59,7 @@ func (a *attachment) resolve(dns *network.DNS) error {
 		return err
 	}
 	b := &bound{a: a, names: make(map[dnsname.Name]*name), gone: make(map[string]network.FlowStats)}
-	r, err := resolver.New(resolver.Config{Policy: a.policy, Upstream: upstream, Denied: a.ledger.Deny, Bind: b.bind, SameFamily: true, Names: maxNames})
+	r, err := resolver.New(resolver.Config{Policy: a.policy, Upstream: upstream, Denied: a.ledger.Deny, Bind: b.bind, SameFamily: true, Names: maxNames, Job: a.job})
 	if err != nil {
 		return err
 	}

@@ -237,6 +237,9 @@ func (c *change) set(s *nftables.Set, elements ...nftables.SetElement) {
 	c.idle = false
 	c.ids++
 	s.ID = c.ids
+	if s.Anonymous {
+		s.Name = "__set%d" // the kernel gives each a number; with no name they would be one
+	}
 	if s.Table == nil {
 		s.Table = c.inet
 	}

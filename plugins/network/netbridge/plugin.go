@@ -44,6 +44,7 @@ var (
 	_ network.Preparer  = (*Plugin)(nil)
 	_ network.Checker   = (*Plugin)(nil)
 	_ network.Watcher   = (*Plugin)(nil)
+	_ network.Joiner    = (*Plugin)(nil)
 	_ network.Collector = (*Plugin)(nil)
 )
 
@@ -132,6 +133,9 @@ func (p *Plugin) serving(sandbox, instance string) *attachment {
 	defer p.mu.Unlock()
 	return p.live[p.aliasLocked(sandbox, instance)]
 }
+
+// JoinsStacks says that rules with jobs are kept.
+func (p *Plugin) JoinsStacks() {}
 
 // Watch tells of what the policy has refused.
 func (p *Plugin) Watch(ctx context.Context, r *network.WatchRequest, tell func(network.Denial) error) error {

@@ -56,6 +56,8 @@ type sandbox struct {
 	// asked are the host's ports of the resolver, by protocol, of a sandbox that finds
 	// none in its namespace.
 	asked map[byte]uint16
+	self  *member // nil for a sandbox of no stack
+	peers []peer
 }
 
 func (s sandbox) addr(f fam) netip.Addr {
@@ -79,6 +81,7 @@ func (c *change) admit(s sandbox) {
 	c.pass(s)
 	c.incoming(s)
 	c.outgoing(s)
+	c.meet(s)
 	to := func(chain string) *expr.Verdict {
 		return &expr.Verdict{Kind: expr.VerdictGoto, Chain: name + chain}
 	}
@@ -141,10 +144,12 @@ func (c *change) refuse(s sandbox) {
 				},
 			})
 		}
-		rule(protocol(unix.IPPROTO_TCP), exprs{&expr.Reject{Type: unix.NFT_REJECT_TCP_RST}})
+		rule(protocol(unix.IPPROTO_TCP), reset())
 		rule(exprs{&expr.Reject{Type: unix.NFT_REJECT_ICMPX_UNREACH, Code: unix.NFT_REJECT_ICMPX_ADMIN_PROHIBITED}})
 	}
 }
+
+func reset() exprs { return exprs{&expr.Reject{Type: unix.NFT_REJECT_TCP_RST}} }
 
 // manySuffix marks what was refused for being one too many.
 const manySuffix = "+"
@@ -231,22 +236,25 @@ func (c *change) literal(s sandbox, f fam, r network.Rule) {
 	if len(blocks) == 0 {
 		return
 	}
-	pass := func(proto byte, parts ...exprs) {
-		c.rule(c.inet, s.name()+chainOut, f.only(), protocol(proto), within(c, f, blocks), seq(parts...), goTo(s.name()+chainPass))
+	for _, flow := range flowsOf(r, f) {
+		c.rule(c.inet, s.name()+chainOut, f.only(), flow, within(c, f, blocks), goTo(s.name()+chainPass))
 	}
+}
+
+// flowsOf matches the protocols and ports of a rule, one after the other.
+func flowsOf(r network.Rule, f fam) []exprs {
 	if len(r.Ports)+len(r.Protocols) == 0 {
-		for _, p := range []byte{unix.IPPROTO_TCP, unix.IPPROTO_UDP, f.icmp} {
-			pass(p)
-		}
-		return
+		return []exprs{protocol(unix.IPPROTO_TCP), protocol(unix.IPPROTO_UDP), protocol(f.icmp)}
 	}
+	var out []exprs
 	for _, p := range r.Ports {
 		first, last := binaryutil.BigEndian.PutUint16(p.First), binaryutil.BigEndian.PutUint16(p.Last)
-		pass(protocolNumber(p.Protocol), dport(r0), between(r0, first, last))
+		out = append(out, seq(protocol(protocolNumber(p.Protocol)), dport(r0), between(r0, first, last)))
 	}
 	if len(r.Protocols) > 0 { // icmp is the only one
-		pass(f.icmp)
+		out = append(out, protocol(f.icmp))
 	}
+	return out
 }
 
 // public passes what egress.Public says is public, by protocols that have a place in a

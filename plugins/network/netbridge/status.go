@@ -154,6 +154,8 @@ func least(chain, slot string) uint32 {
 		return 5
 	case slot + chainPass:
 		return passRules
+	case slot + chainPeer, slot + chainBack:
+		return 0 // most have none
 	default:
 		return 1
 	}
@@ -183,7 +185,7 @@ func (a *attachment) count(c *change, out *network.Status) {
 	if len(out.Stats) > 0 {
 		rest.RxBytes, rest.TxBytes = out.Stats[0].RxBytes, out.Stats[0].TxBytes
 	}
-	for _, f := range a.names.flows(c) {
+	for _, f := range append(a.names.flows(c), a.jobFlows(c)...) {
 		rest.RxBytes -= min(rest.RxBytes, f.RxBytes)
 		rest.TxBytes -= min(rest.TxBytes, f.TxBytes)
 		out.Flows = append(out.Flows, f)

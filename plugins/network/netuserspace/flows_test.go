@@ -9,6 +9,7 @@ import (
 	"math/rand/v2"
 	"net"
 	"net/netip"
+	"slices"
 	"strings"
 	"sync"
 	"syscall"
@@ -94,17 +95,28 @@ func TestNoRuleReachesTheHost(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, a := range []netip.Addr{netlab.HostV4, netlab.HostV6, name, netip.MustParseAddr("::ffff:127.0.0.1"), netip.MustParseAddr("0.0.0.9")} {
-		at := netip.AddrPortFrom(a, 7777)
+	at := func(a netip.Addr) string { return netip.AddrPortFrom(a, 7777).String() }
+	s.wantSilence(t, at(netlab.HostV4), at(netlab.HostV6), at(name), "[::ffff:127.0.0.1]:7777", "0.0.0.9:7777")
+	for _, a := range []netip.Addr{netlab.HostV4, netlab.HostV6, name} {
+		s.wantDenial(t, at(a), network.ReasonHost)
+	}
+}
+
+// wantSilence asks all at once: what nothing refuses, nothing answers either, and is
+// waited for.
+func (s *sandbox) wantSilence(t *testing.T, all ...string) {
+	t.Helper()
+	var wg sync.WaitGroup
+	for _, at := range all {
 		for _, proto := range []string{"tcp", "udp"} {
-			if got, err := s.ask(proto, at.String()); err == nil {
-				t.Errorf("%s %s: %q", proto, at, got)
-			}
-		}
-		if a == netlab.HostV4 || a == netlab.HostV6 || a == name {
-			s.wantDenial(t, at.String(), network.ReasonHost)
+			wg.Go(func() {
+				if got, err := s.ask(proto, at); err == nil {
+					t.Errorf("%s %s: %q", proto, at, got)
+				}
+			})
 		}
 	}
+	wg.Wait()
 }
 
 func TestNothingOfADeniedFlowLeavesTheHost(t *testing.T) {
@@ -113,13 +125,7 @@ func TestNothingOfADeniedFlowLeavesTheHost(t *testing.T) {
 	lab.Echo(t, 443)
 	s := attach(t, lab, options{egress: network.Egress{Allow: []network.Rule{{Names: []string{"allowed.example"}}}}})
 	lab.ForgetPackets(t)
-	for _, at := range []string{"93.184.216.34:443", "[2606:2800:220::7]:443", "198.18.99.99:443", "198.19.0.1:1", "0.0.0.1:443", "224.0.0.5:443", "255.255.255.255:443"} {
-		for _, proto := range []string{"tcp", "udp"} {
-			if got, err := s.ask(proto, at); err == nil {
-				t.Errorf("%s %s: %s", proto, at, got)
-			}
-		}
-	}
+	s.wantSilence(t, "93.184.216.34:443", "[2606:2800:220::7]:443", "198.18.99.99:443", "198.19.0.1:1", "0.0.0.1:443", "224.0.0.5:443", "255.255.255.255:443")
 	if _, err := s.resolve("denied.example", false); err == nil {
 		t.Error("the denied name was resolved")
 	}
@@ -137,20 +143,17 @@ func TestNothingOfADeniedFlowLeavesTheHost(t *testing.T) {
 	}
 }
 
-// wantDenial looks through what was told until it finds one.
+// wantDenial looks through what was told, also to earlier calls, until it finds one.
 func (s *sandbox) wantDenial(t *testing.T, dst string, reason network.Reason) {
 	t.Helper()
 	timeout := time.After(5 * time.Second)
-	var seen []network.Denial
-	for {
+	wanted := func(d network.Denial) bool { return d.Dst.String() == dst && d.Reason == reason }
+	for !slices.ContainsFunc(s.told, wanted) {
 		select {
 		case d := <-s.denials:
-			seen = append(seen, d)
-			if d.Dst.String() == dst && d.Reason == reason {
-				return
-			}
+			s.told = append(s.told, d)
 		case <-timeout:
-			t.Fatalf("no denial of %s for %s: %+v", dst, reason, seen)
+			t.Fatalf("no denial of %s for %s: %+v", dst, reason, s.told)
 		}
 	}
 }

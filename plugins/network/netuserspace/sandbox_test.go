@@ -146,6 +146,7 @@ type sandbox struct {
 	stdin    io.WriteCloser
 	attached *network.AttachResponse
 	denials  chan network.Denial
+	told     []network.Denial // of denials, what wantDenial has taken
 	status   chan *network.Status
 	ended    chan struct{}
 }

@@ -38,7 +38,7 @@ var verdicts = both[network.Verdict, pluginv1.Egress_Verdict]{
 func egress(e network.Egress) *pluginv1.Egress {
 	return &pluginv1.Egress{DefaultVerdict: verdicts[e.Default], Allow: all(e.Allow, func(r network.Rule) *pluginv1.EgressRule {
 		return &pluginv1.EgressRule{
-			Names: r.Names, Cidrs: all(r.CIDRs, prefix), Protocols: r.Protocols,
+			Names: r.Names, Cidrs: all(r.CIDRs, prefix), Protocols: r.Protocols, Jobs: r.Jobs,
 			Ports: all(r.Ports, func(p network.Ports) *pluginv1.EgressPorts {
 				return &pluginv1.EgressPorts{Protocol: p.Protocol, First: uint32(p.First), Last: uint32(p.Last)}
 			}),
@@ -49,7 +49,7 @@ func egress(e network.Egress) *pluginv1.Egress {
 func (r *reader) egress(in *pluginv1.Egress) network.Egress {
 	return network.Egress{Default: verdicts.from(in.GetDefaultVerdict()), Allow: all(in.GetAllow(), func(p *pluginv1.EgressRule) network.Rule {
 		return network.Rule{
-			Names: p.GetNames(), CIDRs: all(p.GetCidrs(), r.prefix), Protocols: p.GetProtocols(),
+			Names: p.GetNames(), CIDRs: all(p.GetCidrs(), r.prefix), Protocols: p.GetProtocols(), Jobs: p.GetJobs(),
 			Ports: all(p.GetPorts(), func(p *pluginv1.EgressPorts) network.Ports {
 				return network.Ports{Protocol: p.GetProtocol(), First: r.port(p.GetFirst()), Last: r.port(p.GetLast())}
 			}),
@@ -117,12 +117,19 @@ func userNS(u *network.UserNS) *pluginv1.UserNS {
 	return &pluginv1.UserNS{Namespace: namespace(u.Namespace), Uids: all(u.UIDs, idMap), Gids: all(u.GIDs, idMap)}
 }
 
+func member(m *network.Member) *pluginv1.Member {
+	if m == nil {
+		return nil
+	}
+	return &pluginv1.Member{Stack: m.Stack, Job: m.Job}
+}
+
 // Attach as it travels, without the files.
 func Attach(r *network.AttachRequest) *pluginv1.AttachRequest {
 	return &pluginv1.AttachRequest{
 		Call: Call(r.Call), Netns: namespace(r.NetNS), Ifname: r.IfName, Ports: all(r.Ports, portMap), Dns: dns(r.DNS), Hostname: r.Hostname,
 		MacHint: r.MACHint, IpHints: all(r.IPHints, addr), Prepared: Handle(r.Prepared), Userns: userNS(r.UserNS), Mtu: r.MTU,
-		Egress: egress(r.Egress), Descriptors: fileNames(r.Files), Missing: r.Missing,
+		Egress: egress(r.Egress), Descriptors: fileNames(r.Files), Missing: r.Missing, Member: member(r.Member),
 	}
 }
 
@@ -133,6 +140,9 @@ func FromAttach(in *pluginv1.AttachRequest) (*network.AttachRequest, error) {
 		Call: FromCall(in.GetCall()), NetNS: fromNamespace(in.GetNetns()), IfName: in.GetIfname(), Ports: all(in.GetPorts(), r.portMap),
 		DNS: r.dns(in.GetDns()), Hostname: in.GetHostname(), MACHint: in.GetMacHint(), IPHints: all(in.GetIpHints(), r.addr),
 		Prepared: FromHandle(in.GetPrepared()), MTU: in.GetMtu(), Egress: r.egress(in.GetEgress()), Missing: in.GetMissing(),
+	}
+	if m := in.GetMember(); m != nil {
+		out.Member = &network.Member{Stack: m.GetStack(), Job: m.GetJob()}
 	}
 	if u := in.GetUserns(); u != nil {
 		out.UserNS = &network.UserNS{Namespace: fromNamespace(u.GetNamespace()), UIDs: all(u.GetUids(), fromIDMap), GIDs: all(u.GetGids(), fromIDMap)}

@@ -16,10 +16,13 @@ func decide(t testing.TB, p *Policy, what string) Verdict {
 	switch w[0] {
 	case "resolve":
 		return p.Resolve(dnsname.Name(w[1]))
-	case "name":
+	case "name", "job":
 		port, err := strconv.ParseUint(w[3], 10, 16)
 		if err != nil {
 			t.Fatal(err)
+		}
+		if w[0] == "job" {
+			return p.Job(dnsname.Name(w[1]), w[2], uint16(port))
 		}
 		return p.Name(dnsname.Name(w[1]), w[2], uint16(port))
 	case "addr":

@@ -21,6 +21,7 @@ type Policy struct {
 	exact    map[dnsname.Name][]int // rules by name, in their order
 	below    map[dnsname.Name][]int // rules by the name that their wildcard is below
 	prefixes []block
+	jobs     map[dnsname.Name][]int // rules by job
 }
 
 // rule is what a rule says of protocols and ports.
@@ -59,7 +60,7 @@ func New(e network.Egress) (*Policy, error) {
 	if e.Default > network.Allow {
 		return nil, fmt.Errorf("the default %d is unknown", e.Default)
 	}
-	p := &Policy{def: e.Default, exact: make(map[dnsname.Name][]int), below: make(map[dnsname.Name][]int)}
+	p := &Policy{def: e.Default, exact: make(map[dnsname.Name][]int), below: make(map[dnsname.Name][]int), jobs: make(map[dnsname.Name][]int)}
 	for i, r := range e.Allow {
 		if err := p.add(i, r); err != nil {
 			return nil, fmt.Errorf("rule %d: %w", i, err)
@@ -69,7 +70,7 @@ func New(e network.Egress) (*Policy, error) {
 }
 
 func (p *Policy) add(i int, r network.Rule) error {
-	if len(r.Names)+len(r.CIDRs) == 0 {
+	if len(r.Names)+len(r.CIDRs)+len(r.Jobs) == 0 {
 		return errors.New("it names no destination")
 	}
 	compiled, err := compile(r)
@@ -90,6 +91,13 @@ func (p *Policy) add(i int, r network.Rule) error {
 			into, name = p.below, rest
 		}
 		into[dnsname.Name(name)] = append(into[dnsname.Name(name)], i)
+	}
+	for _, s := range r.Jobs {
+		n, err := dnsname.Parse(s)
+		if err != nil || string(n) != s || strings.Contains(s, ".") {
+			return fmt.Errorf("job %q: it is no single label of a name in its canonical form", s)
+		}
+		p.jobs[n] = append(p.jobs[n], i)
 	}
 	for _, c := range r.CIDRs {
 		if err := checkPrefix(c); err != nil {

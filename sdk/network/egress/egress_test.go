@@ -32,24 +32,27 @@ func policy(t testing.TB, def network.Verdict, rules ...network.Rule) *Policy {
 func TestRulesThatCouldBeReadInTwoWaysAreErrors(t *testing.T) {
 	name := []string{"a.example"}
 	for want, r := range map[string]network.Rule{
-		"no destination":                    {Ports: ports("tcp", 1, 2)},
-		`canonical form is "a.example"`:     {Names: []string{"A.example"}},
-		`canonical form is "*.a.example"`:   {Names: []string{"*.a.example."}},
-		"the name is empty":                 {Names: []string{""}},
-		"only for whole labels":             {Names: []string{"a.*.example"}},
-		"would be read as an address":       {Names: []string{"10.0.0.1"}},
-		"canonical form is \"xn--bcher":     {Names: []string{"bücher.example"}},
-		"no block of addresses":             {CIDRs: []netip.Prefix{{}}},
-		"bits beyond its prefix":            {CIDRs: prefixes("10.0.0.1/8")},
-		"written as IPv6":                   {CIDRs: []netip.Prefix{netip.PrefixFrom(netip.MustParseAddr("::ffff:10.0.0.0"), 104)}},
-		"ports 2 to 1 are no range":         {Names: name, Ports: ports("tcp", 2, 1)},
-		"ports 0 to 0 are no range":         {Names: name, Ports: ports("tcp", 0, 0)},
-		`protocol "icmp" has no ports`:      {Names: name, Ports: ports("icmp", 1, 1)},
-		`protocol "TCP" has no ports`:       {Names: name, Ports: ports("TCP", 1, 1)},
-		`protocol "tcp" is unknown`:         {Names: name, Protocols: []string{"tcp"}},
-		`protocol "icmpv6" is unknown`:      {Names: name, Protocols: []string{"icmpv6"}},
-		`protocol "" is unknown`:            {Names: name, Protocols: []string{""}},
-		"rule 1: ports 9 to 8 are no range": {Names: name, Ports: append(ports("udp", 1, 1), ports("udp", 9, 8)...)},
+		"no destination":                          {Ports: ports("tcp", 1, 2)},
+		`canonical form is "a.example"`:           {Names: []string{"A.example"}},
+		`canonical form is "*.a.example"`:         {Names: []string{"*.a.example."}},
+		"the name is empty":                       {Names: []string{""}},
+		"only for whole labels":                   {Names: []string{"a.*.example"}},
+		"would be read as an address":             {Names: []string{"10.0.0.1"}},
+		"canonical form is \"xn--bcher":           {Names: []string{"bücher.example"}},
+		"no block of addresses":                   {CIDRs: []netip.Prefix{{}}},
+		"bits beyond its prefix":                  {CIDRs: prefixes("10.0.0.1/8")},
+		"written as IPv6":                         {CIDRs: []netip.Prefix{netip.PrefixFrom(netip.MustParseAddr("::ffff:10.0.0.0"), 104)}},
+		"ports 2 to 1 are no range":               {Names: name, Ports: ports("tcp", 2, 1)},
+		"ports 0 to 0 are no range":               {Names: name, Ports: ports("tcp", 0, 0)},
+		`protocol "icmp" has no ports`:            {Names: name, Ports: ports("icmp", 1, 1)},
+		`protocol "TCP" has no ports`:             {Names: name, Ports: ports("TCP", 1, 1)},
+		`protocol "tcp" is unknown`:               {Names: name, Protocols: []string{"tcp"}},
+		`protocol "icmpv6" is unknown`:            {Names: name, Protocols: []string{"icmpv6"}},
+		`protocol "" is unknown`:                  {Names: name, Protocols: []string{""}},
+		`job "db.example": it is no single label`: {Jobs: []string{"db.example"}},
+		`job "DB": it is no single label`:         {Jobs: []string{"DB"}},
+		`job "": it is no single label`:           {Jobs: []string{""}},
+		"rule 1: ports 9 to 8 are no range":       {Names: name, Ports: append(ports("udp", 1, 1), ports("udp", 9, 8)...)},
 	} {
 		p, err := New(network.Egress{Allow: []network.Rule{{Names: name}, r}})
 		if err == nil || !strings.Contains(err.Error(), want) || !strings.HasPrefix(err.Error(), "rule 1: ") {
@@ -63,7 +66,7 @@ func TestRulesThatCouldBeReadInTwoWaysAreErrors(t *testing.T) {
 
 // flow is how a test writes a question to a policy, and its verdict.
 type flow struct {
-	what   string // "resolve NAME", "name NAME proto port", "addr proto ADDRPORT", "bound NAME proto ADDRPORT", "reach NAME ADDR"
+	what   string // "resolve NAME", "name NAME proto port", "job NAME proto port", "addr proto ADDRPORT", "bound NAME proto ADDRPORT", "reach NAME ADDR"
 	allow  bool
 	rule   int
 	reason network.Reason
@@ -91,6 +94,24 @@ func TestVerdicts(t *testing.T) {
 			deny("addr 47 8.8.8.8:0", -1, def),
 			deny("bound a.example tcp 8.8.8.8:443", -1, def),
 			deny("reach a.example 8.8.8.8", -1, def),
+		}},
+		"jobs": {policy(t, network.Deny, web, network.Rule{Jobs: []string{"db", "q"}, Ports: ports("tcp", 5432, 5433)}, network.Rule{Jobs: []string{"q"}}), []flow{
+			allow("job db tcp 5432", 1),
+			deny("job db tcp 5434", 1, port),
+			deny("job db udp 5432", 1, port),
+			deny("job db icmp 0", 1, port),
+			allow("job q tcp 1", 2),
+			allow("job q icmp 0", 2),
+			deny("job web tcp 5432", -1, def),
+			// A job's name is not one to be asked for elsewhere, nor are names jobs.
+			deny("resolve db", -1, def),
+			deny("name db tcp 5432", -1, def),
+			deny("job a.example tcp 443", -1, def),
+		}},
+		"jobs beside everything else": {policy(t, network.Public, network.Rule{Jobs: []string{"db"}, Ports: ports("tcp", 5432, 5432)}), []flow{
+			allow("job db tcp 5432", 0),
+			deny("job db tcp 443", 0, port),
+			deny("job cache tcp 443", -1, def),
 		}},
 		"names": {policy(t, network.Deny, web, whole), []flow{
 			allow("resolve a.example", 0),
@@ -211,6 +232,7 @@ func TestNamesThatCanBeAllowed(t *testing.T) {
 		{policy(t, network.Deny, block), false},
 		{policy(t, network.Deny, block, network.Rule{Names: []string{"a.example"}}), true},
 		{policy(t, network.Deny, network.Rule{Names: []string{"*.example"}}), true},
+		{policy(t, network.Deny, network.Rule{Jobs: []string{"db"}}), true},
 		{policy(t, network.Public), true},
 		{policy(t, network.Allow), true},
 	} {

@@ -1,7 +1,9 @@
 package egress
 
 import (
+	"maps"
 	"net/netip"
+	"slices"
 	"strings"
 
 	"github.com/nucleus-runtime/nucleus/sdk/dnsname"
@@ -11,7 +13,7 @@ import (
 // Names reports whether any name can ever be allowed. Otherwise a network needs no
 // resolver.
 func (p *Policy) Names() bool {
-	return p.def != network.Deny || len(p.exact)+len(p.below) > 0
+	return p.def != network.Deny || len(p.exact)+len(p.below)+len(p.jobs) > 0
 }
 
 // Resolve says whether the name may be asked for at all. A question alone carries
@@ -34,6 +36,18 @@ func (p *Policy) Name(n dnsname.Name, proto string, port uint16) Verdict {
 		return p.byDefault(true)
 	}
 	return p.refuse(p.named(n, anyFlow), proto)
+}
+
+// Jobs are those that any rule has, sorted.
+func (p *Policy) Jobs() []dnsname.Name { return slices.Sorted(maps.Keys(p.jobs)) }
+
+// Job says whether a flow to a job of the sandbox's stack may pass. The name of a job
+// is no other's: Resolve and Name are not to be asked for it.
+func (p *Policy) Job(n dnsname.Name, proto string, port uint16) Verdict {
+	if i := p.first(p.jobs[n], func(r *rule) bool { return r.passes(proto, port) }, -1); i >= 0 {
+		return Verdict{Allow: true, Rule: i}
+	}
+	return p.refuse(p.first(p.jobs[n], anyFlow, -1), proto)
 }
 
 // Addr says whether a flow to an address may pass of which no name is known.

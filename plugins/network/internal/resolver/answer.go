@@ -18,6 +18,8 @@ const (
 	// maxTTL limits for how long a client keeps an answer, in seconds. The addresses do
 	// not change, but whether the name exists may.
 	maxTTL = 60
+	// jobTTL is the same for a job, which may be started again at another address.
+	jobTTL = 1
 	// answerLimit is how long a question may take: a lookup, and Bind.
 	answerLimit = lookupLimit + 2*time.Second
 
@@ -135,9 +137,30 @@ func (r *Resolver) fill(ctx context.Context, m *dns.Msg, wire []byte) {
 		loopback(m)
 	case strings.HasSuffix(string(n), ".arpa"):
 		r.reverse(m, n)
+	case r.job(ctx, m, n):
 	default:
 		r.forward(ctx, m, n)
 	}
+}
+
+// job answers for a job of the stack. One that is not there is a name that does not
+// exist.
+func (r *Resolver) job(ctx context.Context, m *dns.Msg, n dnsname.Name) bool {
+	if r.c.Job == nil {
+		return false
+	}
+	at, is, err := r.c.Job(ctx, n)
+	switch {
+	case !is:
+		return false
+	case err != nil:
+		m.Rcode = dns.RcodeServerFailure
+	case at == (Own{}):
+		m.Rcode = dns.RcodeNameError
+	default:
+		put(m, at, jobTTL)
+	}
+	return true
 }
 
 func (r *Resolver) refuse(m *dns.Msg, name string, v egress.Verdict) {
@@ -160,10 +183,10 @@ func loopback(m *dns.Msg) {
 func put(m *dns.Msg, own Own, ttl uint32) {
 	q := m.Question[0]
 	h := dns.RR_Header{Name: q.Name, Rrtype: q.Qtype, Class: dns.ClassINET, Ttl: ttl}
-	switch q.Qtype {
-	case dns.TypeA:
+	switch {
+	case q.Qtype == dns.TypeA && own.V4.IsValid():
 		m.Answer = append(m.Answer, &dns.A{Hdr: h, A: own.V4.AsSlice()})
-	case dns.TypeAAAA:
+	case q.Qtype == dns.TypeAAAA && own.V6.IsValid():
 		m.Answer = append(m.Answer, &dns.AAAA{Hdr: h, AAAA: own.V6.AsSlice()})
 	}
 }

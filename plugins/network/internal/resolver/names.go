@@ -33,7 +33,7 @@ const (
 
 var errFull = errors.New("too many names have addresses")
 
-// Own are the synthetic addresses of a name.
+// Own are the synthetic addresses of a name, or those that a job has.
 type Own struct{ V4, V6 netip.Addr }
 
 // Synthetic reports whether an address is of the blocks that names' own addresses are of.

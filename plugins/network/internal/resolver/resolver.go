@@ -39,6 +39,10 @@ type Config struct {
 	// SameFamily answers with an own address only in a family of which the name has a
 	// real one. Without it, a name that has any address gets one of each.
 	SameFamily bool
+	// Job gives the addresses that a job of the sandbox's stack has now, an invalid one for
+	// a family without; of other names it says that they are none. It comes before the
+	// policy: no name of a job is asked for elsewhere. Nil knows none.
+	Job func(ctx context.Context, n dnsname.Name) (at Own, is bool, err error)
 	// Names is how many names may have addresses at a time, for a network that cannot
 	// bind as many as there are addresses; 0 is for all.
 	Names int

@@ -33,6 +33,9 @@ var defects = strings.Split(os.Getenv("FAKE_DEFECT"), ",")
 func broken(defect string) bool { return slices.Contains(defects, defect) }
 
 func main() {
+	if os.Args[0] == asBox {
+		os.Exit(box(os.Args[1:]))
+	}
 	if len(os.Args) > 1 && os.Args[1] == "--linger" {
 		if len(os.Args[2]) > 0 {
 			time.Sleep(2 * time.Second)
@@ -133,6 +136,7 @@ func serve() error {
 	}()
 	pluginv1.RegisterBaseServer(g, &baseServer{fake: f})
 	pluginv1.RegisterSecretsServer(g, &secretsServer{fake: f})
+	pluginv1.RegisterRuntimeServer(g, &runtimeServer{fake: f})
 	pluginv1.RegisterHooksServer(g, &hooksServer{fake: f})
 	n, err := newNetworkServer(f)
 	if err != nil {

@@ -44,6 +44,9 @@ func schema() config.Schema {
 	if ofNetworks() {
 		return config.Schema{Plugin: &config.Block{}, Instance: map[string]*config.Block{"network": {Attrs: []config.Attr{level}}}}
 	}
+	if ofRuntimes() {
+		return config.Schema{Plugin: &config.Block{}, Instance: map[string]*config.Block{"runtime": {Attrs: []config.Attr{level}}}}
+	}
 	return config.Schema{
 		Plugin: &config.Block{
 			Attrs: []config.Attr{
@@ -146,6 +149,9 @@ func (b *baseServer) Info(context.Context, *pluginv1.InfoRequest) (*pluginv1.Inf
 		in.Needs = &pluginv1.Privileges{Capabilities: []string{"CAP_NET_ADMIN", "CAP_NET_RAW"}, Root: broken("falls open")} // the node of taps may be root's
 		in.HandleVersions = []uint32{1}
 	}
+	if ofRuntimes() {
+		in.Services, in.Features = []*pluginv1.ServiceVersion{{Service: pluginv1.Service_SERVICE_RUNTIME, Version: "1.0"}}, nil
+	}
 	switch {
 	case broken("version 1.0-beta"):
 		in.Services[0].Version = "1.0-beta"
@@ -166,7 +172,7 @@ func (*baseServer) ConfigSchema(context.Context, *pluginv1.ConfigSchemaRequest) 
 func (b *baseServer) Configure(_ context.Context, r *pluginv1.ConfigureRequest) (*pluginv1.ConfigureResponse, error) {
 	for _, s := range r.GetSelected() {
 		same := strings.HasPrefix(s.GetVersion(), "1.") && (s.GetVersion() == "1.0" || !broken("wants its own minor version"))
-		if (s.GetService() >= pluginv1.Service_SERVICE_SECRETS || ofNetworks()) && !same && !broken("any version") {
+		if (s.GetService() >= pluginv1.Service_SERVICE_SECRETS || ofNetworks() || ofRuntimes()) && !same && !broken("any version") {
 			return nil, status.Errorf(codes.FailedPrecondition, "version %s", s.GetVersion())
 		}
 	}
@@ -175,6 +181,7 @@ func (b *baseServer) Configure(_ context.Context, r *pluginv1.ConfigureRequest) 
 	if r.GetInstanceId() != "" {
 		block = all.Instance[map[pluginv1.Service]string{
 			pluginv1.Service_SERVICE_SECRETS: "secrets", pluginv1.Service_SERVICE_HOOKS: "hooks", pluginv1.Service_SERVICE_NETWORK: "network",
+			pluginv1.Service_SERVICE_RUNTIME: "runtime",
 		}[r.GetService()]]
 	}
 	if block == nil && broken("fails at unknown services") {
@@ -224,7 +231,7 @@ func (f *fake) keep(r *pluginv1.ConfigureRequest, v cty.Value) error {
 	switch {
 	case r.GetInstanceId() == "" && broken("refuses its configuration"):
 		return status.Error(codes.FailedPrecondition, "the server is down")
-	case r.GetInstanceId() == "" && !ofNetworks():
+	case r.GetInstanceId() == "" && !ofNetworks() && !ofRuntimes():
 		if t := v.GetAttr("token"); !t.IsNull() {
 			f.token = t.AsString()
 		}

@@ -141,7 +141,7 @@ func (x Opening_Kind) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use Opening_Kind.Descriptor instead.
 func (Opening_Kind) EnumDescriptor() ([]byte, []int) {
-	return file_nucleus_plugin_v1_network_proto_rawDescGZIP(), []int{6, 0}
+	return file_nucleus_plugin_v1_network_proto_rawDescGZIP(), []int{7, 0}
 }
 
 // PortMap makes a port of the sandbox reachable from the host.
@@ -390,13 +390,16 @@ func (x *Egress) GetAllow() []*EgressRule {
 }
 
 // EgressRule allows names and blocks of addresses, on every port and protocol if
-// none is given. "*.example.com" stands for all names below example.com.
+// none is given. "*.example.com" stands for all names below example.com. Jobs are
+// reached by their names alone, wherever their sandboxes are at the moment.
 type EgressRule struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Names         []string               `protobuf:"bytes,1,rep,name=names,proto3" json:"names,omitempty"` // canonical: lower case, no trailing dot
-	Cidrs         []string               `protobuf:"bytes,2,rep,name=cidrs,proto3" json:"cidrs,omitempty"`
-	Ports         []*EgressPorts         `protobuf:"bytes,3,rep,name=ports,proto3" json:"ports,omitempty"`
-	Protocols     []string               `protobuf:"bytes,4,rep,name=protocols,proto3" json:"protocols,omitempty"` // beside the ports: "icmp"
+	state     protoimpl.MessageState `protogen:"open.v1"`
+	Names     []string               `protobuf:"bytes,1,rep,name=names,proto3" json:"names,omitempty"` // canonical: lower case, no trailing dot
+	Cidrs     []string               `protobuf:"bytes,2,rep,name=cidrs,proto3" json:"cidrs,omitempty"`
+	Ports     []*EgressPorts         `protobuf:"bytes,3,rep,name=ports,proto3" json:"ports,omitempty"`
+	Protocols []string               `protobuf:"bytes,4,rep,name=protocols,proto3" json:"protocols,omitempty"` // beside the ports: "icmp"
+	// Names of jobs of the sandbox's stack. Feature "network.stack".
+	Jobs          []string `protobuf:"bytes,5,rep,name=jobs,proto3" json:"jobs,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -459,6 +462,67 @@ func (x *EgressRule) GetProtocols() []string {
 	return nil
 }
 
+func (x *EgressRule) GetJobs() []string {
+	if x != nil {
+		return x.Jobs
+	}
+	return nil
+}
+
+// Member is the place of a sandbox in a stack: sandboxes of one host that are started
+// from one job file.
+type Member struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Stack         string                 `protobuf:"bytes,1,opt,name=stack,proto3" json:"stack,omitempty"`
+	Job           string                 `protobuf:"bytes,2,opt,name=job,proto3" json:"job,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Member) Reset() {
+	*x = Member{}
+	mi := &file_nucleus_plugin_v1_network_proto_msgTypes[5]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Member) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Member) ProtoMessage() {}
+
+func (x *Member) ProtoReflect() protoreflect.Message {
+	mi := &file_nucleus_plugin_v1_network_proto_msgTypes[5]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Member.ProtoReflect.Descriptor instead.
+func (*Member) Descriptor() ([]byte, []int) {
+	return file_nucleus_plugin_v1_network_proto_rawDescGZIP(), []int{5}
+}
+
+func (x *Member) GetStack() string {
+	if x != nil {
+		return x.Stack
+	}
+	return ""
+}
+
+func (x *Member) GetJob() string {
+	if x != nil {
+		return x.Job
+	}
+	return ""
+}
+
 // EgressPorts is a range of ports.
 type EgressPorts struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -471,7 +535,7 @@ type EgressPorts struct {
 
 func (x *EgressPorts) Reset() {
 	*x = EgressPorts{}
-	mi := &file_nucleus_plugin_v1_network_proto_msgTypes[5]
+	mi := &file_nucleus_plugin_v1_network_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -483,7 +547,7 @@ func (x *EgressPorts) String() string {
 func (*EgressPorts) ProtoMessage() {}
 
 func (x *EgressPorts) ProtoReflect() protoreflect.Message {
-	mi := &file_nucleus_plugin_v1_network_proto_msgTypes[5]
+	mi := &file_nucleus_plugin_v1_network_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -496,7 +560,7 @@ func (x *EgressPorts) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use EgressPorts.ProtoReflect.Descriptor instead.
 func (*EgressPorts) Descriptor() ([]byte, []int) {
-	return file_nucleus_plugin_v1_network_proto_rawDescGZIP(), []int{5}
+	return file_nucleus_plugin_v1_network_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *EgressPorts) GetProtocol() string {
@@ -538,7 +602,7 @@ type Opening struct {
 
 func (x *Opening) Reset() {
 	*x = Opening{}
-	mi := &file_nucleus_plugin_v1_network_proto_msgTypes[6]
+	mi := &file_nucleus_plugin_v1_network_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -550,7 +614,7 @@ func (x *Opening) String() string {
 func (*Opening) ProtoMessage() {}
 
 func (x *Opening) ProtoReflect() protoreflect.Message {
-	mi := &file_nucleus_plugin_v1_network_proto_msgTypes[6]
+	mi := &file_nucleus_plugin_v1_network_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -563,7 +627,7 @@ func (x *Opening) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Opening.ProtoReflect.Descriptor instead.
 func (*Opening) Descriptor() ([]byte, []int) {
-	return file_nucleus_plugin_v1_network_proto_rawDescGZIP(), []int{6}
+	return file_nucleus_plugin_v1_network_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *Opening) GetName() string {
@@ -636,7 +700,7 @@ type Setup struct {
 
 func (x *Setup) Reset() {
 	*x = Setup{}
-	mi := &file_nucleus_plugin_v1_network_proto_msgTypes[7]
+	mi := &file_nucleus_plugin_v1_network_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -648,7 +712,7 @@ func (x *Setup) String() string {
 func (*Setup) ProtoMessage() {}
 
 func (x *Setup) ProtoReflect() protoreflect.Message {
-	mi := &file_nucleus_plugin_v1_network_proto_msgTypes[7]
+	mi := &file_nucleus_plugin_v1_network_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -661,7 +725,7 @@ func (x *Setup) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Setup.ProtoReflect.Descriptor instead.
 func (*Setup) Descriptor() ([]byte, []int) {
-	return file_nucleus_plugin_v1_network_proto_rawDescGZIP(), []int{7}
+	return file_nucleus_plugin_v1_network_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *Setup) GetName() string {
@@ -704,7 +768,7 @@ type NetworkPrepareRequest struct {
 
 func (x *NetworkPrepareRequest) Reset() {
 	*x = NetworkPrepareRequest{}
-	mi := &file_nucleus_plugin_v1_network_proto_msgTypes[8]
+	mi := &file_nucleus_plugin_v1_network_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -716,7 +780,7 @@ func (x *NetworkPrepareRequest) String() string {
 func (*NetworkPrepareRequest) ProtoMessage() {}
 
 func (x *NetworkPrepareRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_nucleus_plugin_v1_network_proto_msgTypes[8]
+	mi := &file_nucleus_plugin_v1_network_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -729,7 +793,7 @@ func (x *NetworkPrepareRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NetworkPrepareRequest.ProtoReflect.Descriptor instead.
 func (*NetworkPrepareRequest) Descriptor() ([]byte, []int) {
-	return file_nucleus_plugin_v1_network_proto_rawDescGZIP(), []int{8}
+	return file_nucleus_plugin_v1_network_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *NetworkPrepareRequest) GetCall() *Call {
@@ -771,7 +835,7 @@ type NetworkPrepareResponse struct {
 
 func (x *NetworkPrepareResponse) Reset() {
 	*x = NetworkPrepareResponse{}
-	mi := &file_nucleus_plugin_v1_network_proto_msgTypes[9]
+	mi := &file_nucleus_plugin_v1_network_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -783,7 +847,7 @@ func (x *NetworkPrepareResponse) String() string {
 func (*NetworkPrepareResponse) ProtoMessage() {}
 
 func (x *NetworkPrepareResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_nucleus_plugin_v1_network_proto_msgTypes[9]
+	mi := &file_nucleus_plugin_v1_network_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -796,7 +860,7 @@ func (x *NetworkPrepareResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NetworkPrepareResponse.ProtoReflect.Descriptor instead.
 func (*NetworkPrepareResponse) Descriptor() ([]byte, []int) {
-	return file_nucleus_plugin_v1_network_proto_rawDescGZIP(), []int{9}
+	return file_nucleus_plugin_v1_network_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *NetworkPrepareResponse) GetHandle() *Handle {
@@ -838,13 +902,14 @@ type AttachRequest struct {
 	// request_id, in their order: those of the openings.
 	Descriptors   []string `protobuf:"bytes,13,rep,name=descriptors,proto3" json:"descriptors,omitempty"`
 	Missing       []string `protobuf:"bytes,14,rep,name=missing,proto3" json:"missing,omitempty"` // names of optional openings and setups that this kernel has not
+	Member        *Member  `protobuf:"bytes,15,opt,name=member,proto3" json:"member,omitempty"`   // absent for a sandbox of no stack
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *AttachRequest) Reset() {
 	*x = AttachRequest{}
-	mi := &file_nucleus_plugin_v1_network_proto_msgTypes[10]
+	mi := &file_nucleus_plugin_v1_network_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -856,7 +921,7 @@ func (x *AttachRequest) String() string {
 func (*AttachRequest) ProtoMessage() {}
 
 func (x *AttachRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_nucleus_plugin_v1_network_proto_msgTypes[10]
+	mi := &file_nucleus_plugin_v1_network_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -869,7 +934,7 @@ func (x *AttachRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AttachRequest.ProtoReflect.Descriptor instead.
 func (*AttachRequest) Descriptor() ([]byte, []int) {
-	return file_nucleus_plugin_v1_network_proto_rawDescGZIP(), []int{10}
+	return file_nucleus_plugin_v1_network_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *AttachRequest) GetCall() *Call {
@@ -970,6 +1035,13 @@ func (x *AttachRequest) GetMissing() []string {
 	return nil
 }
 
+func (x *AttachRequest) GetMember() *Member {
+	if x != nil {
+		return x.Member
+	}
+	return nil
+}
+
 // Interface is a network interface.
 type Interface struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -983,7 +1055,7 @@ type Interface struct {
 
 func (x *Interface) Reset() {
 	*x = Interface{}
-	mi := &file_nucleus_plugin_v1_network_proto_msgTypes[11]
+	mi := &file_nucleus_plugin_v1_network_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -995,7 +1067,7 @@ func (x *Interface) String() string {
 func (*Interface) ProtoMessage() {}
 
 func (x *Interface) ProtoReflect() protoreflect.Message {
-	mi := &file_nucleus_plugin_v1_network_proto_msgTypes[11]
+	mi := &file_nucleus_plugin_v1_network_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1008,7 +1080,7 @@ func (x *Interface) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Interface.ProtoReflect.Descriptor instead.
 func (*Interface) Descriptor() ([]byte, []int) {
-	return file_nucleus_plugin_v1_network_proto_rawDescGZIP(), []int{11}
+	return file_nucleus_plugin_v1_network_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *Interface) GetName() string {
@@ -1050,7 +1122,7 @@ type IPConfig struct {
 
 func (x *IPConfig) Reset() {
 	*x = IPConfig{}
-	mi := &file_nucleus_plugin_v1_network_proto_msgTypes[12]
+	mi := &file_nucleus_plugin_v1_network_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1062,7 +1134,7 @@ func (x *IPConfig) String() string {
 func (*IPConfig) ProtoMessage() {}
 
 func (x *IPConfig) ProtoReflect() protoreflect.Message {
-	mi := &file_nucleus_plugin_v1_network_proto_msgTypes[12]
+	mi := &file_nucleus_plugin_v1_network_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1075,7 +1147,7 @@ func (x *IPConfig) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use IPConfig.ProtoReflect.Descriptor instead.
 func (*IPConfig) Descriptor() ([]byte, []int) {
-	return file_nucleus_plugin_v1_network_proto_rawDescGZIP(), []int{12}
+	return file_nucleus_plugin_v1_network_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *IPConfig) GetAddress() string {
@@ -1111,7 +1183,7 @@ type Route struct {
 
 func (x *Route) Reset() {
 	*x = Route{}
-	mi := &file_nucleus_plugin_v1_network_proto_msgTypes[13]
+	mi := &file_nucleus_plugin_v1_network_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1123,7 +1195,7 @@ func (x *Route) String() string {
 func (*Route) ProtoMessage() {}
 
 func (x *Route) ProtoReflect() protoreflect.Message {
-	mi := &file_nucleus_plugin_v1_network_proto_msgTypes[13]
+	mi := &file_nucleus_plugin_v1_network_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1136,7 +1208,7 @@ func (x *Route) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Route.ProtoReflect.Descriptor instead.
 func (*Route) Descriptor() ([]byte, []int) {
-	return file_nucleus_plugin_v1_network_proto_rawDescGZIP(), []int{13}
+	return file_nucleus_plugin_v1_network_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *Route) GetDst() string {
@@ -1179,7 +1251,7 @@ type Mount struct {
 
 func (x *Mount) Reset() {
 	*x = Mount{}
-	mi := &file_nucleus_plugin_v1_network_proto_msgTypes[14]
+	mi := &file_nucleus_plugin_v1_network_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1191,7 +1263,7 @@ func (x *Mount) String() string {
 func (*Mount) ProtoMessage() {}
 
 func (x *Mount) ProtoReflect() protoreflect.Message {
-	mi := &file_nucleus_plugin_v1_network_proto_msgTypes[14]
+	mi := &file_nucleus_plugin_v1_network_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1204,7 +1276,7 @@ func (x *Mount) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Mount.ProtoReflect.Descriptor instead.
 func (*Mount) Descriptor() ([]byte, []int) {
-	return file_nucleus_plugin_v1_network_proto_rawDescGZIP(), []int{14}
+	return file_nucleus_plugin_v1_network_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *Mount) GetSource() string {
@@ -1244,7 +1316,7 @@ type AttachResponse struct {
 
 func (x *AttachResponse) Reset() {
 	*x = AttachResponse{}
-	mi := &file_nucleus_plugin_v1_network_proto_msgTypes[15]
+	mi := &file_nucleus_plugin_v1_network_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1256,7 +1328,7 @@ func (x *AttachResponse) String() string {
 func (*AttachResponse) ProtoMessage() {}
 
 func (x *AttachResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_nucleus_plugin_v1_network_proto_msgTypes[15]
+	mi := &file_nucleus_plugin_v1_network_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1269,7 +1341,7 @@ func (x *AttachResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AttachResponse.ProtoReflect.Descriptor instead.
 func (*AttachResponse) Descriptor() ([]byte, []int) {
-	return file_nucleus_plugin_v1_network_proto_rawDescGZIP(), []int{15}
+	return file_nucleus_plugin_v1_network_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *AttachResponse) GetHandle() *Handle {
@@ -1342,7 +1414,7 @@ type DetachRequest struct {
 
 func (x *DetachRequest) Reset() {
 	*x = DetachRequest{}
-	mi := &file_nucleus_plugin_v1_network_proto_msgTypes[16]
+	mi := &file_nucleus_plugin_v1_network_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1354,7 +1426,7 @@ func (x *DetachRequest) String() string {
 func (*DetachRequest) ProtoMessage() {}
 
 func (x *DetachRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_nucleus_plugin_v1_network_proto_msgTypes[16]
+	mi := &file_nucleus_plugin_v1_network_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1367,7 +1439,7 @@ func (x *DetachRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DetachRequest.ProtoReflect.Descriptor instead.
 func (*DetachRequest) Descriptor() ([]byte, []int) {
-	return file_nucleus_plugin_v1_network_proto_rawDescGZIP(), []int{16}
+	return file_nucleus_plugin_v1_network_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *DetachRequest) GetCall() *Call {
@@ -1421,7 +1493,7 @@ type DetachResponse struct {
 
 func (x *DetachResponse) Reset() {
 	*x = DetachResponse{}
-	mi := &file_nucleus_plugin_v1_network_proto_msgTypes[17]
+	mi := &file_nucleus_plugin_v1_network_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1433,7 +1505,7 @@ func (x *DetachResponse) String() string {
 func (*DetachResponse) ProtoMessage() {}
 
 func (x *DetachResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_nucleus_plugin_v1_network_proto_msgTypes[17]
+	mi := &file_nucleus_plugin_v1_network_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1446,7 +1518,7 @@ func (x *DetachResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DetachResponse.ProtoReflect.Descriptor instead.
 func (*DetachResponse) Descriptor() ([]byte, []int) {
-	return file_nucleus_plugin_v1_network_proto_rawDescGZIP(), []int{17}
+	return file_nucleus_plugin_v1_network_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *DetachResponse) GetRemoved() []string {
@@ -1469,7 +1541,7 @@ type NetworkStatusRequest struct {
 
 func (x *NetworkStatusRequest) Reset() {
 	*x = NetworkStatusRequest{}
-	mi := &file_nucleus_plugin_v1_network_proto_msgTypes[18]
+	mi := &file_nucleus_plugin_v1_network_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1481,7 +1553,7 @@ func (x *NetworkStatusRequest) String() string {
 func (*NetworkStatusRequest) ProtoMessage() {}
 
 func (x *NetworkStatusRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_nucleus_plugin_v1_network_proto_msgTypes[18]
+	mi := &file_nucleus_plugin_v1_network_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1494,7 +1566,7 @@ func (x *NetworkStatusRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NetworkStatusRequest.ProtoReflect.Descriptor instead.
 func (*NetworkStatusRequest) Descriptor() ([]byte, []int) {
-	return file_nucleus_plugin_v1_network_proto_rawDescGZIP(), []int{18}
+	return file_nucleus_plugin_v1_network_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *NetworkStatusRequest) GetSandboxId() string {
@@ -1545,7 +1617,7 @@ type NetworkStatusResponse struct {
 
 func (x *NetworkStatusResponse) Reset() {
 	*x = NetworkStatusResponse{}
-	mi := &file_nucleus_plugin_v1_network_proto_msgTypes[19]
+	mi := &file_nucleus_plugin_v1_network_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1557,7 +1629,7 @@ func (x *NetworkStatusResponse) String() string {
 func (*NetworkStatusResponse) ProtoMessage() {}
 
 func (x *NetworkStatusResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_nucleus_plugin_v1_network_proto_msgTypes[19]
+	mi := &file_nucleus_plugin_v1_network_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1570,7 +1642,7 @@ func (x *NetworkStatusResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NetworkStatusResponse.ProtoReflect.Descriptor instead.
 func (*NetworkStatusResponse) Descriptor() ([]byte, []int) {
-	return file_nucleus_plugin_v1_network_proto_rawDescGZIP(), []int{19}
+	return file_nucleus_plugin_v1_network_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *NetworkStatusResponse) GetOk() bool {
@@ -1621,7 +1693,7 @@ type FlowStats struct {
 
 func (x *FlowStats) Reset() {
 	*x = FlowStats{}
-	mi := &file_nucleus_plugin_v1_network_proto_msgTypes[20]
+	mi := &file_nucleus_plugin_v1_network_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1633,7 +1705,7 @@ func (x *FlowStats) String() string {
 func (*FlowStats) ProtoMessage() {}
 
 func (x *FlowStats) ProtoReflect() protoreflect.Message {
-	mi := &file_nucleus_plugin_v1_network_proto_msgTypes[20]
+	mi := &file_nucleus_plugin_v1_network_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1646,7 +1718,7 @@ func (x *FlowStats) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FlowStats.ProtoReflect.Descriptor instead.
 func (*FlowStats) Descriptor() ([]byte, []int) {
-	return file_nucleus_plugin_v1_network_proto_rawDescGZIP(), []int{20}
+	return file_nucleus_plugin_v1_network_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *FlowStats) GetName() string {
@@ -1688,7 +1760,7 @@ type NetworkWatchRequest struct {
 
 func (x *NetworkWatchRequest) Reset() {
 	*x = NetworkWatchRequest{}
-	mi := &file_nucleus_plugin_v1_network_proto_msgTypes[21]
+	mi := &file_nucleus_plugin_v1_network_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1700,7 +1772,7 @@ func (x *NetworkWatchRequest) String() string {
 func (*NetworkWatchRequest) ProtoMessage() {}
 
 func (x *NetworkWatchRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_nucleus_plugin_v1_network_proto_msgTypes[21]
+	mi := &file_nucleus_plugin_v1_network_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1713,7 +1785,7 @@ func (x *NetworkWatchRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NetworkWatchRequest.ProtoReflect.Descriptor instead.
 func (*NetworkWatchRequest) Descriptor() ([]byte, []int) {
-	return file_nucleus_plugin_v1_network_proto_rawDescGZIP(), []int{21}
+	return file_nucleus_plugin_v1_network_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *NetworkWatchRequest) GetSandboxId() string {
@@ -1753,7 +1825,7 @@ type NetworkWatchResponse struct {
 
 func (x *NetworkWatchResponse) Reset() {
 	*x = NetworkWatchResponse{}
-	mi := &file_nucleus_plugin_v1_network_proto_msgTypes[22]
+	mi := &file_nucleus_plugin_v1_network_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1765,7 +1837,7 @@ func (x *NetworkWatchResponse) String() string {
 func (*NetworkWatchResponse) ProtoMessage() {}
 
 func (x *NetworkWatchResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_nucleus_plugin_v1_network_proto_msgTypes[22]
+	mi := &file_nucleus_plugin_v1_network_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1778,7 +1850,7 @@ func (x *NetworkWatchResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NetworkWatchResponse.ProtoReflect.Descriptor instead.
 func (*NetworkWatchResponse) Descriptor() ([]byte, []int) {
-	return file_nucleus_plugin_v1_network_proto_rawDescGZIP(), []int{22}
+	return file_nucleus_plugin_v1_network_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *NetworkWatchResponse) GetAt() *timestamppb.Timestamp {
@@ -1845,7 +1917,7 @@ type IfStats struct {
 
 func (x *IfStats) Reset() {
 	*x = IfStats{}
-	mi := &file_nucleus_plugin_v1_network_proto_msgTypes[23]
+	mi := &file_nucleus_plugin_v1_network_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1857,7 +1929,7 @@ func (x *IfStats) String() string {
 func (*IfStats) ProtoMessage() {}
 
 func (x *IfStats) ProtoReflect() protoreflect.Message {
-	mi := &file_nucleus_plugin_v1_network_proto_msgTypes[23]
+	mi := &file_nucleus_plugin_v1_network_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1870,7 +1942,7 @@ func (x *IfStats) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use IfStats.ProtoReflect.Descriptor instead.
 func (*IfStats) Descriptor() ([]byte, []int) {
-	return file_nucleus_plugin_v1_network_proto_rawDescGZIP(), []int{23}
+	return file_nucleus_plugin_v1_network_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *IfStats) GetIfname() string {
@@ -1928,7 +2000,7 @@ type Attachment struct {
 
 func (x *Attachment) Reset() {
 	*x = Attachment{}
-	mi := &file_nucleus_plugin_v1_network_proto_msgTypes[24]
+	mi := &file_nucleus_plugin_v1_network_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1940,7 +2012,7 @@ func (x *Attachment) String() string {
 func (*Attachment) ProtoMessage() {}
 
 func (x *Attachment) ProtoReflect() protoreflect.Message {
-	mi := &file_nucleus_plugin_v1_network_proto_msgTypes[24]
+	mi := &file_nucleus_plugin_v1_network_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1953,7 +2025,7 @@ func (x *Attachment) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Attachment.ProtoReflect.Descriptor instead.
 func (*Attachment) Descriptor() ([]byte, []int) {
-	return file_nucleus_plugin_v1_network_proto_rawDescGZIP(), []int{24}
+	return file_nucleus_plugin_v1_network_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *Attachment) GetSandboxId() string {
@@ -1995,7 +2067,7 @@ type GCRequest struct {
 
 func (x *GCRequest) Reset() {
 	*x = GCRequest{}
-	mi := &file_nucleus_plugin_v1_network_proto_msgTypes[25]
+	mi := &file_nucleus_plugin_v1_network_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2007,7 +2079,7 @@ func (x *GCRequest) String() string {
 func (*GCRequest) ProtoMessage() {}
 
 func (x *GCRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_nucleus_plugin_v1_network_proto_msgTypes[25]
+	mi := &file_nucleus_plugin_v1_network_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2020,7 +2092,7 @@ func (x *GCRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GCRequest.ProtoReflect.Descriptor instead.
 func (*GCRequest) Descriptor() ([]byte, []int) {
-	return file_nucleus_plugin_v1_network_proto_rawDescGZIP(), []int{25}
+	return file_nucleus_plugin_v1_network_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *GCRequest) GetCall() *Call {
@@ -2054,7 +2126,7 @@ type GCResponse struct {
 
 func (x *GCResponse) Reset() {
 	*x = GCResponse{}
-	mi := &file_nucleus_plugin_v1_network_proto_msgTypes[26]
+	mi := &file_nucleus_plugin_v1_network_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2066,7 +2138,7 @@ func (x *GCResponse) String() string {
 func (*GCResponse) ProtoMessage() {}
 
 func (x *GCResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_nucleus_plugin_v1_network_proto_msgTypes[26]
+	mi := &file_nucleus_plugin_v1_network_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2079,7 +2151,7 @@ func (x *GCResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GCResponse.ProtoReflect.Descriptor instead.
 func (*GCResponse) Descriptor() ([]byte, []int) {
-	return file_nucleus_plugin_v1_network_proto_rawDescGZIP(), []int{26}
+	return file_nucleus_plugin_v1_network_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *GCResponse) GetRemoved() []string {
@@ -2121,13 +2193,17 @@ const file_nucleus_plugin_v1_network_proto_rawDesc = "" +
 	"\x13VERDICT_UNSPECIFIED\x10\x00\x12\x10\n" +
 	"\fVERDICT_DENY\x10\x01\x12\x12\n" +
 	"\x0eVERDICT_PUBLIC\x10\x02\x12\x11\n" +
-	"\rVERDICT_ALLOW\x10\x03\"\x8c\x01\n" +
+	"\rVERDICT_ALLOW\x10\x03\"\xa0\x01\n" +
 	"\n" +
 	"EgressRule\x12\x14\n" +
 	"\x05names\x18\x01 \x03(\tR\x05names\x12\x14\n" +
 	"\x05cidrs\x18\x02 \x03(\tR\x05cidrs\x124\n" +
 	"\x05ports\x18\x03 \x03(\v2\x1e.nucleus.plugin.v1.EgressPortsR\x05ports\x12\x1c\n" +
-	"\tprotocols\x18\x04 \x03(\tR\tprotocols\"S\n" +
+	"\tprotocols\x18\x04 \x03(\tR\tprotocols\x12\x12\n" +
+	"\x04jobs\x18\x05 \x03(\tR\x04jobs\"0\n" +
+	"\x06Member\x12\x14\n" +
+	"\x05stack\x18\x01 \x01(\tR\x05stack\x12\x10\n" +
+	"\x03job\x18\x02 \x01(\tR\x03job\"S\n" +
 	"\vEgressPorts\x12\x1a\n" +
 	"\bprotocol\x18\x01 \x01(\tR\bprotocol\x12\x14\n" +
 	"\x05first\x18\x02 \x01(\rR\x05first\x12\x12\n" +
@@ -2167,7 +2243,7 @@ const file_nucleus_plugin_v1_network_proto_rawDesc = "" +
 	"\x16NetworkPrepareResponse\x121\n" +
 	"\x06handle\x18\x01 \x01(\v2\x19.nucleus.plugin.v1.HandleR\x06handle\x126\n" +
 	"\bopenings\x18\x02 \x03(\v2\x1a.nucleus.plugin.v1.OpeningR\bopenings\x120\n" +
-	"\x06setups\x18\x03 \x03(\v2\x18.nucleus.plugin.v1.SetupR\x06setups\"\xa1\x04\n" +
+	"\x06setups\x18\x03 \x03(\v2\x18.nucleus.plugin.v1.SetupR\x06setups\"\xd4\x04\n" +
 	"\rAttachRequest\x12+\n" +
 	"\x04call\x18\x01 \x01(\v2\x17.nucleus.plugin.v1.CallR\x04call\x122\n" +
 	"\x05netns\x18\x02 \x01(\v2\x1c.nucleus.plugin.v1.NamespaceR\x05netns\x12\x16\n" +
@@ -2183,7 +2259,8 @@ const file_nucleus_plugin_v1_network_proto_rawDesc = "" +
 	"\x03mtu\x18\v \x01(\rR\x03mtu\x121\n" +
 	"\x06egress\x18\f \x01(\v2\x19.nucleus.plugin.v1.EgressR\x06egress\x12 \n" +
 	"\vdescriptors\x18\r \x03(\tR\vdescriptors\x12\x18\n" +
-	"\amissing\x18\x0e \x03(\tR\amissing\"`\n" +
+	"\amissing\x18\x0e \x03(\tR\amissing\x121\n" +
+	"\x06member\x18\x0f \x01(\v2\x19.nucleus.plugin.v1.MemberR\x06member\"`\n" +
 	"\tInterface\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x10\n" +
 	"\x03mac\x18\x02 \x01(\tR\x03mac\x12\x10\n" +
@@ -2304,7 +2381,7 @@ func file_nucleus_plugin_v1_network_proto_rawDescGZIP() []byte {
 }
 
 var file_nucleus_plugin_v1_network_proto_enumTypes = make([]protoimpl.EnumInfo, 2)
-var file_nucleus_plugin_v1_network_proto_msgTypes = make([]protoimpl.MessageInfo, 28)
+var file_nucleus_plugin_v1_network_proto_msgTypes = make([]protoimpl.MessageInfo, 29)
 var file_nucleus_plugin_v1_network_proto_goTypes = []any{
 	(Egress_Verdict)(0),            // 0: nucleus.plugin.v1.Egress.Verdict
 	(Opening_Kind)(0),              // 1: nucleus.plugin.v1.Opening.Kind
@@ -2313,95 +2390,97 @@ var file_nucleus_plugin_v1_network_proto_goTypes = []any{
 	(*UserNS)(nil),                 // 4: nucleus.plugin.v1.UserNS
 	(*Egress)(nil),                 // 5: nucleus.plugin.v1.Egress
 	(*EgressRule)(nil),             // 6: nucleus.plugin.v1.EgressRule
-	(*EgressPorts)(nil),            // 7: nucleus.plugin.v1.EgressPorts
-	(*Opening)(nil),                // 8: nucleus.plugin.v1.Opening
-	(*Setup)(nil),                  // 9: nucleus.plugin.v1.Setup
-	(*NetworkPrepareRequest)(nil),  // 10: nucleus.plugin.v1.NetworkPrepareRequest
-	(*NetworkPrepareResponse)(nil), // 11: nucleus.plugin.v1.NetworkPrepareResponse
-	(*AttachRequest)(nil),          // 12: nucleus.plugin.v1.AttachRequest
-	(*Interface)(nil),              // 13: nucleus.plugin.v1.Interface
-	(*IPConfig)(nil),               // 14: nucleus.plugin.v1.IPConfig
-	(*Route)(nil),                  // 15: nucleus.plugin.v1.Route
-	(*Mount)(nil),                  // 16: nucleus.plugin.v1.Mount
-	(*AttachResponse)(nil),         // 17: nucleus.plugin.v1.AttachResponse
-	(*DetachRequest)(nil),          // 18: nucleus.plugin.v1.DetachRequest
-	(*DetachResponse)(nil),         // 19: nucleus.plugin.v1.DetachResponse
-	(*NetworkStatusRequest)(nil),   // 20: nucleus.plugin.v1.NetworkStatusRequest
-	(*NetworkStatusResponse)(nil),  // 21: nucleus.plugin.v1.NetworkStatusResponse
-	(*FlowStats)(nil),              // 22: nucleus.plugin.v1.FlowStats
-	(*NetworkWatchRequest)(nil),    // 23: nucleus.plugin.v1.NetworkWatchRequest
-	(*NetworkWatchResponse)(nil),   // 24: nucleus.plugin.v1.NetworkWatchResponse
-	(*IfStats)(nil),                // 25: nucleus.plugin.v1.IfStats
-	(*Attachment)(nil),             // 26: nucleus.plugin.v1.Attachment
-	(*GCRequest)(nil),              // 27: nucleus.plugin.v1.GCRequest
-	(*GCResponse)(nil),             // 28: nucleus.plugin.v1.GCResponse
-	nil,                            // 29: nucleus.plugin.v1.AttachResponse.EnvEntry
-	(*Namespace)(nil),              // 30: nucleus.plugin.v1.Namespace
-	(*IDMap)(nil),                  // 31: nucleus.plugin.v1.IDMap
-	(*Call)(nil),                   // 32: nucleus.plugin.v1.Call
-	(*Handle)(nil),                 // 33: nucleus.plugin.v1.Handle
-	(*timestamppb.Timestamp)(nil),  // 34: google.protobuf.Timestamp
+	(*Member)(nil),                 // 7: nucleus.plugin.v1.Member
+	(*EgressPorts)(nil),            // 8: nucleus.plugin.v1.EgressPorts
+	(*Opening)(nil),                // 9: nucleus.plugin.v1.Opening
+	(*Setup)(nil),                  // 10: nucleus.plugin.v1.Setup
+	(*NetworkPrepareRequest)(nil),  // 11: nucleus.plugin.v1.NetworkPrepareRequest
+	(*NetworkPrepareResponse)(nil), // 12: nucleus.plugin.v1.NetworkPrepareResponse
+	(*AttachRequest)(nil),          // 13: nucleus.plugin.v1.AttachRequest
+	(*Interface)(nil),              // 14: nucleus.plugin.v1.Interface
+	(*IPConfig)(nil),               // 15: nucleus.plugin.v1.IPConfig
+	(*Route)(nil),                  // 16: nucleus.plugin.v1.Route
+	(*Mount)(nil),                  // 17: nucleus.plugin.v1.Mount
+	(*AttachResponse)(nil),         // 18: nucleus.plugin.v1.AttachResponse
+	(*DetachRequest)(nil),          // 19: nucleus.plugin.v1.DetachRequest
+	(*DetachResponse)(nil),         // 20: nucleus.plugin.v1.DetachResponse
+	(*NetworkStatusRequest)(nil),   // 21: nucleus.plugin.v1.NetworkStatusRequest
+	(*NetworkStatusResponse)(nil),  // 22: nucleus.plugin.v1.NetworkStatusResponse
+	(*FlowStats)(nil),              // 23: nucleus.plugin.v1.FlowStats
+	(*NetworkWatchRequest)(nil),    // 24: nucleus.plugin.v1.NetworkWatchRequest
+	(*NetworkWatchResponse)(nil),   // 25: nucleus.plugin.v1.NetworkWatchResponse
+	(*IfStats)(nil),                // 26: nucleus.plugin.v1.IfStats
+	(*Attachment)(nil),             // 27: nucleus.plugin.v1.Attachment
+	(*GCRequest)(nil),              // 28: nucleus.plugin.v1.GCRequest
+	(*GCResponse)(nil),             // 29: nucleus.plugin.v1.GCResponse
+	nil,                            // 30: nucleus.plugin.v1.AttachResponse.EnvEntry
+	(*Namespace)(nil),              // 31: nucleus.plugin.v1.Namespace
+	(*IDMap)(nil),                  // 32: nucleus.plugin.v1.IDMap
+	(*Call)(nil),                   // 33: nucleus.plugin.v1.Call
+	(*Handle)(nil),                 // 34: nucleus.plugin.v1.Handle
+	(*timestamppb.Timestamp)(nil),  // 35: google.protobuf.Timestamp
 }
 var file_nucleus_plugin_v1_network_proto_depIdxs = []int32{
-	30, // 0: nucleus.plugin.v1.UserNS.namespace:type_name -> nucleus.plugin.v1.Namespace
-	31, // 1: nucleus.plugin.v1.UserNS.uids:type_name -> nucleus.plugin.v1.IDMap
-	31, // 2: nucleus.plugin.v1.UserNS.gids:type_name -> nucleus.plugin.v1.IDMap
+	31, // 0: nucleus.plugin.v1.UserNS.namespace:type_name -> nucleus.plugin.v1.Namespace
+	32, // 1: nucleus.plugin.v1.UserNS.uids:type_name -> nucleus.plugin.v1.IDMap
+	32, // 2: nucleus.plugin.v1.UserNS.gids:type_name -> nucleus.plugin.v1.IDMap
 	0,  // 3: nucleus.plugin.v1.Egress.default_verdict:type_name -> nucleus.plugin.v1.Egress.Verdict
 	6,  // 4: nucleus.plugin.v1.Egress.allow:type_name -> nucleus.plugin.v1.EgressRule
-	7,  // 5: nucleus.plugin.v1.EgressRule.ports:type_name -> nucleus.plugin.v1.EgressPorts
+	8,  // 5: nucleus.plugin.v1.EgressRule.ports:type_name -> nucleus.plugin.v1.EgressPorts
 	1,  // 6: nucleus.plugin.v1.Opening.kind:type_name -> nucleus.plugin.v1.Opening.Kind
-	32, // 7: nucleus.plugin.v1.NetworkPrepareRequest.call:type_name -> nucleus.plugin.v1.Call
+	33, // 7: nucleus.plugin.v1.NetworkPrepareRequest.call:type_name -> nucleus.plugin.v1.Call
 	2,  // 8: nucleus.plugin.v1.NetworkPrepareRequest.ports:type_name -> nucleus.plugin.v1.PortMap
 	3,  // 9: nucleus.plugin.v1.NetworkPrepareRequest.dns:type_name -> nucleus.plugin.v1.DNS
 	5,  // 10: nucleus.plugin.v1.NetworkPrepareRequest.egress:type_name -> nucleus.plugin.v1.Egress
-	33, // 11: nucleus.plugin.v1.NetworkPrepareResponse.handle:type_name -> nucleus.plugin.v1.Handle
-	8,  // 12: nucleus.plugin.v1.NetworkPrepareResponse.openings:type_name -> nucleus.plugin.v1.Opening
-	9,  // 13: nucleus.plugin.v1.NetworkPrepareResponse.setups:type_name -> nucleus.plugin.v1.Setup
-	32, // 14: nucleus.plugin.v1.AttachRequest.call:type_name -> nucleus.plugin.v1.Call
-	30, // 15: nucleus.plugin.v1.AttachRequest.netns:type_name -> nucleus.plugin.v1.Namespace
+	34, // 11: nucleus.plugin.v1.NetworkPrepareResponse.handle:type_name -> nucleus.plugin.v1.Handle
+	9,  // 12: nucleus.plugin.v1.NetworkPrepareResponse.openings:type_name -> nucleus.plugin.v1.Opening
+	10, // 13: nucleus.plugin.v1.NetworkPrepareResponse.setups:type_name -> nucleus.plugin.v1.Setup
+	33, // 14: nucleus.plugin.v1.AttachRequest.call:type_name -> nucleus.plugin.v1.Call
+	31, // 15: nucleus.plugin.v1.AttachRequest.netns:type_name -> nucleus.plugin.v1.Namespace
 	2,  // 16: nucleus.plugin.v1.AttachRequest.ports:type_name -> nucleus.plugin.v1.PortMap
 	3,  // 17: nucleus.plugin.v1.AttachRequest.dns:type_name -> nucleus.plugin.v1.DNS
-	33, // 18: nucleus.plugin.v1.AttachRequest.prepared:type_name -> nucleus.plugin.v1.Handle
+	34, // 18: nucleus.plugin.v1.AttachRequest.prepared:type_name -> nucleus.plugin.v1.Handle
 	4,  // 19: nucleus.plugin.v1.AttachRequest.userns:type_name -> nucleus.plugin.v1.UserNS
 	5,  // 20: nucleus.plugin.v1.AttachRequest.egress:type_name -> nucleus.plugin.v1.Egress
-	33, // 21: nucleus.plugin.v1.AttachResponse.handle:type_name -> nucleus.plugin.v1.Handle
-	13, // 22: nucleus.plugin.v1.AttachResponse.interfaces:type_name -> nucleus.plugin.v1.Interface
-	14, // 23: nucleus.plugin.v1.AttachResponse.ips:type_name -> nucleus.plugin.v1.IPConfig
-	15, // 24: nucleus.plugin.v1.AttachResponse.routes:type_name -> nucleus.plugin.v1.Route
-	3,  // 25: nucleus.plugin.v1.AttachResponse.dns:type_name -> nucleus.plugin.v1.DNS
-	2,  // 26: nucleus.plugin.v1.AttachResponse.ports:type_name -> nucleus.plugin.v1.PortMap
-	16, // 27: nucleus.plugin.v1.AttachResponse.extra_mounts:type_name -> nucleus.plugin.v1.Mount
-	29, // 28: nucleus.plugin.v1.AttachResponse.env:type_name -> nucleus.plugin.v1.AttachResponse.EnvEntry
-	32, // 29: nucleus.plugin.v1.DetachRequest.call:type_name -> nucleus.plugin.v1.Call
-	33, // 30: nucleus.plugin.v1.DetachRequest.handle:type_name -> nucleus.plugin.v1.Handle
-	33, // 31: nucleus.plugin.v1.DetachRequest.prepared:type_name -> nucleus.plugin.v1.Handle
-	30, // 32: nucleus.plugin.v1.DetachRequest.netns:type_name -> nucleus.plugin.v1.Namespace
-	33, // 33: nucleus.plugin.v1.NetworkStatusRequest.handle:type_name -> nucleus.plugin.v1.Handle
-	30, // 34: nucleus.plugin.v1.NetworkStatusRequest.netns:type_name -> nucleus.plugin.v1.Namespace
-	25, // 35: nucleus.plugin.v1.NetworkStatusResponse.stats:type_name -> nucleus.plugin.v1.IfStats
-	22, // 36: nucleus.plugin.v1.NetworkStatusResponse.flows:type_name -> nucleus.plugin.v1.FlowStats
-	33, // 37: nucleus.plugin.v1.NetworkWatchRequest.handle:type_name -> nucleus.plugin.v1.Handle
-	34, // 38: nucleus.plugin.v1.NetworkWatchResponse.at:type_name -> google.protobuf.Timestamp
-	33, // 39: nucleus.plugin.v1.Attachment.handle:type_name -> nucleus.plugin.v1.Handle
-	32, // 40: nucleus.plugin.v1.GCRequest.call:type_name -> nucleus.plugin.v1.Call
-	26, // 41: nucleus.plugin.v1.GCRequest.valid:type_name -> nucleus.plugin.v1.Attachment
-	10, // 42: nucleus.plugin.v1.Network.Prepare:input_type -> nucleus.plugin.v1.NetworkPrepareRequest
-	12, // 43: nucleus.plugin.v1.Network.Attach:input_type -> nucleus.plugin.v1.AttachRequest
-	18, // 44: nucleus.plugin.v1.Network.Detach:input_type -> nucleus.plugin.v1.DetachRequest
-	20, // 45: nucleus.plugin.v1.Network.Status:input_type -> nucleus.plugin.v1.NetworkStatusRequest
-	27, // 46: nucleus.plugin.v1.Network.GC:input_type -> nucleus.plugin.v1.GCRequest
-	23, // 47: nucleus.plugin.v1.Network.Watch:input_type -> nucleus.plugin.v1.NetworkWatchRequest
-	11, // 48: nucleus.plugin.v1.Network.Prepare:output_type -> nucleus.plugin.v1.NetworkPrepareResponse
-	17, // 49: nucleus.plugin.v1.Network.Attach:output_type -> nucleus.plugin.v1.AttachResponse
-	19, // 50: nucleus.plugin.v1.Network.Detach:output_type -> nucleus.plugin.v1.DetachResponse
-	21, // 51: nucleus.plugin.v1.Network.Status:output_type -> nucleus.plugin.v1.NetworkStatusResponse
-	28, // 52: nucleus.plugin.v1.Network.GC:output_type -> nucleus.plugin.v1.GCResponse
-	24, // 53: nucleus.plugin.v1.Network.Watch:output_type -> nucleus.plugin.v1.NetworkWatchResponse
-	48, // [48:54] is the sub-list for method output_type
-	42, // [42:48] is the sub-list for method input_type
-	42, // [42:42] is the sub-list for extension type_name
-	42, // [42:42] is the sub-list for extension extendee
-	0,  // [0:42] is the sub-list for field type_name
+	7,  // 21: nucleus.plugin.v1.AttachRequest.member:type_name -> nucleus.plugin.v1.Member
+	34, // 22: nucleus.plugin.v1.AttachResponse.handle:type_name -> nucleus.plugin.v1.Handle
+	14, // 23: nucleus.plugin.v1.AttachResponse.interfaces:type_name -> nucleus.plugin.v1.Interface
+	15, // 24: nucleus.plugin.v1.AttachResponse.ips:type_name -> nucleus.plugin.v1.IPConfig
+	16, // 25: nucleus.plugin.v1.AttachResponse.routes:type_name -> nucleus.plugin.v1.Route
+	3,  // 26: nucleus.plugin.v1.AttachResponse.dns:type_name -> nucleus.plugin.v1.DNS
+	2,  // 27: nucleus.plugin.v1.AttachResponse.ports:type_name -> nucleus.plugin.v1.PortMap
+	17, // 28: nucleus.plugin.v1.AttachResponse.extra_mounts:type_name -> nucleus.plugin.v1.Mount
+	30, // 29: nucleus.plugin.v1.AttachResponse.env:type_name -> nucleus.plugin.v1.AttachResponse.EnvEntry
+	33, // 30: nucleus.plugin.v1.DetachRequest.call:type_name -> nucleus.plugin.v1.Call
+	34, // 31: nucleus.plugin.v1.DetachRequest.handle:type_name -> nucleus.plugin.v1.Handle
+	34, // 32: nucleus.plugin.v1.DetachRequest.prepared:type_name -> nucleus.plugin.v1.Handle
+	31, // 33: nucleus.plugin.v1.DetachRequest.netns:type_name -> nucleus.plugin.v1.Namespace
+	34, // 34: nucleus.plugin.v1.NetworkStatusRequest.handle:type_name -> nucleus.plugin.v1.Handle
+	31, // 35: nucleus.plugin.v1.NetworkStatusRequest.netns:type_name -> nucleus.plugin.v1.Namespace
+	26, // 36: nucleus.plugin.v1.NetworkStatusResponse.stats:type_name -> nucleus.plugin.v1.IfStats
+	23, // 37: nucleus.plugin.v1.NetworkStatusResponse.flows:type_name -> nucleus.plugin.v1.FlowStats
+	34, // 38: nucleus.plugin.v1.NetworkWatchRequest.handle:type_name -> nucleus.plugin.v1.Handle
+	35, // 39: nucleus.plugin.v1.NetworkWatchResponse.at:type_name -> google.protobuf.Timestamp
+	34, // 40: nucleus.plugin.v1.Attachment.handle:type_name -> nucleus.plugin.v1.Handle
+	33, // 41: nucleus.plugin.v1.GCRequest.call:type_name -> nucleus.plugin.v1.Call
+	27, // 42: nucleus.plugin.v1.GCRequest.valid:type_name -> nucleus.plugin.v1.Attachment
+	11, // 43: nucleus.plugin.v1.Network.Prepare:input_type -> nucleus.plugin.v1.NetworkPrepareRequest
+	13, // 44: nucleus.plugin.v1.Network.Attach:input_type -> nucleus.plugin.v1.AttachRequest
+	19, // 45: nucleus.plugin.v1.Network.Detach:input_type -> nucleus.plugin.v1.DetachRequest
+	21, // 46: nucleus.plugin.v1.Network.Status:input_type -> nucleus.plugin.v1.NetworkStatusRequest
+	28, // 47: nucleus.plugin.v1.Network.GC:input_type -> nucleus.plugin.v1.GCRequest
+	24, // 48: nucleus.plugin.v1.Network.Watch:input_type -> nucleus.plugin.v1.NetworkWatchRequest
+	12, // 49: nucleus.plugin.v1.Network.Prepare:output_type -> nucleus.plugin.v1.NetworkPrepareResponse
+	18, // 50: nucleus.plugin.v1.Network.Attach:output_type -> nucleus.plugin.v1.AttachResponse
+	20, // 51: nucleus.plugin.v1.Network.Detach:output_type -> nucleus.plugin.v1.DetachResponse
+	22, // 52: nucleus.plugin.v1.Network.Status:output_type -> nucleus.plugin.v1.NetworkStatusResponse
+	29, // 53: nucleus.plugin.v1.Network.GC:output_type -> nucleus.plugin.v1.GCResponse
+	25, // 54: nucleus.plugin.v1.Network.Watch:output_type -> nucleus.plugin.v1.NetworkWatchResponse
+	49, // [49:55] is the sub-list for method output_type
+	43, // [43:49] is the sub-list for method input_type
+	43, // [43:43] is the sub-list for extension type_name
+	43, // [43:43] is the sub-list for extension extendee
+	0,  // [0:43] is the sub-list for field type_name
 }
 
 func init() { file_nucleus_plugin_v1_network_proto_init() }
@@ -2416,7 +2495,7 @@ func file_nucleus_plugin_v1_network_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_nucleus_plugin_v1_network_proto_rawDesc), len(file_nucleus_plugin_v1_network_proto_rawDesc)),
 			NumEnums:      2,
-			NumMessages:   28,
+			NumMessages:   29,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

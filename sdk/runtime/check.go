@@ -1,4 +1,4 @@
-package pluginhost
+package runtime
 
 import (
 	"encoding/hex"
@@ -9,26 +9,23 @@ import (
 	"slices"
 	"strings"
 	"unicode"
-
-	specs "github.com/opencontainers/runtime-spec/specs-go"
-	"golang.org/x/sys/unix"
-
-	"github.com/nucleus-runtime/nucleus/sdk/runtime"
 )
 
-// Bounds of what a runtime plugin may say of how a sandbox is run.
+// Bounds of an answer of Prepare.
 const (
-	maxWords    = 256      // arguments of one command, and variables
-	maxWordText = 64 << 10 // bytes of both
-	maxSpec     = 1 << 20  // bytes of config.json
-	maxFacts    = 32
-	maxFactName = 64      // bytes
-	maxFact     = 1 << 10 // bytes
+	MaxSpec  = 1 << 20  // bytes of config.json
+	MaxWords = 256      // arguments of one command, and variables
+	MaxText  = 64 << 10 // bytes of both
+	MaxFacts = 32
+	MaxFact  = 1 << 10 // bytes
+
+	maxFactName = 64
+	maxPath     = 4096 // limits.h
 )
 
-// checkPrepared looks at how a plugin wants a sandbox run before anything is made of
+// Check tells what is wrong with an answer, as the core does before anything is made of
 // it. The program's file is not looked at.
-func checkPrepared(p *runtime.Prepared) error {
+func (p *Prepared) Check() error {
 	if err := checkProgram(p.Program); err != nil {
 		return fmt.Errorf("program: %w", err)
 	}
@@ -40,20 +37,20 @@ func checkPrepared(p *runtime.Prepared) error {
 	}
 	var exec, signal []string // what has to be there, or a process could not be signalled
 	if len(p.Signal.Args) > 0 {
-		signal = []string{runtime.WordSignal}
+		signal = []string{WordSignal}
 	}
 	if len(p.Signal.Args) > 0 && len(p.Exec.Args) > 0 {
-		exec, signal = []string{runtime.WordPIDFile}, append(signal, runtime.WordPID)
+		exec, signal = []string{WordPIDFile}, append(signal, WordPID)
 	}
 	for _, c := range []struct {
 		name    string
-		command runtime.Command
+		command Command
 		known   []string
 		needed  []string
 	}{
-		{"run", p.Run, []string{runtime.WordID, runtime.WordPIDFile}, nil},
-		{"exec", p.Exec, []string{runtime.WordID, runtime.WordPIDFile}, exec},
-		{"signal", p.Signal, []string{runtime.WordID, runtime.WordPID, runtime.WordSignal}, signal},
+		{"run", p.Run, []string{WordID, WordPIDFile}, nil},
+		{"exec", p.Exec, []string{WordID, WordPIDFile}, exec},
+		{"signal", p.Signal, []string{WordID, WordPID, WordSignal}, signal},
 	} {
 		if err := checkCommand(c.command, c.known, c.needed); err != nil {
 			return fmt.Errorf("%s: %w", c.name, err)
@@ -62,9 +59,9 @@ func checkPrepared(p *runtime.Prepared) error {
 	return checkFacts(p.Facts)
 }
 
-func checkProgram(p runtime.Program) error {
+func checkProgram(p Program) error {
 	switch {
-	case len(p.Path) >= unix.PathMax || !printable(p.Path):
+	case len(p.Path) >= maxPath || !printable(p.Path):
 		return errors.New("its path is too long, or not printable")
 	case !filepath.IsAbs(p.Path) || filepath.Clean(p.Path) != p.Path:
 		return fmt.Errorf("%q is no absolute, clean path", p.Path)
@@ -73,23 +70,32 @@ func checkProgram(p runtime.Program) error {
 		return errors.New("its SHA-256 is not of 64 hexadecimal digits")
 	}
 	for i, d := range p.Devices {
-		if !slices.Contains(runtimeDevices(), d) || slices.Contains(p.Devices[:i], d) {
-			return fmt.Errorf("device %q: a runtime may have, once: %s", shown(d), strings.Join(runtimeDevices(), " "))
+		if !slices.Contains(devices(), d) || slices.Contains(p.Devices[:i], d) {
+			return fmt.Errorf("device %q: a runtime may have, once: %s", d, strings.Join(devices(), " "))
 		}
 	}
 	return nil
 }
 
-// runtimeDevices are what a program may have beside the harmless ones.
-func runtimeDevices() []string { return []string{"/dev/kvm"} }
+// devices are what a program may have beside the harmless ones.
+func devices() []string { return []string{"/dev/kvm"} }
 
 // checkSpec looks at what the core relies on, and at what would be done in the place
 // of the core.
 func checkSpec(b []byte) error {
-	if len(b) > maxSpec {
-		return fmt.Errorf("it has %d bytes, and may have %d", len(b), maxSpec)
+	if len(b) > MaxSpec {
+		return fmt.Errorf("it has %d bytes, and may have %d", len(b), MaxSpec)
 	}
-	var s specs.Spec
+	var s struct {
+		Version string `json:"ociVersion"`
+		Process *struct {
+			Args []string `json:"args"`
+		} `json:"process"`
+		Root *struct {
+			Path string `json:"path"`
+		} `json:"root"`
+		Hooks *struct{} `json:"hooks"`
+	}
 	if err := json.Unmarshal(b, &s); err != nil {
 		return err
 	}
@@ -98,8 +104,8 @@ func checkSpec(b []byte) error {
 		return errors.New("it has no ociVersion")
 	case s.Process == nil || len(s.Process.Args) == 0:
 		return errors.New("it has no process")
-	case s.Root == nil || s.Root.Path != runtime.RootPath:
-		return fmt.Errorf("its root is not %s", runtime.RootPath)
+	case s.Root == nil || s.Root.Path != RootPath:
+		return fmt.Errorf("its root is not %s", RootPath)
 	case s.Hooks != nil:
 		return errors.New("it has hooks, which are the core's to run")
 	}
@@ -123,15 +129,15 @@ func words(s string) []string {
 	}
 }
 
-func checkCommand(c runtime.Command, known, needed []string) error {
+func checkCommand(c Command, known, needed []string) error {
 	size := 0
 	for _, s := range slices.Concat(c.Args, c.Env) {
 		if size += len(s) + 1; strings.ContainsRune(s, 0) {
 			return errors.New("there is a NUL in it")
 		}
 	}
-	if len(c.Args) > maxWords || len(c.Env) > maxWords || size > maxWordText {
-		return fmt.Errorf("it has %d arguments and %d variables of %d bytes, and may have %d of each, of %d bytes", len(c.Args), len(c.Env), size, maxWords, maxWordText)
+	if len(c.Args) > MaxWords || len(c.Env) > MaxWords || size > MaxText {
+		return fmt.Errorf("it has %d arguments and %d variables of %d bytes, and may have %d of each, of %d bytes", len(c.Args), len(c.Env), size, MaxWords, MaxText)
 	}
 	if len(c.Args) > 0 && c.Args[0] == "" {
 		return errors.New("its first argument, the program's name, is empty")
@@ -140,7 +146,7 @@ func checkCommand(c runtime.Command, known, needed []string) error {
 	for _, a := range c.Args {
 		for _, w := range words(a) {
 			if !slices.Contains(known, w) {
-				return fmt.Errorf("argument %q: %s is not replaced here, but %s", shown(a), w, strings.Join(known, " "))
+				return fmt.Errorf("argument %q: %s is not replaced here, but %s", a, w, strings.Join(known, " "))
 			}
 			found = append(found, w)
 		}
@@ -154,7 +160,7 @@ func checkCommand(c runtime.Command, known, needed []string) error {
 	for _, kv := range c.Env {
 		name, _, ok := strings.Cut(kv, "=")
 		if !ok || name == "" || slices.Contains(names, name) {
-			return fmt.Errorf("variable %q is none, or there twice", shown(kv))
+			return fmt.Errorf("variable %q is none, or there twice", kv)
 		}
 		names = append(names, name)
 	}
@@ -162,12 +168,12 @@ func checkCommand(c runtime.Command, known, needed []string) error {
 }
 
 func checkFacts(facts map[string]string) error {
-	if len(facts) > maxFacts {
-		return fmt.Errorf("%d facts: there may be %d", len(facts), maxFacts)
+	if len(facts) > MaxFacts {
+		return fmt.Errorf("%d facts: there may be %d", len(facts), MaxFacts)
 	}
 	for k, v := range facts {
-		if k == "" || len(k) > maxFactName || len(v) > maxFact || !printable(k) || !printable(v) {
-			return fmt.Errorf("fact %q: it is too long, or not printable", shown(k))
+		if k == "" || len(k) > maxFactName || len(v) > MaxFact || !printable(k) || !printable(v) {
+			return fmt.Errorf("fact %q: it is too long, or not printable", k)
 		}
 	}
 	return nil
