@@ -53,11 +53,11 @@ type sandbox struct {
 	group  uint16
 	tag    tag
 	ports  []network.PortMap
+	self   *member // nil for a sandbox of no stack
+	peers  []peer
 	// asked are the host's ports of the resolver, by protocol, of a sandbox that finds
 	// none in its namespace.
 	asked map[byte]uint16
-	self  *member // nil for a sandbox of no stack
-	peers []peer
 }
 
 func (s sandbox) addr(f fam) netip.Addr {
