@@ -196,6 +196,11 @@ bench: deps-test build
 bench-net: deps-test build
 	@bench/net/run $(BENCHFLAGS)
 
+## bench-gvisor: what gVisor costs beside the native runtime, into bench/results/gvisor.md
+.PHONY: bench-gvisor
+bench-gvisor: deps-test build
+	@bench/gvisor/run
+
 ## install: into PREFIX (/usr/local), below DESTDIR
 .PHONY: install
 install: build

@@ -54,7 +54,7 @@ func (m *maker) probe(block string, from job.Probe) Probe {
 // is tried.
 func (m *maker) mayConnect(kind string, port uint16) {
 	l := m.p.Landlock
-	if l.HandledNet&llConnectTCP == 0 || m.p.Runtime != nil { // whose Landlock is the program's
+	if l.HandledNet&llConnectTCP == 0 {
 		return
 	}
 	ports := []uint16{port}

@@ -123,9 +123,6 @@ func (m *maker) runtimePolicy() {
 	if l.ABI >= 6 {
 		l.Scoped = llScopeAbstractUnix | llScopeSignal
 	}
-	if l.ABI >= 4 && m.j.Network.Backend == "none" {
-		l.HandledNet = llBindTCP | llConnectTCP
-	}
 }
 
 // hostThreads is the limit of the host's threads under which a runtime's program can

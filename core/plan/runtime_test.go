@@ -60,7 +60,7 @@ func TestRuntimeRefusals(t *testing.T) {
 // the workload's are its own.
 func TestRuntimePolicy(t *testing.T) {
 	p := mustPlan(t, jobOf(t, gvisor, "security {\n capabilities {\n keep = [\"CAP_NET_BIND_SERVICE\"]\n }\n}"), rootV2())
-	if p.Seccomp.Source != "runtime" || p.Landlock.HandledFS != 0 || p.Landlock.HandledNet == 0 || p.Landlock.Scoped == 0 || len(p.Landlock.Ports) != 0 {
+	if p.Seccomp.Source != "runtime" || p.Landlock.HandledFS != 0 || p.Landlock.HandledNet != 0 || p.Landlock.Scoped == 0 || len(p.Landlock.Ports) != 0 {
 		t.Errorf("seccomp %+v, landlock %+v", p.Seccomp, p.Landlock)
 	}
 	if !slices.Equal(p.Process.Capabilities.Bounding, []string{"CAP_NET_BIND_SERVICE"}) || slices.Contains(p.Runtime.Capabilities, "CAP_SYS_MODULE") {

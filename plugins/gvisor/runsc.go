@@ -72,7 +72,7 @@ func inspect(ctx context.Context, name string) (*runsc, error) {
 	// of a link.
 	path, err := filepath.EvalSymlinks(name)
 	if err != nil {
-		return nil, errs.Preconditionf("runsc: %w; %s", err, remedy)
+		return nil, errs.Preconditionf("%s cannot be had: %w; %s", name, err, remedy)
 	}
 	f, err := os.Open(path)
 	if err != nil {

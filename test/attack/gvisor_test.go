@@ -37,7 +37,6 @@ const (
 // enclose runs a shell under gVisor, which prints what it has and waits.
 func (l *lab) enclose(t *testing.T, j job, args ...string) *enclosed {
 	t.Helper()
-	l.LendRunsc(t)
 	host := filepath.Join(l.Dir, "host.hcl")
 	write(t, host, fmt.Sprintf("plugin \"env\" {\n  user = %q\n  env = { STORED = %q }\n  config {\n    allow = [\"STORED\"]\n  }\n}\n", l.Name, secretCanary), 0o644)
 	j = j.with("  runtime \"gvisor\" {}\n  env = { OF_THE_JOB = %q }", jobCanary)
@@ -319,7 +318,6 @@ func TestNoJobValueIsAFlag(t *testing.T) {
 // own at worst, are none of the workload's.
 func TestAbstractSocketsUnderGVisor(t *testing.T) {
 	asEach(t, func(t *testing.T, l *lab) {
-		l.LendRunsc(t)
 		name := fmt.Sprintf("nucleus-gvisor-%d-%s", os.Getpid(), l.name)
 		ln, err := net.Listen("unix", "@"+name)
 		if err != nil {

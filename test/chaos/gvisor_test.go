@@ -26,9 +26,7 @@ func sitesOfGVisor(t *testing.T, test func(*site)) {
 		make func(testing.TB) *testutil.Account
 	}{{"self", testutil.Self}, {"plain", testutil.PlainUser}} {
 		t.Run(kind.name, func(t *testing.T) {
-			s := newSite(t, kind.make(t))
-			s.who.LendRunsc(t)
-			test(s)
+			test(newSite(t, kind.make(t)))
 		})
 	}
 }
