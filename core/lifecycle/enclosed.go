@@ -337,7 +337,9 @@ func (s *Sandbox) furtherProgram(sp *initproto.Spawn) (*secret.Value, error) {
 	}
 	s.asProgram(sp)
 	sp.Pass = true
-	sp.Args, sp.Env = s.programCommand(a.Exec, runtime.WordPIDFile, execPIDFile(sp.ID))
+	// The place has bounds, and commands, as of probes, have none.
+	sp.Remove = execPIDFile(sp.ID)
+	sp.Args, sp.Env = s.programCommand(a.Exec, runtime.WordPIDFile, sp.Remove)
 	return v, nil
 }
 
