@@ -29,6 +29,9 @@ func (s *spawned) ended(pid int, ws syscall.WaitStatus) (initproto.Ended, bool) 
 			e := initproto.Ended{ID: id, Exited: p.exited(uint32(ws)), Answer: p.note.heard()}
 			_ = unix.Close(p.pidfd)
 			unmapNote(p.note)
+			if p.remove != "" {
+				_ = unix.Unlink(p.remove) // it may have made none
+			}
 			return e, true
 		}
 	}
@@ -144,7 +147,7 @@ func (in *initProcess) stage2For(s *initproto.Spawn, fds []int) (pass []int, err
 	if w.byID == nil {
 		w.byID = map[uint32]*stage2{}
 	}
-	w.byID[s.ID] = &stage2{pid: pid, pidfd: pidfd, note: note}
+	w.byID[s.ID] = &stage2{pid: pid, pidfd: pidfd, note: note, remove: s.Remove}
 	pass = []int{pidfd}
 	if tty.master >= 0 {
 		pass = append(pass, tty.master)

@@ -31,6 +31,8 @@ type stage2 struct {
 	pid   int
 	pidfd int
 	note  *progress
+	// remove is a file that goes with it; "" is none.
+	remove string
 }
 
 // exited tells the end of stage 2 in the supervisor's terms.

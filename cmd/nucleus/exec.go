@@ -7,6 +7,7 @@ import (
 	"os"
 	"strconv"
 	"strings"
+	"unicode/utf8"
 
 	"github.com/spf13/cobra"
 	"golang.org/x/sys/unix"
@@ -84,6 +85,12 @@ func (a *app) exec(ctx context.Context, f *execFlags, ref string, argv []string)
 	}
 	if f.tty && os.Getenv("TERM") != "" && exec.Getenv(r.Env, "TERM") == "" {
 		r.Env = append(r.Env, "TERM="+os.Getenv("TERM"))
+	}
+	for _, s := range append(append([]string{f.cwd}, argv...), r.Env...) {
+		if !utf8.ValidString(s) {
+			// The request is JSON: it would be another argument that arrives.
+			return &usageError{err: fmt.Errorf("%q is not UTF-8, which what a command is given is to be", s), hint: `nucleus exec NAME sh -c 'printf "\\377"' makes other bytes inside`}
+		}
 	}
 	var err error
 	if r.User, r.Account, err = parseUser(f.user); err != nil {

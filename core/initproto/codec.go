@@ -296,6 +296,7 @@ func (s *Spawn) code(c *coder) {
 	list(c, &s.Groups, 4, func(c *coder, g *uint32) { c.u32(g) })
 	c.flag(&s.TTY)
 	c.flag(&s.Pass)
+	c.str(&s.Remove)
 	s.Dial.code(c)
 }
 

@@ -353,6 +353,8 @@ type Spawn struct {
 	// Pass: one more descriptor comes after those of its streams, which the process
 	// gets as 3.
 	Pass bool
+	// Remove is a file of init's root that goes once the process has ended, "" for none.
+	Remove string
 	// Dial, if it has addresses, is what the process does instead of executing a
 	// program.
 	Dial Dial

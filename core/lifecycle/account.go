@@ -25,9 +25,9 @@ func (s *Sandbox) account(name string) (*exec.User, error) {
 	if len(name) > maxAccount {
 		return nil, &PhaseError{Phase: "exec", Err: fmt.Errorf("a user of %d bytes: at most %d", len(name), maxAccount)}
 	}
-	root, err := unix.Open(s.root(), unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+	root, err := s.openRoot(unix.O_PATH)
 	if err != nil {
-		return nil, phase("exec", os.NewSyscallError("open", err))
+		return nil, phase("exec", err)
 	}
 	defer unix.Close(root)
 	var a plan.Accounts

@@ -314,10 +314,11 @@ func (s *Sandbox) audit(ctx context.Context) error {
 	if s.plan.Context == nil || s.plan.Context.Method != "bind" || !s.plan.Context.Verify {
 		return nil
 	}
-	root, err := os.Open(s.root())
+	fd, err := s.openRoot(unix.O_RDONLY)
 	if err != nil {
 		return s.reason("fs", err)
 	}
+	root := os.NewFile(uintptr(fd), "the sandbox's root")
 	defer root.Close()
 	if err := s.prep.VerifyBind(ctx, root); err != nil {
 		return phase("fs", err)

@@ -191,17 +191,19 @@ func (s *Sandbox) secretVars() []secretVar {
 	return out
 }
 
-// root is a path to the root that the workload sees.
-func (s *Sandbox) root() string {
-	p := fmt.Sprintf("/proc/%d/root", s.init.Pid)
+// openRoot opens the root that the workload sees.
+func (s *Sandbox) openRoot(flags uint64) (int, error) {
+	name := "."
 	if s.plan.Runtime != nil {
-		p += runtime.RootPath // in a root that is read-only, and no link there
+		name = runtime.RootPath
 	}
-	return p
+	return s.inInitRoot(name, flags|unix.O_DIRECTORY)
 }
 
-// inRuntimeRoot opens a file of the program's root without following any link in it.
-func (s *Sandbox) inRuntimeRoot(name string, flags uint64) (int, error) {
+// inInitRoot opens a file of init's root without following any link in it. A runtime's
+// program may mount there: one that somebody has broken into puts a link wherever it
+// likes, and the host's root would be where that leads to.
+func (s *Sandbox) inInitRoot(name string, flags uint64) (int, error) {
 	root, err := unix.Open(fmt.Sprintf("/proc/%d/root", s.init.Pid), unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
 	if err != nil {
 		return -1, os.NewSyscallError("open", err)
@@ -215,7 +217,7 @@ func (s *Sandbox) inRuntimeRoot(name string, flags uint64) (int, error) {
 
 // made tells whether the program has made the sandbox.
 func (s *Sandbox) made() bool {
-	fd, err := s.inRuntimeRoot(runPIDFile, unix.O_PATH|unix.O_NOFOLLOW)
+	fd, err := s.inInitRoot(runPIDFile, unix.O_PATH|unix.O_NOFOLLOW)
 	if err != nil {
 		return false
 	}
@@ -235,7 +237,7 @@ func (s *Sandbox) awaitMade() bool {
 
 // insidePID reads the number that a further process has inside, 0 if it is not known.
 func (s *Sandbox) insidePID(id uint32) int {
-	fd, err := s.inRuntimeRoot(execPIDFile(id), unix.O_RDONLY|unix.O_NOFOLLOW|unix.O_NONBLOCK|unix.O_NOCTTY)
+	fd, err := s.inInitRoot(execPIDFile(id), unix.O_RDONLY|unix.O_NOFOLLOW|unix.O_NONBLOCK|unix.O_NOCTTY)
 	if err != nil {
 		return 0
 	}
@@ -255,7 +257,7 @@ func (s *Sandbox) insidePID(id uint32) int {
 // findCommand looks for a command in the workload's root, as execvp(3) would: what the
 // program says of one that is missing could be a word of the workload's as well.
 func (s *Sandbox) findCommand(command, cwd string, paths []string) error {
-	root, err := s.inRuntimeRoot(runtime.RootPath, unix.O_PATH|unix.O_DIRECTORY)
+	root, err := s.openRoot(unix.O_PATH)
 	if err != nil {
 		return s.reason("fs", err)
 	}
@@ -337,7 +339,9 @@ func (s *Sandbox) furtherProgram(sp *initproto.Spawn) (*secret.Value, error) {
 	}
 	s.asProgram(sp)
 	sp.Pass = true
-	sp.Args, sp.Env = s.programCommand(a.Exec, runtime.WordPIDFile, execPIDFile(sp.ID))
+	// The place has bounds, and commands, as of probes, have none.
+	sp.Remove = execPIDFile(sp.ID)
+	sp.Args, sp.Env = s.programCommand(a.Exec, runtime.WordPIDFile, sp.Remove)
 	return v, nil
 }
 

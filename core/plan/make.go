@@ -79,6 +79,7 @@ func Make(j *job.Job, in Inputs) (*Plan, error) {
 	m.resources()
 	if m.p.Runtime != nil {
 		m.runtimeLimits()
+		m.runtimeText()
 	}
 	m.seccomp()
 	m.network()

@@ -5,6 +5,7 @@ import (
 	"path"
 	"slices"
 	"strings"
+	"unicode/utf8"
 
 	"github.com/hashicorp/hcl/v2"
 	specs "github.com/opencontainers/runtime-spec/specs-go"
@@ -149,6 +150,20 @@ func (m *maker) runtimeLimits() {
 	}
 	if v := m.j.Resources.Memory; v != nil && *v >= MinMemory && *v < MinRuntimeMemory {
 		m.fail("resources.memory", `write at least memory = "32MiB"`, "memory = %d bytes is less than runtime %q needs for its own kernel (%d)", *v, m.p.Runtime.Plugin, int64(MinRuntimeMemory))
+	}
+}
+
+// runtimeText refuses what config.json, which is UTF-8, would have as something else.
+func (m *maker) runtimeText() {
+	for _, a := range m.p.Process.Args {
+		if !utf8.ValidString(a) {
+			m.fail("command", `have a shell make it: printf "\\377"`, "argument %q is not UTF-8, which those of runtime %q are to be", a, m.p.Runtime.Plugin)
+		}
+	}
+	for _, kv := range m.p.Process.Env {
+		if name, _, _ := strings.Cut(kv, "="); !utf8.ValidString(kv) {
+			m.fail("env", "", "the value of variable %q is not UTF-8, which those of runtime %q are to be", name, m.p.Runtime.Plugin)
+		}
 	}
 }
 

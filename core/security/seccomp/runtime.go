@@ -28,6 +28,15 @@ func RuntimePolicy(goarch string) Policy {
 			add(name, action, conds...)
 		}
 	})
+	// Packets are what a network stack of its own lives of. The other families, such as AF_VSOCK, which knows no
+	// namespaces, are no program's.
+	for _, family := range []uint64{syscall.AF_UNIX, syscall.AF_INET, syscall.AF_INET6, syscall.AF_PACKET} {
+		add("socket", ActAllow, is32(0, family))
+	}
+	add("socket", ActAllow, is32(0, syscall.AF_NETLINK), is32(2, syscall.NETLINK_ROUTE))
+	add("socket", Errno(syscall.EAFNOSUPPORT))
+	add("socketpair", ActAllow, is32(0, syscall.AF_UNIX))
+	add("socketpair", Errno(syscall.EAFNOSUPPORT))
 	p.Normalize()
 	return p
 }

@@ -1,0 +1,39 @@
+package seccomp
+
+import (
+	"syscall"
+	"testing"
+
+	"golang.org/x/sys/unix"
+)
+
+func TestRuntimeFilterBoundsSockets(t *testing.T) {
+	none := Errno(syscall.EAFNOSUPPORT)
+	forBoth(t, "runtime", func(t *testing.T, b built) {
+		for _, tc := range []struct {
+			call     string
+			family   uint64
+			protocol uint64
+			want     Action
+		}{
+			{"socket", unix.AF_UNIX, 0, ActAllow},
+			{"socket", unix.AF_INET, 0, ActAllow},
+			{"socket", unix.AF_INET6, 0, ActAllow},
+			{"socket", unix.AF_PACKET, 0x300, ActAllow}, // ETH_P_ALL
+			{"socket", unix.AF_NETLINK, unix.NETLINK_ROUTE, ActAllow},
+			{"socket", unix.AF_NETLINK, unix.NETLINK_NETFILTER, none},
+			{"socket", unix.AF_NETLINK, unix.NETLINK_AUDIT, none},
+			{"socket", unix.AF_VSOCK, 0, none},
+			{"socket", unix.AF_ALG, 0, none},
+			{"socket", unix.AF_XDP, 0, none},
+			{"socket", unix.AF_TIPC, 0, none},
+			{"socket", upper | unix.AF_VSOCK, 0, none},
+			{"socketpair", unix.AF_UNIX, 0, ActAllow},
+			{"socketpair", unix.AF_TIPC, 0, none},
+		} {
+			if got := b.verdict(tc.call, tc.family, unix.SOCK_STREAM, tc.protocol); got != tc.want {
+				t.Errorf("%s(%#x, …, %d): %q, want %q", tc.call, tc.family, tc.protocol, got, tc.want)
+			}
+		}
+	})
+}
