@@ -61,7 +61,8 @@ func (p *Prepared) enclose() error {
 	p.op(initproto.Op{Code: initproto.OpMkdir, Target: "/sys/fs/cgroup", Mode: 0o755, FD: -1})
 	tmpfs("/tmp")
 	tmpfs(runtime.StatePath)
-	// Memory that is never swapped: the variables of the workload are in there.
+	// Memory that is never swapped: the variables of the workload are in there. What the
+	// program writes of them to its own files may be.
 	fresh(runtime.BundlePath, "ramfs", "mode=0700", noexec)
 	p.ConfigOp = len(p.Ops)
 	p.op(initproto.Op{Code: initproto.OpSecret, Target: runtime.BundlePath + "/config.json", Mode: 0o400, FD: -1})
