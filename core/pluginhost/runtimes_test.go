@@ -150,7 +150,7 @@ func TestRuntimePluginIsAsked(t *testing.T) {
 }
 
 func TestRuntimePluginFailures(t *testing.T) {
-	r := newRig(t, nil)
+	r := newRig(t, map[string]string{"box-giant": `memory = "2GiB"`})
 	for name, x := range map[string]struct{ plugin, config, want, hint string }{
 		"the schema":   {"box-good", "programm = \"/x\"\n", `runtime plugin "box-good": job.hcl:1: Unsupported argument`, ""},
 		"not there":    {"box-nowhere", "", "no nucleus-plugin-box-nowhere in", "plugin_dirs"},

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"os"
 	"os/exec"
@@ -202,20 +203,30 @@ func copyBinaries(t testing.TB, to string) {
 			return os.Link(first, filepath.Join(to, rel))
 		}
 		copies[inode] = filepath.Join(to, rel)
-		if entry.Name() == "runsc" { // of 100 MB no copy, if it can be helped
-			if real, err := filepath.EvalSymlinks(path); err == nil && os.Link(real, filepath.Join(to, rel)) == nil {
-				return nil
-			}
-		}
-		data, err := os.ReadFile(path)
-		if err != nil {
-			return err
-		}
-		return os.WriteFile(filepath.Join(to, rel), data, 0o755)
+		return copyFile(path, filepath.Join(to, rel))
 	})
 	if err != nil {
 		t.Fatalf("copying the binaries under test: %v", err)
 	}
+}
+
+// copyFile makes an executable that is a file of its own: it will belong to somebody
+// else. None is small enough to be read as a whole for that.
+func copyFile(from, to string) error {
+	in, err := os.Open(from)
+	if err != nil {
+		return err
+	}
+	defer in.Close()
+	out, err := os.OpenFile(to, os.O_CREATE|os.O_WRONLY|os.O_EXCL, 0o755)
+	if err != nil {
+		return err
+	}
+	if _, err := io.Copy(out, in); err != nil {
+		_ = out.Close()
+		return err
+	}
+	return out.Close()
 }
 
 // BinaryDir returns the directory of the binaries under test, for what has no
