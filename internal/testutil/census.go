@@ -34,6 +34,10 @@ type Scope struct {
 // cgroupPrefix starts the name of every group that a sandbox gets.
 const cgroupPrefix = "nucleus-"
 
+// sharedPrefix starts that of a group which all supervisors of a user are in: it is there
+// for the next one, and `nucleus gc` takes it. What is in it counts as processes.
+const sharedPrefix = cgroupPrefix + "supervisors-"
+
 // Census is what existed at one moment, by kind: processes, mounts, cgroups,
 // network namespaces, links and files, each with a name to report.
 type Census struct {
@@ -131,7 +135,7 @@ func countCgroups(Scope) (map[string]string, error) {
 	found := map[string]string{}
 	for _, hierarchy := range cgroupHierarchies(string(table)) {
 		err := walkExisting(hierarchy.mountPoint, func(path string, entry fs.DirEntry) {
-			if entry.IsDir() && strings.HasPrefix(entry.Name(), cgroupPrefix) {
+			if entry.IsDir() && strings.HasPrefix(entry.Name(), cgroupPrefix) && !strings.HasPrefix(entry.Name(), sharedPrefix) {
 				found[path] = path
 			}
 		})
