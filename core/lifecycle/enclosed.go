@@ -394,7 +394,7 @@ func (s *Sandbox) foreignSignals() {
 	}
 }
 
-// signalProcess signals a further process inside, and its program if it dies by that.
+// signalInside signals a further process inside, and its program if it dies by that.
 func (p *Process) signalInside(n unix.Signal) {
 	s := p.s
 	for end := time.Now().Add(time.Second); ; time.Sleep(5 * time.Millisecond) {
