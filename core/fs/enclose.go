@@ -3,6 +3,7 @@ package fs
 import (
 	"fmt"
 	"os"
+	"slices"
 	"strings"
 
 	"golang.org/x/sys/unix"
@@ -57,7 +58,9 @@ func (p *Prepared) enclose() error {
 	p.op(initproto.Op{Code: initproto.OpEnclose, FSType: "tmpfs", Data: fmt.Sprintf("mode=0755\x00size=%d", scratchSize), Set: set, Target: runtime.RootPath, FD: -1})
 	fresh("/proc", "proc", "", noexec)
 	p.want("/proc", "proc", noexec)
-	p.devices(e.Devices)
+	if err := p.devices(e.Devices); err != nil {
+		return err
+	}
 	p.op(initproto.Op{Code: initproto.OpMkdir, Target: "/sys/fs/cgroup", Mode: 0o755, FD: -1})
 	tmpfs("/tmp")
 	tmpfs(runtime.StatePath)
@@ -88,20 +91,27 @@ func (p *Prepared) enclose() error {
 	return nil
 }
 
-// devices makes the program's /dev.
-func (p *Prepared) devices(further []string) {
-	set := uint64(unix.MOUNT_ATTR_NOSUID | unix.MOUNT_ATTR_NOEXEC)
-	ro := uint64(unix.MOUNT_ATTR_RDONLY)
-	p.op(initproto.Op{Code: initproto.OpMount, Target: "/dev", FSType: "tmpfs", Data: "mode=0755\x00size=65536", Set: set, FD: -1})
-	p.want("/dev", "tmpfs", set|ro)
-	for _, d := range append([]string{"/dev/null", "/dev/zero", "/dev/full", "/dev/random", "/dev/urandom", "/dev/tty"}, further...) {
-		p.op(initproto.Op{Code: initproto.OpBind, Target: d, Source: d, Set: set | ro, Flags: initproto.FlagFile, FD: -1})
-		p.want(d, "", set|ro)
+// devices makes the program's /dev: what of a workload's it has a use for, and further
+// devices.
+func (p *Prepared) devices(further []string) error {
+	var own []plan.Mount
+	for _, m := range p.plan.Mounts {
+		if m.Inside && (m.Kind == plan.MountDevice || slices.Contains(programDev, m.Destination)) {
+			own = append(own, m)
+		}
 	}
-	p.op(initproto.Op{Code: initproto.OpMount, Target: "/dev/pts", FSType: "devpts", Data: "newinstance\x00ptmxmode=0666\x00mode=0620", Set: set, FD: -1})
-	p.want("/dev/pts", "devpts", set)
-	for _, l := range [][2]string{{"/dev/ptmx", "pts/ptmx"}, {"/dev/fd", "/proc/self/fd"}} {
-		p.op(initproto.Op{Code: initproto.OpSymlink, Target: l[0], Source: l[1], FD: -1})
+	for _, d := range further {
+		own = append(own, plan.DeviceMount(d))
 	}
-	p.op(initproto.Op{Code: initproto.OpAttr, Target: "/dev", Set: ro, FD: -1})
+	for _, m := range own {
+		m.Inside = false // this one is made by init
+		if err := p.mount(m); err != nil {
+			return err
+		}
+	}
+	p.closeDev()
+	return nil
 }
+
+// programDev is what a program's /dev has beside devices.
+var programDev = []string{"/dev", "/dev/pts", "/dev/ptmx", "/dev/fd"}

@@ -131,9 +131,14 @@ func Prepare(ctx context.Context, pl *plan.Plan, o Options) (_ *Prepared, err er
 	for _, path := range pl.ReadonlyPaths {
 		p.op(initproto.Op{Code: initproto.OpReadOnly, Target: path, Set: unix.MOUNT_ATTR_NOSUID | unix.MOUNT_ATTR_NODEV | unix.MOUNT_ATTR_NOEXEC, FD: -1})
 	}
-	p.op(initproto.Op{Code: initproto.OpAttr, Target: "/dev", Set: unix.MOUNT_ATTR_RDONLY, FD: -1})
+	p.closeDev()
 	p.finish()
 	return p, nil
+}
+
+// closeDev makes /dev read-only, once all is in it.
+func (p *Prepared) closeDev() {
+	p.op(initproto.Op{Code: initproto.OpAttr, Target: "/dev", Set: unix.MOUNT_ATTR_RDONLY, FD: -1})
 }
 
 // finish clears up and makes read-only what nobody may write to.

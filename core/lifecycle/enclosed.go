@@ -33,6 +33,9 @@ type enclosed struct {
 	signals chan unix.Signal // to the workload, in their order
 }
 
+// delivers tells whether signals go by a call of the program.
+func (e *enclosed) delivers() bool { return e.answer != nil && len(e.answer.Signal.Args) > 0 }
+
 // close lets the program's file go: init has its own.
 func (e *enclosed) close() {
 	if e.answer != nil && e.answer.File != nil {

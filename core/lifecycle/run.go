@@ -429,7 +429,7 @@ func (s *Sandbox) running() {
 }
 
 func (s *Sandbox) signal(n unix.Signal) {
-	if a := s.foreign.answer; a != nil && len(a.Signal.Args) > 0 && n != unix.SIGKILL {
+	if s.foreign.delivers() && n != unix.SIGKILL {
 		select {
 		case s.foreign.signals <- n:
 		default: // as many are on their way that one more makes no difference

@@ -472,7 +472,7 @@ func (s *Sandbox) verifySpawned(pid int, sp *initproto.Spawn) error {
 
 // Signal sends a signal to the process; SIGKILL to the group that it leads as well.
 func (p *Process) Signal(n unix.Signal) {
-	if a := p.s.foreign.answer; a != nil && len(a.Signal.Args) > 0 && p.inside {
+	if p.inside && p.s.foreign.delivers() {
 		go p.signalInside(n)
 		return
 	}

@@ -70,13 +70,18 @@ func toolchainSource(t fact.HostPath) string {
 	return t.Path
 }
 
+// DeviceMount is a device of the host, where it has it.
+func DeviceMount(path string) Mount {
+	return Mount{Mount: specs.Mount{Destination: path, Type: "bind", Source: path, Options: []string{"bind", "ro", "nosuid", "noexec"}}, Kind: MountDevice}
+}
+
 func (m *maker) devMounts(add func(Mount), id identity) {
 	add(Mount{Mount: specs.Mount{Destination: "/dev", Type: "tmpfs", Source: "dev", Options: []string{"nosuid", "noexec", "mode=0755", fmt.Sprintf("size=%d", devSize)}}, Kind: MountFS})
 	// Read-only, which does not hinder reading and writing a device: it keeps a
 	// workload that owns the host's node (user = "host", as root) from changing
 	// its mode and owner.
 	for _, d := range []string{"null", "zero", "full", "random", "urandom", "tty"} {
-		add(Mount{Mount: specs.Mount{Destination: "/dev/" + d, Type: "bind", Source: "/dev/" + d, Options: []string{"bind", "ro", "nosuid", "noexec"}}, Kind: MountDevice})
+		add(DeviceMount("/dev/" + d))
 	}
 	pts := []string{"nosuid", "noexec", "newinstance", "ptmxmode=0666", "mode=0620"}
 	add(Mount{Mount: specs.Mount{Destination: "/dev/pts", Type: "devpts", Source: "devpts", Options: pts}, Kind: MountFS})
