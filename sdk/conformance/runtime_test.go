@@ -19,6 +19,9 @@ func ofRuntimes(defect string) conformance.Config {
 func cells(t *testing.T) {
 	t.Helper()
 	if _, err := exec.LookPath("busybox"); err != nil {
+		if os.Getenv("NUCLEUS_REQUIRE") == "all" {
+			t.Fatal(err)
+		}
 		t.Skip("there is no busybox to run in sandboxes") //nolint:forbidigo // testutil is of another module
 	}
 }

@@ -5,7 +5,6 @@ import (
 	"context"
 	"fmt"
 	"io"
-	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -318,18 +317,7 @@ func TestNoJobValueIsAFlag(t *testing.T) {
 // own at worst, are none of the workload's.
 func TestAbstractSocketsUnderGVisor(t *testing.T) {
 	asEach(t, func(t *testing.T, l *lab) {
-		name := fmt.Sprintf("nucleus-gvisor-%d-%s", os.Getpid(), l.name)
-		ln, err := net.Listen("unix", "@"+name)
-		if err != nil {
-			t.Fatal(err)
-		}
-		defer ln.Close()
-		dgram, err := net.ListenPacket("unixgram", "@"+name+"-d")
-		if err != nil {
-			t.Fatal(err)
-		}
-		defer dgram.Close()
-		teeth(t, l.outside(t, l.attacker, "abstract", name, name+"-d"), "abstract", "connected to "+name, "sent to "+name+"-d")
+		name := l.abstractSockets(t)
 		j := l.attack("abstract", name, name+"-d").with("  runtime \"gvisor\" {}\n  network \"host\" {}")
 		held(t, l.attacked(t, j), "abstract")
 	})

@@ -13,22 +13,29 @@ import (
 	"github.com/nucleus-runtime/nucleus/internal/testutil"
 )
 
+// abstractSockets makes two of the host's, name and name-d, that can be reached from outside.
+func (l *lab) abstractSockets(t *testing.T) (name string) {
+	t.Helper()
+	name = fmt.Sprintf("nucleus-attack-%d-%s", os.Getpid(), l.name)
+	ln, err := net.Listen("unix", "@"+name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { ln.Close() })
+	dgram, err := net.ListenPacket("unixgram", "@"+name+"-d")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { dgram.Close() })
+	teeth(t, l.outside(t, l.attacker, "abstract", name, name+"-d"), "abstract", "connected to "+name, "sent to "+name+"-d")
+	return name
+}
+
 // Abstract sockets are found by name in the network namespace (CVE-2020-15257):
 // with the host's network that is the host's, and Landlock must hold.
 func TestAbstractSockets(t *testing.T) {
 	asEach(t, func(t *testing.T, l *lab) {
-		name := fmt.Sprintf("nucleus-attack-%d-%s", os.Getpid(), l.name)
-		ln, err := net.Listen("unix", "@"+name)
-		if err != nil {
-			t.Fatal(err)
-		}
-		defer ln.Close()
-		dgram, err := net.ListenPacket("unixgram", "@"+name+"-d")
-		if err != nil {
-			t.Fatal(err)
-		}
-		defer dgram.Close()
-		teeth(t, l.outside(t, l.attacker, "abstract", name, name+"-d"), "abstract", "connected to "+name, "sent to "+name+"-d")
+		name := l.abstractSockets(t)
 		held(t, l.attacked(t, l.attack("abstract", name, name+"-d")), "abstract")
 		testutil.Needs(t, testutil.Landlock(6))
 		j := l.attack("abstract", name, name+"-d").with(`  network "host" {}`)

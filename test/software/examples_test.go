@@ -83,7 +83,6 @@ func (h host) show(t *testing.T, from string, x example) {
 	}
 	if x.runsc {
 		testutil.Needs(t, testutil.Runsc)
-		h.LendRunsc(t)
 	}
 	testutil.NoLeaks(t, h.scope())
 	dir := filepath.Join(h.Home, "examples", filepath.Base(from))

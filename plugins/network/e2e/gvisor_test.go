@@ -60,14 +60,7 @@ func handmade(t *testing.T, s *site) {
 	s.lab.Host.Echo(t, 443, 9000)
 	probes := append(forged(probe.Raw), forged(probe.Frame)...)
 	probes = append(probes, probe.Probe{ID: "tamper", Kind: probe.Tamper, From: "151.101.7.9/24", To: "93.184.216.96/28", Alone: true})
-	afterwards := []probe.Probe{
-		{ID: "tcp denied", Kind: probe.TCP, To: "93.184.216.99:443"},
-		{ID: "udp denied", Kind: probe.UDP, To: "93.184.216.99:443"},
-		{ID: "tcp6 denied", Kind: probe.TCP, To: "[2606:2800:220::99]:443"},
-		{ID: "metadata", Kind: probe.TCP, To: "169.254.169.254:443"},
-		{ID: "the host", Kind: probe.TCP, To: "151.101.7.2:9000"},
-		{ID: "another resolver", Kind: probe.DNS, Name: "allowed.example", Type: "A", To: "9.9.9.9:53"},
-	}
+	afterwards := deniedAfterwards()
 	probes = append(append(probes, afterwards...), forgedLater()...)
 	s.lab.ForgetPackets(t)
 	o := s.run(job{network: policy, more: powers, probes: probes})

@@ -68,6 +68,18 @@ func forged(kind string) []probe.Probe {
 	return all
 }
 
+// deniedAfterwards are flows that the policy of these tests refuses, whatever was tried before.
+func deniedAfterwards() []probe.Probe {
+	return []probe.Probe{
+		{ID: "tcp denied", Kind: probe.TCP, To: "93.184.216.99:443"},
+		{ID: "udp denied", Kind: probe.UDP, To: "93.184.216.99:443"},
+		{ID: "tcp6 denied", Kind: probe.TCP, To: "[2606:2800:220::99]:443"},
+		{ID: "metadata", Kind: probe.TCP, To: "169.254.169.254:443"},
+		{ID: "the host", Kind: probe.TCP, To: "151.101.7.2:9000"},
+		{ID: "another resolver", Kind: probe.DNS, Name: "allowed.example", Type: "A", To: "9.9.9.9:53"},
+	}
+}
+
 // The policy stands where somebody who rules the sandbox's side of the network does not
 // reach: who deletes what is set up there, takes other addresses, and makes packets and
 // frames by hand. No workload has that much, for the filter of system calls; so the
@@ -88,15 +100,7 @@ func rulesItsOwnSide(t *testing.T, s *site) {
 	probes = append(append(probes, forged(probe.Raw)...), forged(probe.Frame)...)
 	probes = append(probes, probe.Probe{ID: "tamper", Kind: probe.Tamper, From: "151.101.7.9/24", To: "93.184.216.96/28", Alone: true},
 		probe.Probe{ID: "tamper again", Kind: probe.Tamper, From: "169.254.169.1/16", To: "2606:2800:220::/64", Alone: true})
-	afterwards := []probe.Probe{
-		{ID: "tcp denied", Kind: probe.TCP, To: "93.184.216.99:443"},
-		{ID: "udp denied", Kind: probe.UDP, To: "93.184.216.99:443"},
-		{ID: "tcp6 denied", Kind: probe.TCP, To: "[2606:2800:220::99]:443"},
-		{ID: "metadata", Kind: probe.TCP, To: "169.254.169.254:443"},
-		{ID: "the host", Kind: probe.TCP, To: "151.101.7.2:9000"},
-		{ID: "the host's gateway", Kind: probe.TCP, To: "151.101.7.1:443"},
-		{ID: "another resolver", Kind: probe.DNS, Name: "allowed.example", Type: "A", To: "9.9.9.9:53"},
-	}
+	afterwards := append(deniedAfterwards(), probe.Probe{ID: "the host's gateway", Kind: probe.TCP, To: "151.101.7.1:443"})
 	for i, a := range append(beside.Addresses, beside.Gateways...) {
 		to := a
 		if netip.MustParseAddr(a).Is6() {
