@@ -94,13 +94,20 @@ func cancelled(ctx context.Context, k *Checker) error {
 	return nil
 }
 
-// timed makes a call and measures it.
+// timed measures a call: the shortest of a few, because a moment that is taken from one
+// that was held up by something else is after the end of every other.
 func timed(ctx context.Context, k *Checker, p *process, v verb) (time.Duration, error) {
-	begin := time.Now()
-	if err := within(ctx, func(ctx context.Context) error { return v.call(ctx, p, k.id()) }); v.failed(err) {
-		return 0, broken("%s: %s", v.name, tell(err))
+	var least time.Duration
+	for range 3 {
+		begin := time.Now()
+		if err := within(ctx, func(ctx context.Context) error { return v.call(ctx, p, k.id()) }); v.failed(err) {
+			return 0, broken("%s: %s", v.name, tell(err))
+		}
+		if took := time.Since(begin); least == 0 || took < least {
+			least = took
+		}
 	}
-	return time.Since(begin), nil
+	return least, nil
 }
 
 func growth(ctx context.Context, k *Checker) error {

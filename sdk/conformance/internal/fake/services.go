@@ -293,8 +293,12 @@ func (f *fake) fetch(ctx context.Context, r *pluginv1.FetchRequest) (*pluginv1.F
 	}
 	defer fetching.Add(-1)
 	f.disturb()
+	moment := 3 * time.Millisecond
+	if broken("deaf") {
+		moment = 50 * time.Millisecond // the calls that are given up find it at work, on a busy machine too
+	}
 	select {
-	case <-time.After(3 * time.Millisecond):
+	case <-time.After(moment):
 	case <-ctx.Done():
 		if broken("deaf") {
 			time.Sleep(10 * time.Second)
