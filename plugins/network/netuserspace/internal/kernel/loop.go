@@ -4,7 +4,6 @@ import (
 	"container/list"
 	"errors"
 	"os"
-	"runtime"
 	"sync"
 	"time"
 
@@ -20,7 +19,6 @@ type loop struct {
 	bell  int // rings for what is posted
 	by    map[int32]handler
 	soon  list.List // of alarm, in their order
-	brisk bool      // what comes comes quickly at the moment
 	pages []byte    // for what is read
 
 	mu     sync.Mutex
@@ -159,7 +157,7 @@ func (bellHandler) drop() {}
 func (l *loop) run() {
 	events := make([]unix.EpollEvent, 128)
 	for {
-		n, err := l.await(events)
+		n, err := unix.EpollWait(l.epoll, events, l.wait())
 		if err != nil && !errors.Is(err, unix.EINTR) {
 			l.end() // it is a descriptor of our own
 		}
@@ -182,30 +180,6 @@ func (l *loop) run() {
 		}
 	}
 }
-
-// moment is how long the loop looks for what comes before it sleeps, while it comes as
-// quickly: a question and its answer from the next machine. To be woken takes about as long
-// on an idle processor, and everything that goes through is woken for twice.
-const moment = 50 * time.Microsecond
-
-// await waits for events, or for the next alarm.
-func (l *loop) await(events []unix.EpollEvent) (int, error) {
-	begin := time.Now()
-	if l.brisk && processors > 1 {
-		for time.Since(begin) < moment {
-			if n, err := unix.EpollWait(l.epoll, events, 0); n != 0 || err != nil {
-				return n, err
-			}
-		}
-	}
-	n, err := unix.EpollWait(l.epoll, events, l.wait())
-	l.brisk = time.Since(begin) < moment
-	return n, err
-}
-
-// processors are those that this process may run on. With one, whoever looks keeps
-// everybody else from working.
-var processors = runtime.NumCPU()
 
 // giveUp gives up all that a loop has which does not run, any more or at all. Nobody
 // else posts then but what may be lost.
