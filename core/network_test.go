@@ -32,6 +32,7 @@ type backend struct {
 	attachErr error
 	detachErr error
 	denials   []sdk.Denial
+	dials     bool // it asks for connections to other jobs
 	hang      bool // Prepare waits for the end of its context
 
 	mu      sync.Mutex
@@ -114,6 +115,7 @@ func (b *backend) Status(context.Context) (*sdk.Status, error) {
 	return &sdk.Status{OK: true, Denied: 7, Flows: []sdk.FlowStats{{Name: "a.example", Connections: 2, RxBytes: 10, TxBytes: 20}}}, nil
 }
 
+func (b *backend) DialsMembers() bool    { return b.dials }
 func (b *backend) Gone() <-chan struct{} { return b.gone }
 func (b *backend) Close()                { b.called("close") }
 

@@ -28,6 +28,7 @@ import (
 	"github.com/nucleus-runtime/nucleus/core/job"
 	"github.com/nucleus-runtime/nucleus/core/lifecycle"
 	"github.com/nucleus-runtime/nucleus/core/listen"
+	"github.com/nucleus-runtime/nucleus/core/member"
 	"github.com/nucleus-runtime/nucleus/core/network"
 	"github.com/nucleus-runtime/nucleus/core/notify"
 	"github.com/nucleus-runtime/nucleus/core/plan"
@@ -37,6 +38,7 @@ import (
 	"github.com/nucleus-runtime/nucleus/core/state"
 	"github.com/nucleus-runtime/nucleus/core/supervisor"
 	sdknet "github.com/nucleus-runtime/nucleus/sdk/network"
+	wire "github.com/nucleus-runtime/nucleus/sdk/network/member"
 )
 
 // ErrNoPlugins is the reason why a clean-up is left to a program that can start
@@ -278,16 +280,20 @@ func (r *Runtime) Create(ctx context.Context, p *plan.Plan, o RunOptions) (*Sand
 		return nil, lifecycle.StatePhase(err)
 	}
 	log := audit.NewLog("", p.Name, r.o.Events...)
-	var member *sdknet.Member
+	var place *sdknet.Member
+	var dial member.Dial
 	if o.Stack != nil {
-		member = &sdknet.Member{Stack: o.Stack.Name, Job: p.Name}
+		place = &sdknet.Member{Stack: o.Stack.Name, Job: p.Name}
+		dial = func(ctx context.Context, q wire.Request) (wire.Families, *os.File, error) {
+			return supervisor.Connect(ctx, r.state, o.Stack.Name, q)
+		}
 	}
 	run := func(ctx context.Context, streams exec.Streams) (*lifecycle.Sandbox, error) {
 		return lifecycle.Create(ctx, lifecycle.Config{
 			Dir: d, InitPath: path, Init: program, Refused: append([]string{r.state.Path(), r.init.dir}, r.o.Refused...),
 			Seccomp: seccomp.Compiler{Helper: filepath.Join(r.init.dir, "nucleus-seccomp"), CacheDir: r.cacheDir()},
 			Cgroups: r.cgroups, Privileged: r.host.Privileged, Streams: streams, Log: log, Lap: r.o.Lap, Manager: r.o.Manager, Listen: o.Sockets,
-			Member:  member,
+			Member: place, Dial: dial,
 			Sources: lifecycle.Sources{Secrets: r.o.Secrets, Hooks: r.o.Hooks, Networks: r.o.Networks, Runtimes: r.o.Runtimes},
 		}, p)
 	}

@@ -52,10 +52,40 @@ func (in *initProcess) obey(k initproto.Kind, msg []byte, fds []int) error {
 		return nil
 	case initproto.KindSpawn:
 		return in.spawn(msg, fds)
+	case initproto.KindSocket:
+		return in.socket(msg)
 	case initproto.KindHooks:
 		return in.startHooks(msg, fds)
 	}
 	return fmt.Errorf("%w: kind %d", initproto.ErrMessage, k)
+}
+
+// socket makes a socket of this network namespace for the supervisor, which connects it.
+// Why there is none is told, and no reason to end.
+func (in *initProcess) socket(msg []byte) error {
+	var s initproto.Socket
+	if err := initproto.Decode(msg, &s); err != nil {
+		return err
+	}
+	family, kind := unix.AF_INET, unix.SOCK_STREAM
+	if s.V6 {
+		family = unix.AF_INET6
+	}
+	if s.Datagram {
+		kind = unix.SOCK_DGRAM
+	}
+	made := initproto.SocketMade{ID: s.ID}
+	var pass []int
+	fd, err := unix.Socket(family, kind|unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC, 0)
+	var errno syscall.Errno
+	switch {
+	case err == nil:
+		defer unix.Close(fd)
+		pass = []int{fd}
+	case errors.As(err, &errno):
+		made.Errno = uint32(errno)
+	}
+	return in.conn.Send(initproto.Encode(initproto.KindSocketMade, &made), pass...)
 }
 
 // signal passes a signal on. A workload that is gone is no error: its Exited

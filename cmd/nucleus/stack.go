@@ -90,7 +90,7 @@ func (a *app) stack(f *stackFlags) (*members, error) {
 }
 
 // sandbox is the name of a job's sandbox.
-func (m *members) sandbox(job string) string { return m.name + "-" + job }
+func (m *members) sandbox(job string) string { return stack.Sandbox(m.name, job) }
 
 // lock keeps others from starting and stopping what is of the stack.
 func (m *members) lock(ctx context.Context) (func(), error) {

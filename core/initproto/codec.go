@@ -319,6 +319,17 @@ func (s *Spawned) code(c *coder) {
 	c.str(&s.What)
 }
 
+func (s *Socket) code(c *coder) {
+	c.u32(&s.ID)
+	c.flag(&s.V6)
+	c.flag(&s.Datagram)
+}
+
+func (s *SocketMade) code(c *coder) {
+	c.u32(&s.ID)
+	c.u32(&s.Errno)
+}
+
 func (e *Ended) code(c *coder) {
 	c.u32(&e.ID)
 	e.Exited.code(c)

@@ -17,6 +17,7 @@ func bodies() map[Kind]Body {
 	return map[Kind]Body{
 		KindSetup: &Setup{}, KindSignal: &Signal{}, KindFSDone: &FSDone{}, KindExited: &Exited{}, KindFailed: &Failed{}, KindHooks: &Hooks{}, KindNarrow: &Narrow{},
 		KindOpen: &Open{}, KindConnected: &Connected{}, KindOpened: &Opened{}, KindSpawn: &Spawn{}, KindSpawned: &Spawned{}, KindEnded: &Ended{},
+		KindSocket: &Socket{}, KindSocketMade: &SocketMade{},
 	}
 }
 
@@ -39,6 +40,8 @@ func TestRoundTrip(t *testing.T) {
 	roundTrip(t, KindOpened, rapid.Make[Opened](), func() *Opened { return &Opened{} })
 	roundTrip(t, KindSpawn, rapid.Make[Spawn](), func() *Spawn { return &Spawn{} })
 	roundTrip(t, KindSpawned, rapid.Make[Spawned](), func() *Spawned { return &Spawned{} })
+	roundTrip(t, KindSocket, rapid.Make[Socket](), func() *Socket { return &Socket{} })
+	roundTrip(t, KindSocketMade, rapid.Make[SocketMade](), func() *SocketMade { return &SocketMade{} })
 	roundTrip(t, KindEnded, rapid.Custom(func(t *rapid.T) Ended {
 		e := rapid.Make[Ended]().Draw(t, "ended")
 		e.Answer = e.Answer[:min(len(e.Answer), MaxAnswer)]

@@ -41,6 +41,8 @@ const (
 	// KindSecrets carries the descriptors that Setup.Late counts. It is the first message
 	// after KindSetup.
 	KindSecrets
+	// KindSocket carries a Socket. It is obeyed as KindSpawn is.
+	KindSocket
 )
 
 // Messages from init.
@@ -68,6 +70,8 @@ const (
 	KindSpawned
 	// KindEnded carries an Ended.
 	KindEnded
+	// KindSocketMade answers KindSocket with a SocketMade, and the socket if there is one.
+	KindSocketMade
 )
 
 // Setup is all that init needs to know.
@@ -384,6 +388,20 @@ type Dial struct {
 type Addr struct {
 	IP   []byte // 4 or 16 bytes
 	Port uint32
+}
+
+// Socket asks for a socket of the network namespace, which is not connected and does not
+// block.
+type Socket struct {
+	ID       uint32
+	V6       bool
+	Datagram bool // UDP, and not TCP
+}
+
+// SocketMade tells of one.
+type SocketMade struct {
+	ID    uint32
+	Errno uint32 // why there is none; 0 if there is
 }
 
 // MaxNarrow is how many of Process.Narrow there may be.

@@ -24,6 +24,7 @@ import (
 	"github.com/nucleus-runtime/nucleus/core/initproto"
 	"github.com/nucleus-runtime/nucleus/core/initproto/channel"
 	"github.com/nucleus-runtime/nucleus/core/listen"
+	"github.com/nucleus-runtime/nucleus/core/member"
 	"github.com/nucleus-runtime/nucleus/core/namespaces"
 	"github.com/nucleus-runtime/nucleus/core/notify"
 	"github.com/nucleus-runtime/nucleus/core/plan"
@@ -55,8 +56,10 @@ type Config struct {
 	// Listen are the sockets that the workload gets, if the plan says so. They stay the
 	// caller's.
 	Listen []listen.Socket
-	// Member is the sandbox's place in its stack, nil if it is of none.
+	// Member is the sandbox's place in its stack, nil if it is of none, and Dial connects
+	// to others of it: to no job that a rule does not have.
 	Member *sdk.Member
+	Dial   member.Dial
 	// Sources: without one of them a plan that needs it fails.
 	Sources
 	// Lap is called at the end of each step, for -trace.
@@ -108,6 +111,7 @@ type Sandbox struct {
 	watchdog *time.Timer
 	streamed chan streamResult
 	spawned  spawns
+	insides  insides
 	freezing sync.Mutex    // one pause or resume at a time
 	pauses   atomic.Uint64 // that have begun
 	mu       sync.Mutex

@@ -62,7 +62,7 @@ const countsTime = 500 * time.Millisecond
 func (c *connection) counts(ctx context.Context) *sdk.Status {
 	c.asking.Lock()
 	defer c.asking.Unlock()
-	if !c.attached || c.over {
+	if !c.attached || c.over.Load() {
 		return nil
 	}
 	ctx, cancel := context.WithTimeout(ctx, countsTime)
@@ -78,7 +78,7 @@ func (c *connection) counts(ctx context.Context) *sdk.Status {
 func (c *connection) close() {
 	c.asking.Lock()
 	defer c.asking.Unlock()
-	c.over = true
+	c.over.Store(true)
 }
 
 // maxDenials is how many different denials a record has.

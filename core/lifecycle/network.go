@@ -6,10 +6,12 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"net/netip"
 	"os"
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -18,6 +20,7 @@ import (
 	"github.com/nucleus-runtime/nucleus/core/exec"
 	"github.com/nucleus-runtime/nucleus/core/initproto"
 	"github.com/nucleus-runtime/nucleus/core/initproto/channel"
+	"github.com/nucleus-runtime/nucleus/core/member"
 	"github.com/nucleus-runtime/nucleus/core/network"
 	"github.com/nucleus-runtime/nucleus/core/plan"
 	"github.com/nucleus-runtime/nucleus/internal/failpoint"
@@ -30,9 +33,13 @@ import (
 type connection struct {
 	cancel context.CancelFunc
 	ready  chan struct{} // closed when all below is set; nil for a sandbox without
+	want   network.Want
 	link   network.Link
 	prep   *sdk.PrepareResponse
 	err    error
+
+	broker *member.Broker // nil for a backend that has other ways, or needs none
+	ips    []netip.Addr
 
 	attached bool
 	unwatch  context.CancelFunc
@@ -40,7 +47,7 @@ type connection struct {
 	denials  denials
 
 	asking sync.Mutex // of what counts asks
-	over   bool
+	over   atomic.Bool
 }
 
 // openNetwork begins to make the backend ready.
@@ -56,6 +63,7 @@ func (s *Sandbox) openNetwork(ctx context.Context) error {
 		return s.networkFailed(err)
 	}
 	c := &s.net
+	c.want = want
 	ctx, c.cancel = context.WithCancel(ctx)
 	c.ready = make(chan struct{})
 	go func() {
@@ -110,6 +118,13 @@ func (s *Sandbox) connect(ctx context.Context) error {
 			_ = f.Close()
 		}
 	}()
+	members, err := s.openBroker()
+	if err != nil {
+		return s.networkFailed(err)
+	}
+	if members != nil {
+		place.Files = append(place.Files, members)
+	}
 	record := c.link.Record()
 	record.Prepared = c.prep.Handle
 	if err := s.dir.Journal.Intent(stepNetwork, record); err != nil {
@@ -127,6 +142,7 @@ func (s *Sandbox) connect(ctx context.Context) error {
 	if len(got.ExtraMounts)+len(got.Env) > 0 {
 		return s.networkFailed(errors.New("it wants mounts or variables in the sandbox, which this version of Nucleus does not give"))
 	}
+	c.remember(got)
 	s.watch()
 	s.log.Emit(audit.NetworkUp, nil, networkDetail(s.plan.Network.Backend, got, place.Missing))
 	told := &initproto.Connected{Files: s.networkFiles(got)}
@@ -193,6 +209,9 @@ func (s *Sandbox) openInside() (_ network.Place, err error) {
 		return place, err
 	}
 	for _, o := range openings {
+		if o.Name == sdk.MembersFile {
+			return place, s.networkFailed(fmt.Errorf("it wants something opened by the name %q, which is another descriptor's", o.Name))
+		}
 		x := initproto.Opening{
 			Name: o.Name, Kind: uint8(o.Kind), Port: uint32(o.Address.Port()), IfName: o.IfName, Index: o.Index, Count: o.Count, Transparent: o.Transparent, Optional: o.Optional,
 		}
@@ -391,6 +410,9 @@ func (s *Sandbox) endNetwork() {
 		return
 	}
 	c.close()
+	if c.broker != nil {
+		c.broker.Close()
+	}
 	if c.attached {
 		ctx, cancel := context.WithTimeout(context.Background(), statusTime)
 		if st, err := c.link.Status(ctx); err == nil && st != nil {

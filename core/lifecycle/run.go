@@ -337,8 +337,11 @@ func (s *Sandbox) listen(out chan<- message) {
 			return
 		}
 		k, err := initproto.KindOf(msg)
-		if err == nil && (k == initproto.KindSpawned || k == initproto.KindEnded) {
-			err = s.spawned.hear(k, msg, fds)
+		hear := map[initproto.Kind]func(initproto.Kind, []byte, []int) error{
+			initproto.KindSpawned: s.spawned.hear, initproto.KindEnded: s.spawned.hear, initproto.KindSocketMade: s.insides.hear,
+		}[k]
+		if err == nil && hear != nil {
+			err = hear(k, msg, fds)
 			fds = nil
 			if err == nil {
 				continue
@@ -461,6 +464,7 @@ func (s *Sandbox) finish(ctx context.Context, m message, end ending) {
 	s.lap("exit known")
 	s.unfreeze(StatusStopped)
 	s.spawned.close(errEnded)
+	s.insides.close()
 	r := &s.result
 	// Whatever else runs inside dies while the numbers are read.
 	s.init.Kill()

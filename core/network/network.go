@@ -56,6 +56,9 @@ type Link interface {
 	Attach(ctx context.Context, at Place) (*network.AttachResponse, error)
 	// Detach undoes both, whether or not they have been called.
 	Detach(ctx context.Context) error
+	// DialsMembers tells that it asks the core for connections to other jobs of the stack:
+	// Attach is to have a file for that.
+	DialsMembers() bool
 	// Record is for a Detach that somebody else may have to make.
 	Record() Record
 	// Watch tells what the policy refuses, until ctx ends or the backend does.

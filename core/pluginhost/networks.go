@@ -3,6 +3,7 @@ package pluginhost
 import (
 	"context"
 	"errors"
+	"slices"
 	"time"
 
 	"github.com/nucleus-runtime/nucleus/core/network"
@@ -57,6 +58,7 @@ type link struct {
 	p      *Plugin // nil once it has been ended
 	n      client.Network
 	schema *Schema
+	dials  bool
 	gone   <-chan struct{} // of the process that has attached it
 }
 
@@ -74,6 +76,7 @@ func (l *link) open(ctx context.Context, configure func(*Plugin, *Schema) error)
 		p.Retire()
 		return &network.Error{Backend: l.record.Backend, Origin: network.JobsOrigin(i), Hint: joinHint, Err: errors.New(noJoin)}
 	}
+	l.dials = slices.Contains(d.Info.Features, sdknet.FeatureDialMember)
 	l.p, l.n = p, p.Client().Network(d.Info.Features)
 	return nil
 }
@@ -178,6 +181,9 @@ func (l *link) reopen(ctx context.Context) error {
 		return l.host.remind(ctx, p, s, l.record.Config, l.instance())
 	})
 }
+
+// DialsMembers tells whether it asks the core for connections to other jobs.
+func (l *link) DialsMembers() bool { return l.dials }
 
 // Record is for a Detach that somebody else may have to make.
 func (l *link) Record() network.Record { return l.record }

@@ -35,3 +35,6 @@ func Decide(found *Found, awaitedReady, rerun bool) Action {
 		return Replace
 	}
 }
+
+// Sandbox is the name of the sandbox of a job.
+func Sandbox(stack, job string) string { return stack + "-" + job }

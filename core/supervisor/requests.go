@@ -33,6 +33,9 @@ const (
 	// read output from, one for each stream, and to write input to, if there is any.
 	// Then it is VerbWait.
 	VerbAttach = "attach"
+	// VerbConnect connects another member of the sandbox's stack: ConnectRequest; answer:
+	// Connected, and a socket.
+	VerbConnect = "connect"
 
 	KindStarted  = "started"
 	KindExited   = "exited"

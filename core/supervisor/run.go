@@ -12,6 +12,7 @@ import (
 	"github.com/nucleus-runtime/nucleus/core/lifecycle"
 	"github.com/nucleus-runtime/nucleus/core/plan"
 	"github.com/nucleus-runtime/nucleus/core/probe"
+	"github.com/nucleus-runtime/nucleus/sdk/network/member"
 )
 
 // Run is one sandbox from its creation to its last undo, as a supervisor sees it: a
@@ -28,6 +29,7 @@ type Run interface {
 	Pause(ctx context.Context) error
 	Resume(ctx context.Context) error
 	Exec(ctx context.Context, c lifecycle.Command) (*lifecycle.Process, error)
+	Connect(ctx context.Context, q member.Request) (member.Families, *os.File, error)
 
 	// What there is to wait for.
 	Running() <-chan struct{}

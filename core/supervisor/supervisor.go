@@ -329,6 +329,8 @@ func (v *Supervisor) handle(ctx context.Context, c *control.Conn, m control.Mess
 		v.await(ctx, c, control.KindOK)
 	case VerbExec:
 		v.exec(ctx, c, m, fds)
+	case VerbConnect:
+		v.connect(ctx, c, m)
 	case VerbAttach:
 		v.attach(ctx, c)
 	default:

@@ -18,6 +18,8 @@ const (
 	FeatureGC      = "network.gc"
 	FeatureWatch   = "network.watch"
 	FeatureStack   = "network.stack"
+	// FeatureDialMember is of a MemberDialer.
+	FeatureDialMember = "network.dial-member"
 )
 
 // What the services have in common.
@@ -77,6 +79,21 @@ type Joiner interface {
 	// JoinsStacks does nothing: to have it is the promise.
 	JoinsStacks()
 }
+
+// MemberDialer is a Joiner without a way of its own from one sandbox to another. The core
+// makes the connections for it: where the policy has jobs, one more descriptor comes with
+// Attach, MembersFile, on which they are asked for (package member). What the core gives
+// is a socket of the other sandbox's network namespace, which sees its own address as
+// the one who asks.
+type MemberDialer interface {
+	Joiner
+	// DialsMembers does nothing: to have it is what the core asks for.
+	DialsMembers()
+}
+
+// MembersFile is the name, among AttachRequest.Files, of the descriptor of a MemberDialer.
+// No opening may have it.
+const MembersFile = "members"
 
 // Collector is a Network that can remove what belongs to no sandbox any more. The
 // SDK runs GC alone: no Prepare, Attach or Detach is at work beside it.

@@ -123,6 +123,7 @@ func (p *Plugin) info() manifest.Info {
 		feature(is[network.Collector](p.Network), network.FeatureGC)
 		feature(is[network.Watcher](p.Network), network.FeatureWatch)
 		feature(is[network.Joiner](p.Network), network.FeatureStack)
+		feature(is[network.MemberDialer](p.Network), network.FeatureDialMember)
 	}
 	if p.Runtime != nil {
 		in.Services = append(in.Services, manifest.Version{Service: manifest.Runtime, Version: runtime.Version})

@@ -2,6 +2,7 @@ package netuserspace
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net"
 	"net/netip"
@@ -17,9 +18,11 @@ import (
 	"github.com/nucleus-runtime/nucleus/plugins/network/netuserspace/internal/kernel"
 	"github.com/nucleus-runtime/nucleus/plugins/network/netuserspace/internal/netstack"
 	"github.com/nucleus-runtime/nucleus/sdk/config"
+	"github.com/nucleus-runtime/nucleus/sdk/dnsname"
 	"github.com/nucleus-runtime/nucleus/sdk/errs"
 	"github.com/nucleus-runtime/nucleus/sdk/network"
 	"github.com/nucleus-runtime/nucleus/sdk/network/egress"
+	"github.com/nucleus-runtime/nucleus/sdk/network/member"
 )
 
 // handleVersion is that of handles. They hold nothing: all that there is lives and
@@ -41,10 +44,18 @@ var (
 	_ network.Preparer = (*Network)(nil)
 	_ network.Checker  = (*Network)(nil)
 	_ network.Watcher  = (*Network)(nil)
+
+	_ network.MemberDialer = (*Network)(nil)
 )
 
 // New makes one.
 func New() *Network { return &Network{attached: make(map[string]*attachment)} }
+
+// JoinsStacks says that rules with jobs are kept.
+func (n *Network) JoinsStacks() {}
+
+// DialsMembers says that the core is asked for the connections.
+func (n *Network) DialsMembers() {}
 
 // path is how flows come here.
 type path interface {
@@ -72,6 +83,7 @@ type attachment struct {
 	policy   *egress.Policy
 	ledger   *ledger.Ledger
 	resolver *resolver.Resolver
+	members  *member.Dialer // nil without rules with jobs
 	path     path
 	stop     context.CancelFunc
 	wg       sync.WaitGroup
@@ -112,11 +124,16 @@ func (n *Network) Attach(_ context.Context, r *network.AttachRequest) (*network.
 		return nil, errs.Preconditionf("%w", err)
 	}
 	a := &attachment{policy: policy, ledger: ledger.New()}
-	a.resolver, err = resolver.New(resolver.Config{Policy: policy, Upstream: upstream, Denied: a.ledger.Deny})
+	a.resolver, err = resolver.New(resolver.Config{Policy: policy, Upstream: upstream, Denied: a.ledger.Deny, Job: a.job})
 	if err != nil {
 		return nil, err
 	}
-	ports, err := a.start(byName(r), r)
+	f := byName(r)
+	if err := a.join(f); err != nil {
+		a.close()
+		return nil, err
+	}
+	ports, err := a.start(f, r)
 	if err != nil {
 		a.close()
 		return nil, err
@@ -149,10 +166,47 @@ func (f files) one(name string) *os.File {
 	return f[name][0]
 }
 
+// join takes over what other jobs of the stack are reached by.
+func (a *attachment) join(f files) (err error) {
+	if len(a.policy.Jobs()) == 0 {
+		return nil
+	}
+	file := f.one(network.MembersFile)
+	if file == nil {
+		return errs.Preconditionf("the policy has jobs, and there is nothing to reach them by")
+	}
+	delete(f, network.MembersFile)
+	a.members, err = member.New(file)
+	return err
+}
+
+// job gives the addresses that stand for a job, as long as it is there, in the families
+// that it has.
+func (a *attachment) job(ctx context.Context, n dnsname.Name) (at resolver.Own, is bool, err error) {
+	if !slices.Contains(a.policy.Jobs(), n) {
+		return at, false, nil
+	}
+	has, err := a.members.Look(ctx, n)
+	switch {
+	case errors.Is(err, member.ErrAbsent):
+		return at, true, nil
+	case err != nil:
+		return at, true, err
+	}
+	own, err := a.resolver.Stands(n)
+	if has&member.V4 != 0 {
+		at.V4 = own.V4
+	}
+	if has&member.V6 != 0 {
+		at.V6 = own.V6
+	}
+	return at, true, err
+}
+
 func (a *attachment) start(f files, r *network.AttachRequest) ([]network.PortMap, error) {
 	ctx, stop := context.WithCancel(context.Background())
 	a.stop = stop
-	e := exit.New(a.policy, a.resolver, a.ledger)
+	e := exit.New(a.policy, a.resolver, a.ledger, a.members)
 	udp, tcp, err := dnsListeners(f)
 	if err != nil {
 		return nil, err
@@ -249,6 +303,9 @@ func (a *attachment) close() {
 	}
 	if a.path != nil {
 		a.path.Close()
+	}
+	if a.members != nil {
+		a.members.Close()
 	}
 	_ = a.resolver.Close()
 	a.wg.Wait()

@@ -165,6 +165,15 @@ func (t *names) step() {
 	}
 }
 
+// Stands gives the addresses that stand for a name which is resolved by somebody else.
+func (r *Resolver) Stands(n dnsname.Name) (Own, error) {
+	o, _, err := r.names.get(n, time.Now())
+	if err != nil {
+		return Own{}, err
+	}
+	return o.own, nil
+}
+
 // own gives the name's own addresses, bound to the real ones.
 func (r *Resolver) own(ctx context.Context, n dnsname.Name, f *found, real []netip.Addr) (Own, error) {
 	o, lost, err := r.names.get(n, time.Now())

@@ -29,7 +29,12 @@ func (e *Exit) DialTCP(ctx context.Context, dst netip.AddrPort) (*net.TCPConn, *
 	if err != nil {
 		return nil, nil, err
 	}
-	c, err := race(ctx, t.Addrs[:min(len(t.Addrs), attempts)])
+	var c *net.TCPConn
+	if t.job != nil {
+		c, err = e.dialJobTCP(ctx, t)
+	} else {
+		c, err = race(ctx, t.Addrs[:min(len(t.Addrs), attempts)])
+	}
 	if err != nil {
 		return nil, nil, err
 	}

@@ -18,6 +18,7 @@ import (
 	"github.com/nucleus-runtime/nucleus/sdk/dnsname"
 	"github.com/nucleus-runtime/nucleus/sdk/network"
 	"github.com/nucleus-runtime/nucleus/sdk/network/egress"
+	"github.com/nucleus-runtime/nucleus/sdk/network/member"
 )
 
 // The protocols, as policies call them.
@@ -39,18 +40,21 @@ type Exit struct {
 	policy *egress.Policy
 	names  *resolver.Resolver
 	ledger *ledger.Ledger
-	host   hostAddrs
+	// members reaches the jobs that rules have, nil if none does.
+	members *member.Dialer
+	host    hostAddrs
 }
 
 // New makes one.
-func New(p *egress.Policy, r *resolver.Resolver, l *ledger.Ledger) *Exit {
-	return &Exit{policy: p, names: r, ledger: l}
+func New(p *egress.Policy, r *resolver.Resolver, l *ledger.Ledger, m *member.Dialer) *Exit {
+	return &Exit{policy: p, names: r, ledger: l, members: m}
 }
 
 // Target is where an allowed flow goes.
 type Target struct {
 	Name  dnsname.Name     // "" if it is known by its address alone
-	Addrs []netip.AddrPort // the first is the best, all are allowed
+	Addrs []netip.AddrPort // the first is the best, all are allowed; none of a job
+	job   *job
 }
 
 // Quick tells what can be told of a flow without asking anybody: whether it is
@@ -109,6 +113,9 @@ func (e *Exit) findName(proto string, dst netip.AddrPort, look lookup) (Target, 
 	name, ok := e.names.NameOf(dst.Addr())
 	if !ok {
 		return Target{}, e.deny(proto, dst, "", egress.Verdict{Rule: -1, Reason: network.ReasonUnbound})
+	}
+	if e.isJob(name) {
+		return e.findJob(proto, dst, name)
 	}
 	v := e.policy.Name(name, proto, dst.Port())
 	if !v.Allow {
@@ -213,6 +220,13 @@ func (e *Exit) DialUDP(ctx context.Context, dst netip.AddrPort) (*net.UDPConn, *
 	t, err := e.Find(ctx, UDP, dst)
 	if err != nil {
 		return nil, nil, err
+	}
+	if t.job != nil {
+		c, err := e.dialJobUDP(ctx, t)
+		if err != nil {
+			return nil, nil, err
+		}
+		return c, e.ledger.Open(t.Name), nil
 	}
 	var failed error
 	for _, a := range t.Addrs {

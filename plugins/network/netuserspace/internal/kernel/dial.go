@@ -24,7 +24,7 @@ func (p *Path) dial(dst netip.AddrPort, done func(dialled, error)) {
 		done(dialled{}, err)
 		return
 	}
-	if !known || len(t.Addrs) > 1 {
+	if !known || len(t.Addrs) != 1 {
 		p.ask(dst, done)
 		return
 	}
@@ -39,7 +39,8 @@ func (p *Path) dial(dst netip.AddrPort, done func(dialled, error)) {
 	}
 }
 
-// ask is for what takes its time: a name to be looked up, or more than one address.
+// ask is for what takes its time: a name to be looked up, more than one address, or a job
+// of the stack.
 func (p *Path) ask(dst netip.AddrPort, done func(dialled, error)) {
 	p.wg.Go(func() {
 		conn, count, err := p.exit.DialTCP(p.ctx, dst)

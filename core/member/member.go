@@ -1,0 +1,165 @@
+// Package member answers a network's plugin that asks for connections to other jobs of
+// the sandbox's stack. It holds the plugin to the sandbox's own rules, whatever it asks
+// for, and knows neither where the others are nor how they are reached: a Dial does. The
+// words are those of sdk/network/member.
+package member
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"sync"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/nucleus-runtime/nucleus/sdk/dnsname"
+	"github.com/nucleus-runtime/nucleus/sdk/network/egress"
+	"github.com/nucleus-runtime/nucleus/sdk/network/member"
+)
+
+// Dial reaches another job of the stack: it tells in which families that has an address,
+// and gives a socket if the request is for one. The error is member.ErrAbsent, or has the
+// errno of a connection that failed.
+type Dial func(ctx context.Context, q member.Request) (member.Families, *os.File, error)
+
+// dialTime bounds the answer to one request. The far sandbox is asked for a socket, and
+// not waited for to accept.
+const dialTime = 5 * time.Second
+
+// Broker answers one plugin.
+type Broker struct {
+	conn   *net.UnixConn
+	policy *egress.Policy
+	dial   Dial
+	failed func(job string, err error)
+
+	ctx    context.Context
+	cancel context.CancelFunc
+	done   chan struct{}
+}
+
+// New gives the plugin's end of a pair on which it may ask, which is the caller's to
+// close. failed is told why a job could not be reached where that is not the job's own
+// doing.
+func New(p *egress.Policy, dial Dial, failed func(job string, err error)) (*Broker, *os.File, error) {
+	fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_SEQPACKET|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, 0)
+	if err != nil {
+		return nil, nil, os.NewSyscallError("socketpair", err)
+	}
+	ours, theirs := os.NewFile(uintptr(fds[0]), "members"), os.NewFile(uintptr(fds[1]), "members")
+	defer ours.Close()
+	b := &Broker{policy: p, dial: dial, failed: failed, done: make(chan struct{})}
+	if b.conn, err = member.Conn(ours); err == nil {
+		// What is sent and not read counts against all descriptors that our user has on
+		// their way (unix(7), ETOOMANYREFS): a plugin that does not read gets no more.
+		err = b.conn.SetWriteBuffer(1)
+	}
+	if err != nil {
+		_ = theirs.Close()
+		return nil, nil, err
+	}
+	b.ctx, b.cancel = context.WithCancel(context.Background())
+	go b.serve()
+	return b, theirs, nil
+}
+
+// Close ends all that is asked for, and waits until it has.
+func (b *Broker) Close() {
+	b.cancel()
+	_ = b.conn.Close() // it may have cut the plugin off already
+	<-b.done
+}
+
+// serve answers until one of both ends is closed, or the plugin breaks the contract.
+func (b *Broker) serve() {
+	defer close(b.done)
+	var wg sync.WaitGroup
+	defer wg.Wait()
+	defer b.cancel()
+	defer b.conn.Close()
+	slots := make(chan struct{}, member.MaxRequests)
+	for {
+		slots <- struct{}{}
+		q, err := b.next()
+		if err != nil {
+			if errors.Is(err, member.ErrMalformed) {
+				b.failed("", fmt.Errorf("the plugin is not heard any more: %w", err))
+			}
+			return
+		}
+		wg.Go(func() {
+			defer func() { <-slots }()
+			b.answer(q)
+		})
+	}
+}
+
+func (b *Broker) next() (member.Request, error) {
+	data, file, err := member.Receive(b.conn, member.MaxRequest)
+	if err != nil {
+		return member.Request{}, err
+	}
+	if file != nil {
+		_ = file.Close()
+		return member.Request{}, fmt.Errorf("%w: a descriptor with a request", member.ErrMalformed)
+	}
+	return member.DecodeRequest(data)
+}
+
+func (b *Broker) answer(q member.Request) {
+	a, file := b.decide(q)
+	var oob []byte
+	if file != nil {
+		defer file.Close()
+		raw, err := file.SyscallConn()
+		if err == nil {
+			err = raw.Control(func(fd uintptr) { oob = unix.UnixRights(int(fd)) })
+		}
+		if err != nil {
+			a = member.Answer{ID: q.ID, Outcome: member.Absent}
+		}
+	}
+	_, _, _ = b.conn.WriteMsgUnix(a.Encode(), oob, nil) // it is closed: nobody is to be told
+}
+
+// decide holds a request to the rules, and has it carried out.
+func (b *Broker) decide(q member.Request) (member.Answer, *os.File) {
+	a := member.Answer{ID: q.ID, Outcome: member.Refused}
+	if !b.allowed(q) {
+		return a, nil
+	}
+	ctx, cancel := context.WithTimeout(b.ctx, dialTime)
+	defer cancel()
+	families, file, err := b.dial(ctx, q)
+	var errno syscall.Errno
+	switch {
+	case err == nil:
+		a.Outcome, a.Families = member.Done, families
+		return a, file
+	case errors.As(err, &errno) && errno > 0 && errno < 1<<12:
+		a.Outcome, a.Errno = member.Failed, uint16(errno)
+	default:
+		a.Outcome = member.Absent
+		if !errors.Is(err, member.ErrAbsent) && b.ctx.Err() == nil {
+			b.failed(q.Job, err)
+		}
+	}
+	return a, nil
+}
+
+func (b *Broker) allowed(q member.Request) bool {
+	name := dnsname.Name(q.Job)
+	if q.Protocol != member.None {
+		return b.policy.Job(name, q.Protocol.String(), q.Port).Allow
+	}
+	for _, n := range b.policy.Jobs() {
+		if n == name {
+			return true
+		}
+	}
+	return false
+}
