@@ -218,6 +218,8 @@ type EgressRule struct {
 	CIDRs []string
 	Jobs  []string
 	Ports []string // "443/tcp"
+	// WithoutInit are those of the jobs that have none. It says nothing of this job.
+	WithoutInit []string `json:"-"`
 }
 
 // Secret is a value fetched by a provider of a secrets plugin.

@@ -45,6 +45,9 @@ func (d *decoder) reachable(blocks []hclread.Block, jobs []*Job) {
 						hclread.Quote(name), hclread.Quote(jobs[to].Network.Backend), hclread.Quote(j.Network.Backend), j.Where("network")))
 				case slices.ContainsFunc(j.Network.Egress.Allow, func(o EgressRule) bool { return slices.Contains(o.Names, name) }):
 					d.r.Error(at, "Name of two things", fmt.Sprintf("%s is among names, too, where it is a name of the internet: remove it there, or give the job another name.", hclread.Quote(name)))
+				case !jobs[to].Init:
+					rule := &j.Network.Egress.Allow[n]
+					rule.WithoutInit = append(rule.WithoutInit, name)
 				}
 			}
 		}

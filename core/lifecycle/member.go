@@ -80,8 +80,8 @@ type inside struct {
 }
 
 // maxInsides bounds how many are waited for, and with them what others of the stack may
-// take of the supervisor's time and places.
-const maxInsides = 64
+// take of the places of the control socket, by which the sandbox is stopped.
+const maxInsides = 128
 
 // BusyError says that as many want something as there may be at a time.
 type BusyError struct{ What string }

@@ -31,6 +31,19 @@ type Want struct {
 	Egress   network.Egress
 	// Member is the sandbox's place in its stack, nil if it is of none.
 	Member *network.Member
+	// WithoutInit are, by rule, jobs of it that have none.
+	WithoutInit [][]string
+}
+
+// Initless is the first rule with a job that has no init, which makes the sockets for
+// what comes from other jobs; "" if there is none.
+func (w Want) Initless() (rule int, job string) {
+	for i, all := range w.WithoutInit {
+		if len(all) > 0 {
+			return i, all[0]
+		}
+	}
+	return -1, ""
 }
 
 // JobsRule is the place of the first rule that has jobs, -1 if none has.
@@ -125,6 +138,9 @@ func WantOf(p *plan.Plan, m *network.Member) (Want, error) {
 	var err error
 	if w.Egress, err = egressOf(n.Egress); err != nil {
 		return w, err
+	}
+	for _, r := range n.Egress.Allow {
+		w.WithoutInit = append(w.WithoutInit, r.WithoutInit)
 	}
 	if i := w.JobsRule(); i >= 0 && m == nil {
 		hint := "nucleus up -config " + p.File

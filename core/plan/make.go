@@ -386,7 +386,7 @@ func (m *maker) networkPlugin() {
 		return
 	}
 	for _, r := range j.Egress.Allow {
-		to := EgressRule{Names: r.Names, CIDRs: r.CIDRs, Jobs: r.Jobs}
+		to := EgressRule{Names: r.Names, CIDRs: r.CIDRs, Jobs: r.Jobs, WithoutInit: r.WithoutInit}
 		for _, p := range r.Ports {
 			number, protocol, _ := strings.Cut(p, "/")
 			port, err := strconv.ParseUint(number, 10, 16)

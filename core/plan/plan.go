@@ -294,6 +294,8 @@ type EgressRule struct {
 	CIDRs []string     `json:"cidrs,omitempty"`
 	Jobs  []string     `json:"jobs,omitempty"`
 	Ports []EgressPort `json:"ports,omitempty"`
+	// WithoutInit are those of the jobs that have none.
+	WithoutInit []string `json:"without_init,omitempty"`
 }
 
 // EgressPort is one port.

@@ -48,18 +48,37 @@ func (d *Description) JoinsStacks() bool {
 	return slices.Contains(d.Info.Features, network.FeatureStack)
 }
 
+// DialsMembers tells whether the plugin asks the core for connections to other jobs.
+func (d *Description) DialsMembers() bool {
+	return slices.Contains(d.Info.Features, network.FeatureDialMember)
+}
+
+// What is said of a job that others cannot reach by such a plugin.
+func noInit(job string) string {
+	return fmt.Sprintf("job %q has no init, which makes the sockets that others reach it by", job)
+}
+
+func initHint(job string) string { return fmt.Sprintf("write init = true in job %q", job) }
+
 // CheckEgress tells which of a job's rules the plugin has no means for.
 func (d *Description) CheckEgress(j *job.Job) (diags hcl.Diagnostics) {
-	if j.Network.Egress == nil || d.JoinsStacks() {
+	if j.Network.Egress == nil {
 		return nil
 	}
 	for i, r := range j.Network.Egress.Allow {
-		if len(r.Jobs) == 0 {
+		why, hint := noJoin, joinHint
+		switch {
+		case len(r.Jobs) == 0:
+			continue
+		case !d.JoinsStacks():
+		case d.DialsMembers() && len(r.WithoutInit) > 0:
+			why, hint = noInit(r.WithoutInit[0]), initHint(r.WithoutInit[0])
+		default:
 			continue
 		}
 		x := &hcl.Diagnostic{
 			Severity: hcl.DiagError, Summary: "Jobs cannot be reached",
-			Detail: fmt.Sprintf("Plugin %q: %s.\nHint: %s", d.Info.Name, noJoin, joinHint),
+			Detail: fmt.Sprintf("Plugin %q: %s.\nHint: %s", d.Info.Name, why, hint),
 		}
 		if at, ok := j.Range(corenet.JobsOrigin(i)); ok {
 			x.Subject = &at

@@ -3,7 +3,6 @@ package pluginhost
 import (
 	"context"
 	"errors"
-	"slices"
 	"time"
 
 	"github.com/nucleus-runtime/nucleus/core/network"
@@ -76,7 +75,11 @@ func (l *link) open(ctx context.Context, configure func(*Plugin, *Schema) error)
 		p.Retire()
 		return &network.Error{Backend: l.record.Backend, Origin: network.JobsOrigin(i), Hint: joinHint, Err: errors.New(noJoin)}
 	}
-	l.dials = slices.Contains(d.Info.Features, sdknet.FeatureDialMember)
+	l.dials = d.DialsMembers()
+	if i, job := l.want.Initless(); l.dials && job != "" {
+		p.Retire()
+		return &network.Error{Backend: l.record.Backend, Origin: network.JobsOrigin(i), Hint: initHint(job), Err: errors.New(noInit(job))}
+	}
 	l.p, l.n = p, p.Client().Network(d.Info.Features)
 	return nil
 }

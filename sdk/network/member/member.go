@@ -18,7 +18,7 @@ import (
 
 const (
 	// MaxRequests is how many requests are worked on at a time.
-	MaxRequests = 32
+	MaxRequests = 16
 	// MaxRequest is how long a request may be, and AnswerSize how long each answer is.
 	MaxRequest = requestHeader + maxJob
 	AnswerSize = 10
