@@ -112,18 +112,26 @@ func (b *Broker) next() (member.Request, error) {
 
 func (b *Broker) answer(q member.Request) {
 	a, file := b.decide(q)
-	var oob []byte
 	if file != nil {
 		defer file.Close()
-		raw, err := file.SyscallConn()
-		if err == nil {
-			err = raw.Control(func(fd uintptr) { oob = unix.UnixRights(int(fd)) })
+		err := b.pass(a, file)
+		if err == nil || errors.Is(err, net.ErrClosed) {
+			return
 		}
-		if err != nil {
-			a = member.Answer{ID: q.ID, Outcome: member.Absent}
-		}
+		// Too many descriptors of our user's are on their way.
+		a = member.Answer{ID: q.ID, Outcome: member.Absent}
 	}
-	_, _, _ = b.conn.WriteMsgUnix(a.Encode(), oob, nil) // it is closed: nobody is to be told
+	_, _ = b.conn.Write(a.Encode()) // it is closed: nobody is to be told
+}
+
+func (b *Broker) pass(a member.Answer, file *os.File) error {
+	raw, err := file.SyscallConn()
+	if err != nil {
+		return err
+	}
+	var sent error
+	err = raw.Control(func(fd uintptr) { _, _, sent = b.conn.WriteMsgUnix(a.Encode(), unix.UnixRights(int(fd)), nil) })
+	return errors.Join(err, sent)
 }
 
 // decide holds a request to the rules, and has it carried out.
