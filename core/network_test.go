@@ -32,7 +32,6 @@ type backend struct {
 	attachErr error
 	detachErr error
 	denials   []sdk.Denial
-	dials     bool // it asks for connections to other jobs
 	hang      bool // Prepare waits for the end of its context
 
 	mu      sync.Mutex
@@ -115,7 +114,7 @@ func (b *backend) Status(context.Context) (*sdk.Status, error) {
 	return &sdk.Status{OK: true, Denied: 7, Flows: []sdk.FlowStats{{Name: "a.example", Connections: 2, RxBytes: 10, TxBytes: 20}}}, nil
 }
 
-func (b *backend) DialsMembers() bool    { return b.dials }
+func (b *backend) DialsMembers() bool    { return true }
 func (b *backend) Gone() <-chan struct{} { return b.gone }
 func (b *backend) Close()                { b.called("close") }
 
@@ -295,7 +294,8 @@ func TestNetworkFailuresEndTheStart(t *testing.T) {
 			b:    &backend{prepare: open(sdk.Opening{Name: "x", Kind: sdk.ListenTCP, Address: netip.MustParseAddrPort("203.0.113.9:1")})},
 			want: `opening "x" for the network: bind: cannot assign requested address`, calls: "open prepare detach close",
 		},
-		"an opening of another time": {b: &backend{prepare: open(sdk.Opening{Name: "x", Kind: 99})}, want: "opening of kind 99", calls: "open prepare detach close"},
+		"an opening by the name of what jobs are asked for on": {b: &backend{prepare: open(sdk.Opening{Name: sdk.MembersFile, Kind: sdk.RouteSocket})}, want: `"members", which is another descriptor's`, calls: "open prepare detach close"},
+		"an opening of another time":                           {b: &backend{prepare: open(sdk.Opening{Name: "x", Kind: 99})}, want: "opening of kind 99", calls: "open prepare detach close"},
 		"a setup": {
 			b:    &backend{prepare: sdk.PrepareResponse{Setups: []sdk.Setup{{Name: "s", Protocol: unix.NETLINK_ROUTE, Messages: newAddress(t, "0.0.0.0", unix.NLM_F_ACK)[:24]}}}},
 			want: `opening "s" for the network: `, calls: "open prepare detach close",
