@@ -44,6 +44,7 @@ type link struct {
 	netns    network.Namespace
 	files    []*os.File
 	missing  []string
+	broker   *broker // nil for a plugin that asks for no jobs
 	prep     network.PrepareResponse
 	got      *network.AttachResponse
 	detached bool
@@ -145,6 +146,9 @@ func (l *link) open(without ...string) (err error) {
 	l.netns, err = namespace(fmt.Sprintf("/proc/%d/ns/net", l.box.Pid))
 	if err == nil {
 		l.files, l.missing, err = l.box.Open(&l.prep, without...)
+	}
+	if err == nil {
+		err = l.brokered()
 	}
 	return err
 }
@@ -253,6 +257,9 @@ func (s *site) end(ctx context.Context) {
 		l.p.close()
 		for _, f := range l.files {
 			f.Close()
+		}
+		if l.broker != nil {
+			l.broker.conn.Close()
 		}
 		if l.box != nil {
 			l.box.End()

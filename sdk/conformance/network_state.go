@@ -146,8 +146,7 @@ func separates(ctx context.Context, k *Checker) error {
 		if err := s.apart(ctx, nil, nil, onePort()); err != nil || !k.feature(network.FeatureStack) {
 			return err
 		}
-		jobs := onePort()
-		jobs.Allow = append(jobs.Allow, network.Rule{Jobs: []string{"db"}, Ports: []network.Ports{{Protocol: "tcp", First: lab.Port, Last: lab.Port}}})
+		jobs := oneJob()
 		if err := s.apart(ctx, &network.Member{Stack: "one", Job: "web"}, &network.Member{Stack: "two", Job: "db"}, jobs); err != nil {
 			return fmt.Errorf("a job of another stack: %w", err)
 		}

@@ -103,6 +103,9 @@ func (s *networkServer) prepare(r *pluginv1.NetworkPrepareRequest) (*pluginv1.Ne
 	s.mu.Lock()
 	s.prepared[link] = true
 	s.mu.Unlock()
+	if hasJobs(r.GetEgress()) {
+		out.Openings = append(out.Openings, jobOpenings()...)
+	}
 	n := uint32(s.fake.runs.Add(1))
 	var err error
 	switch {
@@ -155,6 +158,10 @@ func (s *networkServer) attach(ctx context.Context, r *pluginv1.AttachRequest) (
 			f.Close()
 		}
 	}()
+	dns, err := serveJobs(files)
+	if err != nil {
+		return nil, status.Error(codes.FailedPrecondition, err.Error())
+	}
 	if err := enforceable(req.Egress); err != nil {
 		return nil, err
 	}
@@ -168,6 +175,7 @@ func (s *networkServer) attach(ctx context.Context, r *pluginv1.AttachRequest) (
 	if err != nil {
 		return nil, status.Error(codes.Internal, err.Error())
 	}
+	got.DNS = dns
 	return wire.Attached(got), nil
 }
 

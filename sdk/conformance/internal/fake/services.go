@@ -145,7 +145,7 @@ func (b *baseServer) Info(context.Context, *pluginv1.InfoRequest) (*pluginv1.Inf
 	}
 	if ofNetworks() {
 		in.Services = []*pluginv1.ServiceVersion{{Service: pluginv1.Service_SERVICE_NETWORK, Version: "1.0"}}
-		in.Features = []string{network.FeaturePrepare, network.FeatureStatus, network.FeatureGC, network.FeatureWatch}
+		in.Features = []string{network.FeaturePrepare, network.FeatureStatus, network.FeatureGC, network.FeatureWatch, network.FeatureStack, network.FeatureDialMember}
 		in.Needs = &pluginv1.Privileges{Capabilities: []string{"CAP_NET_ADMIN", "CAP_NET_RAW"}, Root: broken("falls open")} // the node of taps may be root's
 		in.HandleVersions = []uint32{1}
 	}
