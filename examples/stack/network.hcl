@@ -1,12 +1,12 @@
-# Two jobs, of which one reaches the other, as root: nucleus up -config network.hcl,
-# and nucleus logs network-web shows what web has reached. Nothing else is open, in
-# either direction, and neither has an internet.
+# Two jobs, of which one reaches the other: nucleus up -config network.hcl, and nucleus
+# logs network-web shows what web has reached. Nothing else is open, in either direction,
+# and neither has an internet. As root, "netbridge" in both does the same.
 
 job "db" {
   command = ["python3", "-m", "http.server", "5432"]
   workdir = "/tmp"
 
-  network "netbridge" {
+  network "netuserspace" {
     egress {}
   }
 
@@ -25,7 +25,7 @@ job "web" {
   EOT
   ]
 
-  network "netbridge" {
+  network "netuserspace" {
     egress {
       allow {
         jobs  = ["db"]

@@ -13,6 +13,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/nucleus-runtime/nucleus/plugins/network/internal/netlab"
 	"github.com/nucleus-runtime/nucleus/plugins/network/internal/probe"
 )
 
@@ -31,7 +32,8 @@ func (s *site) dialledStack() string {
 		probe.Probe{ID: "loopback", Kind: probe.Serve, To: "127.0.0.1:6000", Wait: patience})
 	text, err := os.ReadFile(path)
 	if err == nil {
-		err = os.WriteFile(path, []byte(strings.ReplaceAll(string(text), `"5433/udp"`, `"5433/udp", "6000/tcp", "6001/tcp", "6001/udp"`)), 0o644)
+		ports := strings.ReplaceAll(string(text), `"5433/udp"`, `"5433/udp", "6000/tcp", "6001/tcp", "6001/udp"`)
+		err = os.WriteFile(path, []byte(strings.ReplaceAll(ports, "  stop {", s.more+"  stop {")), 0o644)
 	}
 	if err != nil {
 		s.t.Fatal(err)
@@ -169,4 +171,29 @@ func TestConnectionsBetweenJobsLeaveNothing(t *testing.T) {
 		}
 		s.must("down", "-config", filepath.Join(s.who.dir, "shop.hcl"))
 	})
+}
+
+// Both ends may be gVisor's, which has sockets of the namespace for them.
+func TestJobsUnderGVisor(t *testing.T) {
+	netlab.Needs(t)
+	for name, with := range map[string]setup{"netuserspace": userspace, "netstack": netstack} {
+		t.Run(name, func(t *testing.T) {
+			s := newSite(t, with)
+			path := s.dialledStack()
+			s.must("up", "-config", path)
+			got := s.passes("shop-web",
+				probe.Probe{ID: "open 4", Kind: probe.TCP, Family: "4", To: "db:5432", Wait: 10 * time.Second},
+				probe.Probe{ID: "open 6", Kind: probe.TCP, Family: "6", To: "db:5432", Wait: 10 * time.Second},
+				probe.Probe{ID: "open udp", Kind: probe.UDP, To: "db:5433", Wait: 10 * time.Second},
+				tcp("another port", "db:9999"),
+				tcp("loopback of the job", "db:6000"),
+				tcp("a job that no rule has", "cron:5432"))
+			if r := got["loopback of the job"]; r.Errno != int(unix.ECONNREFUSED) {
+				t.Errorf("loopback of the job: %s (errno %d), want a refused connection", r.Err, r.Errno)
+			}
+			s.must("restart", "shop-db")
+			s.passes("shop-web", probe.Probe{ID: "open", Kind: probe.TCP, To: "db:5432", Wait: 10 * time.Second})
+			s.must("down", "-config", path)
+		})
+	}
 }

@@ -339,13 +339,13 @@ func TestJobsThatCannotBeReached(t *testing.T) {
 }
 
 func TestExampleOfAStack(t *testing.T) {
-	sitesOf(t, []string{"netbridge/root"}, func(t *testing.T, s *site) {
+	sitesOf(t, append([]string{"netbridge/root"}, dialled...), func(t *testing.T, s *site) {
 		text, err := os.ReadFile("../../../examples/stack/network.hcl")
 		if err != nil {
 			t.Fatal(err)
 		}
 		path := filepath.Join(s.who.dir, "network.hcl")
-		if err := os.WriteFile(path, text, 0o644); err != nil {
+		if err := os.WriteFile(path, []byte(strings.ReplaceAll(string(text), `network "netuserspace"`, fmt.Sprintf("network %q", s.backend))), 0o644); err != nil {
 			t.Fatal(err)
 		}
 		s.must("up", "-config", path)
