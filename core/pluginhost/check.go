@@ -40,7 +40,7 @@ func (h *Host) remembered(ctx context.Context, program *Program) *Description {
 // What is said where a job wants to reach others by a plugin that cannot.
 const (
 	noJoin   = "it does not connect jobs with each other (feature " + network.FeatureStack + ")"
-	joinHint = `name a plugin that does, such as network "netbridge", or remove jobs from the rule`
+	joinHint = `name a plugin that does, "netuserspace" or "netbridge", or remove jobs from the rule`
 )
 
 // JoinsStacks tells whether the plugin connects the jobs of a stack with each other.

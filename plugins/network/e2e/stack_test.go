@@ -210,7 +210,7 @@ func TestJobsOfAStack(t *testing.T) {
 				refused = append(refused, fmt.Sprint(d.Protocol, " ", d.Name, " ", d.Reason, " ", d.Where))
 			}
 		}
-		for _, want := range []string{"tcp db port " + path + ":29", "dns cron default " + path + ":29"} {
+		for _, want := range []string{"tcp db port " + path + ":29", "dns cron default " + path + ":28"} {
 			if !slices.ContainsFunc(refused, func(s string) bool { return strings.HasPrefix(s, want) }) {
 				t.Errorf("no denial %q among %q", want, refused)
 			}

@@ -26,5 +26,8 @@
 //     alone, over IPv4; on the kernel path inside.Pool of them at once, others wait.
 //   - The host's own addresses are refused, whatever the policy says.
 //
+// Other jobs of the stack are reached by sockets of their sandboxes, which the core gives
+// for each connection (network.MemberDialer); no link leads there either.
+//
 // A process serves one sandbox, for as long as that lives (manifest: resident).
 package netuserspace
