@@ -120,7 +120,7 @@ func (t *insides) forget(id uint32, came chan inside) {
 }
 
 // hear takes what init says of one. Descriptors are its own from here.
-func (t *insides) hear(_ initproto.Kind, msg []byte, fds []int) error {
+func (t *insides) hear(msg []byte, fds []int) error {
 	var m initproto.SocketMade
 	err := initproto.Decode(msg, &m)
 	if err == nil && (len(fds) > 1 || (len(fds) == 1) != (m.Errno == 0)) {
@@ -236,15 +236,27 @@ func connectOnly(fd int, to netip.AddrPort) error {
 	if err := unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_LOCK_FILTER, 1); err != nil {
 		return os.NewSyscallError("setsockopt SO_LOCK_FILTER", err)
 	}
-	var sa unix.Sockaddr = &unix.SockaddrInet6{Port: int(to.Port()), Addr: to.Addr().As16()}
-	if to.Addr().Is4() {
-		sa = &unix.SockaddrInet4{Port: int(to.Port()), Addr: to.Addr().As4()}
+	// An address that is not the sandbox's own, whoever says that it is, cannot be bound to:
+	// nothing begins to leave its namespace here. Which port it is, connect says: bind would
+	// take one for all destinations.
+	if err := unix.SetsockoptInt(fd, unix.SOL_IP, unix.IP_BIND_ADDRESS_NO_PORT, 1); err != nil {
+		return os.NewSyscallError("setsockopt IP_BIND_ADDRESS_NO_PORT", err)
 	}
-	err := unix.Connect(fd, sa)
+	if err := unix.Bind(fd, sockaddr(to.Addr(), 0)); err != nil {
+		return os.NewSyscallError("bind", err)
+	}
+	err := unix.Connect(fd, sockaddr(to.Addr(), to.Port()))
 	if errors.Is(err, unix.EINPROGRESS) || errors.Is(err, unix.EINTR) {
 		return nil // whoever gets it sees what comes of it
 	}
 	return os.NewSyscallError("connect", err)
+}
+
+func sockaddr(a netip.Addr, port uint16) unix.Sockaddr {
+	if a.Is4() {
+		return &unix.SockaddrInet4{Port: int(port), Addr: a.As4()}
+	}
+	return &unix.SockaddrInet6{Port: int(port), Addr: a.As16()}
 }
 
 // onlyFrom is the filter of a socket that drops what does not come from an address and
@@ -277,7 +289,7 @@ func onlyFrom(from netip.AddrPort) []unix.SockFilter {
 // remember keeps the addresses by which the sandbox is reached.
 func (c *connection) remember(got *sdk.AttachResponse) {
 	for _, ip := range got.IPs {
-		if a := ip.Address.Addr().Unmap(); a.IsValid() && !a.IsLoopback() && !a.IsUnspecified() && !a.IsMulticast() {
+		if a := ip.Address.Addr().Unmap(); a.IsValid() && !a.IsLoopback() && !a.IsUnspecified() && !a.IsMulticast() && !(a.Is6() && a.IsLinkLocalUnicast()) {
 			c.ips = append(c.ips, a)
 		}
 	}

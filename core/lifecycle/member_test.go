@@ -18,11 +18,7 @@ import (
 func anew(t *testing.T, fd int, to netip.AddrPort) error {
 	t.Helper()
 	disconnect(t, fd)
-	var sa unix.Sockaddr = &unix.SockaddrInet6{Port: int(to.Port()), Addr: to.Addr().As16()}
-	if to.Addr().Is4() {
-		sa = &unix.SockaddrInet4{Port: int(to.Port()), Addr: to.Addr().As4()}
-	}
-	if err := unix.Connect(fd, sa); !errors.Is(err, unix.EINPROGRESS) {
+	if err := unix.Connect(fd, sockaddr(to.Addr(), to.Port())); !errors.Is(err, unix.EINPROGRESS) {
 		return err
 	}
 	fds := []unix.PollFd{{Fd: int32(fd), Events: unix.POLLOUT}}
@@ -75,6 +71,27 @@ func TestSocketLeadsToOnePort(t *testing.T) {
 				t.Errorf("connected to its own port again: %v", err)
 			}
 		})
+	}
+}
+
+// An address that is not the namespace's own is not gone to, whoever tells it.
+func TestSocketStaysInside(t *testing.T) {
+	for _, to := range []string{"192.0.2.1:80", "[2001:db8::1]:80"} {
+		a := netip.MustParseAddrPort(to)
+		for _, kind := range []int{unix.SOCK_STREAM, unix.SOCK_DGRAM} {
+			family := unix.AF_INET
+			if a.Addr().Is6() {
+				family = unix.AF_INET6
+			}
+			fd, err := unix.Socket(family, kind|unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC, 0)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if err := connectOnly(fd, a); !errors.Is(err, unix.EADDRNOTAVAIL) {
+				t.Errorf("%s: %v, want EADDRNOTAVAIL", to, err)
+			}
+			_ = unix.Close(fd)
+		}
 	}
 }
 
@@ -177,7 +194,7 @@ func TestSocketsOfInit(t *testing.T) {
 		t.Fatal(err)
 	}
 	fd := descriptor(t)
-	if err := x.hear(0, said(id, 0), []int{fd}); err != nil {
+	if err := x.hear(said(id, 0), []int{fd}); err != nil {
 		t.Fatal(err)
 	}
 	x.forget(id, came)
@@ -185,11 +202,11 @@ func TestSocketsOfInit(t *testing.T) {
 		t.Error("the descriptor of an answer that came too late is open")
 	}
 	fd = descriptor(t)
-	if err := x.hear(0, said(id, 0), []int{fd}); err != nil || isOpen(fd) {
+	if err := x.hear(said(id, 0), []int{fd}); err != nil || isOpen(fd) {
 		t.Errorf("an answer to nothing: %v, descriptor open: %t", err, isOpen(fd))
 	}
 	fd = descriptor(t)
-	if err := x.hear(0, said(id, 5), []int{fd}); err == nil || isOpen(fd) {
+	if err := x.hear(said(id, 5), []int{fd}); err == nil || isOpen(fd) {
 		t.Errorf("an error with a descriptor: %v, descriptor open: %t", err, isOpen(fd))
 	}
 	var busy *BusyError

@@ -337,12 +337,17 @@ func (s *Sandbox) listen(out chan<- message) {
 			return
 		}
 		k, err := initproto.KindOf(msg)
-		hear := map[initproto.Kind]func(initproto.Kind, []byte, []int) error{
-			initproto.KindSpawned: s.spawned.hear, initproto.KindEnded: s.spawned.hear, initproto.KindSocketMade: s.insides.hear,
-		}[k]
-		if err == nil && hear != nil {
-			err = hear(k, msg, fds)
-			fds = nil
+		if err == nil {
+			switch k {
+			case initproto.KindSpawned, initproto.KindEnded:
+				err, fds = s.spawned.hear(k, msg, fds), nil
+			case initproto.KindSocketMade:
+				err, fds = s.insides.hear(msg, fds), nil
+			default:
+				channel.CloseAll(fds)
+				out <- s.lastWord(k, msg, nil)
+				return
+			}
 			if err == nil {
 				continue
 			}

@@ -120,6 +120,25 @@ func TestJobsThatTheCoreConnects(t *testing.T) {
 		s.must("up", "-config", path)
 		s.passes("shop-web", tcp("open", "db:5432"))
 
+		s.must("stop", "shop-web")
+		var web struct {
+			Result struct {
+				Network struct {
+					Flows []struct {
+						Name        string
+						Connections uint64
+						Rx          uint64 `json:"rx_bytes"`
+						Tx          uint64 `json:"tx_bytes"`
+					}
+				}
+			}
+		}
+		if err := json.Unmarshal([]byte(s.must("inspect", "shop-web")), &web); err != nil {
+			t.Fatal(err)
+		}
+		if f := web.Result.Network.Flows; len(f) != 1 || f[0].Name != "db" || f[0].Connections < 9 || f[0].Rx < 8<<20 || f[0].Tx < 8<<20 {
+			t.Errorf("what went to the job: %+v", f)
+		}
 		s.must("down", "-config", path)
 		s.passes("twin-web", tcp("open", "db:5432"))
 		s.kill("twin")
