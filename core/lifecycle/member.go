@@ -260,23 +260,28 @@ func sockaddr(a netip.Addr, port uint16) unix.Sockaddr {
 }
 
 // onlyFrom is the filter of a socket that drops what does not come from an address and
-// its port. It is given the packet from the header of TCP or UDP on, and finds the header
-// of IP by SKF_NET_OFF (linux/filter.h).
+// its port. It is given the packet from the header of TCP or UDP on, and finds the protocol
+// and the header of IP by SKF_AD_OFF and SKF_NET_OFF (linux/filter.h): a socket of IPv6
+// may get packets of IPv4.
 func onlyFrom(from netip.AddrPort) []unix.SockFilter {
-	const netOff = 0xfff00000 // SKF_NET_OFF
-	source := uint32(8)
+	const (
+		protocol = 0xfffff000 // SKF_AD_OFF + SKF_AD_PROTOCOL
+		netOff   = 0xfff00000 // SKF_NET_OFF
+	)
+	family, source := uint32(unix.ETH_P_IPV6), uint32(8)
 	if from.Addr().Is4() {
-		source = 12
+		family, source = unix.ETH_P_IP, 12
 	}
 	var out []unix.SockFilter
 	address := from.Addr().AsSlice()
-	checks := len(address)/4 + 1
+	checks := len(address)/4 + 2
 	check := func(load uint16, at, want uint32) {
 		left := uint8(2*(checks-1-len(out)/2) + 1) // to the last instruction
 		out = append(out,
 			unix.SockFilter{Code: load | unix.BPF_ABS | unix.BPF_LD, K: at},
 			unix.SockFilter{Code: unix.BPF_JMP | unix.BPF_JEQ | unix.BPF_K, Jf: left, K: want})
 	}
+	check(unix.BPF_W, protocol, family)
 	for i := 0; i < len(address); i += 4 {
 		check(unix.BPF_W, netOff+source+uint32(i), uint32(address[i])<<24|uint32(address[i+1])<<16|uint32(address[i+2])<<8|uint32(address[i+3]))
 	}

@@ -67,6 +67,13 @@ func TestSocketLeadsToOnePort(t *testing.T) {
 			if err := anew(t, fd, other); !errors.Is(err, unix.ETIMEDOUT) {
 				t.Errorf("connected to another port: %v, want no answer", err)
 			}
+			if allowed.Addr().Is6() {
+				v4 := greeter(t, "127.0.0.1")
+				mapped := netip.AddrPortFrom(netip.AddrFrom16(v4.Addr().As16()), v4.Port())
+				if err := anew(t, fd, mapped); err == nil {
+					t.Error("connected by IPv4")
+				}
+			}
 			if err := anew(t, fd, allowed); err != nil {
 				t.Errorf("connected to its own port again: %v", err)
 			}
