@@ -233,7 +233,8 @@ type RunOptions struct {
 	// Sockets are what a job with socket_activation hands to its workload, and stay the
 	// caller's. A job without takes none.
 	Sockets []listen.Socket
-	// Stack is kept beside the sandbox's record, for who starts and stops several.
+	// Stack is kept beside the sandbox's record, for who starts and stops several. Others of
+	// it find the sandbox if its Name is as stack.Sandbox says.
 	Stack *supervisor.Stack
 	// Keep leaves the record and the log of a sandbox that has run, and its name, until
 	// it is removed.
