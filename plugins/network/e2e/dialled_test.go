@@ -1,6 +1,7 @@
 package e2e
 
 import (
+	"context"
 	"encoding/json"
 	"fmt"
 	"net/netip"
@@ -183,6 +184,25 @@ func TestConnectionsBetweenJobsLeaveNothing(t *testing.T) {
 				probe.Probe{ID: fmt.Sprint("nobody ", i), Kind: probe.TCP, To: "db:6001", Times: 10})
 		}
 		s.passes("shop-web", all...)
+		// While the job is made anew again and again, each is answered, one way or the other.
+		restarted := make(chan error)
+		go func() {
+			var failed error
+			for range 3 {
+				ctx, cancel := context.WithTimeout(context.Background(), patience)
+				out, err := s.nucleus(ctx, "restart", "-host-config", s.conf, "shop-db").CombinedOutput()
+				cancel()
+				if err != nil {
+					failed = fmt.Errorf("%w: %s", err, out)
+				}
+			}
+			restarted <- failed
+		}()
+		s.in("shop-web", all...)
+		if err := <-restarted; err != nil {
+			t.Error(err)
+		}
+		s.passes("shop-web", tcp("open", "db:5432"))
 		for end := time.Now().Add(10 * time.Second); s.open("db") > db || s.open("web") > web; time.Sleep(50 * time.Millisecond) {
 			if time.Now().After(end) {
 				t.Fatalf("after 1200 connections: %d and %d descriptors, before %d and %d", s.open("db"), s.open("web"), db, web)
