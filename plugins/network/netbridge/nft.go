@@ -127,13 +127,6 @@ func (t tag) pass() exprs {
 // tag is random, and of one attachment.
 type tag [16]byte
 
-// original loads the destination that the sandbox has sent to, before it was
-// translated. In an inet table the register is taken for 16 bytes, but an IPv4 address
-// fills four: load it before what comes behind it.
-func original(reg uint32) exprs {
-	return exprs{&expr.Ct{Key: expr.CtKeyDST, Direction: 0, Register: reg}}
-}
-
 func in(set string, reg uint32) exprs { return exprs{&expr.Lookup{SourceRegister: reg, SetName: set}} }
 
 func notIn(set string, reg uint32) exprs {
@@ -151,6 +144,7 @@ func valueOf(set string, reg, to uint32) exprs {
 
 func accept() exprs            { return exprs{&expr.Verdict{Kind: expr.VerdictAccept}} }
 func drop() exprs              { return exprs{&expr.Verdict{Kind: expr.VerdictDrop}} }
+func jump(chain string) exprs  { return exprs{&expr.Verdict{Kind: expr.VerdictJump, Chain: chain}} }
 func goTo(chain string) exprs  { return exprs{&expr.Verdict{Kind: expr.VerdictGoto, Chain: chain}} }
 func protocol(p ...byte) exprs { return seq(meta(expr.MetaKeyL4PROTO, r0), eq(r0, p)) }
 

@@ -21,6 +21,8 @@ const (
 	chainPass  = "-pass"
 	chainMany  = "-many"
 	chainNames = "-names"
+	chainCount = "-count" // of what was sent to a name
+	chainPairs = "-pairs" // of what was sent to a name, and goes where it stands for
 
 	setReal  = "-real" // + family: name's address, protocol and port to the real address
 	setPairs = "-pair" // + family: what a name's address may have become
@@ -104,8 +106,10 @@ func (c *change) in(s *nftables.Set) *nftables.Set {
 }
 
 func (c *change) nameSets(s sandbox) {
-	c.chain(c.inet, s.name()+chainNames)
-	c.FlushChain(&nftables.Chain{Table: c.inet, Name: s.name() + chainNames})
+	for _, chain := range []string{chainNames, chainCount, chainPairs} {
+		c.chain(c.inet, s.name()+chain)
+		c.FlushChain(&nftables.Chain{Table: c.inet, Name: s.name() + chain})
+	}
 	for _, f := range families() {
 		for _, set := range []*nftables.Set{f.realMap(s.slot), f.pairSet(s.slot), f.flowSet(s.slot)} {
 			c.set(set)
@@ -188,11 +192,8 @@ func (c *change) incoming(s sandbox) {
 
 // counting adds up bytes by name, in both directions.
 func (c *change) counting(s sandbox, chain string) {
-	if !s.names {
-		return
-	}
-	for _, f := range families() {
-		c.rule(c.inet, chain, f.only(), translated(true), exprs{&expr.Ct{Key: expr.CtKeyDIRECTION, Register: r0}}, original(r0+1), in(s.name()+setFlows+f.suffix, r0))
+	if s.names {
+		c.rule(c.inet, chain, translated(true), jump(s.name()+chainCount))
 	}
 }
 
@@ -203,10 +204,10 @@ func (c *change) outgoing(s sandbox) {
 	c.counting(s, chain)
 	c.known(s, chain)
 	rule(state(fresh), exprs{&expr.Connlimit{Count: maxFlows, Flags: connlimitOver}}, goTo(s.name()+chainMany))
+	if s.names {
+		rule(translated(true), jump(s.name()+chainPairs))
+	}
 	for _, f := range families() {
-		if s.names {
-			rule(f.only(), translated(true), original(r0), header(f.dst, f.size, r0+f.words), in(s.name()+setPairs+f.suffix, r0), s.tag.pass())
-		}
 		rule(f.only(), within(c, f, []netip.Prefix{f.synthetics}), refuse)
 	}
 	// Somebody else's translation: a service of the host, a container's port.
