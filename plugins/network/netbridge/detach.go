@@ -131,7 +131,7 @@ func (h *host) cleanShared(ctx context.Context, c *change, tables int, have link
 			failed = append(failed, h.forgetNeighbours(ctx, l, have))
 			continue
 		}
-		failed = append(failed, c.leave(name))
+		failed = append(failed, h.passOn(l, have, used), c.leave(name))
 		if tables == 2 && len(have.ports) > 0 {
 			c.unserve(l)
 		}

@@ -83,6 +83,17 @@ func header(offset, size, reg uint32) exprs {
 // dport is the destination port; of ICMP it is something else, which must not matter.
 func dport(reg uint32) exprs { return payload(expr.PayloadBaseTransportHeader, 2, 2, reg) }
 
+// faces is how many numbers dice may give.
+const faces = 256
+
+// dice is a random number, in network order, for intervals.
+func dice(reg uint32) exprs {
+	return exprs{
+		&expr.Numgen{Register: reg, Modulus: faces, Type: unix.NFT_NG_RANDOM},
+		&expr.Byteorder{SourceRegister: reg, DestRegister: reg, Op: expr.ByteorderHton, Len: 4, Size: 4},
+	}
+}
+
 func masked(reg uint32, mask []byte) exprs {
 	return exprs{&expr.Bitwise{SourceRegister: reg, DestRegister: reg, Len: uint32(len(mask)), Mask: mask, Xor: make([]byte, len(mask))}}
 }

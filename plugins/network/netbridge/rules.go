@@ -24,16 +24,18 @@ const (
 	chainCount = "-count" // of what was sent to a name
 	chainPairs = "-pairs" // of what was sent to a name, and goes where it stands for
 
-	setReal  = "-real" // + family: name's address, protocol and port to the real address
+	setReal  = "-real" // + family: name's address, protocol, port and a random number to a real address
 	setPairs = "-pair" // + family: what a name's address may have become
 	setFlows = "-flow" // + family: bytes by direction and name's address
 )
 
-// realMap is what a name's address stands for, by protocol and port.
+// realMap is what a name's address stands for, by protocol and port. A random number
+// spreads connections over several real addresses; in network order, it is printed as an
+// address.
 func (f fam) realMap(s slot) *nftables.Set {
 	return &nftables.Set{
 		Name: s.name() + setReal + f.suffix, IsMap: true, Interval: true, Concatenation: true,
-		KeyType: concat(f.key, nftables.TypeInetProto, nftables.TypeInetService), DataType: f.key,
+		KeyType: concat(f.key, nftables.TypeInetProto, nftables.TypeInetService, nftables.TypeIPAddr), DataType: f.key,
 	}
 }
 
@@ -115,7 +117,7 @@ func (c *change) nameSets(s sandbox) {
 			c.set(set)
 			c.FlushSet(set)
 		}
-		c.rule(c.inet, s.name()+chainNames, f.only(), header(f.dst, f.size, r0), meta(expr.MetaKeyL4PROTO, r0+f.words), dport(r0+f.words+1),
+		c.rule(c.inet, s.name()+chainNames, f.only(), header(f.dst, f.size, r0), meta(expr.MetaKeyL4PROTO, r0+f.words), dport(r0+f.words+1), dice(r0+f.words+2),
 			valueOf(s.name()+setReal+f.suffix, r0, r0), exprs{&expr.NAT{Type: expr.NATTypeDestNAT, Family: f.nfproto, RegAddrMin: r0}})
 	}
 	c.askElsewhere(s)
@@ -139,24 +141,31 @@ func (c *change) refuse(s sandbox) {
 	for chain, prefix := range map[string]string{chainNo: s.name(), chainMany: s.name() + manySuffix} {
 		rule := func(parts ...exprs) { c.rule(c.inet, s.name()+chain, parts...) }
 		rule(exprs{&expr.Counter{}})
-		if s.group != 0 {
-			rule(exprs{
-				&expr.Limit{Type: expr.LimitTypePkts, Rate: 50, Unit: expr.LimitTimeSecond, Burst: 100},
-				&expr.Log{
-					Key:   1<<unix.NFTA_LOG_GROUP | 1<<unix.NFTA_LOG_SNAPLEN | 1<<unix.NFTA_LOG_PREFIX | 1<<unix.NFTA_LOG_QTHRESHOLD,
-					Group: s.group, Snaplen: snap, QThreshold: 1, Data: []byte(prefix),
-				},
-			})
-		}
+		rule(s.tell(prefix))
 		rule(protocol(unix.IPPROTO_TCP), reset())
 		rule(exprs{&expr.Reject{Type: unix.NFT_REJECT_ICMPX_UNREACH, Code: unix.NFT_REJECT_ICMPX_ADMIN_PROHIBITED}})
 	}
 }
 
+// tell tells this process of a packet, with a word that says why.
+func (s sandbox) tell(prefix string) exprs {
+	return exprs{
+		&expr.Limit{Type: expr.LimitTypePkts, Rate: 50, Unit: expr.LimitTimeSecond, Burst: 100},
+		&expr.Log{
+			Key:   1<<unix.NFTA_LOG_GROUP | 1<<unix.NFTA_LOG_SNAPLEN | 1<<unix.NFTA_LOG_PREFIX | 1<<unix.NFTA_LOG_QTHRESHOLD,
+			Group: s.group, Snaplen: snap, QThreshold: 1, Data: []byte(prefix),
+		},
+	}
+}
+
 func reset() exprs { return exprs{&expr.Reject{Type: unix.NFT_REJECT_TCP_RST}} }
 
-// manySuffix marks what was refused for being one too many.
-const manySuffix = "+"
+const (
+	// manySuffix marks what was refused for being one too many.
+	manySuffix = "+"
+	// silentSuffix marks what passes, and was not answered the first time.
+	silentSuffix = "?"
+)
 
 // passRules is how many rules pass makes.
 const passRules = 3
@@ -205,6 +214,8 @@ func (c *change) outgoing(s sandbox) {
 	c.known(s, chain)
 	rule(state(fresh), exprs{&expr.Connlimit{Count: maxFlows, Flags: connlimitOver}}, goTo(s.name()+chainMany))
 	if s.names {
+		// What begins a second time has not been answered: another address may do better.
+		rule(state(fresh), protocol(unix.IPPROTO_TCP), translated(true), s.tag.mine(), s.tell(s.name()+silentSuffix))
 		rule(translated(true), jump(s.name()+chainPairs))
 	}
 	for _, f := range families() {
