@@ -2,6 +2,7 @@ package pluginhost
 
 import (
 	"bytes"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -179,6 +180,10 @@ func TestAPluginIsAskedOnce(t *testing.T) {
 	r.o.Schemas = &SchemaCache{Dir: filepath.Join(t.TempDir(), "schema")}
 	if d, err := r.Remembered(t.Context(), "good"); d != nil || err != nil {
 		t.Fatalf("before it ever ran: %+v", d)
+	}
+	var pe *Error
+	if d, err := r.Remembered(t.Context(), "nowhere"); d != nil || !errors.As(err, &pe) || pe.Hint == "" {
+		t.Errorf("one that is not there: %+v, %v, want the reason and a remedy", d, err)
 	}
 	first := described(t, r, false)
 	again := described(t, r, true)
