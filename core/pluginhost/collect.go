@@ -27,6 +27,9 @@ func (n *Networks) Collect(ctx context.Context, keep map[string]network.Record) 
 			continue // one that cannot be used has its error where somebody wants it
 		}
 		removed, err := n.Host.collect(ctx, name, keep)
+		if wrong := (*ConfigError)(nil); errors.As(err, &wrong) {
+			continue // and so has what its operator says to it
+		}
 		if len(removed) > 0 {
 			out = append(out, network.Collected{Backend: name, Removed: removed})
 		}

@@ -351,6 +351,9 @@ func (p *Plugin) GC(ctx context.Context, r *network.GCRequest) (*network.GCRespo
 	}
 	defer h.close()
 	removed, err := h.clean(ctx, r.DryRun, func(a string) bool { return p.ofRoot(a) && !valid[a] })
+	if errors.Is(err, unix.EOPNOTSUPP) || errors.Is(err, unix.EPROTONOSUPPORT) {
+		return &network.GCResponse{}, nil // a kernel that cannot have what is ours has nothing of it
+	}
 	out := &network.GCResponse{Removed: removed}
 	if err != nil {
 		out.Failed = strings.Split(err.Error(), "\n")
