@@ -32,7 +32,7 @@ const maxPairs = 16
 
 // maxTargets is over how many real addresses of a name, in a family, connections are
 // spread: each is an element for every range of ports that has its own verdict.
-const maxTargets = 8
+const maxTargets = 4
 
 // bound is what the names of a sandbox stand for.
 type bound struct {
@@ -198,7 +198,7 @@ func (b *bound) stand(c *change, f fam, n dnsname.Name, was standing, own resolv
 			real = append(real, r)
 		}
 	}
-	next := standing{real: b.a.reals(f, n, mine, b.answering(real)), flows: was.flows}
+	next := standing{real: b.reals(f, n, mine, real), flows: was.flows}
 	set := c.in(f.realMap(b.a.slot))
 	old := without(was.real, next.real)
 	for i := range old {
@@ -252,7 +252,7 @@ func without(a, b []nftables.SetElement) []nftables.SetElement {
 
 // reals are the elements of a name: for each protocol and range of ports the real
 // addresses that the policy lets the name have there, with a part of the numbers each.
-func (a *attachment) reals(f fam, n dnsname.Name, own []byte, real []netip.Addr) []nftables.SetElement {
+func (b *bound) reals(f fam, n dnsname.Name, own []byte, real []netip.Addr) []nftables.SetElement {
 	var out []nftables.SetElement
 	add := func(p1, p2 byte, first, last uint16, to []netip.Addr) {
 		for i, r := range to {
@@ -264,17 +264,16 @@ func (a *attachment) reals(f fam, n dnsname.Name, own []byte, real []netip.Addr)
 			})
 		}
 	}
-	if a.egress.Default == network.Allow {
-		add(0, 255, 0, math.MaxUint16, real[:min(len(real), maxTargets)])
-		return out
+	a := b.a
+	targets := func(proto string, port uint16) []netip.Addr {
+		to := b.answering(slices.DeleteFunc(slices.Clone(real), func(r netip.Addr) bool {
+			return a.egress.Default != network.Allow && !a.policy.Bound(n, proto, netip.AddrPortFrom(r, port)).Allow
+		}))
+		return to[:min(len(to), maxTargets)]
 	}
-	targets := func(proto string, port uint16) (to []netip.Addr) {
-		for _, r := range real {
-			if len(to) < maxTargets && a.policy.Bound(n, proto, netip.AddrPortFrom(r, port)).Allow {
-				to = append(to, r)
-			}
-		}
-		return to
+	if a.egress.Default == network.Allow {
+		add(0, 255, 0, math.MaxUint16, targets("", 0))
+		return out
 	}
 	add(f.icmp, f.icmp, 0, math.MaxUint16, targets("icmp", 0))
 	for _, p := range []struct {

@@ -1,12 +1,14 @@
 package netbridge
 
 import (
+	"bytes"
 	"context"
 	"encoding/binary"
 	"net/netip"
 	"slices"
 	"time"
 
+	"github.com/google/nftables"
 	"github.com/vishvananda/netlink/nl"
 	"golang.org/x/sys/unix"
 
@@ -21,6 +23,10 @@ import (
 
 // silence is how long an address is not chosen that did not answer.
 const silence = 30 * time.Second
+
+// maxTurned is how many names are changed for one connection. More that share an address
+// have their turn when connections of theirs are not answered.
+const maxTurned = 256
 
 // flow is a connection from a sandbox to the real address of a name.
 type flow struct{ src, real netip.AddrPort }
@@ -63,9 +69,11 @@ func (b *bound) turn() {
 			again = nil
 			b.forgive()
 		}
-		if again == nil {
+		b.mu.Lock()
+		if again == nil && len(b.silent) > 0 {
 			again = time.After(silence / 10)
 		}
+		b.mu.Unlock()
 	}
 }
 
@@ -88,33 +96,46 @@ func (b *bound) avoid(f flow) {
 	defer c.close()
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	better := make(map[dnsname.Name]*name)
+	turned := make(map[dnsname.Name]*name)
+	var owns []netip.AddrPort // one of them is where the connection was sent
 	for n, is := range b.names {
 		others := func(a netip.Addr) bool {
 			_, silent := b.silent[a]
-			return a != to && a.BitLen() == to.BitLen() && !silent
+			return a != to && a.BitLen() == to.BitLen() && !silent && b.a.policy.Bound(n, "tcp", netip.AddrPortFrom(a, f.real.Port())).Allow
 		}
-		if slices.Contains(is.real, to) && slices.ContainsFunc(is.real, others) {
-			better[n] = &name{own: is.own, real: is.real}
+		if !slices.Contains(is.real, to) || !slices.ContainsFunc(is.real, others) {
+			continue
 		}
-	}
-	if len(better) == 0 {
-		return
-	}
-	if _, known := b.silent[to]; !known {
-		b.silent[to] = time.Now().Add(silence)
-		if b.stands(c, better) != nil {
-			delete(b.silent, to)
-			return
-		}
-	}
-	for _, x := range better {
-		own := x.own.V4
+		own := is.own.V4
 		if to.Is6() {
-			own = x.own.V6
+			own = is.own.V6
 		}
-		b.a.forget(f.src, netip.AddrPortFrom(own, f.real.Port()))
+		owns = append(owns, netip.AddrPortFrom(own, f.real.Port()))
+		if is.leads(to) {
+			turned[n] = &name{own: is.own, real: is.real}
+		}
+		if len(owns) == maxTurned {
+			break
+		}
 	}
+	if len(turned) > 0 {
+		until, known := b.silent[to]
+		if !known {
+			until = time.Now().Add(silence)
+		}
+		b.silent[to] = until
+		if b.stands(c, turned) != nil {
+			return // the connection stays where it is, and comes again
+		}
+	}
+	b.a.forget(f.src, owns)
+}
+
+// leads tells whether connections to the name may go to an address.
+func (n *name) leads(to netip.Addr) bool {
+	return slices.ContainsFunc(n.is[:], func(s standing) bool {
+		return slices.ContainsFunc(s.real, func(e nftables.SetElement) bool { return bytes.Equal(e.Val, to.AsSlice()) })
+	})
 }
 
 // forgive has the names stand again for addresses that have been left out long enough.
@@ -157,10 +178,11 @@ const (
 	protoDstPort    = 3
 )
 
-// forget has the kernel forget a TCP connection of the sandbox, if there is one. The
-// tuple has to be whole: without one the kernel would forget all connections.
-func (a *attachment) forget(src, dst netip.AddrPort) {
-	if src.Addr() != a.v4 && src.Addr() != a.v6 || src.Addr().BitLen() != dst.Addr().BitLen() {
+// forget has the kernel forget the TCP connections of the sandbox from src to any of dst,
+// as far as there are such. Tuples have to be whole: without one the kernel would forget
+// all connections.
+func (a *attachment) forget(src netip.AddrPort, dst []netip.AddrPort) {
+	if src.Addr() != a.v4 && src.Addr() != a.v6 || len(dst) == 0 {
 		return
 	}
 	s, err := open(unix.NETLINK_NETFILTER)
@@ -173,10 +195,16 @@ func (a *attachment) forget(src, dst netip.AddrPort) {
 		kind = ipV6Src
 	}
 	port := func(kind int, p uint16) *nl.RtAttr { return attr(kind, binary.BigEndian.AppendUint16(nil, p)) }
+	var rs []*nl.NetlinkRequest
+	for _, d := range dst {
+		if d.Addr().BitLen() != src.Addr().BitLen() {
+			continue
+		}
+		rs = append(rs, request(conntrackDelete, unix.NLM_F_ACK, &nl.Nfgenmsg{NfgenFamily: uint8(family(src.Addr()))}, nested(tupleOriginal,
+			nested(tupleIP, attr(kind, src.Addr().AsSlice()), attr(kind+1, d.Addr().AsSlice())),
+			nested(tupleProto, attr(protoNumber, []byte{unix.IPPROTO_TCP}), port(protoSrcPort, src.Port()), port(protoDstPort, d.Port())))))
+	}
 	ctx, cancel := context.WithTimeout(a.ctx, answerLimit)
 	defer cancel()
-	// It may be over, or be another name's.
-	_ = s.send(ctx, nil, request(conntrackDelete, unix.NLM_F_ACK, &nl.Nfgenmsg{NfgenFamily: uint8(family(src.Addr()))}, nested(tupleOriginal,
-		nested(tupleIP, attr(kind, src.Addr().AsSlice()), attr(kind+1, dst.Addr().AsSlice())),
-		nested(tupleProto, attr(protoNumber, []byte{unix.IPPROTO_TCP}), port(protoSrcPort, src.Port()), port(protoDstPort, dst.Port())))))
+	_ = s.send(ctx, nil, rs...) // all but one are not there
 }
