@@ -12,6 +12,15 @@ import (
 	"github.com/nucleus-runtime/nucleus/plugins/network/internal/probe"
 )
 
+// otherRoot is the same host, backend and user with another state root.
+func (s *site) otherRoot() *site {
+	s.t.Helper()
+	o := &site{t: s.t, lab: s.lab, who: root(s.t), backend: s.backend, stuff: s.stuff}
+	o.state = filepath.Join(o.who.run, "nucleus")
+	o.configure("")
+	return o
+}
+
 // What a sandbox has left of which nothing is written down goes with nucleus gc: here the
 // state root has lost it, and somebody holds its network namespace, so that the kernel has
 // not removed its link. A live sandbox stays connected, and so does one of another state
@@ -22,9 +31,7 @@ func TestGCRemovesWhatNoJournalNames(t *testing.T) {
 	publish(s.lab)
 	s.lab.Echo(t, 443)
 	before, files := s.settled()
-	other := &site{t: t, lab: s.lab, who: root(t), backend: s.backend, stuff: s.stuff}
-	other.state = filepath.Join(other.who.run, "nucleus")
-	other.configure("")
+	other := s.otherRoot()
 	probes := []probe.Probe{
 		{ID: "first", Kind: probe.TCP, To: "allowed.example:443", Alone: true},
 		{ID: "wait", Kind: probe.Sleep, Wait: 8 * time.Second, Alone: true},
