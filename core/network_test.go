@@ -42,6 +42,7 @@ type backend struct {
 	gone    chan struct{}
 	serve   func(place network.Place)
 	records []network.Record
+	keep    map[string]network.Record
 }
 
 func (b *backend) called(what string) {
@@ -91,6 +92,15 @@ type byRecord struct{ *backend }
 func (b byRecord) Detach(_ context.Context, _ string, r network.Record) error {
 	b.records = append(b.records, r)
 	return nil
+}
+
+func (b byRecord) Collect(_ context.Context, keep map[string]network.Record) ([]network.Collected, error) {
+	b.keep = keep
+	return nil, nil
+}
+
+func (b *backend) Collect(context.Context, map[string]network.Record) ([]network.Collected, error) {
+	return nil, errors.New("not by the sandbox's own")
 }
 
 func (b *backend) Record() network.Record {
@@ -308,7 +318,6 @@ func TestNetworkFailuresEndTheStart(t *testing.T) {
 			b:    &backend{prepare: sdk.PrepareResponse{Setups: []sdk.Setup{{Name: "s", Protocol: unix.NETLINK_AUDIT, Messages: newAddress(t, "192.0.2.1", unix.NLM_F_ACK)}}}},
 			want: "netlink protocol 9", calls: "open prepare detach close",
 		},
-		"mounts":         {b: &backend{response: sdk.AttachResponse{ExtraMounts: []sdk.Mount{{Source: "/etc", Target: "/x"}}}}, want: "it wants mounts or variables", calls: "open prepare attach detach close"},
 		"no file system": {b: &backend{hang: true}, lines: []string{"volume \"x\" {\n source = \"/nowhere-at-all\"\n target = \"/data\"\n}"}, want: "nowhere-at-all", calls: "open prepare detach close"},
 		"no command":     {b: &backend{}, lines: []string{`hook "createRuntime" {` + "\n" + `command = ["/bin/false"]` + "\n}"}, want: "createRuntime", calls: "open prepare attach detach close"},
 	} {
@@ -403,11 +412,51 @@ func TestNetworkIsOwed(t *testing.T) {
 	if _, err := thin.Collect(t.Context()); !errors.Is(err, core.ErrNoPlugins) {
 		t.Errorf("a build without plugins: %v", err)
 	}
+	if b.keep != nil {
+		t.Error("nobody was there to ask, and the backend was")
+	}
 	if _, err := rt.Collect(t.Context()); err != nil {
 		t.Fatal(err)
 	}
+	if b.keep == nil || len(b.keep) > 0 {
+		t.Errorf("with nothing left to stay, the backend was told %v", b.keep)
+	}
 	if len(b.records) != 1 || string(b.records[0].Handle.Opaque) != "attached" || string(b.records[0].Prepared.Opaque) != "prepared" || string(b.records[0].Config) != "as configured" {
 		t.Errorf("records %+v", b.records)
+	}
+	noneLeft(t)
+}
+
+// What networks have left that no sandbox names is for their backends to remove. They are
+// told of all that is to stay: of a sandbox that lives, and of one that is still owed.
+func TestNetworksAreCollected(t *testing.T) {
+	b := &backend{response: sdk.AttachResponse{Handle: sdk.Handle{Version: 1, Opaque: []byte("attached")}}}
+	rt := withNetwork(t, b, nil)
+	p := planFor(t, rt, secretJob(t, "read x", lan))
+	in, hold, err := os.Pipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer hold.Close()
+	box, err := rt.Create(t.Context(), p, core.RunOptions{Streams: core.Streams{In: in, Out: os.Stderr, Err: os.Stderr}})
+	if err == nil {
+		err = box.Start(t.Context())
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := rt.Collect(t.Context()); err != nil {
+		t.Error(err)
+	}
+	if r, ok := b.keep[box.ID()]; len(b.keep) != 1 || !ok || r.Backend != "lan" || string(r.Handle.Opaque) != "attached" {
+		t.Errorf("beside %s the backend was told to keep %+v", box.ID(), b.keep)
+	}
+	_ = hold.Close()
+	if _, err := box.Wait(); err != nil {
+		t.Error(err)
+	}
+	if _, err := rt.Collect(t.Context()); err != nil || len(b.keep) > 0 {
+		t.Errorf("after its end: %+v, %v", b.keep, err)
 	}
 	noneLeft(t)
 }

@@ -3,6 +3,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -20,6 +21,7 @@ import (
 	"github.com/nucleus-runtime/nucleus/core/job"
 	"github.com/nucleus-runtime/nucleus/core/pluginhost"
 	"github.com/nucleus-runtime/nucleus/core/pluginhost/rundir"
+	"github.com/nucleus-runtime/nucleus/core/state"
 	"github.com/nucleus-runtime/nucleus/sdk/config"
 	"github.com/nucleus-runtime/nucleus/sdk/manifest"
 )
@@ -66,13 +68,19 @@ func (a *app) pluginHostIn(cgroupParent string) (*pluginhost.Host, *pluginhost.F
 	if cgroupParent == "" {
 		cgroupParent = conf.CgroupParent
 	}
+	root, err := a.stateRootPath()
+	if err != nil {
+		return nil, nil, err
+	}
 	dirs, err := pluginDirs(conf)
 	if err != nil {
 		return nil, nil, err
 	}
 	finder := &pluginhost.Finder{Dirs: dirs, Host: conf, Digests: &pluginhost.DigestCache{Dir: cacheDir("digest")}}
 	schemas := &pluginhost.SchemaCache{Dir: cacheDir("schema")}
-	return pluginhost.New(pluginhost.Options{Finder: finder, Schemas: schemas, RunDirs: rundir.Default(), Version: version, CgroupParent: cgroupParent}), finder, nil
+	return pluginhost.New(pluginhost.Options{
+		Finder: finder, Schemas: schemas, RunDirs: rundir.Default(), StateRoot: cmp.Or(root, state.DefaultRoot()), Version: version, CgroupParent: cgroupParent,
+	}), finder, nil
 }
 
 // cacheDir is "" for a user without a home.
@@ -100,11 +108,11 @@ func (a *app) checkPlugins(ctx context.Context, j *job.Job, here bool) error {
 	look := func(service manifest.Service, name, origin string, body hcl.Body) {
 		d, seen := known[name]
 		if !seen {
-			d = h.Remembered(ctx, name)
+			d, err = h.Remembered(ctx, name)
 			known[name] = d
 			switch {
-			case d == nil && here:
-				diags = append(diags, unusable(finder, name, j.Ranges[origin])...)
+			case err != nil && here:
+				diags = append(diags, unusable(err, j.Ranges[origin]))
 			case d != nil:
 				p, _ := finder.Host.Plugin(name)
 				at := finder.Host.Ranges[fmt.Sprintf("plugin[%q]", name)]
@@ -133,13 +141,8 @@ func (a *app) checkPlugins(ctx context.Context, j *job.Job, here bool) error {
 	return a.diagnostics(a.sources, diags)
 }
 
-// unusable tells why a plugin cannot be used, if it cannot.
-func unusable(finder *pluginhost.Finder, name string, at hcl.Range) hcl.Diagnostics {
-	program, err := finder.Find(name)
-	if err == nil {
-		_ = program.Close()
-		return nil
-	}
+// unusable tells why a plugin cannot be used.
+func unusable(err error, at hcl.Range) *hcl.Diagnostic {
 	d := &hcl.Diagnostic{Severity: hcl.DiagError, Summary: "Plugin cannot be used", Detail: err.Error() + "."}
 	if at != (hcl.Range{}) {
 		d.Subject = &at
@@ -148,7 +151,7 @@ func unusable(finder *pluginhost.Finder, name string, at hcl.Range) hcl.Diagnost
 	if errors.As(err, &pe) && pe.Hint != "" {
 		d.Detail += "\nHint: " + pe.Hint
 	}
-	return hcl.Diagnostics{d}
+	return d
 }
 
 func (a *app) pluginCommand() *cobra.Command {

@@ -167,7 +167,8 @@ func (a *app) gcCommand() *cobra.Command {
 		Short: "Remove what sandboxes left whose supervisor was killed",
 		Long: `Remove what sandboxes left whose supervisor was killed, and tell plugins what they
 are owed. Safe beside live sandboxes, at any time. Every run does the same first, but
-for plugins: these are started here, with the -host-config that the sandboxes ran with.`,
+for plugins: these are started here, with the -host-config that the sandboxes ran with.
+Network plugins that this user has run also look for what no sandbox has written down.`,
 		Example: `  nucleus gc
   nucleus gc -json`,
 		Args: cobra.NoArgs,

@@ -69,6 +69,8 @@ const (
 	Removed          Type = "sandbox.removed"     // nothing is left
 	Failed           Type = "sandbox.failed"      // it never ran, or its runtime broke
 	Collected        Type = "gc.collected"        // a dead sandbox was cleaned up
+	// NetworkCollected: a backend has removed what belonged to no sandbox.
+	NetworkCollected Type = "gc.network"
 )
 
 // Event is one line.

@@ -71,7 +71,7 @@ func (s *Sandbox) openNetwork(ctx context.Context) error {
 		if c.link, c.err = s.cfg.Networks.Open(ctx, s.dir.ID, want); c.err != nil {
 			return
 		}
-		if c.err = s.dir.Journal.Intent(stepNetwork, c.link.Record()); c.err == nil {
+		if c.err = s.dir.Announce(ctx, stepNetwork, c.link.Record()); c.err == nil {
 			failpoint.Hit("network preparing")
 			c.prep, c.err = c.link.Prepare(ctx)
 		}
@@ -138,9 +138,6 @@ func (s *Sandbox) connect(ctx context.Context) error {
 	record.Handle = got.Handle
 	if err := s.dir.Journal.Intent(stepNetwork, record); err != nil {
 		return phase("network", err)
-	}
-	if len(got.ExtraMounts)+len(got.Env) > 0 {
-		return s.networkFailed(errors.New("it wants mounts or variables in the sandbox, which this version of Nucleus does not give"))
 	}
 	c.remember(got)
 	s.watch()

@@ -194,7 +194,8 @@ type Sources struct {
 // their ids. It may run beside live sandboxes at any time. What it cannot clean
 // up it leaves and tells of in the error, and goes on with the others.
 // Without sources what a plugin has to be called for is left as well, with an error
-// that is ErrNoPlugins.
+// that is ErrNoPlugins. With one of networks their backends remove what no sandbox has
+// written down.
 func Collect(ctx context.Context, root *state.Root, from Sources, sinks ...io.Writer) ([]string, error) {
 	dead, err := root.Dead()
 	errs := []error{err}
@@ -211,6 +212,9 @@ func Collect(ctx context.Context, root *state.Root, from Sources, sinks ...io.Wr
 		}
 		log.Emit(audit.Collected, nil, nil)
 		done = append(done, d.ID)
+	}
+	if from.Networks != nil {
+		errs = append(errs, collectNetworks(ctx, root, from.Networks, audit.NewLog("", "", sinks...)))
 	}
 	errs = append(errs, root.Sweep())
 	return done, errors.Join(errs...)

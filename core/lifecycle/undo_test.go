@@ -5,6 +5,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -17,6 +18,7 @@ import (
 
 	"github.com/nucleus-runtime/nucleus/core/audit"
 	"github.com/nucleus-runtime/nucleus/core/cgroups"
+	"github.com/nucleus-runtime/nucleus/core/network"
 	"github.com/nucleus-runtime/nucleus/core/state"
 	"github.com/nucleus-runtime/nucleus/internal/procid"
 )
@@ -278,5 +280,46 @@ func TestCollectTellsWhatItDid(t *testing.T) {
 	}
 	if got := strings.Join(types, " "); got != "undo.done gc.collected" {
 		t.Errorf("events %q, want undo.done gc.collected", got)
+	}
+}
+
+// collector is a source of networks that removes two things.
+type collector struct {
+	network.Source
+	keep map[string]network.Record
+}
+
+func (c *collector) Collect(_ context.Context, keep map[string]network.Record) ([]network.Collected, error) {
+	c.keep = keep
+	return []network.Collected{{Backend: "lan", Removed: []string{"link one", "\x1b[31mlink two"}}}, errors.New("link three is busy")
+}
+
+// A journal that says nothing of use keeps everybody from removing anything: what it
+// names might be live.
+func TestNetworksAreNotCollectedOnAGuess(t *testing.T) {
+	r := root(t)
+	d, err := r.Create(state.NewID(), "lives", true)
+	if err != nil {
+		t.Fatal(err)
+	}
+	c := &collector{}
+	var events bytes.Buffer
+	if err := d.Announce(t.Context(), stepNetwork, network.Record{Backend: "lan"}); err != nil {
+		t.Fatal(err)
+	}
+	_, err = Collect(t.Context(), r, Sources{Networks: c}, &events)
+	if err == nil || !strings.Contains(err.Error(), "link three is busy") || len(c.keep) != 1 || c.keep[d.ID].Backend != "lan" {
+		t.Errorf("%v, %+v", err, c.keep)
+	}
+	var e audit.Event
+	if err := json.Unmarshal(events.Bytes(), &e); err != nil || e.Type != audit.NetworkCollected || e.Detail["backend"] != "lan" || fmt.Sprint(e.Detail["removed"]) != "[link one  [31mlink two]" {
+		t.Errorf("%s, %v", events.String(), err)
+	}
+	c.keep = nil
+	if err := d.Announce(t.Context(), stepNetwork, "of another version"); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := Collect(t.Context(), r, Sources{Networks: c}); err == nil || c.keep != nil {
+		t.Errorf("%v, %+v", err, c.keep)
 	}
 }

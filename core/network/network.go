@@ -90,6 +90,15 @@ type Source interface {
 	Open(ctx context.Context, sandbox string, w Want) (Link, error)
 	// Detach is for the sandbox of a supervisor that is gone.
 	Detach(ctx context.Context, sandbox string, r Record) error
+	// Collect has every backend that can remove what it has made for sandboxes which keep,
+	// by their ids, does not have. Nobody may open a link meanwhile.
+	Collect(ctx context.Context, keep map[string]Record) ([]Collected, error)
+}
+
+// Collected is what a backend has removed that was no sandbox's.
+type Collected struct {
+	Backend string
+	Removed []string // in the backend's words
 }
 
 // Record is what another process needs to disconnect a sandbox.

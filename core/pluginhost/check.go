@@ -13,16 +13,15 @@ import (
 	"github.com/nucleus-runtime/nucleus/sdk/network"
 )
 
-// Remembered is what the plugin of a name has said of itself, nil if it is not known:
-// there is none, it may not be used, or it was never started as it is now. Nothing is
-// started.
-func (h *Host) Remembered(ctx context.Context, name string) *Description {
+// Remembered is what the plugin of a name has said of itself, nil if it was never started
+// as it is now. The error tells why it cannot be used. Nothing is started.
+func (h *Host) Remembered(ctx context.Context, name string) (*Description, error) {
 	program, err := h.o.Finder.Find(name)
 	if err != nil {
-		return nil
+		return nil, err
 	}
 	defer program.Close()
-	return h.remembered(ctx, program)
+	return h.remembered(ctx, program), nil
 }
 
 func (h *Host) remembered(ctx context.Context, program *Program) *Description {

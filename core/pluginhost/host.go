@@ -30,6 +30,8 @@ type Options struct {
 	// RunDirs are where sockets may be made: in the first whose path is short enough
 	// for one. They are the caller's, and made if they are missing.
 	RunDirs []string
+	// StateRoot is the directory of the sandboxes that plugins are started for.
+	StateRoot string
 	// StartTime bounds the time from exec to handshake; 0 is ten seconds.
 	StartTime time.Duration
 	// Version of the core.

@@ -82,6 +82,28 @@ func (w *wire) Watch(ctx context.Context, r *sdknet.WatchRequest, tell func(sdkn
 	return nil
 }
 
+// sweeper is one that can remove what no sandbox has.
+type sweeper struct {
+	wire
+	root string
+}
+
+func (w *sweeper) configure(_ context.Context, in config.Instance, _ struct{}) error {
+	w.root = in.StateRoot
+	return nil
+}
+
+func (w *sweeper) GC(_ context.Context, r *sdknet.GCRequest) (*sdknet.GCResponse, error) {
+	out := &sdknet.GCResponse{Removed: []string{"of " + w.root}}
+	for _, a := range r.Valid {
+		out.Removed = append(out.Removed, fmt.Sprint("not ", a.SandboxID, " ", a.InstanceID, " ", a.IfName, " ", string(a.Handle.Opaque)))
+	}
+	if len(r.Valid) == 0 {
+		out.Failed = []string{"link x: busy"}
+	}
+	return out, nil
+}
+
 func (w *wire) serve(f *fake) {
 	plugin.Serve(plugin.Plugin{Name: f.name, Version: "1", Network: w, NetworkConfig: config.To(w), HandleVersions: []uint32{1}, Lifetime: plugin.Resident})
 }
@@ -100,6 +122,10 @@ func networkBehaviours() map[string]func(*fake) {
 		"net-caps": func(f *fake) {
 			w := &wire{}
 			plugin.Serve(plugin.Plugin{Name: f.name, Version: "1", Network: w, NetworkConfig: config.To(w), Needs: plugin.Needs{Capabilities: []string{"CAP_NET_ADMIN"}}})
+		},
+		"net-gc": func(f *fake) {
+			w := &sweeper{}
+			plugin.Serve(plugin.Plugin{Name: f.name, Version: "1", Config: config.To(config.Func[struct{}](w.configure)), Network: w, NetworkConfig: config.To(&w.wire), HandleVersions: []uint32{1}})
 		},
 	}
 }
@@ -264,4 +290,43 @@ func TestNetworkPluginThatWantsCapabilities(t *testing.T) {
 		t.Fatal(err)
 	}
 	l.Close()
+}
+
+// Whoever can remove what no sandbox has is asked to, if it was ever used; with the
+// state root whose sandboxes it is told of, and with those that are its own.
+func TestNetworkPluginsCollect(t *testing.T) {
+	r := newRig(t, nil)
+	r.o.Schemas = &SchemaCache{Dir: filepath.Join(t.TempDir(), "schema")}
+	r.o.StateRoot = t.TempDir()
+	n := &Networks{Host: r.Host}
+	keep := map[string]network.Record{
+		"mine":   {Backend: "net-gc", IfName: "eth0", Handle: sdknet.Handle{Version: 1, Opaque: []byte("handle")}},
+		"others": {Backend: "net-good", IfName: "eth0"},
+	}
+	if got, err := n.Collect(t.Context(), keep); len(got) > 0 || err != nil {
+		t.Errorf("a plugin that nobody has used: %+v, %v", got, err)
+	}
+	for _, name := range []string{"net-good", "net-gc", "good"} {
+		if l, err := n.Open(t.Context(), "id", wantNetwork(t, name, "")); err == nil {
+			l.Close()
+		} else if name != "good" {
+			t.Fatal(err)
+		}
+	}
+	got, err := n.Collect(t.Context(), keep)
+	if err != nil || len(got) != 1 || got[0].Backend != "net-gc" || len(got[0].Removed) != 2 || got[0].Removed[1] != "not mine mine/net-gc eth0 handle" {
+		t.Fatalf("%+v, %v", got, err)
+	}
+	mine := got[0].Removed[0]
+	got, err = n.Collect(t.Context(), nil)
+	if len(got) != 1 || got[0].Removed[0] != mine || err == nil || !strings.Contains(err.Error(), "link x: busy") {
+		t.Errorf("what could not be removed: %+v, %v", got, err)
+	}
+	// A state root that was made anew, at the same path, has other sandboxes.
+	if err := errors.Join(os.Remove(r.o.StateRoot), os.Mkdir(r.o.StateRoot, 0o700)); err != nil {
+		t.Fatal(err)
+	}
+	if got, _ = n.Collect(t.Context(), keep); len(got) != 1 || got[0].Removed[0] == mine || got[0].Removed[0] == "of " {
+		t.Errorf("one that was made anew: %+v, and was %s", got, mine)
+	}
 }

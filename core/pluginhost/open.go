@@ -2,10 +2,13 @@ package pluginhost
 
 import (
 	"context"
+	"crypto/sha256"
+	"encoding/hex"
 	"errors"
 	"fmt"
 
 	"github.com/hashicorp/hcl/v2"
+	"golang.org/x/sys/unix"
 
 	"github.com/nucleus-runtime/nucleus/sdk/manifest"
 )
@@ -86,4 +89,14 @@ func (h *Host) remind(ctx context.Context, p *Plugin, schema *Schema, recorded [
 		return nil
 	}
 	return err
+}
+
+// stateRoot is what plugins are told of the state root. Its path would be the same for
+// one that was made anew, whose earlier sandboxes may live still, and in a container that
+// shares the host's network; an inode's number is soon another's.
+func (h *Host) stateRoot() string {
+	var x unix.Statx_t
+	_ = unix.Statx(unix.AT_FDCWD, h.o.StateRoot, unix.AT_STATX_SYNC_AS_STAT, unix.STATX_INO|unix.STATX_BTIME, &x) // one that is not there has no sandboxes
+	sum := sha256.Sum256(fmt.Appendf(nil, "%d:%d %d %d.%d", x.Dev_major, x.Dev_minor, x.Ino, x.Btime.Sec, x.Btime.Nsec))
+	return hex.EncodeToString(sum[:16])
 }

@@ -2,6 +2,7 @@ package pluginhost
 
 import (
 	"bytes"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -177,22 +178,26 @@ func TestSchemaCacheIsBounded(t *testing.T) {
 func TestAPluginIsAskedOnce(t *testing.T) {
 	r := newRig(t, nil)
 	r.o.Schemas = &SchemaCache{Dir: filepath.Join(t.TempDir(), "schema")}
-	if d := r.Remembered(t.Context(), "good"); d != nil {
+	if d, err := r.Remembered(t.Context(), "good"); d != nil || err != nil {
 		t.Fatalf("before it ever ran: %+v", d)
+	}
+	var pe *Error
+	if d, err := r.Remembered(t.Context(), "nowhere"); d != nil || !errors.As(err, &pe) || pe.Hint == "" {
+		t.Errorf("one that is not there: %+v, %v, want the reason and a remedy", d, err)
 	}
 	first := described(t, r, false)
 	again := described(t, r, true)
-	without := r.Remembered(t.Context(), "good")
-	if without == nil || fmt.Sprint(first) != fmt.Sprint(again) || fmt.Sprint(first) != fmt.Sprint(without) {
+	without, err := r.Remembered(t.Context(), "good")
+	if err != nil || without == nil || fmt.Sprint(first) != fmt.Sprint(again) || fmt.Sprint(first) != fmt.Sprint(without) {
 		t.Errorf("asked %+v, remembered %+v, not started %+v", first, again, without)
 	}
 	// The same program by another name is another plugin.
-	if d := r.Remembered(t.Context(), "crash-fetch"); d != nil {
+	if d, err := r.Remembered(t.Context(), "crash-fetch"); d != nil || err != nil {
 		t.Errorf("the plugin of another name: %+v", d)
 	}
 	// Another core may get another answer.
 	r.o.Version = "2"
-	if d := r.Remembered(t.Context(), "good"); d != nil {
+	if d, err := r.Remembered(t.Context(), "good"); d != nil || err != nil {
 		t.Errorf("what it said to another version: %+v", d)
 	}
 	r.o.Version = "1"

@@ -356,7 +356,7 @@ func (h *Host) configure(ctx context.Context, p *Plugin, schema *Schema, body hc
 func (h *Host) send(ctx context.Context, p *Plugin, schema *Schema, body hcl.Body, value []byte, service manifest.Service, id string) error {
 	ctx, cancel := context.WithTimeout(ctx, configureTime)
 	defer cancel()
-	ds, err := client.New(p.Conn()).Configure(ctx, client.Configuration{Instance: config.Instance{ID: id}, Service: service, Value: value, Selected: p.selected})
+	ds, err := client.New(p.Conn()).Configure(ctx, client.Configuration{Instance: config.Instance{ID: id, StateRoot: h.stateRoot()}, Service: service, Value: value, Selected: p.selected})
 	if err != nil {
 		if e := errs.Of(err); len(e.Diagnostics) > 0 {
 			ds = append(ds, e.Diagnostics...)

@@ -20,13 +20,13 @@ import (
 type reader struct{}
 
 func (reader) Attach(_ context.Context, r *network.AttachRequest) (*network.AttachResponse, error) {
-	out := &network.AttachResponse{Handle: network.Handle{Version: 1}, Env: map[string]string{}}
+	out := &network.AttachResponse{Handle: network.Handle{Version: 1, Info: map[string]string{}}}
 	for _, f := range r.Files {
 		b, err := io.ReadAll(f)
 		if err != nil {
 			return nil, err
 		}
-		out.Env[f.Name()] = string(b)
+		out.Handle.Info[f.Name()] = string(b)
 	}
 	return out, nil
 }
@@ -74,7 +74,7 @@ func TestDescriptorsReachAPlugin(t *testing.T) {
 		if err != nil {
 			return nil, err
 		}
-		return got.Env, nil
+		return got.Handle.Info, nil
 	}
 	got, err := ask(manifest.Network)
 	if err != nil || got["tap"] != "of the tap" || got["listener"] != "of the listener" {

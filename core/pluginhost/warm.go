@@ -36,7 +36,7 @@ func (h *Host) warmKey(p *Program, as manifest.Service, self []byte) (string, er
 	}
 	b, err := json.Marshal([]any{
 		p.Name, p.Digest, as, self, p.Host.Env, p.Host.Caps, p.Host.Writable, p.Host.Network, p.Host.Memory, p.Host.KeepWarm,
-		uid, gid, h.o.CgroupParent, h.o.Version,
+		uid, gid, h.o.CgroupParent, h.stateRoot(), h.o.Version,
 	})
 	if err != nil {
 		return "", err

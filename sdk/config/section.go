@@ -18,6 +18,9 @@ type Instance struct {
 	RunDir      string // gone after one
 	CallTimeout time.Duration
 	BootID      string
+	// StateRoot tells one core's sandboxes from another's: an id, a name or a stack means
+	// something together with it. It is no path.
+	StateRoot string
 }
 
 // Configurer is told its configuration. The schema is derived from C, a struct.

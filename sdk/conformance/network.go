@@ -26,7 +26,7 @@ func networkSuite() suite {
 		{"network/denied", "after the answer of Attach no packet leaves the host that the policy denies: another port, another protocol, another host, or all", "refuse by default, in both families and for every protocol", configured, denies},
 		{"network/policy-first", "no packet leaves that the policy denies while Prepare and Attach are at work either", "make the policy first, and then the way out", configured, policyFirst},
 		{"network/refuses", "what can't be enforced (names without a resolver, protocols, what this kernel has not) is refused with FAILED_PRECONDITION or INVALID_ARGUMENT, and nothing passes instead", "refuse in Attach what the policy says and you can't do", configured, refusesDemands},
-		{"network/isolation", "two sandboxes do not reach each other; with feature network.stack neither do two of different stacks, or one of a stack and one of none, whatever jobs the policy has", "refuse what comes from one sandbox and goes to another, and look for members by stack and job", configured, separates},
+		{"network/isolation", "two sandboxes do not reach each other; with feature network.stack neither do two of different stacks or state roots, or one of a stack and one of none, whatever jobs the policy has", "refuse what comes from one sandbox and goes to another, and look for members by state root, stack and job", configured, separates},
 		{"network/members", "with feature network.dial-member: the name of a job that is there leads to what the core connects to, at the ports of its rule, and nothing else is asked for; one that is not there is not reached", "ask for the job with each connection, after the policy", configured, dials},
 		{"network/death", "nothing that the policy denies leaves after the end of the plugin's process", "let the policy outlast the way out, in whatever order things end", configured, holds},
 		{"network/detach", "Detach leaves nothing of links, addresses, routes, nftables or sysctls in the host's network", "undo all that Prepare and Attach have made, and set back what they have set", configured, detaches},
@@ -34,7 +34,7 @@ func networkSuite() suite {
 		{"network/handle-version", "a handle of an unknown version is refused with FAILED_PRECONDITION", "compare the version before you look into it", configured, unknownHandle},
 		{"network/crash", "Detach in a new process leaves nothing after a SIGKILL in, or after, Prepare and Attach", "make nothing that a process which knows only the sandbox's id does not find", configured, networkCrash},
 		{"network/status", "with feature network.status: Status is ok after Attach, and not without drift when the link has been removed", "look at what is, not at what was made", configured, sees},
-		{"network/gc", "with feature network.gc: GC removes what belongs to no valid attachment, leaves the others working, and changes nothing if it is only to say what it would do", "compare all that bears your name with what is valid", configured, collects},
+		{"network/gc", "with feature network.gc: GC removes what belongs to no valid attachment, leaves the others and those of another state root working, and changes nothing if it is only to say what it would do", "compare all that bears your name and the state root's with what is valid", configured, collects},
 		{"network/watch", "with feature network.watch: Watch tells of a connection that is refused within 2 s, and ends with its caller", "send what was refused as it comes, and no later than in a second", configured, watches},
 	}}
 }

@@ -26,6 +26,7 @@ type site struct {
 	*lab.Lab
 	k      *Checker
 	work   string     // what all processes of the plugin are told
+	root   string     // whose sandboxes those that come next are
 	before lab.Census // of the host
 	links  []*link
 }
@@ -35,6 +36,7 @@ type site struct {
 type link struct {
 	site   *site
 	id     string // the sandbox's
+	root   string // the state root's
 	egress network.Egress
 	member *network.Member // nil for a sandbox of no stack
 	p      *process
@@ -60,7 +62,7 @@ func (s *site) link(ctx context.Context, e network.Egress) (*link, error) {
 	if _, err := rand.Read(id[:]); err != nil {
 		return nil, err
 	}
-	l := &link{site: s, id: "check-" + hex.EncodeToString(id[:]), egress: e}
+	l := &link{site: s, id: "check-" + hex.EncodeToString(id[:]), root: s.root, egress: e}
 	s.links = append(s.links, l)
 	return l, l.start(ctx)
 }
@@ -102,6 +104,7 @@ func (l *link) start(ctx context.Context) error {
 			return err
 		}
 		for _, r := range []*pluginv1.ConfigureRequest{self, mine} {
+			r.StateRoot = l.root
 			if _, err := l.p.base.Configure(ctx, r); err != nil {
 				return broken("Configure, as %s: %s", l.as(), tell(err))
 			}
@@ -238,6 +241,13 @@ func (s *site) attachedAs(ctx context.Context, m *network.Member, e network.Egre
 		err = l.attach(ctx, s.k.id())
 	}
 	return l, err
+}
+
+// elsewhere is one of another state root on the same host.
+func (s *site) elsewhere(ctx context.Context, m *network.Member, e network.Egress) (*link, error) {
+	defer func(mine string) { s.root = mine }(s.root)
+	s.root = "another state root"
+	return s.attachedAs(ctx, m, e)
 }
 
 // end undoes what a rule has left. Whether that succeeds is for a rule of its own.

@@ -77,7 +77,8 @@ func (s *site) cut(l *link) (name string, err error) {
 	return name, err
 }
 
-// collects attaches two, and says that one of them is not there any more.
+// collects attaches two, and says that one of them is not there any more. A third is of
+// another state root, of which it says nothing.
 func collects(ctx context.Context, k *Checker) error {
 	if !k.feature(network.FeatureGC) {
 		return skip("it has no feature %s", network.FeatureGC)
@@ -87,6 +88,10 @@ func collects(ctx context.Context, k *Checker) error {
 	}
 	return k.inSite(ctx, func(s *site) error {
 		stays, err := s.attached(ctx, onePort())
+		if err != nil {
+			return err
+		}
+		other, err := s.elsewhere(ctx, nil, onePort())
 		if err != nil {
 			return err
 		}
@@ -123,11 +128,14 @@ func collects(ctx context.Context, k *Checker) error {
 				err = s.changed(want, how)
 			}
 			if err != nil {
-				return fmt.Errorf("%s, of two sandboxes: %w", how, err)
+				return fmt.Errorf("%s, of two sandboxes and one of another state root: %w", how, err)
 			}
 		}
 		if err := stays.reaches(); err != nil {
 			return fmt.Errorf("the sandbox that is valid, after GC: %w", err)
+		}
+		if err := other.reaches(); err != nil {
+			return fmt.Errorf("the sandbox of another state root, after GC: %w", err)
 		}
 		if err := stays.tries(); err != nil {
 			return err
@@ -143,27 +151,30 @@ func separates(ctx context.Context, k *Checker) error {
 		return err
 	}
 	return k.inSite(ctx, func(s *site) error {
-		if err := s.apart(ctx, nil, nil, onePort()); err != nil || !k.feature(network.FeatureStack) {
+		if err := s.apart(ctx, nil, nil, onePort(), s.attachedAs); err != nil || !k.feature(network.FeatureStack) {
 			return err
 		}
 		jobs := oneJob()
-		if err := s.apart(ctx, &network.Member{Stack: "one", Job: "web"}, &network.Member{Stack: "two", Job: "db"}, jobs); err != nil {
+		if err := s.apart(ctx, &network.Member{Stack: "one", Job: "web"}, &network.Member{Stack: "two", Job: "db"}, jobs, s.attachedAs); err != nil {
 			return fmt.Errorf("a job of another stack: %w", err)
 		}
-		if err := s.apart(ctx, &network.Member{Stack: "three", Job: "web"}, nil, jobs); err != nil {
+		if err := s.apart(ctx, &network.Member{Stack: "three", Job: "web"}, nil, jobs, s.attachedAs); err != nil {
 			return fmt.Errorf("a sandbox of no stack: %w", err)
+		}
+		if err := s.apart(ctx, &network.Member{Stack: "four", Job: "web"}, &network.Member{Stack: "four", Job: "db"}, jobs, s.elsewhere); err != nil {
+			return fmt.Errorf("a job of another state root's stack of the same name: %w", err)
 		}
 		return nil
 	})
 }
 
-// apart attaches two sandboxes, the first with a policy.
-func (s *site) apart(ctx context.Context, first, second *network.Member, policy network.Egress) error {
+// apart attaches two sandboxes, the first with a policy, the second in some other way.
+func (s *site) apart(ctx context.Context, first, second *network.Member, policy network.Egress, attach func(context.Context, *network.Member, network.Egress) (*link, error)) error {
 	a, err := s.attachedAs(ctx, first, policy)
 	if err != nil {
 		return err
 	}
-	b, err := s.attachedAs(ctx, second, onePort())
+	b, err := attach(ctx, second, onePort())
 	if err != nil {
 		return err
 	}

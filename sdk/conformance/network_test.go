@@ -64,6 +64,7 @@ var networkBites = []struct{ rule, defect, says string }{
 	{"network/status", "always fine", "ok, and no drift"},
 	{"network/gc", "collects nothing", "+ "},
 	{"network/gc", "collects all", "- "},
+	{"network/gc", "collects others'", "- "},
 	{"network/gc", "collects in a dry run", "only to say what it would remove"},
 	{"network/watch", "tells nobody", "nothing told within 2s"},
 }

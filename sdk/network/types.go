@@ -182,23 +182,14 @@ type Route struct {
 	Metric uint32
 }
 
-// Mount is a file or directory of the host that is to be seen inside.
-type Mount struct {
-	Source   string
-	Target   string
-	ReadOnly bool
-}
-
 // AttachResponse is what Attach has made.
 type AttachResponse struct {
-	Handle      Handle
-	Interfaces  []Interface
-	IPs         []IPConfig
-	Routes      []Route
-	DNS         *DNS
-	Ports       []PortMap // as they are: host ports that were 0 are known now
-	ExtraMounts []Mount
-	Env         map[string]string
+	Handle     Handle
+	Interfaces []Interface
+	IPs        []IPConfig
+	Routes     []Route
+	DNS        *DNS
+	Ports      []PortMap // as they are: host ports that were 0 are known now
 }
 
 // DetachRequest is a sandbox that is to be disconnected.

@@ -88,7 +88,7 @@ func (b *base) Configure(ctx context.Context, r *pluginv1.ConfigureRequest) (*pl
 	}
 	in := config.Instance{
 		ID: r.GetInstanceId(), StateDir: r.GetStateDir(), RunDir: r.GetRunDir(),
-		CallTimeout: r.GetCallTimeout().AsDuration(), BootID: r.GetBootId(),
+		CallTimeout: r.GetCallTimeout().AsDuration(), BootID: r.GetBootId(), StateRoot: r.GetStateRoot(),
 	}
 	err := sec.Configure(ctx, in, r.GetConfigMsgpack())
 	warnings, ok := errs.Warnings(err)

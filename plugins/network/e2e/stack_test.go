@@ -280,6 +280,32 @@ func (s *site) kill(stack string) {
 	}
 }
 
+// Two state roots of one host have a stack of the same name each: neither has anything of
+// the other's.
+func TestStacksOfTwoStateRoots(t *testing.T) {
+	sitesOf(t, []string{"netbridge/root"}, func(t *testing.T, s *site) {
+		before, files := s.settled()
+		both := []*site{s, s.otherRoot()}
+		paths := make([]string, len(both))
+		dbs := make([][]string, len(both))
+		for i, o := range both {
+			paths[i] = o.stackFile()
+			o.must("up", "-config", paths[i])
+			dbs[i] = o.addressesOf("shop-db")
+		}
+		for i, o := range both {
+			got := o.passes("shop-web", tcp("open", "db:5432"), tcp("of the other state root", of(dbs[1-i], 4)+":5432"))
+			if at := reached(t, got["open"]); !slices.Contains(dbs[i], at) {
+				t.Errorf("state root %d: db was reached at %s, and has %q", i, at, dbs[i])
+			}
+		}
+		for i, o := range both {
+			o.must("down", "-config", paths[i])
+		}
+		s.left(before, files)
+	})
+}
+
 // What cannot be had is refused at the line of the rule, before anything is started and,
 // once it is known what the plugin can do, by plan.
 func TestJobsThatCannotBeReached(t *testing.T) {

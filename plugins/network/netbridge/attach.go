@@ -205,7 +205,10 @@ func (a *attachment) enforce() error {
 			return err
 		}
 		err := c.commit()
-		if try == enforceTries || !errors.Is(err, unix.EEXIST) && !errors.Is(err, unix.ENOENT) {
+		switch {
+		case err == nil && a.sandbox.names:
+			return a.byOriginal(a.ctx)
+		case try == enforceTries || !errors.Is(err, unix.EEXIST) && !errors.Is(err, unix.ENOENT):
 			return err
 		}
 	}

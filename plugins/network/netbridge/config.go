@@ -56,7 +56,7 @@ func (p *Plugin) Configure(_ context.Context, in config.Instance, c Config) erro
 	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	p.pool, p.root = pl, rootMark(in.StateDir)
+	p.pool, p.root = pl, rootMark(in.StateRoot)
 	return nil
 }
 

@@ -113,6 +113,10 @@ func (d *denials) packet(a *attachment, m []byte) {
 	payload, prefix := attributeOf(m, nflogPayload), attributeOf(m, nflogPrefix)
 	// Rules of a process that had the group before this one may still be there.
 	many := string(prefix) == a.name()+manySuffix+"\x00"
+	if string(prefix) == a.name()+silentSuffix+"\x00" {
+		a.names.notAnswered(payload)
+		return
+	}
 	if !many && string(prefix) != a.name()+"\x00" {
 		return
 	}

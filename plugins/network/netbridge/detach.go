@@ -131,7 +131,7 @@ func (h *host) cleanShared(ctx context.Context, c *change, tables int, have link
 			failed = append(failed, h.forgetNeighbours(ctx, l, have))
 			continue
 		}
-		failed = append(failed, c.leave(name))
+		failed = append(failed, h.passOn(l, have, used), c.leave(name))
 		if tables == 2 && len(have.ports) > 0 {
 			c.unserve(l)
 		}
@@ -351,6 +351,9 @@ func (p *Plugin) GC(ctx context.Context, r *network.GCRequest) (*network.GCRespo
 	}
 	defer h.close()
 	removed, err := h.clean(ctx, r.DryRun, func(a string) bool { return p.ofRoot(a) && !valid[a] })
+	if errors.Is(err, unix.EOPNOTSUPP) || errors.Is(err, unix.EPROTONOSUPPORT) {
+		return &network.GCResponse{}, nil // a kernel that cannot have what is ours has nothing of it
+	}
 	out := &network.GCResponse{Removed: removed}
 	if err != nil {
 		out.Failed = strings.Split(err.Error(), "\n")

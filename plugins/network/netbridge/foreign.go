@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 
 	"github.com/google/nftables"
@@ -87,17 +88,20 @@ func (c *change) obstacles(bridge string) error {
 		if !drops && !firewalld {
 			continue
 		}
-		chain := ch.Name
+		asked := []string{ch.Name}
 		if firewalld {
-			// Its chain rejects what is of no zone; a zone's interfaces are in this one.
-			chain = "filter_FORWARD_POLICIES"
+			// Its chain rejects what is of no zone. A zone's interfaces are in one of these,
+			// before and since version 2.
+			asked = []string{"filter_FORWARD_ZONES", "filter_FORWARD_POLICIES"}
 		}
-		ours, err := c.mentions(ch.Table, chain, bridge)
-		if err == nil && len(ours) > 0 {
+		if slices.ContainsFunc(asked, func(chain string) bool {
+			ours, err := c.mentions(ch.Table, chain, bridge)
+			return err == nil && len(ours) > 0
+		}) {
 			continue
 		}
 		if firewalld {
-			return errs.Preconditionf("firewalld rejects what it has no zone for: run firewall-cmd --permanent --zone=trusted --add-interface=%s && firewall-cmd --reload", bridge)
+			return errs.Preconditionf("firewalld rejects what is forwarded from a link of no zone: run firewall-cmd --permanent --zone=trusted --add-interface=%s && firewall-cmd --reload", bridge)
 		}
 		family := map[nftables.TableFamily]string{nftables.TableFamilyINet: "inet", nftables.TableFamilyIPv4: "ip", nftables.TableFamilyIPv6: "ip6"}[ch.Table.Family]
 		return errs.Preconditionf(`the host's firewall drops what is forwarded (chain %s %s %s): let it pass the bridge, as with nft 'insert rule %s %s %s iifname "%s" accept' and the same with oifname`,

@@ -186,6 +186,26 @@ func (c *change) noted(set string, have links) []string {
 	return out
 }
 
+// passOn has another bridge say what this one says, which is about to go.
+func (h *host) passOn(from netlink.Link, have links, used map[int]bool) error {
+	for _, to := range have.bridges {
+		if !used[to.Attrs().Index] {
+			continue
+		}
+		for _, alt := range from.Attrs().AltNames {
+			if !strings.HasPrefix(alt, notePrefix) {
+				continue
+			}
+			// The kernel has each name once.
+			if err := errors.Join(h.route.LinkDelAltName(from, alt), h.route.LinkAddAltName(to, alt)); err != nil {
+				return fmt.Errorf("noting at %s which interfaces are to forward: %w", to.Attrs().Name, err)
+			}
+		}
+		return nil
+	}
+	return nil
+}
+
 func glob(pattern string) []string {
 	paths, err := filepath.Glob(filepath.Join(sysctls, pattern))
 	if err != nil {

@@ -160,7 +160,7 @@ type use struct {
 func (s socket) uses(ctx context.Context, slot string) ([]use, error) {
 	out := []use{{chain: "bridge prerouting"}}
 	rs := []*nl.NetlinkRequest{chainRequest(unix.NFPROTO_BRIDGE, "prerouting")}
-	for _, chain := range append(shared(), slot+chainOut, slot+chainIn, slot+chainNo, slot+chainPass, slot+chainPeer, slot+chainBack) {
+	for _, chain := range append(shared(), slot+chainOut, slot+chainIn, slot+chainNo, slot+chainPass, slot+chainPeer, slot+chainBack, slot+chainCount, slot+chainPairs) {
 		out = append(out, use{chain: chain})
 		rs = append(rs, chainRequest(unix.NFPROTO_INET, chain))
 	}

@@ -109,6 +109,29 @@ func TestRulesFlushedAndForwardingClosed(t *testing.T) {
 	clean(t, lab, before)
 }
 
+// What the first bridge says of the host's forwarding is said by another when it goes.
+func TestForwardingIsClosedThoughItsBridgeWentFirst(t *testing.T) {
+	netlab.Needs(t)
+	lab := netlab.New(t)
+	p, first, last := start(t, lab), newBox(t, "first"), newBox(t, "last")
+	before := lab.Host.Census(t)
+	p.instance("own", Instance{Subnet: "10.42.0.0/24"})
+	own := call("first", "own")
+	p.attach(first, network.AttachRequest{Call: own})
+	p.attach(last, network.AttachRequest{})
+	if r := p.do(command{Verb: "detach", Detach: &network.DetachRequest{Call: own}}); r.Error != "" {
+		t.Fatal(r.Error)
+	}
+	if st := p.status(last); !st.OK {
+		t.Errorf("the bridge that stays: %q", st.Drift)
+	}
+	if out, err := lab.Host.Command("nft", "flush", "ruleset").CombinedOutput(); err != nil {
+		t.Fatalf("%s", out)
+	}
+	p.detach(last)
+	clean(t, lab, before)
+}
+
 // Some hosts have bridges whose packets pass nftables on their way through, others not.
 func TestBridgesThatCallNftablesOrNot(t *testing.T) {
 	netlab.Needs(t)

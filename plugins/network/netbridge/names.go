@@ -4,11 +4,13 @@ import (
 	"bytes"
 	"context"
 	"fmt"
+	"maps"
 	"math"
 	"net"
 	"net/netip"
 	"slices"
 	"sync"
+	"time"
 
 	"github.com/google/nftables"
 	"github.com/google/nftables/binaryutil"
@@ -28,15 +30,21 @@ const maxNames = 1024
 // are no longer answered, for connections that were about to be made.
 const maxPairs = 16
 
+// maxTargets is over how many real addresses of a name, in a family, connections are
+// spread: each is an element for every range of ports that has its own verdict.
+const maxTargets = 4
+
 // bound is what the names of a sandbox stand for.
 type bound struct {
 	a        *attachment
 	resolver *resolver.Resolver
 	wg       sync.WaitGroup
+	unheard  chan flow // connections that were not answered
 
-	mu    sync.Mutex
-	names map[dnsname.Name]*name
-	gone  map[string]network.FlowStats // of names that were unbound
+	mu     sync.Mutex
+	names  map[dnsname.Name]*name
+	gone   map[string]network.FlowStats // of names that were unbound
+	silent map[netip.Addr]time.Time     // real addresses that do not answer, and until when they are not tried
 }
 
 type name struct {
@@ -58,13 +66,16 @@ func (a *attachment) resolve(dns *network.DNS) error {
 	if err != nil {
 		return err
 	}
-	b := &bound{a: a, names: make(map[dnsname.Name]*name), gone: make(map[string]network.FlowStats)}
+	b := &bound{
+		a: a, unheard: make(chan flow, 16), names: make(map[dnsname.Name]*name), gone: make(map[string]network.FlowStats), silent: make(map[netip.Addr]time.Time),
+	}
 	r, err := resolver.New(resolver.Config{Policy: a.policy, Upstream: upstream, Denied: a.ledger.Deny, Bind: b.bind, SameFamily: true, Names: maxNames, Job: a.job})
 	if err != nil {
 		return err
 	}
 	b.resolver = r
 	a.names = b
+	b.wg.Go(b.turn)
 	b.wg.Go(func() {
 		// Without its resolver a sandbox has no names; flows by address are the kernel's.
 		_ = r.Serve(a.ctx, a.heard.udp, a.heard.tcp)
@@ -118,35 +129,43 @@ func (b *bound) bind(_ context.Context, n dnsname.Name, own resolver.Own, real [
 	defer c.close()
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	was := b.names[n]
-	if was == nil {
-		if len(real) == 0 {
-			return nil
-		}
-		if len(b.names) >= maxNames {
-			return fmt.Errorf("more than %d names are in use", maxNames)
-		}
-		was = &name{own: own}
+	if b.names[n] == nil && len(real) > 0 && len(b.names) >= maxNames {
+		return fmt.Errorf("more than %d names are in use", maxNames)
 	}
-	next := &name{own: own, real: real}
+	if b.names[n] == nil && len(real) == 0 {
+		return nil
+	}
+	return b.stands(c, map[dnsname.Name]*name{n: {own: own, real: real}})
+}
+
+// stands makes names stand for other addresses, all at once. The caller has locked.
+func (b *bound) stands(c *change, all map[dnsname.Name]*name) error {
 	local, err := localAddresses()
 	if err != nil {
 		return err
 	}
-	away := slices.DeleteFunc(slices.Clone(real), func(a netip.Addr) bool { return slices.Contains(local, a) })
-	for i, f := range families() {
-		next.is[i] = b.stand(c, f, n, was.is[i], own, away, len(real) == 0)
-	}
-	if len(real) == 0 {
-		b.keepCounts(c, n, was)
+	for n, next := range all {
+		was := b.names[n]
+		if was == nil {
+			was = &name{}
+		}
+		away := slices.DeleteFunc(slices.Clone(next.real), func(a netip.Addr) bool { return slices.Contains(local, a) })
+		for i, f := range families() {
+			next.is[i] = b.stand(c, f, n, was.is[i], next.own, away, len(next.real) == 0)
+		}
+		if len(next.real) == 0 {
+			b.keepCounts(c, n, was)
+		}
 	}
 	if err := c.commit(); err != nil {
-		return fmt.Errorf("binding %s: %w", n, err)
+		return fmt.Errorf("binding %s: %w", slices.Sorted(maps.Keys(all))[0], err)
 	}
-	if len(real) == 0 {
-		delete(b.names, n)
-	} else {
-		b.names[n] = next
+	for n, next := range all {
+		if len(next.real) == 0 {
+			delete(b.names, n)
+		} else {
+			b.names[n] = next
+		}
 	}
 	return nil
 }
@@ -179,7 +198,7 @@ func (b *bound) stand(c *change, f fam, n dnsname.Name, was standing, own resolv
 			real = append(real, r)
 		}
 	}
-	next := standing{real: b.a.reals(f, n, mine, real), flows: was.flows}
+	next := standing{real: b.reals(f, n, mine, real), flows: was.flows}
 	set := c.in(f.realMap(b.a.slot))
 	old := without(was.real, next.real)
 	for i := range old {
@@ -231,50 +250,46 @@ func without(a, b []nftables.SetElement) []nftables.SetElement {
 	return out
 }
 
-// reals are the elements of a name: for each protocol and range of ports the first real
-// address that the policy lets the name have there.
-func (a *attachment) reals(f fam, n dnsname.Name, own []byte, real []netip.Addr) []nftables.SetElement {
-	element := func(p1, p2 byte, first, last uint16, to netip.Addr) nftables.SetElement {
-		return nftables.SetElement{
-			Key:    key(own, []byte{p1}, binaryutil.BigEndian.PutUint16(first)),
-			KeyEnd: key(own, []byte{p2}, binaryutil.BigEndian.PutUint16(last)),
-			Val:    to.AsSlice(),
+// reals are the elements of a name: for each protocol and range of ports the real
+// addresses that the policy lets the name have there, with a part of the numbers each.
+func (b *bound) reals(f fam, n dnsname.Name, own []byte, real []netip.Addr) []nftables.SetElement {
+	var out []nftables.SetElement
+	add := func(p1, p2 byte, first, last uint16, to []netip.Addr) {
+		for i, r := range to {
+			low, high := uint32(i*faces/len(to)), uint32((i+1)*faces/len(to)-1)
+			out = append(out, nftables.SetElement{
+				Key:    key(own, []byte{p1}, binaryutil.BigEndian.PutUint16(first), binaryutil.BigEndian.PutUint32(low)),
+				KeyEnd: key(own, []byte{p2}, binaryutil.BigEndian.PutUint16(last), binaryutil.BigEndian.PutUint32(high)),
+				Val:    r.AsSlice(),
+			})
 		}
 	}
-	if len(real) == 0 {
-		return nil
+	a := b.a
+	targets := func(proto string, port uint16) []netip.Addr {
+		to := b.answering(slices.DeleteFunc(slices.Clone(real), func(r netip.Addr) bool {
+			return a.egress.Default != network.Allow && !a.policy.Bound(n, proto, netip.AddrPortFrom(r, port)).Allow
+		}))
+		return to[:min(len(to), maxTargets)]
 	}
 	if a.egress.Default == network.Allow {
-		return []nftables.SetElement{element(0, 255, 0, math.MaxUint16, real[0])}
+		add(0, 255, 0, math.MaxUint16, targets("", 0))
+		return out
 	}
-	target := func(proto string, port uint16) netip.Addr {
-		for _, r := range real {
-			if a.policy.Bound(n, proto, netip.AddrPortFrom(r, port)).Allow {
-				return r
-			}
-		}
-		return netip.Addr{}
-	}
-	var out []nftables.SetElement
-	if to := target("icmp", 0); to.IsValid() {
-		out = append(out, element(f.icmp, f.icmp, 0, math.MaxUint16, to))
-	}
+	add(f.icmp, f.icmp, 0, math.MaxUint16, targets("icmp", 0))
 	for _, p := range []struct {
 		number byte
 		name   string
 	}{{unix.IPPROTO_TCP, "tcp"}, {unix.IPPROTO_UDP, "udp"}} {
 		starts := a.boundaries(p.name)
 		for i := 0; i < len(starts); {
-			first, to := starts[i], target(p.name, starts[i])
-			for i++; i < len(starts) && target(p.name, starts[i]) == to; i++ {
+			first, to := starts[i], targets(p.name, starts[i])
+			for i++; i < len(starts) && slices.Equal(targets(p.name, starts[i]), to); i++ {
 			}
 			last := uint16(math.MaxUint16)
 			if i < len(starts) {
 				last = starts[i] - 1
 			}
-			if to.IsValid() {
-				out = append(out, element(p.number, p.number, first, last, to))
-			}
+			add(p.number, p.number, first, last, to)
 		}
 	}
 	return out

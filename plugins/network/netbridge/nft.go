@@ -83,6 +83,17 @@ func header(offset, size, reg uint32) exprs {
 // dport is the destination port; of ICMP it is something else, which must not matter.
 func dport(reg uint32) exprs { return payload(expr.PayloadBaseTransportHeader, 2, 2, reg) }
 
+// faces is how many numbers dice may give.
+const faces = 256
+
+// dice is a random number, in network order, for intervals.
+func dice(reg uint32) exprs {
+	return exprs{
+		&expr.Numgen{Register: reg, Modulus: faces, Type: unix.NFT_NG_RANDOM},
+		&expr.Byteorder{SourceRegister: reg, DestRegister: reg, Op: expr.ByteorderHton, Len: 4, Size: 4},
+	}
+}
+
 func masked(reg uint32, mask []byte) exprs {
 	return exprs{&expr.Bitwise{SourceRegister: reg, DestRegister: reg, Len: uint32(len(mask)), Mask: mask, Xor: make([]byte, len(mask))}}
 }
@@ -127,13 +138,6 @@ func (t tag) pass() exprs {
 // tag is random, and of one attachment.
 type tag [16]byte
 
-// original loads the destination that the sandbox has sent to, before it was
-// translated. In an inet table the register is taken for 16 bytes, but an IPv4 address
-// fills four: load it before what comes behind it.
-func original(reg uint32) exprs {
-	return exprs{&expr.Ct{Key: expr.CtKeyDST, Direction: 0, Register: reg}}
-}
-
 func in(set string, reg uint32) exprs { return exprs{&expr.Lookup{SourceRegister: reg, SetName: set}} }
 
 func notIn(set string, reg uint32) exprs {
@@ -151,6 +155,7 @@ func valueOf(set string, reg, to uint32) exprs {
 
 func accept() exprs            { return exprs{&expr.Verdict{Kind: expr.VerdictAccept}} }
 func drop() exprs              { return exprs{&expr.Verdict{Kind: expr.VerdictDrop}} }
+func jump(chain string) exprs  { return exprs{&expr.Verdict{Kind: expr.VerdictJump, Chain: chain}} }
 func goTo(chain string) exprs  { return exprs{&expr.Verdict{Kind: expr.VerdictGoto, Chain: chain}} }
 func protocol(p ...byte) exprs { return seq(meta(expr.MetaKeyL4PROTO, r0), eq(r0, p)) }
 

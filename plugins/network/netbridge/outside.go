@@ -1,9 +1,14 @@
 package netbridge
 
 import (
+	"encoding/binary"
+	"errors"
 	"fmt"
+	"math"
 	"net"
 	"net/netip"
+	"os"
+	"syscall"
 
 	"github.com/google/nftables/binaryutil"
 	"github.com/google/nftables/expr"
@@ -52,18 +57,15 @@ func (a *attachment) listen(in files) (out sockets, err error) {
 		return out, err
 	}
 	at := net.JoinHostPort(a.pool.gateway4().String(), "0")
-	udp, err := net.ListenPacket("udp4", at)
-	if err != nil {
+	hear := net.ListenConfig{Control: only(a.v4)}
+	if out.udp, err = hear.ListenPacket(a.ctx, "udp4", at); err != nil {
 		return out, err
 	}
-	out.udp = &guestPackets{udp, a.v4}
-	tcp, err := net.Listen("tcp4", at)
-	if err != nil {
+	if out.tcp, err = hear.Listen(a.ctx, "tcp4", at); err != nil {
 		return out, err
 	}
-	out.tcp = &guestConns{tcp, a.v4}
 	a.sandbox.asked = map[byte]uint16{}
-	for proto, addr := range map[byte]net.Addr{unix.IPPROTO_UDP: udp.LocalAddr(), unix.IPPROTO_TCP: tcp.Addr()} {
+	for proto, addr := range map[byte]net.Addr{unix.IPPROTO_UDP: out.udp.LocalAddr(), unix.IPPROTO_TCP: out.tcp.Addr()} {
 		p, err := netip.ParseAddrPort(addr.String())
 		if err != nil {
 			return out, err
@@ -96,39 +98,27 @@ func load(reg uint32, data []byte) exprs {
 	return exprs{&expr.Immediate{Register: reg, Data: data}}
 }
 
-// guestPackets hears nobody but the sandbox: what the host's own programs send to the
-// port passes no rule.
-type guestPackets struct {
-	net.PacketConn
-	guest netip.Addr
-}
-
-func (g *guestPackets) ReadFrom(b []byte) (int, net.Addr, error) {
-	for {
-		n, from, err := g.PacketConn.ReadFrom(b)
-		if err != nil || isFrom(from, g.guest) {
-			return n, from, err
-		}
+// only lets a socket hear nobody but one IPv4 address. What the host's own programs send
+// to a port passes no rule, and would fill what the socket has room for: it is dropped
+// before (packet filter of socket(7)).
+func only(from netip.Addr) func(string, string, syscall.RawConn) error {
+	const (
+		networkHeader = 1<<32 - 0x100000 // SKF_NET_OFF of linux/filter.h
+		sourceAt      = 12               // in the header of IPv4
+	)
+	b := from.As4()
+	program := []unix.SockFilter{
+		{Code: unix.BPF_LD | unix.BPF_W | unix.BPF_ABS, K: networkHeader + sourceAt},
+		{Code: unix.BPF_JMP | unix.BPF_JEQ | unix.BPF_K, Jf: 1, K: binary.BigEndian.Uint32(b[:])},
+		{Code: unix.BPF_RET | unix.BPF_K, K: math.MaxUint32},
+		{Code: unix.BPF_RET | unix.BPF_K},
 	}
-}
-
-// guestConns is guestPackets for connections.
-type guestConns struct {
-	net.Listener
-	guest netip.Addr
-}
-
-func (g *guestConns) Accept() (net.Conn, error) {
-	for {
-		c, err := g.Listener.Accept()
-		if err != nil || isFrom(c.RemoteAddr(), g.guest) {
-			return c, err
-		}
-		_ = c.Close()
+	return func(_, _ string, c syscall.RawConn) error {
+		var err error
+		failed := c.Control(func(fd uintptr) {
+			err = os.NewSyscallError("setsockopt", unix.SetsockoptSockFprog(int(fd), unix.SOL_SOCKET, unix.SO_ATTACH_FILTER,
+				&unix.SockFprog{Len: uint16(len(program)), Filter: &program[0]}))
+		})
+		return errors.Join(failed, err)
 	}
-}
-
-func isFrom(a net.Addr, guest netip.Addr) bool {
-	p, err := netip.ParseAddrPort(a.String())
-	return err == nil && p.Addr().Unmap() == guest
 }

@@ -8,33 +8,47 @@ import (
 )
 
 // The resolver on the host hears its sandbox, and none of the host's programs, whose
-// packets meet no rule of the sandbox's.
+// packets meet no rule of the sandbox's, however many they send.
 func TestResolverOutsideHearsItsGuest(t *testing.T) {
 	guest := netip.MustParseAddr("127.0.0.2")
-	p, err := net.ListenPacket("udp4", "127.0.0.1:0")
+	hear := net.ListenConfig{Control: only(guest)}
+	p, err := hear.ListenPacket(t.Context(), "udp4", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
 	}
-	l, err := net.Listen("tcp4", "127.0.0.1:0")
+	l, err := hear.Listen(t.Context(), "tcp4", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
 	}
-	s := sockets{&guestPackets{p, guest}, &guestConns{l, guest}}
+	s := sockets{p, l}
 	defer s.close()
-	for _, from := range []string{"127.0.0.3", "127.0.0.2"} {
-		for network, to := range map[string]net.Addr{"udp4": p.LocalAddr(), "tcp4": l.Addr()} {
-			d := net.Dialer{LocalAddr: &net.TCPAddr{IP: net.ParseIP(from)}}
-			if network == "udp4" {
-				d.LocalAddr = &net.UDPAddr{IP: net.ParseIP(from)}
-			}
-			c, err := d.Dial(network, to.String())
-			if err != nil {
-				t.Fatal(err)
-			}
-			defer c.Close()
-			if _, err := c.Write([]byte(from)); err != nil {
-				t.Fatal(err)
-			}
+	dial := func(from, network string, to net.Addr) (net.Conn, error) {
+		d := net.Dialer{LocalAddr: &net.TCPAddr{IP: net.ParseIP(from)}, Timeout: 300 * time.Millisecond}
+		if network == "udp4" {
+			d.LocalAddr = &net.UDPAddr{IP: net.ParseIP(from)}
+		}
+		return d.Dial(network, to.String())
+	}
+	flood, err := dial("127.0.0.3", "udp4", p.LocalAddr())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer flood.Close()
+	for range 10_000 { // more than a socket has room for, while nobody reads
+		_, _ = flood.Write(make([]byte, 1000))
+	}
+	if c, err := dial("127.0.0.3", "tcp4", l.Addr()); err == nil {
+		c.Close()
+		t.Error("a program of the host has connected")
+	}
+	for network, to := range map[string]net.Addr{"udp4": p.LocalAddr(), "tcp4": l.Addr()} {
+		c, err := dial(guest.String(), network, to)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer c.Close()
+		if _, err := c.Write([]byte(guest.String())); err != nil {
+			t.Fatal(err)
 		}
 	}
 	buf := make([]byte, 16)

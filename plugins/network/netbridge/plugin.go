@@ -116,8 +116,8 @@ func (p *Plugin) aliasLocked(sandbox, instance string) string {
 const maxAlias = 200
 
 // rootMark ends the aliases of a state root.
-func rootMark(stateDir string) string {
-	sum := sha256.Sum256([]byte(stateDir))
+func rootMark(stateRoot string) string {
+	sum := sha256.Sum256([]byte(stateRoot))
 	return fmt.Sprintf(" @%x", sum[:4])
 }
 

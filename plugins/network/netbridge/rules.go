@@ -21,17 +21,21 @@ const (
 	chainPass  = "-pass"
 	chainMany  = "-many"
 	chainNames = "-names"
+	chainCount = "-count" // of what was sent to a name
+	chainPairs = "-pairs" // of what was sent to a name, and goes where it stands for
 
-	setReal  = "-real" // + family: name's address, protocol and port to the real address
+	setReal  = "-real" // + family: name's address, protocol, port and a random number to a real address
 	setPairs = "-pair" // + family: what a name's address may have become
 	setFlows = "-flow" // + family: bytes by direction and name's address
 )
 
-// realMap is what a name's address stands for, by protocol and port.
+// realMap is what a name's address stands for, by protocol and port. A random number
+// spreads connections over several real addresses; in network order, it is printed as an
+// address.
 func (f fam) realMap(s slot) *nftables.Set {
 	return &nftables.Set{
 		Name: s.name() + setReal + f.suffix, IsMap: true, Interval: true, Concatenation: true,
-		KeyType: concat(f.key, nftables.TypeInetProto, nftables.TypeInetService), DataType: f.key,
+		KeyType: concat(f.key, nftables.TypeInetProto, nftables.TypeInetService, nftables.TypeIPAddr), DataType: f.key,
 	}
 }
 
@@ -104,14 +108,16 @@ func (c *change) in(s *nftables.Set) *nftables.Set {
 }
 
 func (c *change) nameSets(s sandbox) {
-	c.chain(c.inet, s.name()+chainNames)
-	c.FlushChain(&nftables.Chain{Table: c.inet, Name: s.name() + chainNames})
+	for _, chain := range []string{chainNames, chainCount, chainPairs} {
+		c.chain(c.inet, s.name()+chain)
+		c.FlushChain(&nftables.Chain{Table: c.inet, Name: s.name() + chain})
+	}
 	for _, f := range families() {
 		for _, set := range []*nftables.Set{f.realMap(s.slot), f.pairSet(s.slot), f.flowSet(s.slot)} {
 			c.set(set)
 			c.FlushSet(set)
 		}
-		c.rule(c.inet, s.name()+chainNames, f.only(), header(f.dst, f.size, r0), meta(expr.MetaKeyL4PROTO, r0+f.words), dport(r0+f.words+1),
+		c.rule(c.inet, s.name()+chainNames, f.only(), header(f.dst, f.size, r0), meta(expr.MetaKeyL4PROTO, r0+f.words), dport(r0+f.words+1), dice(r0+f.words+2),
 			valueOf(s.name()+setReal+f.suffix, r0, r0), exprs{&expr.NAT{Type: expr.NATTypeDestNAT, Family: f.nfproto, RegAddrMin: r0}})
 	}
 	c.askElsewhere(s)
@@ -135,24 +141,31 @@ func (c *change) refuse(s sandbox) {
 	for chain, prefix := range map[string]string{chainNo: s.name(), chainMany: s.name() + manySuffix} {
 		rule := func(parts ...exprs) { c.rule(c.inet, s.name()+chain, parts...) }
 		rule(exprs{&expr.Counter{}})
-		if s.group != 0 {
-			rule(exprs{
-				&expr.Limit{Type: expr.LimitTypePkts, Rate: 50, Unit: expr.LimitTimeSecond, Burst: 100},
-				&expr.Log{
-					Key:   1<<unix.NFTA_LOG_GROUP | 1<<unix.NFTA_LOG_SNAPLEN | 1<<unix.NFTA_LOG_PREFIX | 1<<unix.NFTA_LOG_QTHRESHOLD,
-					Group: s.group, Snaplen: snap, QThreshold: 1, Data: []byte(prefix),
-				},
-			})
-		}
+		rule(s.tell(prefix))
 		rule(protocol(unix.IPPROTO_TCP), reset())
 		rule(exprs{&expr.Reject{Type: unix.NFT_REJECT_ICMPX_UNREACH, Code: unix.NFT_REJECT_ICMPX_ADMIN_PROHIBITED}})
 	}
 }
 
+// tell tells this process of a packet, with a word that says why.
+func (s sandbox) tell(prefix string) exprs {
+	return exprs{
+		&expr.Limit{Type: expr.LimitTypePkts, Rate: 50, Unit: expr.LimitTimeSecond, Burst: 100},
+		&expr.Log{
+			Key:   1<<unix.NFTA_LOG_GROUP | 1<<unix.NFTA_LOG_SNAPLEN | 1<<unix.NFTA_LOG_PREFIX | 1<<unix.NFTA_LOG_QTHRESHOLD,
+			Group: s.group, Snaplen: snap, QThreshold: 1, Data: []byte(prefix),
+		},
+	}
+}
+
 func reset() exprs { return exprs{&expr.Reject{Type: unix.NFT_REJECT_TCP_RST}} }
 
-// manySuffix marks what was refused for being one too many.
-const manySuffix = "+"
+const (
+	// manySuffix marks what was refused for being one too many.
+	manySuffix = "+"
+	// silentSuffix marks what passes, and was not answered the first time.
+	silentSuffix = "?"
+)
 
 // passRules is how many rules pass makes.
 const passRules = 3
@@ -188,11 +201,8 @@ func (c *change) incoming(s sandbox) {
 
 // counting adds up bytes by name, in both directions.
 func (c *change) counting(s sandbox, chain string) {
-	if !s.names {
-		return
-	}
-	for _, f := range families() {
-		c.rule(c.inet, chain, f.only(), translated(true), exprs{&expr.Ct{Key: expr.CtKeyDIRECTION, Register: r0}}, original(r0+1), in(s.name()+setFlows+f.suffix, r0))
+	if s.names {
+		c.rule(c.inet, chain, translated(true), jump(s.name()+chainCount))
 	}
 }
 
@@ -203,10 +213,12 @@ func (c *change) outgoing(s sandbox) {
 	c.counting(s, chain)
 	c.known(s, chain)
 	rule(state(fresh), exprs{&expr.Connlimit{Count: maxFlows, Flags: connlimitOver}}, goTo(s.name()+chainMany))
+	if s.names {
+		// What begins a second time has not been answered: another address may do better.
+		rule(state(fresh), protocol(unix.IPPROTO_TCP), translated(true), s.tag.mine(), s.tell(s.name()+silentSuffix))
+		rule(translated(true), jump(s.name()+chainPairs))
+	}
 	for _, f := range families() {
-		if s.names {
-			rule(f.only(), translated(true), original(r0), header(f.dst, f.size, r0+f.words), in(s.name()+setPairs+f.suffix, r0), s.tag.pass())
-		}
 		rule(f.only(), within(c, f, []netip.Prefix{f.synthetics}), refuse)
 	}
 	// Somebody else's translation: a service of the host, a container's port.

@@ -154,8 +154,8 @@ func least(chain, slot string) uint32 {
 		return 5
 	case slot + chainPass:
 		return passRules
-	case slot + chainPeer, slot + chainBack:
-		return 0 // most have none
+	case slot + chainPeer, slot + chainBack, slot + chainCount, slot + chainPairs:
+		return 0 // many have none
 	default:
 		return 1
 	}

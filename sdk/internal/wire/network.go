@@ -153,7 +153,7 @@ func FromAttach(in *pluginv1.AttachRequest) (*network.AttachRequest, error) {
 // Attached as it travels.
 func Attached(a *network.AttachResponse) *pluginv1.AttachResponse {
 	return &pluginv1.AttachResponse{
-		Handle: Handle(a.Handle), Dns: dns(a.DNS), Ports: all(a.Ports, portMap), Env: a.Env,
+		Handle: Handle(a.Handle), Dns: dns(a.DNS), Ports: all(a.Ports, portMap),
 		Interfaces: all(a.Interfaces, func(i network.Interface) *pluginv1.Interface {
 			return &pluginv1.Interface{Name: i.Name, Mac: i.MAC, Mtu: i.MTU, HostName: i.HostName}
 		}),
@@ -163,9 +163,6 @@ func Attached(a *network.AttachResponse) *pluginv1.AttachResponse {
 		Routes: all(a.Routes, func(r network.Route) *pluginv1.Route {
 			return &pluginv1.Route{Dst: prefix(r.Dst), Via: addr(r.Via), Ifname: r.IfName, Metric: r.Metric}
 		}),
-		ExtraMounts: all(a.ExtraMounts, func(m network.Mount) *pluginv1.Mount {
-			return &pluginv1.Mount{Source: m.Source, Target: m.Target, ReadOnly: m.ReadOnly}
-		}),
 	}
 }
 
@@ -173,7 +170,7 @@ func Attached(a *network.AttachResponse) *pluginv1.AttachResponse {
 func FromAttached(in *pluginv1.AttachResponse) (*network.AttachResponse, error) {
 	var r reader
 	out := &network.AttachResponse{
-		Handle: FromHandle(in.GetHandle()), DNS: r.dns(in.GetDns()), Ports: all(in.GetPorts(), r.portMap), Env: in.GetEnv(),
+		Handle: FromHandle(in.GetHandle()), DNS: r.dns(in.GetDns()), Ports: all(in.GetPorts(), r.portMap),
 		Interfaces: all(in.GetInterfaces(), func(i *pluginv1.Interface) network.Interface {
 			return network.Interface{Name: i.GetName(), MAC: i.GetMac(), MTU: i.GetMtu(), HostName: i.GetHostName()}
 		}),
@@ -182,9 +179,6 @@ func FromAttached(in *pluginv1.AttachResponse) (*network.AttachResponse, error) 
 		}),
 		Routes: all(in.GetRoutes(), func(p *pluginv1.Route) network.Route {
 			return network.Route{Dst: r.prefix(p.GetDst()), Via: r.addr(p.GetVia()), IfName: p.GetIfname(), Metric: p.GetMetric()}
-		}),
-		ExtraMounts: all(in.GetExtraMounts(), func(m *pluginv1.Mount) network.Mount {
-			return network.Mount{Source: m.GetSource(), Target: m.GetTarget(), ReadOnly: m.GetReadOnly()}
 		}),
 	}
 	return out, r.err()

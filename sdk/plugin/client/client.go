@@ -120,7 +120,7 @@ type Configuration struct {
 func (c *Client) Configure(ctx context.Context, cfg Configuration) ([]errs.Diagnostic, error) {
 	r := &pluginv1.ConfigureRequest{
 		ConfigMsgpack: cfg.Value, InstanceId: cfg.Instance.ID, Service: wire.Service(cfg.Service), StateDir: cfg.Instance.StateDir,
-		RunDir: cfg.Instance.RunDir, BootId: cfg.Instance.BootID, Selected: wire.Versions(cfg.Selected),
+		RunDir: cfg.Instance.RunDir, BootId: cfg.Instance.BootID, StateRoot: cfg.Instance.StateRoot, Selected: wire.Versions(cfg.Selected),
 	}
 	if cfg.Instance.CallTimeout > 0 {
 		r.CallTimeout = durationpb.New(cfg.Instance.CallTimeout)

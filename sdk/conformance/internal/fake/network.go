@@ -52,8 +52,17 @@ func newNetworkServer(f *fake) (*networkServer, error) {
 	return s, err
 }
 
+// stateRoot is whose sandboxes the calls are about.
+var stateRoot atomic.Value
+
+// ofRoot begins the names of a state root's links.
+func ofRoot() string {
+	root, _ := stateRoot.Load().(string)
+	return fmt.Sprintf("f%x", sha256.Sum256([]byte(root)))[:5]
+}
+
 func linkOf(sandbox string) string {
-	return fmt.Sprintf("f%x", sha256.Sum256([]byte(sandbox)))[:13]
+	return ofRoot() + fmt.Sprintf("%x", sha256.Sum256([]byte(sandbox)))[:8]
 }
 
 // place are the addresses of a sandbox, and of the host's end of its link.
@@ -251,7 +260,7 @@ func (s *networkServer) connect(r *network.AttachRequest, files []*os.File) (*ne
 		out.IPs = append(out.IPs, network.IPConfig{Address: p, Gateway: at.host[i].Addr(), IfName: r.IfName})
 	}
 	if broken("attaches again") {
-		out.Env = map[string]string{"N": fmt.Sprint(s.fake.runs.Add(1))}
+		out.Interfaces[0].MTU = uint32(s.fake.runs.Add(1))
 	}
 	return out, s.observe(r, link)
 }
@@ -489,7 +498,11 @@ func (s *networkServer) GC(_ context.Context, r *pluginv1.GCRequest) (*pluginv1.
 		links = append(links, link)
 	}
 	for _, link := range links {
-		if !strings.HasPrefix(link, "f") || valid[link] {
+		mine := ofRoot()
+		if broken("collects others'") {
+			mine = "f"
+		}
+		if !strings.HasPrefix(link, mine) || valid[link] {
 			continue
 		}
 		if !r.GetDryRun() || broken("collects in a dry run") {

@@ -225,6 +225,7 @@ func (f *fake) keep(r *pluginv1.ConfigureRequest, v cty.Value) error {
 	if r.GetRunDir() != "" {
 		f.runDir = r.GetRunDir()
 	}
+	stateRoot.Store(r.GetStateRoot())
 	if v.IsNull() {
 		return nil
 	}

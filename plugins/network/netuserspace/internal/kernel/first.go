@@ -40,13 +40,13 @@ func (p *Path) first(s *packet.Packet) {
 	if len(p.pending) >= firsts || raw == nil || l == nil {
 		return // it comes again
 	}
-	if err := p.exit.Quick(exit.TCP, f.dst); err != nil {
-		p.prohibit(slices.Clone(s.Whole), f, unix.EACCES)
-		return
-	}
 	select {
 	case p.slots <- struct{}{}:
 	default:
+		// There is no room to connect. To say no takes none.
+		if p.exit.Quick(exit.TCP, f.dst) != nil {
+			p.prohibit(slices.Clone(s.Whole), f, unix.EACCES)
+		}
 		return
 	}
 	s.SetTTL(inside.SentTTL)

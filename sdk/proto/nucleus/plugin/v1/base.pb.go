@@ -1048,6 +1048,9 @@ type ConfigureRequest struct {
 	Selected      []*ServiceVersion      `protobuf:"bytes,6,rep,name=selected,proto3" json:"selected,omitempty"`
 	CallTimeout   *durationpb.Duration   `protobuf:"bytes,7,opt,name=call_timeout,json=callTimeout,proto3" json:"call_timeout,omitempty"`
 	BootId        string                 `protobuf:"bytes,8,opt,name=boot_id,json=bootId,proto3" json:"boot_id,omitempty"`
+	// Whose sandboxes the calls are about, in words that mean nothing else: what is of
+	// another state root is another's, whatever its id, its name or its stack.
+	StateRoot     string `protobuf:"bytes,9,opt,name=state_root,json=stateRoot,proto3" json:"state_root,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1134,6 +1137,13 @@ func (x *ConfigureRequest) GetCallTimeout() *durationpb.Duration {
 func (x *ConfigureRequest) GetBootId() string {
 	if x != nil {
 		return x.BootId
+	}
+	return ""
+}
+
+func (x *ConfigureRequest) GetStateRoot() string {
+	if x != nil {
+		return x.StateRoot
 	}
 	return ""
 }
@@ -2029,7 +2039,7 @@ const file_nucleus_plugin_v1_base_proto_rawDesc = "" +
 	"\fFORMAT_BYTES\x10\x04\x12\x13\n" +
 	"\x0fFORMAT_ABS_PATH\x10\x05B\x06\n" +
 	"\x04_minB\x06\n" +
-	"\x04_max\"\xdc\x02\n" +
+	"\x04_max\"\xfb\x02\n" +
 	"\x10ConfigureRequest\x12%\n" +
 	"\x0econfig_msgpack\x18\x01 \x01(\fR\rconfigMsgpack\x12\x1f\n" +
 	"\vinstance_id\x18\x02 \x01(\tR\n" +
@@ -2039,7 +2049,9 @@ const file_nucleus_plugin_v1_base_proto_rawDesc = "" +
 	"\arun_dir\x18\x05 \x01(\tR\x06runDir\x12=\n" +
 	"\bselected\x18\x06 \x03(\v2!.nucleus.plugin.v1.ServiceVersionR\bselected\x12<\n" +
 	"\fcall_timeout\x18\a \x01(\v2\x19.google.protobuf.DurationR\vcallTimeout\x12\x17\n" +
-	"\aboot_id\x18\b \x01(\tR\x06bootId\"T\n" +
+	"\aboot_id\x18\b \x01(\tR\x06bootId\x12\x1d\n" +
+	"\n" +
+	"state_root\x18\t \x01(\tR\tstateRoot\"T\n" +
 	"\x11ConfigureResponse\x12?\n" +
 	"\vdiagnostics\x18\x01 \x03(\v2\x1d.nucleus.plugin.v1.DiagnosticR\vdiagnostics\"\x0f\n" +
 	"\rHealthRequest\"\xe0\x01\n" +

@@ -1239,67 +1239,6 @@ func (x *Route) GetMetric() uint32 {
 	return 0
 }
 
-// Mount is a file or directory of the host that is to be seen inside.
-type Mount struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Source        string                 `protobuf:"bytes,1,opt,name=source,proto3" json:"source,omitempty"`
-	Target        string                 `protobuf:"bytes,2,opt,name=target,proto3" json:"target,omitempty"`
-	ReadOnly      bool                   `protobuf:"varint,3,opt,name=read_only,json=readOnly,proto3" json:"read_only,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
-}
-
-func (x *Mount) Reset() {
-	*x = Mount{}
-	mi := &file_nucleus_plugin_v1_network_proto_msgTypes[15]
-	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
-	ms.StoreMessageInfo(mi)
-}
-
-func (x *Mount) String() string {
-	return protoimpl.X.MessageStringOf(x)
-}
-
-func (*Mount) ProtoMessage() {}
-
-func (x *Mount) ProtoReflect() protoreflect.Message {
-	mi := &file_nucleus_plugin_v1_network_proto_msgTypes[15]
-	if x != nil {
-		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
-		if ms.LoadMessageInfo() == nil {
-			ms.StoreMessageInfo(mi)
-		}
-		return ms
-	}
-	return mi.MessageOf(x)
-}
-
-// Deprecated: Use Mount.ProtoReflect.Descriptor instead.
-func (*Mount) Descriptor() ([]byte, []int) {
-	return file_nucleus_plugin_v1_network_proto_rawDescGZIP(), []int{15}
-}
-
-func (x *Mount) GetSource() string {
-	if x != nil {
-		return x.Source
-	}
-	return ""
-}
-
-func (x *Mount) GetTarget() string {
-	if x != nil {
-		return x.Target
-	}
-	return ""
-}
-
-func (x *Mount) GetReadOnly() bool {
-	if x != nil {
-		return x.ReadOnly
-	}
-	return false
-}
-
 type AttachResponse struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Handle        *Handle                `protobuf:"bytes,1,opt,name=handle,proto3" json:"handle,omitempty"`
@@ -1308,15 +1247,13 @@ type AttachResponse struct {
 	Routes        []*Route               `protobuf:"bytes,4,rep,name=routes,proto3" json:"routes,omitempty"`
 	Dns           *DNS                   `protobuf:"bytes,5,opt,name=dns,proto3" json:"dns,omitempty"`
 	Ports         []*PortMap             `protobuf:"bytes,6,rep,name=ports,proto3" json:"ports,omitempty"` // as they are: host ports that were 0 are known now
-	ExtraMounts   []*Mount               `protobuf:"bytes,7,rep,name=extra_mounts,json=extraMounts,proto3" json:"extra_mounts,omitempty"`
-	Env           map[string]string      `protobuf:"bytes,8,rep,name=env,proto3" json:"env,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *AttachResponse) Reset() {
 	*x = AttachResponse{}
-	mi := &file_nucleus_plugin_v1_network_proto_msgTypes[16]
+	mi := &file_nucleus_plugin_v1_network_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1328,7 +1265,7 @@ func (x *AttachResponse) String() string {
 func (*AttachResponse) ProtoMessage() {}
 
 func (x *AttachResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_nucleus_plugin_v1_network_proto_msgTypes[16]
+	mi := &file_nucleus_plugin_v1_network_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1341,7 +1278,7 @@ func (x *AttachResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AttachResponse.ProtoReflect.Descriptor instead.
 func (*AttachResponse) Descriptor() ([]byte, []int) {
-	return file_nucleus_plugin_v1_network_proto_rawDescGZIP(), []int{16}
+	return file_nucleus_plugin_v1_network_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *AttachResponse) GetHandle() *Handle {
@@ -1386,20 +1323,6 @@ func (x *AttachResponse) GetPorts() []*PortMap {
 	return nil
 }
 
-func (x *AttachResponse) GetExtraMounts() []*Mount {
-	if x != nil {
-		return x.ExtraMounts
-	}
-	return nil
-}
-
-func (x *AttachResponse) GetEnv() map[string]string {
-	if x != nil {
-		return x.Env
-	}
-	return nil
-}
-
 type DetachRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Call          *Call                  `protobuf:"bytes,1,opt,name=call,proto3" json:"call,omitempty"`
@@ -1414,7 +1337,7 @@ type DetachRequest struct {
 
 func (x *DetachRequest) Reset() {
 	*x = DetachRequest{}
-	mi := &file_nucleus_plugin_v1_network_proto_msgTypes[17]
+	mi := &file_nucleus_plugin_v1_network_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1426,7 +1349,7 @@ func (x *DetachRequest) String() string {
 func (*DetachRequest) ProtoMessage() {}
 
 func (x *DetachRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_nucleus_plugin_v1_network_proto_msgTypes[17]
+	mi := &file_nucleus_plugin_v1_network_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1439,7 +1362,7 @@ func (x *DetachRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DetachRequest.ProtoReflect.Descriptor instead.
 func (*DetachRequest) Descriptor() ([]byte, []int) {
-	return file_nucleus_plugin_v1_network_proto_rawDescGZIP(), []int{17}
+	return file_nucleus_plugin_v1_network_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *DetachRequest) GetCall() *Call {
@@ -1493,7 +1416,7 @@ type DetachResponse struct {
 
 func (x *DetachResponse) Reset() {
 	*x = DetachResponse{}
-	mi := &file_nucleus_plugin_v1_network_proto_msgTypes[18]
+	mi := &file_nucleus_plugin_v1_network_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1505,7 +1428,7 @@ func (x *DetachResponse) String() string {
 func (*DetachResponse) ProtoMessage() {}
 
 func (x *DetachResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_nucleus_plugin_v1_network_proto_msgTypes[18]
+	mi := &file_nucleus_plugin_v1_network_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1518,7 +1441,7 @@ func (x *DetachResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DetachResponse.ProtoReflect.Descriptor instead.
 func (*DetachResponse) Descriptor() ([]byte, []int) {
-	return file_nucleus_plugin_v1_network_proto_rawDescGZIP(), []int{18}
+	return file_nucleus_plugin_v1_network_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *DetachResponse) GetRemoved() []string {
@@ -1541,7 +1464,7 @@ type NetworkStatusRequest struct {
 
 func (x *NetworkStatusRequest) Reset() {
 	*x = NetworkStatusRequest{}
-	mi := &file_nucleus_plugin_v1_network_proto_msgTypes[19]
+	mi := &file_nucleus_plugin_v1_network_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1553,7 +1476,7 @@ func (x *NetworkStatusRequest) String() string {
 func (*NetworkStatusRequest) ProtoMessage() {}
 
 func (x *NetworkStatusRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_nucleus_plugin_v1_network_proto_msgTypes[19]
+	mi := &file_nucleus_plugin_v1_network_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1566,7 +1489,7 @@ func (x *NetworkStatusRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NetworkStatusRequest.ProtoReflect.Descriptor instead.
 func (*NetworkStatusRequest) Descriptor() ([]byte, []int) {
-	return file_nucleus_plugin_v1_network_proto_rawDescGZIP(), []int{19}
+	return file_nucleus_plugin_v1_network_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *NetworkStatusRequest) GetSandboxId() string {
@@ -1617,7 +1540,7 @@ type NetworkStatusResponse struct {
 
 func (x *NetworkStatusResponse) Reset() {
 	*x = NetworkStatusResponse{}
-	mi := &file_nucleus_plugin_v1_network_proto_msgTypes[20]
+	mi := &file_nucleus_plugin_v1_network_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1629,7 +1552,7 @@ func (x *NetworkStatusResponse) String() string {
 func (*NetworkStatusResponse) ProtoMessage() {}
 
 func (x *NetworkStatusResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_nucleus_plugin_v1_network_proto_msgTypes[20]
+	mi := &file_nucleus_plugin_v1_network_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1642,7 +1565,7 @@ func (x *NetworkStatusResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NetworkStatusResponse.ProtoReflect.Descriptor instead.
 func (*NetworkStatusResponse) Descriptor() ([]byte, []int) {
-	return file_nucleus_plugin_v1_network_proto_rawDescGZIP(), []int{20}
+	return file_nucleus_plugin_v1_network_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *NetworkStatusResponse) GetOk() bool {
@@ -1693,7 +1616,7 @@ type FlowStats struct {
 
 func (x *FlowStats) Reset() {
 	*x = FlowStats{}
-	mi := &file_nucleus_plugin_v1_network_proto_msgTypes[21]
+	mi := &file_nucleus_plugin_v1_network_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1705,7 +1628,7 @@ func (x *FlowStats) String() string {
 func (*FlowStats) ProtoMessage() {}
 
 func (x *FlowStats) ProtoReflect() protoreflect.Message {
-	mi := &file_nucleus_plugin_v1_network_proto_msgTypes[21]
+	mi := &file_nucleus_plugin_v1_network_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1718,7 +1641,7 @@ func (x *FlowStats) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FlowStats.ProtoReflect.Descriptor instead.
 func (*FlowStats) Descriptor() ([]byte, []int) {
-	return file_nucleus_plugin_v1_network_proto_rawDescGZIP(), []int{21}
+	return file_nucleus_plugin_v1_network_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *FlowStats) GetName() string {
@@ -1760,7 +1683,7 @@ type NetworkWatchRequest struct {
 
 func (x *NetworkWatchRequest) Reset() {
 	*x = NetworkWatchRequest{}
-	mi := &file_nucleus_plugin_v1_network_proto_msgTypes[22]
+	mi := &file_nucleus_plugin_v1_network_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1772,7 +1695,7 @@ func (x *NetworkWatchRequest) String() string {
 func (*NetworkWatchRequest) ProtoMessage() {}
 
 func (x *NetworkWatchRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_nucleus_plugin_v1_network_proto_msgTypes[22]
+	mi := &file_nucleus_plugin_v1_network_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1785,7 +1708,7 @@ func (x *NetworkWatchRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NetworkWatchRequest.ProtoReflect.Descriptor instead.
 func (*NetworkWatchRequest) Descriptor() ([]byte, []int) {
-	return file_nucleus_plugin_v1_network_proto_rawDescGZIP(), []int{22}
+	return file_nucleus_plugin_v1_network_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *NetworkWatchRequest) GetSandboxId() string {
@@ -1825,7 +1748,7 @@ type NetworkWatchResponse struct {
 
 func (x *NetworkWatchResponse) Reset() {
 	*x = NetworkWatchResponse{}
-	mi := &file_nucleus_plugin_v1_network_proto_msgTypes[23]
+	mi := &file_nucleus_plugin_v1_network_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1837,7 +1760,7 @@ func (x *NetworkWatchResponse) String() string {
 func (*NetworkWatchResponse) ProtoMessage() {}
 
 func (x *NetworkWatchResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_nucleus_plugin_v1_network_proto_msgTypes[23]
+	mi := &file_nucleus_plugin_v1_network_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1850,7 +1773,7 @@ func (x *NetworkWatchResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NetworkWatchResponse.ProtoReflect.Descriptor instead.
 func (*NetworkWatchResponse) Descriptor() ([]byte, []int) {
-	return file_nucleus_plugin_v1_network_proto_rawDescGZIP(), []int{23}
+	return file_nucleus_plugin_v1_network_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *NetworkWatchResponse) GetAt() *timestamppb.Timestamp {
@@ -1917,7 +1840,7 @@ type IfStats struct {
 
 func (x *IfStats) Reset() {
 	*x = IfStats{}
-	mi := &file_nucleus_plugin_v1_network_proto_msgTypes[24]
+	mi := &file_nucleus_plugin_v1_network_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1929,7 +1852,7 @@ func (x *IfStats) String() string {
 func (*IfStats) ProtoMessage() {}
 
 func (x *IfStats) ProtoReflect() protoreflect.Message {
-	mi := &file_nucleus_plugin_v1_network_proto_msgTypes[24]
+	mi := &file_nucleus_plugin_v1_network_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1942,7 +1865,7 @@ func (x *IfStats) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use IfStats.ProtoReflect.Descriptor instead.
 func (*IfStats) Descriptor() ([]byte, []int) {
-	return file_nucleus_plugin_v1_network_proto_rawDescGZIP(), []int{24}
+	return file_nucleus_plugin_v1_network_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *IfStats) GetIfname() string {
@@ -2000,7 +1923,7 @@ type Attachment struct {
 
 func (x *Attachment) Reset() {
 	*x = Attachment{}
-	mi := &file_nucleus_plugin_v1_network_proto_msgTypes[25]
+	mi := &file_nucleus_plugin_v1_network_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2012,7 +1935,7 @@ func (x *Attachment) String() string {
 func (*Attachment) ProtoMessage() {}
 
 func (x *Attachment) ProtoReflect() protoreflect.Message {
-	mi := &file_nucleus_plugin_v1_network_proto_msgTypes[25]
+	mi := &file_nucleus_plugin_v1_network_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2025,7 +1948,7 @@ func (x *Attachment) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Attachment.ProtoReflect.Descriptor instead.
 func (*Attachment) Descriptor() ([]byte, []int) {
-	return file_nucleus_plugin_v1_network_proto_rawDescGZIP(), []int{25}
+	return file_nucleus_plugin_v1_network_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *Attachment) GetSandboxId() string {
@@ -2067,7 +1990,7 @@ type GCRequest struct {
 
 func (x *GCRequest) Reset() {
 	*x = GCRequest{}
-	mi := &file_nucleus_plugin_v1_network_proto_msgTypes[26]
+	mi := &file_nucleus_plugin_v1_network_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2079,7 +2002,7 @@ func (x *GCRequest) String() string {
 func (*GCRequest) ProtoMessage() {}
 
 func (x *GCRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_nucleus_plugin_v1_network_proto_msgTypes[26]
+	mi := &file_nucleus_plugin_v1_network_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2092,7 +2015,7 @@ func (x *GCRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GCRequest.ProtoReflect.Descriptor instead.
 func (*GCRequest) Descriptor() ([]byte, []int) {
-	return file_nucleus_plugin_v1_network_proto_rawDescGZIP(), []int{26}
+	return file_nucleus_plugin_v1_network_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *GCRequest) GetCall() *Call {
@@ -2126,7 +2049,7 @@ type GCResponse struct {
 
 func (x *GCResponse) Reset() {
 	*x = GCResponse{}
-	mi := &file_nucleus_plugin_v1_network_proto_msgTypes[27]
+	mi := &file_nucleus_plugin_v1_network_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2138,7 +2061,7 @@ func (x *GCResponse) String() string {
 func (*GCResponse) ProtoMessage() {}
 
 func (x *GCResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_nucleus_plugin_v1_network_proto_msgTypes[27]
+	mi := &file_nucleus_plugin_v1_network_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2151,7 +2074,7 @@ func (x *GCResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GCResponse.ProtoReflect.Descriptor instead.
 func (*GCResponse) Descriptor() ([]byte, []int) {
-	return file_nucleus_plugin_v1_network_proto_rawDescGZIP(), []int{27}
+	return file_nucleus_plugin_v1_network_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *GCResponse) GetRemoved() []string {
@@ -2274,11 +2197,7 @@ const file_nucleus_plugin_v1_network_proto_rawDesc = "" +
 	"\x03dst\x18\x01 \x01(\tR\x03dst\x12\x10\n" +
 	"\x03via\x18\x02 \x01(\tR\x03via\x12\x16\n" +
 	"\x06ifname\x18\x03 \x01(\tR\x06ifname\x12\x16\n" +
-	"\x06metric\x18\x04 \x01(\rR\x06metric\"T\n" +
-	"\x05Mount\x12\x16\n" +
-	"\x06source\x18\x01 \x01(\tR\x06source\x12\x16\n" +
-	"\x06target\x18\x02 \x01(\tR\x06target\x12\x1b\n" +
-	"\tread_only\x18\x03 \x01(\bR\breadOnly\"\xf1\x03\n" +
+	"\x06metric\x18\x04 \x01(\rR\x06metric\"\xdd\x02\n" +
 	"\x0eAttachResponse\x121\n" +
 	"\x06handle\x18\x01 \x01(\v2\x19.nucleus.plugin.v1.HandleR\x06handle\x12<\n" +
 	"\n" +
@@ -2287,12 +2206,7 @@ const file_nucleus_plugin_v1_network_proto_rawDesc = "" +
 	"\x03ips\x18\x03 \x03(\v2\x1b.nucleus.plugin.v1.IPConfigR\x03ips\x120\n" +
 	"\x06routes\x18\x04 \x03(\v2\x18.nucleus.plugin.v1.RouteR\x06routes\x12(\n" +
 	"\x03dns\x18\x05 \x01(\v2\x16.nucleus.plugin.v1.DNSR\x03dns\x120\n" +
-	"\x05ports\x18\x06 \x03(\v2\x1a.nucleus.plugin.v1.PortMapR\x05ports\x12;\n" +
-	"\fextra_mounts\x18\a \x03(\v2\x18.nucleus.plugin.v1.MountR\vextraMounts\x12<\n" +
-	"\x03env\x18\b \x03(\v2*.nucleus.plugin.v1.AttachResponse.EnvEntryR\x03env\x1a6\n" +
-	"\bEnvEntry\x12\x10\n" +
-	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\x88\x02\n" +
+	"\x05ports\x18\x06 \x03(\v2\x1a.nucleus.plugin.v1.PortMapR\x05portsJ\x04\b\a\x10\bJ\x04\b\b\x10\tR\fextra_mountsR\x03env\"\x88\x02\n" +
 	"\rDetachRequest\x12+\n" +
 	"\x04call\x18\x01 \x01(\v2\x17.nucleus.plugin.v1.CallR\x04call\x121\n" +
 	"\x06handle\x18\x02 \x01(\v2\x19.nucleus.plugin.v1.HandleR\x06handle\x125\n" +
@@ -2381,7 +2295,7 @@ func file_nucleus_plugin_v1_network_proto_rawDescGZIP() []byte {
 }
 
 var file_nucleus_plugin_v1_network_proto_enumTypes = make([]protoimpl.EnumInfo, 2)
-var file_nucleus_plugin_v1_network_proto_msgTypes = make([]protoimpl.MessageInfo, 29)
+var file_nucleus_plugin_v1_network_proto_msgTypes = make([]protoimpl.MessageInfo, 27)
 var file_nucleus_plugin_v1_network_proto_goTypes = []any{
 	(Egress_Verdict)(0),            // 0: nucleus.plugin.v1.Egress.Verdict
 	(Opening_Kind)(0),              // 1: nucleus.plugin.v1.Opening.Kind
@@ -2400,87 +2314,83 @@ var file_nucleus_plugin_v1_network_proto_goTypes = []any{
 	(*Interface)(nil),              // 14: nucleus.plugin.v1.Interface
 	(*IPConfig)(nil),               // 15: nucleus.plugin.v1.IPConfig
 	(*Route)(nil),                  // 16: nucleus.plugin.v1.Route
-	(*Mount)(nil),                  // 17: nucleus.plugin.v1.Mount
-	(*AttachResponse)(nil),         // 18: nucleus.plugin.v1.AttachResponse
-	(*DetachRequest)(nil),          // 19: nucleus.plugin.v1.DetachRequest
-	(*DetachResponse)(nil),         // 20: nucleus.plugin.v1.DetachResponse
-	(*NetworkStatusRequest)(nil),   // 21: nucleus.plugin.v1.NetworkStatusRequest
-	(*NetworkStatusResponse)(nil),  // 22: nucleus.plugin.v1.NetworkStatusResponse
-	(*FlowStats)(nil),              // 23: nucleus.plugin.v1.FlowStats
-	(*NetworkWatchRequest)(nil),    // 24: nucleus.plugin.v1.NetworkWatchRequest
-	(*NetworkWatchResponse)(nil),   // 25: nucleus.plugin.v1.NetworkWatchResponse
-	(*IfStats)(nil),                // 26: nucleus.plugin.v1.IfStats
-	(*Attachment)(nil),             // 27: nucleus.plugin.v1.Attachment
-	(*GCRequest)(nil),              // 28: nucleus.plugin.v1.GCRequest
-	(*GCResponse)(nil),             // 29: nucleus.plugin.v1.GCResponse
-	nil,                            // 30: nucleus.plugin.v1.AttachResponse.EnvEntry
-	(*Namespace)(nil),              // 31: nucleus.plugin.v1.Namespace
-	(*IDMap)(nil),                  // 32: nucleus.plugin.v1.IDMap
-	(*Call)(nil),                   // 33: nucleus.plugin.v1.Call
-	(*Handle)(nil),                 // 34: nucleus.plugin.v1.Handle
-	(*timestamppb.Timestamp)(nil),  // 35: google.protobuf.Timestamp
+	(*AttachResponse)(nil),         // 17: nucleus.plugin.v1.AttachResponse
+	(*DetachRequest)(nil),          // 18: nucleus.plugin.v1.DetachRequest
+	(*DetachResponse)(nil),         // 19: nucleus.plugin.v1.DetachResponse
+	(*NetworkStatusRequest)(nil),   // 20: nucleus.plugin.v1.NetworkStatusRequest
+	(*NetworkStatusResponse)(nil),  // 21: nucleus.plugin.v1.NetworkStatusResponse
+	(*FlowStats)(nil),              // 22: nucleus.plugin.v1.FlowStats
+	(*NetworkWatchRequest)(nil),    // 23: nucleus.plugin.v1.NetworkWatchRequest
+	(*NetworkWatchResponse)(nil),   // 24: nucleus.plugin.v1.NetworkWatchResponse
+	(*IfStats)(nil),                // 25: nucleus.plugin.v1.IfStats
+	(*Attachment)(nil),             // 26: nucleus.plugin.v1.Attachment
+	(*GCRequest)(nil),              // 27: nucleus.plugin.v1.GCRequest
+	(*GCResponse)(nil),             // 28: nucleus.plugin.v1.GCResponse
+	(*Namespace)(nil),              // 29: nucleus.plugin.v1.Namespace
+	(*IDMap)(nil),                  // 30: nucleus.plugin.v1.IDMap
+	(*Call)(nil),                   // 31: nucleus.plugin.v1.Call
+	(*Handle)(nil),                 // 32: nucleus.plugin.v1.Handle
+	(*timestamppb.Timestamp)(nil),  // 33: google.protobuf.Timestamp
 }
 var file_nucleus_plugin_v1_network_proto_depIdxs = []int32{
-	31, // 0: nucleus.plugin.v1.UserNS.namespace:type_name -> nucleus.plugin.v1.Namespace
-	32, // 1: nucleus.plugin.v1.UserNS.uids:type_name -> nucleus.plugin.v1.IDMap
-	32, // 2: nucleus.plugin.v1.UserNS.gids:type_name -> nucleus.plugin.v1.IDMap
+	29, // 0: nucleus.plugin.v1.UserNS.namespace:type_name -> nucleus.plugin.v1.Namespace
+	30, // 1: nucleus.plugin.v1.UserNS.uids:type_name -> nucleus.plugin.v1.IDMap
+	30, // 2: nucleus.plugin.v1.UserNS.gids:type_name -> nucleus.plugin.v1.IDMap
 	0,  // 3: nucleus.plugin.v1.Egress.default_verdict:type_name -> nucleus.plugin.v1.Egress.Verdict
 	6,  // 4: nucleus.plugin.v1.Egress.allow:type_name -> nucleus.plugin.v1.EgressRule
 	8,  // 5: nucleus.plugin.v1.EgressRule.ports:type_name -> nucleus.plugin.v1.EgressPorts
 	1,  // 6: nucleus.plugin.v1.Opening.kind:type_name -> nucleus.plugin.v1.Opening.Kind
-	33, // 7: nucleus.plugin.v1.NetworkPrepareRequest.call:type_name -> nucleus.plugin.v1.Call
+	31, // 7: nucleus.plugin.v1.NetworkPrepareRequest.call:type_name -> nucleus.plugin.v1.Call
 	2,  // 8: nucleus.plugin.v1.NetworkPrepareRequest.ports:type_name -> nucleus.plugin.v1.PortMap
 	3,  // 9: nucleus.plugin.v1.NetworkPrepareRequest.dns:type_name -> nucleus.plugin.v1.DNS
 	5,  // 10: nucleus.plugin.v1.NetworkPrepareRequest.egress:type_name -> nucleus.plugin.v1.Egress
-	34, // 11: nucleus.plugin.v1.NetworkPrepareResponse.handle:type_name -> nucleus.plugin.v1.Handle
+	32, // 11: nucleus.plugin.v1.NetworkPrepareResponse.handle:type_name -> nucleus.plugin.v1.Handle
 	9,  // 12: nucleus.plugin.v1.NetworkPrepareResponse.openings:type_name -> nucleus.plugin.v1.Opening
 	10, // 13: nucleus.plugin.v1.NetworkPrepareResponse.setups:type_name -> nucleus.plugin.v1.Setup
-	33, // 14: nucleus.plugin.v1.AttachRequest.call:type_name -> nucleus.plugin.v1.Call
-	31, // 15: nucleus.plugin.v1.AttachRequest.netns:type_name -> nucleus.plugin.v1.Namespace
+	31, // 14: nucleus.plugin.v1.AttachRequest.call:type_name -> nucleus.plugin.v1.Call
+	29, // 15: nucleus.plugin.v1.AttachRequest.netns:type_name -> nucleus.plugin.v1.Namespace
 	2,  // 16: nucleus.plugin.v1.AttachRequest.ports:type_name -> nucleus.plugin.v1.PortMap
 	3,  // 17: nucleus.plugin.v1.AttachRequest.dns:type_name -> nucleus.plugin.v1.DNS
-	34, // 18: nucleus.plugin.v1.AttachRequest.prepared:type_name -> nucleus.plugin.v1.Handle
+	32, // 18: nucleus.plugin.v1.AttachRequest.prepared:type_name -> nucleus.plugin.v1.Handle
 	4,  // 19: nucleus.plugin.v1.AttachRequest.userns:type_name -> nucleus.plugin.v1.UserNS
 	5,  // 20: nucleus.plugin.v1.AttachRequest.egress:type_name -> nucleus.plugin.v1.Egress
 	7,  // 21: nucleus.plugin.v1.AttachRequest.member:type_name -> nucleus.plugin.v1.Member
-	34, // 22: nucleus.plugin.v1.AttachResponse.handle:type_name -> nucleus.plugin.v1.Handle
+	32, // 22: nucleus.plugin.v1.AttachResponse.handle:type_name -> nucleus.plugin.v1.Handle
 	14, // 23: nucleus.plugin.v1.AttachResponse.interfaces:type_name -> nucleus.plugin.v1.Interface
 	15, // 24: nucleus.plugin.v1.AttachResponse.ips:type_name -> nucleus.plugin.v1.IPConfig
 	16, // 25: nucleus.plugin.v1.AttachResponse.routes:type_name -> nucleus.plugin.v1.Route
 	3,  // 26: nucleus.plugin.v1.AttachResponse.dns:type_name -> nucleus.plugin.v1.DNS
 	2,  // 27: nucleus.plugin.v1.AttachResponse.ports:type_name -> nucleus.plugin.v1.PortMap
-	17, // 28: nucleus.plugin.v1.AttachResponse.extra_mounts:type_name -> nucleus.plugin.v1.Mount
-	30, // 29: nucleus.plugin.v1.AttachResponse.env:type_name -> nucleus.plugin.v1.AttachResponse.EnvEntry
-	33, // 30: nucleus.plugin.v1.DetachRequest.call:type_name -> nucleus.plugin.v1.Call
-	34, // 31: nucleus.plugin.v1.DetachRequest.handle:type_name -> nucleus.plugin.v1.Handle
-	34, // 32: nucleus.plugin.v1.DetachRequest.prepared:type_name -> nucleus.plugin.v1.Handle
-	31, // 33: nucleus.plugin.v1.DetachRequest.netns:type_name -> nucleus.plugin.v1.Namespace
-	34, // 34: nucleus.plugin.v1.NetworkStatusRequest.handle:type_name -> nucleus.plugin.v1.Handle
-	31, // 35: nucleus.plugin.v1.NetworkStatusRequest.netns:type_name -> nucleus.plugin.v1.Namespace
-	26, // 36: nucleus.plugin.v1.NetworkStatusResponse.stats:type_name -> nucleus.plugin.v1.IfStats
-	23, // 37: nucleus.plugin.v1.NetworkStatusResponse.flows:type_name -> nucleus.plugin.v1.FlowStats
-	34, // 38: nucleus.plugin.v1.NetworkWatchRequest.handle:type_name -> nucleus.plugin.v1.Handle
-	35, // 39: nucleus.plugin.v1.NetworkWatchResponse.at:type_name -> google.protobuf.Timestamp
-	34, // 40: nucleus.plugin.v1.Attachment.handle:type_name -> nucleus.plugin.v1.Handle
-	33, // 41: nucleus.plugin.v1.GCRequest.call:type_name -> nucleus.plugin.v1.Call
-	27, // 42: nucleus.plugin.v1.GCRequest.valid:type_name -> nucleus.plugin.v1.Attachment
-	11, // 43: nucleus.plugin.v1.Network.Prepare:input_type -> nucleus.plugin.v1.NetworkPrepareRequest
-	13, // 44: nucleus.plugin.v1.Network.Attach:input_type -> nucleus.plugin.v1.AttachRequest
-	19, // 45: nucleus.plugin.v1.Network.Detach:input_type -> nucleus.plugin.v1.DetachRequest
-	21, // 46: nucleus.plugin.v1.Network.Status:input_type -> nucleus.plugin.v1.NetworkStatusRequest
-	28, // 47: nucleus.plugin.v1.Network.GC:input_type -> nucleus.plugin.v1.GCRequest
-	24, // 48: nucleus.plugin.v1.Network.Watch:input_type -> nucleus.plugin.v1.NetworkWatchRequest
-	12, // 49: nucleus.plugin.v1.Network.Prepare:output_type -> nucleus.plugin.v1.NetworkPrepareResponse
-	18, // 50: nucleus.plugin.v1.Network.Attach:output_type -> nucleus.plugin.v1.AttachResponse
-	20, // 51: nucleus.plugin.v1.Network.Detach:output_type -> nucleus.plugin.v1.DetachResponse
-	22, // 52: nucleus.plugin.v1.Network.Status:output_type -> nucleus.plugin.v1.NetworkStatusResponse
-	29, // 53: nucleus.plugin.v1.Network.GC:output_type -> nucleus.plugin.v1.GCResponse
-	25, // 54: nucleus.plugin.v1.Network.Watch:output_type -> nucleus.plugin.v1.NetworkWatchResponse
-	49, // [49:55] is the sub-list for method output_type
-	43, // [43:49] is the sub-list for method input_type
-	43, // [43:43] is the sub-list for extension type_name
-	43, // [43:43] is the sub-list for extension extendee
-	0,  // [0:43] is the sub-list for field type_name
+	31, // 28: nucleus.plugin.v1.DetachRequest.call:type_name -> nucleus.plugin.v1.Call
+	32, // 29: nucleus.plugin.v1.DetachRequest.handle:type_name -> nucleus.plugin.v1.Handle
+	32, // 30: nucleus.plugin.v1.DetachRequest.prepared:type_name -> nucleus.plugin.v1.Handle
+	29, // 31: nucleus.plugin.v1.DetachRequest.netns:type_name -> nucleus.plugin.v1.Namespace
+	32, // 32: nucleus.plugin.v1.NetworkStatusRequest.handle:type_name -> nucleus.plugin.v1.Handle
+	29, // 33: nucleus.plugin.v1.NetworkStatusRequest.netns:type_name -> nucleus.plugin.v1.Namespace
+	25, // 34: nucleus.plugin.v1.NetworkStatusResponse.stats:type_name -> nucleus.plugin.v1.IfStats
+	22, // 35: nucleus.plugin.v1.NetworkStatusResponse.flows:type_name -> nucleus.plugin.v1.FlowStats
+	32, // 36: nucleus.plugin.v1.NetworkWatchRequest.handle:type_name -> nucleus.plugin.v1.Handle
+	33, // 37: nucleus.plugin.v1.NetworkWatchResponse.at:type_name -> google.protobuf.Timestamp
+	32, // 38: nucleus.plugin.v1.Attachment.handle:type_name -> nucleus.plugin.v1.Handle
+	31, // 39: nucleus.plugin.v1.GCRequest.call:type_name -> nucleus.plugin.v1.Call
+	26, // 40: nucleus.plugin.v1.GCRequest.valid:type_name -> nucleus.plugin.v1.Attachment
+	11, // 41: nucleus.plugin.v1.Network.Prepare:input_type -> nucleus.plugin.v1.NetworkPrepareRequest
+	13, // 42: nucleus.plugin.v1.Network.Attach:input_type -> nucleus.plugin.v1.AttachRequest
+	18, // 43: nucleus.plugin.v1.Network.Detach:input_type -> nucleus.plugin.v1.DetachRequest
+	20, // 44: nucleus.plugin.v1.Network.Status:input_type -> nucleus.plugin.v1.NetworkStatusRequest
+	27, // 45: nucleus.plugin.v1.Network.GC:input_type -> nucleus.plugin.v1.GCRequest
+	23, // 46: nucleus.plugin.v1.Network.Watch:input_type -> nucleus.plugin.v1.NetworkWatchRequest
+	12, // 47: nucleus.plugin.v1.Network.Prepare:output_type -> nucleus.plugin.v1.NetworkPrepareResponse
+	17, // 48: nucleus.plugin.v1.Network.Attach:output_type -> nucleus.plugin.v1.AttachResponse
+	19, // 49: nucleus.plugin.v1.Network.Detach:output_type -> nucleus.plugin.v1.DetachResponse
+	21, // 50: nucleus.plugin.v1.Network.Status:output_type -> nucleus.plugin.v1.NetworkStatusResponse
+	28, // 51: nucleus.plugin.v1.Network.GC:output_type -> nucleus.plugin.v1.GCResponse
+	24, // 52: nucleus.plugin.v1.Network.Watch:output_type -> nucleus.plugin.v1.NetworkWatchResponse
+	47, // [47:53] is the sub-list for method output_type
+	41, // [41:47] is the sub-list for method input_type
+	41, // [41:41] is the sub-list for extension type_name
+	41, // [41:41] is the sub-list for extension extendee
+	0,  // [0:41] is the sub-list for field type_name
 }
 
 func init() { file_nucleus_plugin_v1_network_proto_init() }
@@ -2495,7 +2405,7 @@ func file_nucleus_plugin_v1_network_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_nucleus_plugin_v1_network_proto_rawDesc), len(file_nucleus_plugin_v1_network_proto_rawDesc)),
 			NumEnums:      2,
-			NumMessages:   29,
+			NumMessages:   27,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

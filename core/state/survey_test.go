@@ -1,0 +1,76 @@
+package state
+
+import (
+	"context"
+	"errors"
+	"os"
+	"path/filepath"
+	"testing"
+	"time"
+)
+
+// A survey has every sandbox that has announced the step and not undone it, whether it
+// lives or is owed; what was only begun otherwise is not on it.
+func TestSurvey(t *testing.T) {
+	r := open(t, filepath.Join(t.TempDir(), "root"))
+	for id, step := range map[string]string{idA: "network", idA2: "cgroup", idB: "network"} {
+		d := create(t, r, id, "x")
+		if err := d.Announce(t.Context(), step, id); err != nil {
+			t.Fatal(err)
+		}
+		if id == idB { // as after the death of its supervisor
+			if err := d.Release(); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	undone := create(t, r, NewID(), "undone")
+	if err := errors.Join(undone.Announce(t.Context(), "network", ""), undone.Journal.Undone("network")); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Mkdir(filepath.Join(r.Path(), "sandboxes", NewID()), 0o700); err != nil { // it has no journal yet
+		t.Fatal(err)
+	}
+	var got map[string]Record
+	see := func() error {
+		return r.Survey(t.Context(), "network", func(all map[string]Record) error {
+			got = all
+			return nil
+		})
+	}
+	if err := see(); err != nil || len(got) != 2 || string(got[idA].Data) != `"`+idA+`"` || string(got[idB].Data) != `"`+idB+`"` {
+		t.Errorf("%v, %v", got, err)
+	}
+	if err := os.WriteFile(filepath.Join(r.Path(), "sandboxes", idA2, journalName), []byte("{\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	got = nil
+	if err := see(); err == nil || got != nil {
+		t.Errorf("a journal that cannot be read is taken for an empty one: %v, %v", got, err)
+	}
+}
+
+// Nobody announces an effect during a survey, or it would not be on the list.
+func TestSurveyHoldsUpAnnouncements(t *testing.T) {
+	r := open(t, filepath.Join(t.TempDir(), "root"))
+	d, other := create(t, r, idA, "a"), create(t, r, idB, "b")
+	announced := make(chan error, 1)
+	err := r.Survey(t.Context(), "network", func(all map[string]Record) error {
+		go func() { announced <- d.Announce(context.Background(), "network", "") }()
+		soon, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
+		defer cancel()
+		if err := other.Announce(soon, "network", ""); !errors.Is(err, context.DeadlineExceeded) {
+			t.Errorf("announced during a survey: %v", err)
+		}
+		if left, err := d.Pending(); err != nil || len(left) > 0 {
+			t.Errorf("written down during a survey: %v, %v", left, err)
+		}
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := <-announced; err != nil {
+		t.Errorf("after it: %v", err)
+	}
+}
