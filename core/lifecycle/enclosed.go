@@ -10,6 +10,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -31,6 +32,9 @@ import (
 type enclosed struct {
 	answer  *runtimes.Answer // nil for the native runtime
 	signals chan unix.Signal // to the workload, in their order
+	// signalled: somebody here has sent the program itself a signal.
+	signalled atomic.Bool
+	state     *os.File // the program's directory
 }
 
 // delivers tells whether signals go by a call of the program.
@@ -41,6 +45,10 @@ func (e *enclosed) close() {
 	if e.answer != nil && e.answer.File != nil {
 		_ = e.answer.File.Close()
 		e.answer.File = nil
+	}
+	if e.state != nil {
+		_ = e.state.Close()
+		e.state = nil
 	}
 }
 
@@ -166,7 +174,7 @@ func (s *Sandbox) programCommand(c runtime.Command, words ...string) (args, env 
 // runCommand completes the process that runs the workload.
 func (s *Sandbox) runCommand(p *initproto.Process) {
 	p.Paths = []string{runtime.ProgramPath}
-	p.Args, p.Env = s.programCommand(s.foreign.answer.Run, runtime.WordPIDFile, runPIDFile)
+	p.Args, p.Env = s.programCommand(s.foreign.answer.Run, runtime.WordPIDFile, runPIDFile, runtime.WordFailureFile, failureFile)
 }
 
 // passConfig adds the config.json to the descriptors of the setup.
@@ -352,71 +360,6 @@ func (s *Sandbox) furtherProgram(sp *initproto.Spawn) (*secret.Value, error) {
 func (s *Sandbox) asProgram(sp *initproto.Spawn) {
 	p := s.process
 	sp.Paths, sp.Cwd, sp.UID, sp.GID, sp.Groups = []string{runtime.ProgramPath}, p.Cwd, p.UID, p.GID, p.Groups
-}
-
-// signalTime bounds how long the delivery of one signal may take.
-const signalTime = 10 * time.Second
-
-// deliver has the program send a signal to a process inside.
-func (s *Sandbox) deliver(pid int, n unix.Signal) error {
-	ctx, cancel := context.WithTimeout(context.Background(), signalTime)
-	defer cancel()
-	sp := &initproto.Spawn{}
-	s.asProgram(sp)
-	sp.Args, sp.Env = s.programCommand(s.foreign.answer.Signal, runtime.WordPID, strconv.Itoa(pid), runtime.WordSignal, strconv.Itoa(int(n)))
-	null, err := os.OpenFile(os.DevNull, os.O_RDWR, 0)
-	if err != nil {
-		return err
-	}
-	defer null.Close()
-	p, err := s.further(ctx, sp, Command{Args: sp.Args, Stdio: [3]*os.File{null, null, null}, Quiet: true, program: true})
-	if err != nil {
-		return err
-	}
-	if !p.endsWithin(ctx) {
-		return context.DeadlineExceeded
-	}
-	if code, _, err := p.Wait(); err != nil || code != 0 {
-		return errors.Join(err, fmt.Errorf("the program ended with %d", code))
-	}
-	return nil
-}
-
-// foreignSignals delivers signals to the workload in their order, until the sandbox ends.
-func (s *Sandbox) foreignSignals() {
-	for {
-		select {
-		case n := <-s.foreign.signals:
-			// By whom one wants an end has it: the program's is the workload's.
-			if err := s.deliver(1, n); err != nil && Ends(n) {
-				s.signalProgram(n)
-			}
-		case <-s.done:
-			return
-		}
-	}
-}
-
-// signalInside signals a further process inside, and its program if it dies by that.
-func (p *Process) signalInside(n unix.Signal) {
-	s := p.s
-	for end := time.Now().Add(time.Second); ; time.Sleep(5 * time.Millisecond) {
-		if pid := s.insidePID(p.id); pid > 1 {
-			if s.deliver(pid, n) == nil && n != unix.SIGKILL {
-				return
-			}
-			break
-		}
-		select {
-		case <-p.ended:
-			return
-		default:
-		}
-		if time.Now().After(end) {
-			break
-		}
-	}
-	p.signalProgram(n)
 }
 
 // stage2Failure is exec.StageFailure of the workload's process, or one beside it.
