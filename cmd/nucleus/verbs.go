@@ -76,6 +76,10 @@ func (a *app) makePlan(ctx context.Context, f *jobFlags, args []string) (*plan.P
 	if err != nil {
 		return nil, err
 	}
+	if printed == nil && p.Runtime != nil && use.known(ctx, p.Runtime.Plugin) {
+		defer use.forget()
+		return p, rt.AskRuntime(ctx, p)
+	}
 	return p, printed
 }
 
