@@ -190,20 +190,6 @@ func (s *Sandbox) runCommand(p *initproto.Process) {
 	p.Args, p.Env = s.programCommand(s.foreign.answer.Run, runtime.WordPIDFile, runPIDFile, runtime.WordFailureFile, failureFile)
 }
 
-// passConfig adds the config.json to the descriptors of the setup.
-func (s *Sandbox) passConfig(fds []int) ([]int, func(), error) {
-	a := s.foreign.answer
-	if a == nil {
-		return fds, func() {}, nil
-	}
-	v, err := bundleConfig(a.Spec, s.secretVars())
-	if err != nil {
-		return fds, func() {}, err
-	}
-	s.prep.Ops[s.prep.ConfigOp].FD = int32(len(fds))
-	return append(fds, v.FD()), v.Close, nil
-}
-
 // secretVars are the variables of the workload whose values are secrets.
 func (s *Sandbox) secretVars() []secretVar {
 	var out []secretVar
