@@ -10,6 +10,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -31,6 +32,9 @@ import (
 type enclosed struct {
 	answer  *runtimes.Answer // nil for the native runtime
 	signals chan unix.Signal // to the workload, in their order
+	// signalled: somebody here has sent the program itself a signal.
+	signalled atomic.Bool
+	state     *os.File // the program's directory
 }
 
 // delivers tells whether signals go by a call of the program.
@@ -42,30 +46,54 @@ func (e *enclosed) close() {
 		_ = e.answer.File.Close()
 		e.answer.File = nil
 	}
+	if e.state != nil {
+		_ = e.state.Close()
+		e.state = nil
+	}
 }
 
 // askRuntime asks the plugin how the sandbox is run.
 func (s *Sandbox) askRuntime(ctx context.Context) error {
-	r := s.plan.Runtime
-	if r == nil {
+	if s.plan.Runtime == nil {
 		return nil
 	}
-	if s.cfg.Runtimes == nil {
-		return &PhaseError{Phase: "exec", Origin: "runtime", Err: errors.New("there is nobody to ask runtime plugins")}
-	}
-	spec, err := json.Marshal(s.plan.Bundle())
+	a, err := AskRuntime(ctx, s.cfg.Runtimes, s.dir.ID, s.plan, s.cfg.Privileged)
 	if err != nil {
-		return phase("exec", err)
+		return err
+	}
+	s.foreign.answer = a
+	if err := s.mayOpenDevices(a.Program.Devices); err != nil {
+		return err
+	}
+	if a.OwnNetwork {
+		if err := s.mustDial(); err != nil {
+			return err
+		}
+	}
+	s.log.Emit(audit.RuntimePrepared, nil, map[string]any{"plugin": s.plan.Runtime.Plugin, "program": a.Program.Path, "facts": a.Facts})
+	return nil
+}
+
+// AskRuntime asks the plugin of a plan how a sandbox of it is run. The program's file is
+// the caller's to close.
+func AskRuntime(ctx context.Context, source runtimes.Source, sandbox string, p *plan.Plan, privileged bool) (*runtimes.Answer, error) {
+	r := p.Runtime
+	if source == nil {
+		return nil, &PhaseError{Phase: "exec", Origin: "runtime", Err: errors.New("there is nobody to ask runtime plugins")}
+	}
+	spec, err := json.Marshal(p.Bundle())
+	if err != nil {
+		return nil, phase("exec", err)
 	}
 	network := runtime.NetworkNone
 	switch {
-	case s.plan.Network.Plugin:
+	case p.Network.Plugin:
 		network = runtime.NetworkOwn
-	case !s.plan.Namespace(specs.NetworkNamespace):
+	case !p.Namespace(specs.NetworkNamespace):
 		network = runtime.NetworkHost
 	}
-	a, err := s.cfg.Runtimes.Prepare(ctx, s.dir.ID, runtimes.Want{
-		Plugin: r.Plugin, Config: r.Config, Eval: r.Eval, Spec: spec, Network: network, Rootless: !s.cfg.Privileged,
+	a, err := source.Prepare(ctx, sandbox, runtimes.Want{
+		Plugin: r.Plugin, Config: r.Config, Eval: r.Eval, Spec: spec, Network: network, Rootless: !privileged,
 	})
 	if err != nil {
 		e := &PhaseError{Phase: "exec", Origin: "runtime", Err: &sourceError{err}}
@@ -73,16 +101,9 @@ func (s *Sandbox) askRuntime(ctx context.Context) error {
 		if errors.As(err, &re) {
 			e.Hint = audit.Clean(re.Hint)
 		}
-		return e
+		return nil, e
 	}
-	s.foreign.answer = a
-	if a.OwnNetwork {
-		if err := s.mustDial(); err != nil {
-			return err
-		}
-	}
-	s.log.Emit(audit.RuntimePrepared, nil, map[string]any{"plugin": r.Plugin, "program": a.Program.Path, "facts": a.Facts})
-	return nil
+	return a, nil
 }
 
 // mustDial refuses probes that would have to reach a network stack of the program's own.
@@ -166,7 +187,7 @@ func (s *Sandbox) programCommand(c runtime.Command, words ...string) (args, env 
 // runCommand completes the process that runs the workload.
 func (s *Sandbox) runCommand(p *initproto.Process) {
 	p.Paths = []string{runtime.ProgramPath}
-	p.Args, p.Env = s.programCommand(s.foreign.answer.Run, runtime.WordPIDFile, runPIDFile)
+	p.Args, p.Env = s.programCommand(s.foreign.answer.Run, runtime.WordPIDFile, runPIDFile, runtime.WordFailureFile, failureFile)
 }
 
 // secretVars are the variables of the workload whose values are secrets.
@@ -338,71 +359,6 @@ func (s *Sandbox) furtherProgram(sp *initproto.Spawn) (*secret.Value, error) {
 func (s *Sandbox) asProgram(sp *initproto.Spawn) {
 	p := s.process
 	sp.Paths, sp.Cwd, sp.UID, sp.GID, sp.Groups = []string{runtime.ProgramPath}, p.Cwd, p.UID, p.GID, p.Groups
-}
-
-// signalTime bounds how long the delivery of one signal may take.
-const signalTime = 10 * time.Second
-
-// deliver has the program send a signal to a process inside.
-func (s *Sandbox) deliver(pid int, n unix.Signal) error {
-	ctx, cancel := context.WithTimeout(context.Background(), signalTime)
-	defer cancel()
-	sp := &initproto.Spawn{}
-	s.asProgram(sp)
-	sp.Args, sp.Env = s.programCommand(s.foreign.answer.Signal, runtime.WordPID, strconv.Itoa(pid), runtime.WordSignal, strconv.Itoa(int(n)))
-	null, err := os.OpenFile(os.DevNull, os.O_RDWR, 0)
-	if err != nil {
-		return err
-	}
-	defer null.Close()
-	p, err := s.further(ctx, sp, Command{Args: sp.Args, Stdio: [3]*os.File{null, null, null}, Quiet: true, program: true})
-	if err != nil {
-		return err
-	}
-	if !p.endsWithin(ctx) {
-		return context.DeadlineExceeded
-	}
-	if code, _, err := p.Wait(); err != nil || code != 0 {
-		return errors.Join(err, fmt.Errorf("the program ended with %d", code))
-	}
-	return nil
-}
-
-// foreignSignals delivers signals to the workload in their order, until the sandbox ends.
-func (s *Sandbox) foreignSignals() {
-	for {
-		select {
-		case n := <-s.foreign.signals:
-			// By whom one wants an end has it: the program's is the workload's.
-			if err := s.deliver(1, n); err != nil && Ends(n) {
-				s.signalProgram(n)
-			}
-		case <-s.done:
-			return
-		}
-	}
-}
-
-// signalInside signals a further process inside, and its program if it dies by that.
-func (p *Process) signalInside(n unix.Signal) {
-	s := p.s
-	for end := time.Now().Add(time.Second); ; time.Sleep(5 * time.Millisecond) {
-		if pid := s.insidePID(p.id); pid > 1 {
-			if s.deliver(pid, n) == nil && n != unix.SIGKILL {
-				return
-			}
-			break
-		}
-		select {
-		case <-p.ended:
-			return
-		default:
-		}
-		if time.Now().After(end) {
-			break
-		}
-	}
-	p.signalProgram(n)
 }
 
 // stage2Failure is exec.StageFailure of the workload's process, or one beside it.

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"time"
 
 	"github.com/nucleus-runtime/nucleus/core/audit"
 	"github.com/nucleus-runtime/nucleus/core/notify"
@@ -174,14 +175,27 @@ func (s *Sandbox) run(ctx context.Context, probe plan.Probe) error {
 	return nil
 }
 
-// endsWithin waits for the end of a process, which is killed when ctx is over.
+// endsWithin waits for the end of a process, which is killed when ctx is over. One that
+// a runtime's program does not get to its end is killed without being waited for.
 func (p *Process) endsWithin(ctx context.Context) bool {
 	select {
 	case <-p.Ended():
 		return true
 	case <-ctx.Done():
 		p.Kill()
-		<-p.Ended()
+		select {
+		case <-p.Ended():
+		case <-p.hopeless():
+		}
 		return false
 	}
+}
+
+// hopeless is when the end of a killed process is not worth waiting for any longer: never,
+// if the kernel ends it.
+func (p *Process) hopeless() <-chan time.Time {
+	if !p.inside {
+		return nil
+	}
+	return time.After(signalTime)
 }

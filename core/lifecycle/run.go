@@ -106,7 +106,11 @@ func (s *Sandbox) ask(r request) {
 
 // Start opens the start gate and runs the sandbox to its end in the background.
 func (s *Sandbox) Start(ctx context.Context) error {
-	if err := s.beforeWorkload(ctx); err != nil {
+	err := s.holdState()
+	if err == nil {
+		err = s.beforeWorkload(ctx)
+	}
+	if err != nil {
 		s.log.Emit(audit.Failed, err, nil)
 		return errors.Join(err, s.Destroy(ctx))
 	}
@@ -449,6 +453,7 @@ func (s *Sandbox) signal(n unix.Signal) {
 
 // signalProgram signals what init has made.
 func (s *Sandbox) signalProgram(n unix.Signal) {
+	s.foreign.signalled.Store(true)
 	if !s.plan.Init {
 		_ = unix.PidfdSendSignal(s.workFD, n, nil, 0) // gone: its end is on the way
 		return
@@ -483,7 +488,13 @@ func (s *Sandbox) finish(ctx context.Context, m message, end ending) {
 			break
 		}
 		s.running()
+		if err = s.programFailure(m.exited); err != nil && r.Peaks.OOMKills == 0 {
+			break
+		}
 		r.ExitCode, r.Signal = s.exitCode(m.exited)
+		if err != nil { // what the kernel killed was the workload's memory
+			err, r.ExitCode, r.Signal = nil, 128+int(unix.SIGKILL), int(unix.SIGKILL)
+		}
 		r.Cause = exec.CauseExit
 		if r.Signal != 0 {
 			r.Cause = exec.CauseSignal

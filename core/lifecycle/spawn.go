@@ -7,6 +7,7 @@ import (
 	"os"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -69,9 +70,10 @@ type Process struct {
 	command string
 	cwd     string
 	quiet   bool
-	inside  bool      // a runtime plugin's program runs it
-	made    chan made // holds init's answer
-	left    bool      // nobody waits for the answer any more
+	inside  bool          // a runtime plugin's program runs it
+	pending atomic.Uint64 // signals on their way inside, a bit for each
+	made    chan made     // holds init's answer
+	left    bool          // nobody waits for the answer any more
 	ended   chan struct{}
 	end     initproto.Ended
 	err     error // what came instead of an end
@@ -473,7 +475,9 @@ func (s *Sandbox) verifySpawned(pid int, sp *initproto.Spawn) error {
 // Signal sends a signal to the process; SIGKILL to the group that it leads as well.
 func (p *Process) Signal(n unix.Signal) {
 	if p.inside && p.s.foreign.delivers() {
-		go p.signalInside(n)
+		if bit := uint64(1) << (uint(n) - 1); p.pending.Or(bit)&bit == 0 {
+			go p.signalInside(n)
+		}
 		return
 	}
 	p.signalProgram(n)

@@ -59,6 +59,10 @@ type globals struct {
 }
 
 func (g globals) command(name string, more ...string) runtime.Command {
+	return runtime.Command{Args: append(append(g.flags(), name), more...)}
+}
+
+func (g globals) flags() []string {
 	args := []string{
 		"runsc",
 		"--root=" + runtime.StatePath,
@@ -75,11 +79,14 @@ func (g globals) command(name string, more ...string) runtime.Command {
 	if g.hostSockets {
 		args = append(args, "--host-uds=open")
 	}
-	return runtime.Command{Args: append(append(args, name), more...)}
+	return args
 }
 
+// run writes what runsc ends of, and what Go's runtime says when the sentry does, where
+// neither is taken for the workload's: both open the file to append to it.
 func (g globals) run() runtime.Command {
-	return g.command("run", "--bundle="+runtime.BundlePath, "--pid-file="+runtime.WordPIDFile, runtime.WordID)
+	args := append(g.flags(), "--log="+runtime.WordFailureFile, "--panic-log="+runtime.WordFailureFile)
+	return runtime.Command{Args: append(args, "run", "--bundle="+runtime.BundlePath, "--pid-file="+runtime.WordPIDFile, runtime.WordID)}
 }
 
 func (g globals) exec() runtime.Command {
@@ -90,4 +97,9 @@ func (g globals) exec() runtime.Command {
 // and dies of them otherwise.
 func (g globals) signal() runtime.Command {
 	return g.command("kill", "--pid="+runtime.WordPID, runtime.WordID, runtime.WordSignal)
+}
+
+// signalGroup: what `runsc exec` makes has no parent inside, and so leads a session.
+func (g globals) signalGroup() runtime.Command {
+	return g.command("kill", "--pgid="+runtime.WordPID, runtime.WordID, runtime.WordSignal)
 }

@@ -85,6 +85,9 @@ func (r *Runtime) Prepare(ctx context.Context, q *runtime.PrepareRequest) (*runt
 		OwnNetwork: stack != stackHost,
 		Facts:      map[string]string{"version": bin.version, "platform": c.Platform, "network_stack": stack},
 	}
+	if bin.groups {
+		out.SignalGroup = g.signalGroup()
+	}
 	if out.Spec, err = spec.json(); err != nil {
 		return nil, err
 	}

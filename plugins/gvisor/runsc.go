@@ -22,6 +22,10 @@ import (
 // oldest that they were compared with.
 const oldest = "20240916"
 
+// groupsSince is the day of the oldest one that is known to have kill --pgid
+// (gvisor#12905, of April 2026).
+const groupsSince = "20260905"
+
 // versionTime is for a program that prints one line.
 const versionTime = 5 * time.Second
 
@@ -43,6 +47,7 @@ func wellKnown() places {
 type runsc struct {
 	path, version string
 	dynamic       bool
+	groups        bool // it can signal a process group
 }
 
 // find looks for the program, and into it. "" is for one of the places.
@@ -101,6 +106,7 @@ func inspect(ctx context.Context, name string) (*runsc, error) {
 	case day < oldest:
 		return nil, errs.Preconditionf("%s is %s, and one of %s or later is needed; %s", path, r.version, oldest, remedy)
 	}
+	r.groups = day >= groupsSince
 	return r, nil
 }
 

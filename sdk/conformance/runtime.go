@@ -34,6 +34,7 @@ func runtimeSuite() suite {
 		{"runtime/signal", "a signal reaches the workload: to one that it expects it can answer; another ends it, unless it is the first of a pid namespace, and Run with 128 and its number", "say in Signal how one is sent, or pass on what the program gets", configured, passesSignals},
 		{"runtime/exec", "with Exec a further process, read from " + runtime.ProcessPath + ", runs beside the workload in its root, and Exec ends with its exit status", "leave Exec out if there are none", configured, runsFurther},
 		{"runtime/exec-signal", "with Exec: SIGKILL ends the further process that is meant, and no other, and Exec with 137", "write its number inside down in " + runtime.WordPIDFile + ", and send it to that", configured, killsFurther},
+		{"runtime/exec-group", "with SignalGroup: SIGKILL ends what the further process has started, too, and not the workload", "let the process lead a group of its own, and send it to that", configured, killsGroup},
 		{"runtime/end", "the end of Run is the end of everything that it has started", "end what is left before the program ends", configured, endsAll},
 	}}
 }

@@ -179,6 +179,7 @@ const (
 	boxID       = "0123456789abcdef0123456789abcdef"
 	runPIDFile  = runtime.StatePath + "/run.pid"
 	execPIDFile = runtime.StatePath + "/exec.pid"
+	failureFile = runtime.StatePath + "/failure"
 )
 
 // call executes the program. What it writes is read to its end by close.
@@ -214,7 +215,7 @@ func (b *box) call(c runtime.Command, further *os.File, words ...string) (_ *exe
 
 // start runs the workload.
 func (b *box) start() (err error) {
-	b.run, err = b.call(b.how.Run, nil, runtime.WordPIDFile, runPIDFile)
+	b.run, err = b.call(b.how.Run, nil, runtime.WordPIDFile, runPIDFile, runtime.WordFailureFile, failureFile)
 	return err
 }
 
@@ -247,12 +248,16 @@ func (b *box) signal(to *execution, pid string, s syscall.Signal) error {
 	if len(b.how.Signal.Args) == 0 {
 		return to.Signal(s)
 	}
-	r, err := b.call(b.how.Signal, nil, runtime.WordPID, pid, runtime.WordSignal, strconv.Itoa(int(s)))
+	return b.signalBy("Signal", b.how.Signal, pid, s)
+}
+
+func (b *box) signalBy(name string, c runtime.Command, pid string, s syscall.Signal) error {
+	r, err := b.call(c, nil, runtime.WordPID, pid, runtime.WordSignal, strconv.Itoa(int(s)))
 	if err != nil {
 		return err
 	}
 	if err := r.ended(0); err != nil {
-		return fmt.Errorf("the command Signal: %w", err)
+		return fmt.Errorf("the command %s: %w", name, err)
 	}
 	return nil
 }
@@ -275,6 +280,10 @@ func runsWorkload(ctx context.Context, k *Checker) error {
 		}
 		if got := b.run.errs.String(); got != "problem\n" {
 			return broken("standard error is %q, and not %q", got, "problem\n")
+		}
+		// There need not be one.
+		if text, err := b.cell.Read(failureFile); err == nil && text != "" {
+			return broken("it has not failed, and %s says %q", runtime.WordFailureFile, text)
 		}
 		return nil
 	})
@@ -306,7 +315,7 @@ func runsOnTerminal(ctx context.Context, k *Checker) error {
 		out := follow(master)
 		r := &execution{out: out}
 		r.Process, err = b.cell.Start(cell.Command{
-			Args: cell.Replace(b.how.Run.Args, runtime.WordID, boxID, runtime.WordPIDFile, runPIDFile), Env: b.how.Run.Env,
+			Args: cell.Replace(b.how.Run.Args, runtime.WordID, boxID, runtime.WordPIDFile, runPIDFile, runtime.WordFailureFile, failureFile), Env: b.how.Run.Env,
 			Files: []*os.File{slave, slave, slave}, Terminal: true,
 		})
 		slave.Close()
@@ -459,10 +468,8 @@ func killsFurther(ctx context.Context, k *Checker) error {
 		}
 		pid := ""
 		if len(b.how.Signal.Args) > 0 {
-			text, err := b.cell.Read(execPIDFile)
-			pid = strings.TrimSpace(text)
-			if n, nerr := strconv.Atoi(pid); err != nil || nerr != nil || n < 2 {
-				return broken("%s holds %q, %v, and not the number of the process", execPIDFile, text, err)
+			if pid, err = b.number(); err != nil {
+				return err
 			}
 		}
 		if err := b.signal(r, pid, unix.SIGKILL); err != nil {
@@ -472,6 +479,46 @@ func killsFurther(ctx context.Context, k *Checker) error {
 			return err
 		}
 		return b.gone(`471[1]`) // which is not in the line that looks for it
+	})
+}
+
+// number reads what Exec writes down, which may come after what the process itself says.
+func (b *box) number() (string, error) {
+	for end := time.Now().Add(expectLimit); ; time.Sleep(pause) {
+		text, err := b.cell.Read(execPIDFile)
+		pid := strings.TrimSpace(text)
+		if n, nerr := strconv.Atoi(pid); err == nil && nerr == nil && n > 1 {
+			return pid, nil
+		}
+		if time.Now().After(end) {
+			return "", broken("%s holds %q, %v, and not the number of the process", execPIDFile, text, err)
+		}
+	}
+}
+
+func killsGroup(ctx context.Context, k *Checker) error {
+	return k.withFurther(ctx, func(b *box) error {
+		if len(b.how.SignalGroup.Args) == 0 {
+			return skip("it does not say how a group is signalled")
+		}
+		r, err := b.further(`sh -c 'sleep 4711; true' >/dev/null 2>&1 & sleep 0.3; echo ready; sleep 4711; true`)
+		if err != nil {
+			return err
+		}
+		if !r.out.await("ready", boxLimit) {
+			return broken("it did not start within %s; standard error: %q", boxLimit, r.errs)
+		}
+		pid, err := b.number()
+		if err == nil {
+			err = b.signalBy("SignalGroup", b.how.SignalGroup, pid, unix.SIGKILL)
+		}
+		if err == nil {
+			err = r.ended(128 + int(unix.SIGKILL))
+		}
+		if err != nil {
+			return err
+		}
+		return b.gone(`471[1]`)
 	})
 }
 

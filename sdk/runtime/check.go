@@ -42,15 +42,23 @@ func (p *Prepared) Check() error {
 	if len(p.Signal.Args) > 0 && len(p.Exec.Args) > 0 {
 		exec, signal = []string{WordPIDFile}, append(signal, WordPID)
 	}
+	var group []string
+	if len(p.SignalGroup.Args) > 0 {
+		if exec == nil {
+			return errors.New("signal group: without exec and signal there is no process that leads one")
+		}
+		group = signal
+	}
 	for _, c := range []struct {
 		name    string
 		command Command
 		known   []string
 		needed  []string
 	}{
-		{"run", p.Run, []string{WordID, WordPIDFile}, nil},
+		{"run", p.Run, []string{WordID, WordPIDFile, WordFailureFile}, nil},
 		{"exec", p.Exec, []string{WordID, WordPIDFile}, exec},
 		{"signal", p.Signal, []string{WordID, WordPID, WordSignal}, signal},
+		{"signal group", p.SignalGroup, []string{WordID, WordPID, WordSignal}, group},
 	} {
 		if err := checkCommand(c.command, c.known, c.needed); err != nil {
 			return fmt.Errorf("%s: %w", c.name, err)

@@ -25,10 +25,14 @@ const (
 	// which the process has inside. For Run it only matters that the file is there once
 	// the sandbox is.
 	WordPIDFile = "{pid-file}"
-	// WordPID and WordSignal, of Signal alone: what the file of Exec said, or 1 for the
-	// workload, and the signal's number.
+	// WordPID and WordSignal, of Signal and SignalGroup: what the file of Exec said, or 1
+	// for the workload, and the signal's number.
 	WordPID    = "{pid}"
 	WordSignal = "{signal}"
+	// WordFailureFile, of Run: a path in StatePath where the program writes down why it
+	// has failed itself, as text. If there is anything in it when Run has ended, that was
+	// not the workload's end, whatever its exit status is.
+	WordFailureFile = "{failure-file}"
 )
 
 // ProcessPath is what Exec's program reads the process of an OCI runtime
@@ -77,6 +81,10 @@ type Prepared struct {
 	// Without arguments signals are sent to the program itself, which passes them on,
 	// and to end it by SIGKILL is enough to end what it runs.
 	Signal Command
+	// SignalGroup sends a signal to the process group that a process of Exec leads, with
+	// all that it has started and that has not left it. Without arguments the end of one
+	// by force is that of the process alone.
+	SignalGroup Command
 	// OwnNetwork: the workload's sockets are the program's own, not those of the
 	// network namespace. What the core would dial there (tcp and http probes) is then
 	// refused, and so is a network that waits for the workload there (network.Opening).

@@ -36,7 +36,7 @@ func fromCommand(in *pluginv1.Command) runtime.Command {
 func RuntimePrepared(p *runtime.Prepared) *pluginv1.RuntimePrepareResponse {
 	return &pluginv1.RuntimePrepareResponse{
 		Program:  &pluginv1.Program{Path: p.Program.Path, Sha256: p.Program.SHA256, Libraries: p.Program.Libraries, Devices: p.Program.Devices},
-		SpecJson: p.Spec, Run: command(p.Run), Exec: command(p.Exec), Signal: command(p.Signal), OwnNetwork: p.OwnNetwork, Facts: p.Facts,
+		SpecJson: p.Spec, Run: command(p.Run), Exec: command(p.Exec), Signal: command(p.Signal), SignalGroup: command(p.SignalGroup), OwnNetwork: p.OwnNetwork, Facts: p.Facts,
 	}
 }
 
@@ -46,6 +46,6 @@ func FromRuntimePrepared(in *pluginv1.RuntimePrepareResponse) *runtime.Prepared 
 	return &runtime.Prepared{
 		Program: runtime.Program{Path: p.GetPath(), SHA256: p.GetSha256(), Libraries: p.GetLibraries(), Devices: p.GetDevices()},
 		Spec:    in.GetSpecJson(), Run: fromCommand(in.GetRun()), Exec: fromCommand(in.GetExec()), Signal: fromCommand(in.GetSignal()),
-		OwnNetwork: in.GetOwnNetwork(), Facts: in.GetFacts(),
+		SignalGroup: fromCommand(in.GetSignalGroup()), OwnNetwork: in.GetOwnNetwork(), Facts: in.GetFacts(),
 	}
 }

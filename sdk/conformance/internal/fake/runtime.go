@@ -69,12 +69,13 @@ func (f *fake) prepareRuntime(r *pluginv1.RuntimePrepareRequest) (*pluginv1.Runt
 	defects := []string{"FAKE_DEFECT=" + os.Getenv("FAKE_DEFECT")}
 	out := &pluginv1.RuntimePrepareResponse{
 		Program: &pluginv1.Program{Path: self}, SpecJson: r.GetSpecJson(),
-		Run:   &pluginv1.Command{Args: []string{asBox, "run", "/bundle/config.json", "{pid-file}"}, Env: defects},
+		Run:   &pluginv1.Command{Args: []string{asBox, "run", "/bundle/config.json", "{pid-file}", "{failure-file}"}, Env: defects},
 		Exec:  &pluginv1.Command{Args: []string{asBox, "exec", "/dev/fd/3", "{pid-file}"}, Env: defects},
 		Facts: map[string]string{"version": version},
 	}
 	if !broken("passes signals on") {
 		out.Signal = &pluginv1.Command{Args: []string{asBox, "signal", "{pid}", "{signal}"}, Env: defects}
+		out.SignalGroup = &pluginv1.Command{Args: []string{asBox, "signal-group", "{pid}", "{signal}"}, Env: defects}
 	}
 	switch {
 	case broken("prepares again"), broken("counts"):
@@ -133,8 +134,11 @@ const runFile = "/state/workload"
 
 func runBox(args []string) (int, error) {
 	verb, file, pidFile := args[0], args[1], args[2]
-	if verb == "signal" {
+	switch {
+	case verb == "signal", verb == "signal-group" && broken("signals no group"):
 		return signalBox(file, pidFile)
+	case verb == "signal-group":
+		return signalBox("-"+file, pidFile)
 	}
 	b, err := os.ReadFile(file)
 	if err != nil {
@@ -171,7 +175,7 @@ func runBox(args []string) (int, error) {
 	cmd.Path, cmd.Err = p.Args[0], nil
 	cmd.Env, cmd.Dir = p.Env, p.Cwd
 	cmd.Stdin, cmd.Stdout, cmd.Stderr = os.Stdin, os.Stdout, os.Stderr
-	cmd.SysProcAttr = &syscall.SysProcAttr{Chroot: root, Pdeathsig: syscall.SIGKILL}
+	cmd.SysProcAttr = &syscall.SysProcAttr{Chroot: root, Pdeathsig: syscall.SIGKILL, Setpgid: verb == "exec"}
 	if broken("leaves what it runs") {
 		cmd.SysProcAttr.Pdeathsig = 0
 	}
@@ -196,6 +200,11 @@ func runBox(args []string) (int, error) {
 	number := []byte(strconv.Itoa(cmd.Process.Pid))
 	if verb == "run" {
 		err = os.WriteFile(runFile, number, 0o600)
+	}
+	if verb == "run" && broken("complains") {
+		if err := os.WriteFile(args[3], []byte("warning: slow"), 0o600); err != nil {
+			return 0, err
+		}
 	}
 	if broken("writes no number") {
 		number = nil

@@ -273,6 +273,7 @@ type RuntimePrepareResponse struct {
 	Signal        *Command               `protobuf:"bytes,5,opt,name=signal,proto3" json:"signal,omitempty"` // without arguments: signals to the program itself are enough
 	OwnNetwork    bool                   `protobuf:"varint,6,opt,name=own_network,json=ownNetwork,proto3" json:"own_network,omitempty"`
 	Facts         map[string]string      `protobuf:"bytes,7,rep,name=facts,proto3" json:"facts,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
+	SignalGroup   *Command               `protobuf:"bytes,8,opt,name=signal_group,json=signalGroup,proto3" json:"signal_group,omitempty"` // without arguments: SIGKILL ends the further process alone
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -356,6 +357,13 @@ func (x *RuntimePrepareResponse) GetFacts() map[string]string {
 	return nil
 }
 
+func (x *RuntimePrepareResponse) GetSignalGroup() *Command {
+	if x != nil {
+		return x.SignalGroup
+	}
+	return nil
+}
+
 var File_nucleus_plugin_v1_runtime_proto protoreflect.FileDescriptor
 
 const file_nucleus_plugin_v1_runtime_proto_rawDesc = "" +
@@ -373,7 +381,7 @@ const file_nucleus_plugin_v1_runtime_proto_rawDesc = "" +
 	"\adevices\x18\x04 \x03(\tR\adevices\"/\n" +
 	"\aCommand\x12\x12\n" +
 	"\x04args\x18\x01 \x03(\tR\x04args\x12\x10\n" +
-	"\x03env\x18\x02 \x03(\tR\x03env\"\xa4\x03\n" +
+	"\x03env\x18\x02 \x03(\tR\x03env\"\xe3\x03\n" +
 	"\x16RuntimePrepareResponse\x124\n" +
 	"\aprogram\x18\x01 \x01(\v2\x1a.nucleus.plugin.v1.ProgramR\aprogram\x12\x1b\n" +
 	"\tspec_json\x18\x02 \x01(\fR\bspecJson\x12,\n" +
@@ -382,7 +390,8 @@ const file_nucleus_plugin_v1_runtime_proto_rawDesc = "" +
 	"\x06signal\x18\x05 \x01(\v2\x1a.nucleus.plugin.v1.CommandR\x06signal\x12\x1f\n" +
 	"\vown_network\x18\x06 \x01(\bR\n" +
 	"ownNetwork\x12J\n" +
-	"\x05facts\x18\a \x03(\v24.nucleus.plugin.v1.RuntimePrepareResponse.FactsEntryR\x05facts\x1a8\n" +
+	"\x05facts\x18\a \x03(\v24.nucleus.plugin.v1.RuntimePrepareResponse.FactsEntryR\x05facts\x12=\n" +
+	"\fsignal_group\x18\b \x01(\v2\x1a.nucleus.plugin.v1.CommandR\vsignalGroup\x1a8\n" +
 	"\n" +
 	"FactsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
@@ -426,13 +435,14 @@ var file_nucleus_plugin_v1_runtime_proto_depIdxs = []int32{
 	3, // 4: nucleus.plugin.v1.RuntimePrepareResponse.exec:type_name -> nucleus.plugin.v1.Command
 	3, // 5: nucleus.plugin.v1.RuntimePrepareResponse.signal:type_name -> nucleus.plugin.v1.Command
 	5, // 6: nucleus.plugin.v1.RuntimePrepareResponse.facts:type_name -> nucleus.plugin.v1.RuntimePrepareResponse.FactsEntry
-	1, // 7: nucleus.plugin.v1.Runtime.Prepare:input_type -> nucleus.plugin.v1.RuntimePrepareRequest
-	4, // 8: nucleus.plugin.v1.Runtime.Prepare:output_type -> nucleus.plugin.v1.RuntimePrepareResponse
-	8, // [8:9] is the sub-list for method output_type
-	7, // [7:8] is the sub-list for method input_type
-	7, // [7:7] is the sub-list for extension type_name
-	7, // [7:7] is the sub-list for extension extendee
-	0, // [0:7] is the sub-list for field type_name
+	3, // 7: nucleus.plugin.v1.RuntimePrepareResponse.signal_group:type_name -> nucleus.plugin.v1.Command
+	1, // 8: nucleus.plugin.v1.Runtime.Prepare:input_type -> nucleus.plugin.v1.RuntimePrepareRequest
+	4, // 9: nucleus.plugin.v1.Runtime.Prepare:output_type -> nucleus.plugin.v1.RuntimePrepareResponse
+	9, // [9:10] is the sub-list for method output_type
+	8, // [8:9] is the sub-list for method input_type
+	8, // [8:8] is the sub-list for extension type_name
+	8, // [8:8] is the sub-list for extension extendee
+	0, // [0:8] is the sub-list for field type_name
 }
 
 func init() { file_nucleus_plugin_v1_runtime_proto_init() }
