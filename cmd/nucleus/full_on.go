@@ -53,7 +53,10 @@ func (a *app) usePlugins(o *core.Options) (*pluginUse, error) {
 				h.Expect(p.Plugin, manifest.Hooks)
 			}
 		},
-		known:  func(ctx context.Context, name string) bool { return h.Remembered(ctx, name) != nil },
+		known: func(ctx context.Context, name string) bool {
+			d, err := h.Remembered(ctx, name)
+			return err == nil && d != nil
+		},
 		forget: h.Forget,
 	}, nil
 }
