@@ -102,6 +102,18 @@ func (b *batch) address(f *family, index uint32) {
 	m.Prefixlen, m.Index, m.Flags = f.bits, index, unix.IFA_F_NODAD
 	local := f.address.AsSlice()
 	b.add(unix.RTM_NEWADDR, create, m, attr(unix.IFA_LOCAL, local), attr(unix.IFA_ADDRESS, local))
+	if f == v6 {
+		b.host(f)
+	}
+}
+
+// host makes packets for the address come in here. The kernel does it as well, but for
+// IPv6 in a queue that is worked through later (addrconf_dad_work), and till then what
+// the first connections get would be lost.
+func (b *batch) host(f *family) {
+	m := nl.NewRtMsg()
+	m.Family, m.Dst_len, m.Table, m.Type, m.Scope = f.number, f.bits, unix.RT_TABLE_LOCAL, unix.RTN_LOCAL, unix.RT_SCOPE_HOST
+	b.add(unix.RTM_NEWROUTE, unix.NLM_F_CREATE, m, attr(unix.RTA_DST, f.address.AsSlice()), number(unix.RTA_OIF, loIndex))
 }
 
 // gateway makes the tap device the way to everywhere, in one table. A gateway, though
