@@ -298,6 +298,10 @@ func (s *Sandbox) findCommand(command, cwd string, paths []string) error {
 // executable gives the errno that execve(2) would have for a file, as far as that can
 // be seen from here: what we may not look at, others may execute.
 func (s *Sandbox) executable(root int, p string) syscall.Errno {
+	on := s.plan.MountAt(path.Clean(p))
+	if on != nil && on.Inside && on.Type == "tmpfs" {
+		return 0 // the program's kernel alone knows what is there
+	}
 	fd, err := unix.Openat2(root, p, &unix.OpenHow{Flags: unix.O_PATH | unix.O_CLOEXEC, Resolve: unix.RESOLVE_IN_ROOT | unix.RESOLVE_NO_MAGICLINKS})
 	switch {
 	case errors.Is(err, unix.ENOENT), errors.Is(err, unix.ENOTDIR):
@@ -310,7 +314,6 @@ func (s *Sandbox) executable(root int, p string) syscall.Errno {
 	if unix.Fstat(fd, &st) != nil {
 		return 0
 	}
-	on := s.plan.MountAt(path.Clean(p))
 	if st.Mode&unix.S_IFMT != unix.S_IFREG || st.Mode&0o111 == 0 || on != nil && !on.Inside && on.Has("noexec") {
 		return unix.EACCES
 	}
