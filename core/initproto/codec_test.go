@@ -16,7 +16,7 @@ import (
 func bodies() map[Kind]Body {
 	return map[Kind]Body{
 		KindSetup: &Setup{}, KindSignal: &Signal{}, KindFSDone: &FSDone{}, KindExited: &Exited{}, KindFailed: &Failed{}, KindHooks: &Hooks{}, KindNarrow: &Narrow{},
-		KindOpen: &Open{}, KindConnected: &Connected{}, KindOpened: &Opened{}, KindSpawn: &Spawn{}, KindSpawned: &Spawned{}, KindEnded: &Ended{},
+		KindOpen: &Open{}, KindConnected: &Connected{}, KindOpened: &Opened{}, KindSpawn: &Spawn{}, KindSpawned: &Spawned{}, KindEnded: &Ended{}, KindLend: &Lend{},
 	}
 }
 
@@ -34,6 +34,7 @@ func TestRoundTrip(t *testing.T) {
 	roundTrip(t, KindConnected, rapid.Make[Connected](), func() *Connected { return &Connected{} })
 	roundTrip(t, KindOpened, rapid.Make[Opened](), func() *Opened { return &Opened{} })
 	roundTrip(t, KindSpawn, rapid.Make[Spawn](), func() *Spawn { return &Spawn{} })
+	roundTrip(t, KindLend, rapid.Make[Lend](), func() *Lend { return &Lend{} })
 	roundTrip(t, KindSpawned, rapid.Make[Spawned](), func() *Spawned { return &Spawned{} })
 	roundTrip(t, KindEnded, rapid.Custom(func(t *rapid.T) Ended {
 		e := rapid.Make[Ended]().Draw(t, "ended")

@@ -38,6 +38,9 @@ const (
 	// as 0, 1 and 2 unless it has a terminal of its own, or only dials. It is obeyed
 	// once the workload's stage 2 was made.
 	KindSpawn
+	// KindLend carries a Lend, with a descriptor of what it names, in the place of
+	// KindSetup: the process answers with KindLent, and ends.
+	KindLend
 )
 
 // Messages from init.
@@ -65,6 +68,8 @@ const (
 	KindSpawned
 	// KindEnded carries an Ended.
 	KindEnded
+	// KindLent carries the descriptor of a mount that is in no mount namespace.
+	KindLent
 )
 
 // Setup is all that init needs to know.
@@ -326,6 +331,13 @@ type Hook struct {
 	Args    []string
 	Env     []string
 	Timeout uint32 // milliseconds
+}
+
+// Lend asks for a clone of the mount of a directory of the host's: only who is in a mount
+// namespace, with rights in it, can make one.
+type Lend struct {
+	Source string
+	Set    uint64 // attributes of the clone
 }
 
 // Signal is a request to signal the workload.

@@ -35,6 +35,8 @@ type enclosed struct {
 	// signalled: somebody here has sent the program itself a signal.
 	signalled atomic.Bool
 	state     *os.File // the program's directory
+	// checkpoint is what images of the sandbox are compared by.
+	checkpoint identity
 }
 
 // delivers tells whether signals go by a call of the program.
@@ -73,7 +75,7 @@ func (s *Sandbox) askRuntime(ctx context.Context) error {
 		network = runtime.NetworkHost
 	}
 	a, err := s.cfg.Runtimes.Prepare(ctx, s.dir.ID, runtimes.Want{
-		Plugin: r.Plugin, Config: r.Config, Eval: r.Eval, Spec: spec, Network: network, Rootless: !s.cfg.Privileged,
+		Plugin: r.Plugin, Config: r.Config, Eval: r.Eval, Spec: spec, Network: network, Rootless: !s.cfg.Privileged, Checkpoint: r.Checkpoint,
 	})
 	if err != nil {
 		e := &PhaseError{Phase: "exec", Origin: "runtime", Err: &sourceError{err}}
@@ -88,6 +90,9 @@ func (s *Sandbox) askRuntime(ctx context.Context) error {
 		if err := s.mustDial(); err != nil {
 			return err
 		}
+	}
+	if err := s.mayCheckpoint(); err != nil {
+		return err
 	}
 	s.log.Emit(audit.RuntimePrepared, nil, map[string]any{"plugin": r.Plugin, "program": a.Program.Path, "facts": a.Facts})
 	return nil
@@ -153,7 +158,11 @@ func (s *Sandbox) enclosure() *fs.Enclosure {
 	}
 	f := a.File
 	a.File = nil // the descriptors of the file system's phase own it now
-	return &fs.Enclosure{Program: f, Libraries: a.Program.Libraries, Devices: a.Program.Devices}
+	e := &fs.Enclosure{Program: f, Libraries: a.Program.Libraries, Devices: a.Program.Devices}
+	if s.cfg.Image != nil {
+		e.Image, s.cfg.Image.Data = s.cfg.Image.Data, nil // as the program's file
+	}
+	return e
 }
 
 // runPIDFile is there once the program has made the sandbox.
@@ -174,7 +183,11 @@ func (s *Sandbox) programCommand(c runtime.Command, words ...string) (args, env 
 // runCommand completes the process that runs the workload.
 func (s *Sandbox) runCommand(p *initproto.Process) {
 	p.Paths = []string{runtime.ProgramPath}
-	p.Args, p.Env = s.programCommand(s.foreign.answer.Run, runtime.WordPIDFile, runPIDFile, runtime.WordFailureFile, failureFile)
+	c := s.foreign.answer.Run
+	if s.cfg.Image != nil {
+		c = s.foreign.answer.Checkpoint.Restore
+	}
+	p.Args, p.Env = s.programCommand(c, runtime.WordPIDFile, runPIDFile, runtime.WordFailureFile, failureFile, runtime.WordImage, runtime.ImagePath)
 }
 
 // passConfig adds the config.json to the descriptors of the setup.

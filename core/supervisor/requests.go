@@ -20,6 +20,10 @@ const (
 	VerbKill    = "kill"    // at once
 	VerbPause   = "pause"
 	VerbResume  = "resume"
+	// VerbCheckpoint saves the sandbox's state: CheckpointRequest. It answers when there
+	// is an image, and the sandbox has ended unless it is to go on. A client that goes away
+	// before takes the image with it.
+	VerbCheckpoint = "checkpoint"
 	VerbStats   = "stats" // answer: Stats
 	VerbWait    = "wait"  // answers with Ended when the sandbox is gone
 	// VerbExec starts a command: ExecRequest, and its three standard streams unless it
@@ -55,6 +59,12 @@ func signalOf(m control.Message) (unix.Signal, error) {
 		return 0, &control.Error{Code: control.CodeBadRequest, Text: fmt.Sprintf("signal %d: from 1 to 64", r.Signal)}
 	}
 	return unix.Signal(r.Signal), nil
+}
+
+// CheckpointRequest is an image that is to be made.
+type CheckpointRequest struct {
+	Image        string `json:"image"` // absolute; nothing is there, or an empty directory
+	LeaveRunning bool   `json:"leave_running,omitempty"`
 }
 
 // ExecRequest is a command beside the workload.

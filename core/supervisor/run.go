@@ -27,6 +27,7 @@ type Run interface {
 	Signal(n unix.Signal)
 	Pause(ctx context.Context) error
 	Resume(ctx context.Context) error
+	Checkpoint(ctx context.Context, image string, leave bool) error
 	Exec(ctx context.Context, c lifecycle.Command) (*lifecycle.Process, error)
 
 	// What there is to wait for.
