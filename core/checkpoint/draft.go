@@ -165,10 +165,16 @@ func (d *Draft) publish(m Manifest) error {
 	if err := errors.Join(syncDir(d.parent, filepath.Join(d.temp, DataName)), syncDir(d.parent, d.temp)); err != nil {
 		return err
 	}
-	if err := d.parent.Rename(d.temp, d.name); err != nil {
+	at, err := d.parent.Open(".")
+	if err != nil {
 		return err
 	}
-	return syncDir(d.parent, ".")
+	// That of package os refuses the name of an empty directory.
+	err = os.NewSyscallError("renameat", unix.Renameat(int(at.Fd()), d.temp, int(at.Fd()), d.name))
+	if err == nil {
+		err = at.Sync()
+	}
+	return errors.Join(err, at.Close())
 }
 
 // adopt makes a file of the program's our own, and gives its size. What its owner is
