@@ -85,6 +85,14 @@ var runtimeBites = []struct{ rule, defect, says string }{
 	{"runtime/exec-signal", "signals the workload", "it still runs after|the workload"},
 	{"runtime/exec-signal", "writes no number", "and not the number of the process"},
 	{"runtime/exec-signal", "passes signals on,leaves what it runs", "later it is still there"},
+	{"runtime/checkpoint", "pauses nothing", "after Pause the workload goes on"},
+	{"runtime/checkpoint", "goes on with Save", "after Save the workload goes on"},
+	{"runtime/checkpoint", "saves nothing", "Save has written no file"},
+	{"runtime/checkpoint", "saves a link", "which is no regular file"},
+	{"runtime/checkpoint", "cannot save", "the command Save: it ended with 3"},
+	{"runtime/checkpoint", "stays paused", "after Resume the workload does not go on"},
+	{"runtime/checkpoint", "begins again", "goes on with \"n1"},
+	{"runtime/checkpoint", "restores nothing", "writes nothing within"},
 	{"runtime/end", "leaves processes", "later there still are: sleep|later there still are: busybox"},
 }
 
