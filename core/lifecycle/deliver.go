@@ -64,35 +64,62 @@ func (s *Sandbox) foreignSignals() {
 	}
 }
 
+// signalInside signals a further process inside. Its program is not ended before, or what
+// it is about to make would run on; and is afterwards by SIGKILL, as it has nothing left
+// to wait for.
+func (p *Process) signalInside(n unix.Signal) {
+	d := delivery{
+		number: func() int {
+			if p.s.Status() == StatusPaused { // each try would be made up for when it goes on
+				return 0
+			}
+			return p.s.insidePID(p.id)
+		},
+		deliver: func(pid int) error {
+			p.pending.And(^(uint64(1) << (uint(n) - 1))) // the next one is another
+			return p.deliver(pid, n)
+		},
+		ended: p.ended,
+	}
+	switch done, refused := d.run(); {
+	case refused && Ends(n), (done || refused) && n == unix.SIGKILL:
+		p.signalProgram(n)
+	}
+}
+
+// delivery is a signal on its way to a further process inside.
+type delivery struct {
+	number  func() int // 0 as long as there is none
+	deliver func(pid int) error
+	ended   <-chan struct{}
+}
+
 // refusals are as many as say that there is nothing that could be signalled.
 const refusals = 5
 
-// signalInside signals a further process inside: once it has a number there, and for as
-// long as it lives. Its program is not ended before, or what it is about to make would
-// run on; and is afterwards by SIGKILL, as it has nothing left to wait for.
-func (p *Process) signalInside(n unix.Signal) {
-	refused := 0
+// run delivers it once there is a number, however long that takes, and again if the call
+// for it was not made or came to no end, as it may on a host that is short of everything.
+func (d delivery) run() (done, refused bool) {
+	no := 0
 	for wait := 5 * time.Millisecond; ; wait = min(2*wait, 200*time.Millisecond) {
-		// What is asked of a sandbox that stands still is done when it goes on, each time.
-		if pid := p.s.insidePID(p.id); pid > 1 && p.s.Status() != StatusPaused {
-			p.pending.And(^(uint64(1) << (uint(n) - 1))) // the next one is another
-			err := p.deliver(pid, n)
+		if pid := d.number(); pid > 1 {
+			err := d.deliver(pid)
+			if err == nil {
+				return true, false
+			}
 			var re *refusedError
 			if errors.As(err, &re) {
-				refused++
+				no++
 			}
-			if err == nil || refused == refusals {
-				break
+			if no == refusals {
+				return false, true
 			}
 		}
 		select {
-		case <-p.ended:
-			return
+		case <-d.ended:
+			return false, false
 		case <-time.After(wait):
 		}
-	}
-	if n == unix.SIGKILL || refused == refusals && Ends(n) {
-		p.signalProgram(n)
 	}
 }
 

@@ -86,12 +86,13 @@ func goodSpec() []byte {
 
 func goodPrepared() *runtime.Prepared {
 	return &runtime.Prepared{
-		Program: runtime.Program{Path: "/bin/true", SHA256: strings.Repeat("0a", 32), Libraries: true, Devices: []string{"/dev/kvm"}},
-		Spec:    goodSpec(),
-		Run:     runtime.Command{Args: []string{"box", "run", "--pid=" + runtime.WordPIDFile, "{}", `{"json": {"a":1}}`, "", runtime.WordID}, Env: []string{"A=", "B={id}"}},
-		Exec:    runtime.Command{Args: []string{"box", "exec", "--pid=" + runtime.WordPIDFile, "-" + runtime.WordID}},
-		Signal:  runtime.Command{Args: []string{"box", "kill", runtime.WordID, runtime.WordPID, runtime.WordSignal}},
-		Facts:   map[string]string{"version": "1.2 (ünïcode)"},
+		Program:     runtime.Program{Path: "/bin/true", SHA256: strings.Repeat("0a", 32), Libraries: true, Devices: []string{"/dev/kvm"}},
+		Spec:        goodSpec(),
+		Run:         runtime.Command{Args: []string{"box", "run", "--pid=" + runtime.WordPIDFile, "--log=" + runtime.WordFailureFile, "{}", `{"json": {"a":1}}`, "", runtime.WordID}, Env: []string{"A=", "B={id}"}},
+		Exec:        runtime.Command{Args: []string{"box", "exec", "--pid=" + runtime.WordPIDFile, "-" + runtime.WordID}},
+		Signal:      runtime.Command{Args: []string{"box", "kill", runtime.WordID, runtime.WordPID, runtime.WordSignal}},
+		SignalGroup: runtime.Command{Args: []string{"box", "kill", "-g", runtime.WordID, runtime.WordPID, runtime.WordSignal}},
+		Facts:       map[string]string{"version": "1.2 (ünïcode)"},
 	}
 }
 

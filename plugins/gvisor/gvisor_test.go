@@ -149,13 +149,27 @@ func TestNothingOfAJobBecomesAnArgument(t *testing.T) {
 			got  runtime.Command
 			want []string
 		}{
-			{got.Run, all("run", "--bundle=/bundle", "--pid-file={pid-file}", "{id}")},
+			{got.Run, all("--log={failure-file}", "--panic-log={failure-file}", "run", "--bundle=/bundle", "--pid-file={pid-file}", "{id}")},
 			{got.Exec, all("exec", "--process=/dev/fd/3", "--internal-pid-file={pid-file}", "{id}")},
 			{got.Signal, all("kill", "--pid={pid}", "{id}", "{signal}")},
+			{got.SignalGroup, all("kill", "--pgid={pid}", "{id}", "{signal}")},
 		} {
 			if !slices.Equal(c.got.Args, c.want) || len(c.got.Env) != 0 {
 				t.Errorf("%q: got %q with %q, want %q", hostile, c.got.Args, c.got.Env, c.want)
 			}
+		}
+	}
+}
+
+// An older runsc does not know the flag, and would take no signal at all.
+func TestGroupsAreSignalledByARunscThatCan(t *testing.T) {
+	for version, want := range map[string]bool{"release-20260905.0": true, "release-20270101.1": true, "release-20260904.0": false, "release-20240916.0": false} {
+		got, err := prepare(t, Config{Runsc: stub(t, "runsc version "+version), Platform: "systrap", NetworkStack: "auto"}, runtime.PrepareRequest{Network: runtime.NetworkNone})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if len(got.SignalGroup.Args) > 0 != want || len(got.Signal.Args) == 0 {
+			t.Errorf("%s: %+v", version, got)
 		}
 	}
 }

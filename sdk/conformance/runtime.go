@@ -35,6 +35,7 @@ func runtimeSuite() suite {
 		{"runtime/exec", "with Exec a further process, read from " + runtime.ProcessPath + ", runs beside the workload in its root, and Exec ends with its exit status", "leave Exec out if there are none", configured, runsFurther},
 		{"runtime/exec-signal", "with Exec: SIGKILL ends the further process that is meant, and no other, and Exec with 137", "write its number inside down in " + runtime.WordPIDFile + ", and send it to that", configured, killsFurther},
 		{"runtime/checkpoint", "with Checkpoint: Pause stops the workload where it is, Save writes regular files and leaves it so, Resume lets it go on, and what Restore starts goes on where Pause had stopped it", "save the memory of the workload's processes, or leave Checkpoint out", configured, savesState},
+		{"runtime/exec-group", "with SignalGroup: SIGKILL ends what the further process has started, too, and not the workload", "let the process lead a group of its own, and send it to that", configured, killsGroup},
 		{"runtime/end", "the end of Run is the end of everything that it has started", "end what is left before the program ends", configured, endsAll},
 	}}
 }

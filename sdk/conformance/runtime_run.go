@@ -251,12 +251,16 @@ func (b *box) signal(to *execution, pid string, s syscall.Signal) error {
 	if len(b.how.Signal.Args) == 0 {
 		return to.Signal(s)
 	}
-	r, err := b.call(b.how.Signal, nil, runtime.WordPID, pid, runtime.WordSignal, strconv.Itoa(int(s)))
+	return b.signalBy("Signal", b.how.Signal, pid, s)
+}
+
+func (b *box) signalBy(name string, c runtime.Command, pid string, s syscall.Signal) error {
+	r, err := b.call(c, nil, runtime.WordPID, pid, runtime.WordSignal, strconv.Itoa(int(s)))
 	if err != nil {
 		return err
 	}
 	if err := r.ended(0); err != nil {
-		return fmt.Errorf("the command Signal: %w", err)
+		return fmt.Errorf("the command %s: %w", name, err)
 	}
 	return nil
 }
@@ -463,10 +467,8 @@ func killsFurther(ctx context.Context, k *Checker) error {
 		}
 		pid := ""
 		if len(b.how.Signal.Args) > 0 {
-			text, err := b.cell.Read(execPIDFile)
-			pid = strings.TrimSpace(text)
-			if n, nerr := strconv.Atoi(pid); err != nil || nerr != nil || n < 2 {
-				return broken("%s holds %q, %v, and not the number of the process", execPIDFile, text, err)
+			if pid, err = b.number(); err != nil {
+				return err
 			}
 		}
 		if err := b.signal(r, pid, unix.SIGKILL); err != nil {
@@ -476,6 +478,42 @@ func killsFurther(ctx context.Context, k *Checker) error {
 			return err
 		}
 		return b.gone(`471[1]`) // which is not in the line that looks for it
+	})
+}
+
+// number reads what Exec has written down.
+func (b *box) number() (string, error) {
+	text, err := b.cell.Read(execPIDFile)
+	pid := strings.TrimSpace(text)
+	if n, nerr := strconv.Atoi(pid); err != nil || nerr != nil || n < 2 {
+		return "", broken("%s holds %q, %v, and not the number of the process", execPIDFile, text, err)
+	}
+	return pid, nil
+}
+
+func killsGroup(ctx context.Context, k *Checker) error {
+	return k.withFurther(ctx, func(b *box) error {
+		if len(b.how.SignalGroup.Args) == 0 {
+			return skip("it does not say how a group is signalled")
+		}
+		r, err := b.further(`sh -c 'sleep 4711; true' >/dev/null 2>&1 & sleep 0.3; echo ready; sleep 4711; true`)
+		if err != nil {
+			return err
+		}
+		if !r.out.await("ready", boxLimit) {
+			return broken("it did not start within %s; standard error: %q", boxLimit, r.errs)
+		}
+		pid, err := b.number()
+		if err == nil {
+			err = b.signalBy("SignalGroup", b.how.SignalGroup, pid, unix.SIGKILL)
+		}
+		if err == nil {
+			err = r.ended(128 + int(unix.SIGKILL))
+		}
+		if err != nil {
+			return err
+		}
+		return b.gone(`471[1]`)
 	})
 }
 

@@ -14,12 +14,13 @@ func goodSpec() []byte {
 
 func goodPrepared() *Prepared {
 	return &Prepared{
-		Program: Program{Path: "/bin/true", SHA256: strings.Repeat("0a", 32), Libraries: true, Devices: []string{"/dev/kvm"}},
-		Spec:    goodSpec(),
-		Run:     Command{Args: []string{"box", "run", "--pid=" + WordPIDFile, "{}", `{"json": {"a":1}}`, "", WordID}, Env: []string{"A=", "B={id}"}},
-		Exec:    Command{Args: []string{"box", "exec", "--pid=" + WordPIDFile, "-" + WordID}},
-		Signal:  Command{Args: []string{"box", "kill", WordID, WordPID, WordSignal}},
-		Facts:   map[string]string{"version": "1.2 (ünïcode)"},
+		Program:     Program{Path: "/bin/true", SHA256: strings.Repeat("0a", 32), Libraries: true, Devices: []string{"/dev/kvm"}},
+		Spec:        goodSpec(),
+		Run:         Command{Args: []string{"box", "run", "--pid=" + WordPIDFile, "--log=" + WordFailureFile, "{}", `{"json": {"a":1}}`, "", WordID}, Env: []string{"A=", "B={id}"}},
+		Exec:        Command{Args: []string{"box", "exec", "--pid=" + WordPIDFile, "-" + WordID}},
+		Signal:      Command{Args: []string{"box", "kill", WordID, WordPID, WordSignal}},
+		SignalGroup: Command{Args: []string{"box", "kill", "-g", WordID, WordPID, WordSignal}},
+		Facts:       map[string]string{"version": "1.2 (ünïcode)"},
 	}
 }
 
@@ -83,6 +84,12 @@ func TestPreparedIsChecked(t *testing.T) {
 		"one signal for all":     {func(p *Prepared) { p.Signal.Args[4] = "9" }, "signal: without {signal}"},
 		"one process for all":    {func(p *Prepared) { p.Signal.Args[3] = "1" }, "signal: without {pid}"},
 		"exec that tells none":   {func(p *Prepared) { p.Exec.Args[2] = "x" }, "exec: without {pid-file}"},
+		"one group for all":      {func(p *Prepared) { p.SignalGroup.Args[4] = "1" }, "signal group: without {pid}"},
+		"one signal for groups":  {func(p *Prepared) { p.SignalGroup.Args[5] = "9" }, "signal group: without {signal}"},
+		"a file of a group's":    {func(p *Prepared) { p.SignalGroup.Args[3] = WordPIDFile }, "signal group: argument"},
+		"a group of none":        {func(p *Prepared) { p.Exec, p.Signal.Args[3] = Command{}, "all" }, "signal group: without exec and signal"},
+		"a group and no signal":  {func(p *Prepared) { p.Signal = Command{} }, "signal group: without exec and signal"},
+		"a failure of exec's":    {func(p *Prepared) { p.Exec.Args[1] = WordFailureFile }, "exec: argument"},
 		"too many facts": {func(p *Prepared) {
 			for i := range MaxFacts {
 				p.Facts[fmt.Sprint(i)] = "x"
@@ -102,8 +109,9 @@ func TestPreparedIsChecked(t *testing.T) {
 	}
 	// What may be left out.
 	for name, change := range map[string]func(*Prepared){
-		"signal":    func(p *Prepared) { p.Signal = Command{}; p.Exec.Args = []string{"x"} },
-		"processes": func(p *Prepared) { p.Exec, p.Signal.Args[3] = Command{}, "all" },
+		"groups":    func(p *Prepared) { p.SignalGroup = Command{} },
+		"signal":    func(p *Prepared) { p.SignalGroup, p.Signal, p.Exec.Args = Command{}, Command{}, []string{"x"} },
+		"processes": func(p *Prepared) { p.SignalGroup, p.Exec, p.Signal.Args[3] = Command{}, Command{}, "all" },
 		"the rest":  func(p *Prepared) { p.Program.SHA256, p.Program.Devices, p.Facts, p.Run.Env = "", nil, nil, nil },
 	} {
 		p := goodPrepared()

@@ -75,6 +75,7 @@ func (f *fake) prepareRuntime(r *pluginv1.RuntimePrepareRequest) (*pluginv1.Runt
 	}
 	if !broken("passes signals on") {
 		out.Signal = &pluginv1.Command{Args: []string{asBox, "signal", "{pid}", "{signal}"}, Env: defects}
+		out.SignalGroup = &pluginv1.Command{Args: []string{asBox, "signal-group", "{pid}", "{signal}"}, Env: defects}
 	}
 	if r.GetCheckpoint() {
 		out.Checkpoint = checkpoints(defects)
@@ -139,8 +140,11 @@ func runBox(args []string) (int, error) {
 		return code, err
 	}
 	verb, file, pidFile := args[0], args[1], args[2]
-	if verb == "signal" {
+	switch {
+	case verb == "signal", verb == "signal-group" && broken("signals no group"):
 		return signalBox(file, pidFile)
+	case verb == "signal-group":
+		return signalBox("-"+file, pidFile)
 	}
 	b, err := os.ReadFile(file)
 	if err != nil {
@@ -184,7 +188,7 @@ func runBox(args []string) (int, error) {
 	cmd.Path, cmd.Err = p.Args[0], nil
 	cmd.Env, cmd.Dir = p.Env, p.Cwd
 	cmd.Stdin, cmd.Stdout, cmd.Stderr = os.Stdin, os.Stdout, os.Stderr
-	cmd.SysProcAttr = &syscall.SysProcAttr{Chroot: root, Pdeathsig: syscall.SIGKILL}
+	cmd.SysProcAttr = &syscall.SysProcAttr{Chroot: root, Pdeathsig: syscall.SIGKILL, Setpgid: verb == "exec"}
 	if broken("leaves what it runs") {
 		cmd.SysProcAttr.Pdeathsig = 0
 	}
