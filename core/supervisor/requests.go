@@ -24,8 +24,8 @@ const (
 	// is an image, and the sandbox has ended unless it is to go on. A client that goes away
 	// before takes the image with it.
 	VerbCheckpoint = "checkpoint"
-	VerbStats   = "stats" // answer: Stats
-	VerbWait    = "wait"  // answers with Ended when the sandbox is gone
+	VerbStats      = "stats" // answer: Stats
+	VerbWait       = "wait"  // answers with Ended when the sandbox is gone
 	// VerbExec starts a command: ExecRequest, and its three standard streams unless it
 	// has a terminal. "started" comes with Started, and the terminal's master. The
 	// client may then send "signal" or "detach"; "exited" with Exited is last. A client that goes
