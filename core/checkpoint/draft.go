@@ -26,6 +26,10 @@ type Draft struct {
 	temp   string
 }
 
+// workName is the directory that the program writes to. It is none of the image's, for
+// who has got hold of it could write there for longer.
+const workName = "work"
+
 // prefix of a draft's name, which tells what it is if it is ever left.
 const prefix = ".nucleus-checkpoint-"
 
@@ -64,7 +68,7 @@ func Begin(path string, intent func(dir string) error) (_ *Draft, err error) {
 	if err := intent(d.dir()); err != nil {
 		return nil, err
 	}
-	for _, name := range []string{d.temp, filepath.Join(d.temp, DataName)} {
+	for _, name := range []string{d.temp, filepath.Join(d.temp, DataName), filepath.Join(d.temp, workName)} {
 		if err := d.parent.Mkdir(name, 0o700); err != nil {
 			return nil, errors.Join(fail("", err), d.parent.RemoveAll(d.temp))
 		}
@@ -106,7 +110,7 @@ func ignoreEOF(err error) error {
 
 // Data opens the directory for the program's files, as a path descriptor.
 func (d *Draft) Data() (*os.File, error) {
-	path := filepath.Join(d.dir(), DataName)
+	path := filepath.Join(d.dir(), workName)
 	fd, err := unix.Open(path, unix.O_PATH|unix.O_DIRECTORY|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
 	if err != nil {
 		return nil, &Error{Path: d.path, Err: os.NewSyscallError("open", err)}
@@ -128,19 +132,33 @@ func (d *Draft) Publish(m Manifest) error {
 }
 
 func (d *Draft) publish(m Manifest) error {
-	data, err := d.parent.OpenRoot(filepath.Join(d.temp, DataName))
+	dir, err := d.parent.OpenRoot(d.temp)
 	if err != nil {
 		return err
 	}
-	defer data.Close()
-	// The program, or who has broken into it, has made these, and may still.
-	entries, err := fs.ReadDir(data.FS(), ".")
+	defer dir.Close()
+	entries, err := fs.ReadDir(dir.FS(), workName)
 	if err != nil {
 		return err
 	}
 	if len(entries) == 0 || len(entries) > maxFiles {
 		return fmt.Errorf("the program has written %d files, and is to write from 1 to %d", len(entries), maxFiles)
 	}
+	// The program, or who has broken into it, may still do anything to its directory: what
+	// is looked at is out of it.
+	for _, x := range entries {
+		if err := dir.Rename(filepath.Join(workName, x.Name()), filepath.Join(DataName, x.Name())); err != nil {
+			return err
+		}
+	}
+	if err := dir.RemoveAll(workName); err != nil {
+		return err
+	}
+	data, err := dir.OpenRoot(DataName)
+	if err != nil {
+		return err
+	}
+	defer data.Close()
 	for _, x := range entries {
 		size, err := adopt(data, x.Name())
 		if err != nil {

@@ -122,7 +122,9 @@ func (m *maker) inside() {
 
 // runtimePolicy is what init puts on the program: it is the wall behind the wall.
 func (m *maker) runtimePolicy() {
-	m.p.Seccomp = Seccomp{Source: "runtime", Mode: "enforce", NoSetID: m.p.Seccomp.NoSetID}
+	// A program that saves gets a directory of the host's to write to.
+	saves := m.p.Runtime.Checkpoint && !slices.Contains(m.p.Seccomp.Caps, "CAP_FSETID")
+	m.p.Seccomp = Seccomp{Source: "runtime", Mode: "enforce", NoSetID: m.p.Seccomp.NoSetID || saves}
 	l := &m.p.Landlock
 	*l = Landlock{ABI: m.h.LandlockABI}
 	// No rights of files: a domain that handles them may not mount (landlock(7)), which
