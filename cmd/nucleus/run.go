@@ -311,8 +311,9 @@ func (a *app) supervise(ctx context.Context, rt *core.Runtime, p *plan.Plan, o c
 	if err := s.Start(context.WithoutCancel(ctx)); err != nil {
 		return s.Failed(), err
 	}
-	// A signal that came in between ended a start that was over already.
-	stop := context.AfterFunc(ctx, s.Stop)
+	// A signal that came in between ended a start that was over already: it is the
+	// workload's.
+	stop := context.AfterFunc(ctx, func() { late(context.Cause(ctx), s) })
 	defer stop()
 	if f.detach && !f.create {
 		a.awaitRunning(s, p.Readiness != nil, f.inStack != "")
@@ -346,22 +347,51 @@ func forward(caught <-chan unix.Signal, created <-chan *core.Sandbox, ended <-ch
 			}
 			switch {
 			case s == nil:
-				cancel(fmt.Errorf("received %s", unix.SignalName(n)))
+				cancel(&receivedError{n})
 			case n == unix.SIGINT && time.Since(interrupted) < twice:
 				s.Kill()
-			case n == unix.SIGTERM:
-				s.Stop()
 			default:
 				if n == unix.SIGINT {
 					interrupted = time.Now()
 				}
-				if n == unix.SIGINT || n == unix.SIGQUIT {
-					s.Last()
-				}
-				s.Signal(n)
+				pass(s, n)
 			}
 		}
 	}
+}
+
+// receivedError is a signal by which somebody has ended a start.
+type receivedError struct{ n unix.Signal }
+
+func (e *receivedError) Error() string { return "received " + unix.SignalName(e.n) }
+
+// signalled is what signals are passed to.
+type signalled interface {
+	Stop()
+	Last()
+	Signal(n unix.Signal)
+}
+
+// pass passes a signal to a sandbox that was created.
+func pass(s signalled, n unix.Signal) {
+	if n == unix.SIGTERM {
+		s.Stop()
+		return
+	}
+	if n == unix.SIGINT || n == unix.SIGQUIT {
+		s.Last()
+	}
+	s.Signal(n)
+}
+
+// late passes on what was to end a start that has come to its end.
+func late(cause error, s signalled) {
+	var r *receivedError
+	if errors.As(cause, &r) {
+		pass(s, r.n)
+		return
+	}
+	s.Stop()
 }
 
 // endOf says how a workload has ended that is started again.

@@ -86,6 +86,9 @@ func (s *Sandbox) askRuntime(ctx context.Context) error {
 		return e
 	}
 	s.foreign.answer = a
+	if err := s.mayOpenDevices(a.Program.Devices); err != nil {
+		return err
+	}
 	if a.OwnNetwork {
 		if err := s.mustDial(); err != nil {
 			return err

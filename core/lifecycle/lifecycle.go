@@ -206,6 +206,10 @@ func Create(ctx context.Context, cfg Config, p *plan.Plan) (_ *Sandbox, err erro
 		}
 		s.lap(step.name)
 	}
+	// Either may have killed init when the last step was done.
+	if !stop() || !s.watchdog.Stop() {
+		return nil, fmt.Errorf("the start took more than %s", cfg.StartTimeout)
+	}
 	s.become(StatusCreated)
 	return s, nil
 }

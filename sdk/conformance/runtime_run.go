@@ -183,6 +183,7 @@ const (
 	boxID       = "0123456789abcdef0123456789abcdef"
 	runPIDFile  = runtime.StatePath + "/run.pid"
 	execPIDFile = runtime.StatePath + "/exec.pid"
+	failureFile = runtime.StatePath + "/failure"
 )
 
 // call executes the program. What it writes is read to its end by close.
@@ -218,7 +219,7 @@ func (b *box) call(c runtime.Command, further *os.File, words ...string) (_ *exe
 
 // start runs the workload.
 func (b *box) start() (err error) {
-	b.run, err = b.call(b.how.Run, nil, runtime.WordPIDFile, runPIDFile)
+	b.run, err = b.call(b.how.Run, nil, runtime.WordPIDFile, runPIDFile, runtime.WordFailureFile, failureFile)
 	return err
 }
 
@@ -284,6 +285,10 @@ func runsWorkload(ctx context.Context, k *Checker) error {
 		if got := b.run.errs.String(); got != "problem\n" {
 			return broken("standard error is %q, and not %q", got, "problem\n")
 		}
+		// There need not be one.
+		if text, err := b.cell.Read(failureFile); err == nil && text != "" {
+			return broken("it has not failed, and %s says %q", runtime.WordFailureFile, text)
+		}
 		return nil
 	})
 }
@@ -314,7 +319,7 @@ func runsOnTerminal(ctx context.Context, k *Checker) error {
 		out := follow(master)
 		r := &execution{out: out}
 		r.Process, err = b.cell.Start(cell.Command{
-			Args: cell.Replace(b.how.Run.Args, runtime.WordID, boxID, runtime.WordPIDFile, runPIDFile), Env: b.how.Run.Env,
+			Args: cell.Replace(b.how.Run.Args, runtime.WordID, boxID, runtime.WordPIDFile, runPIDFile, runtime.WordFailureFile, failureFile), Env: b.how.Run.Env,
 			Files: []*os.File{slave, slave, slave}, Terminal: true,
 		})
 		slave.Close()
@@ -481,14 +486,18 @@ func killsFurther(ctx context.Context, k *Checker) error {
 	})
 }
 
-// number reads what Exec has written down.
+// number reads what Exec writes down, which may come after what the process itself says.
 func (b *box) number() (string, error) {
-	text, err := b.cell.Read(execPIDFile)
-	pid := strings.TrimSpace(text)
-	if n, nerr := strconv.Atoi(pid); err != nil || nerr != nil || n < 2 {
-		return "", broken("%s holds %q, %v, and not the number of the process", execPIDFile, text, err)
+	for end := time.Now().Add(expectLimit); ; time.Sleep(pause) {
+		text, err := b.cell.Read(execPIDFile)
+		pid := strings.TrimSpace(text)
+		if n, nerr := strconv.Atoi(pid); err == nil && nerr == nil && n > 1 {
+			return pid, nil
+		}
+		if time.Now().After(end) {
+			return "", broken("%s holds %q, %v, and not the number of the process", execPIDFile, text, err)
+		}
 	}
-	return pid, nil
 }
 
 func killsGroup(ctx context.Context, k *Checker) error {

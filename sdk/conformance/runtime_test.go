@@ -77,6 +77,7 @@ var runtimeBites = []struct{ rule, defect, says string }{
 	{"runtime/program", "names a script", "/etc/passwd is no regular executable file"},
 	{"runtime/run", "always well", "it ended with 0, and not with 7"},
 	{"runtime/run", "drops variables", "input||/tmp"},
+	{"runtime/run", "complains", `{failure-file} says "warning: slow"`},
 	{"runtime/root", "in its own root", `the workload sees ["/program"`},
 	{"runtime/terminal", "a pipe for a terminal", "and not with 5"},
 	{"runtime/signal", "sends no signals", "it still runs after"},

@@ -69,7 +69,7 @@ func (f *fake) prepareRuntime(r *pluginv1.RuntimePrepareRequest) (*pluginv1.Runt
 	defects := []string{"FAKE_DEFECT=" + os.Getenv("FAKE_DEFECT")}
 	out := &pluginv1.RuntimePrepareResponse{
 		Program: &pluginv1.Program{Path: self}, SpecJson: r.GetSpecJson(),
-		Run:   &pluginv1.Command{Args: []string{asBox, "run", "/bundle/config.json", "{pid-file}"}, Env: defects},
+		Run:   &pluginv1.Command{Args: []string{asBox, "run", "/bundle/config.json", "{pid-file}", "{failure-file}"}, Env: defects},
 		Exec:  &pluginv1.Command{Args: []string{asBox, "exec", "/dev/fd/3", "{pid-file}"}, Env: defects},
 		Facts: map[string]string{"version": version},
 	}
@@ -213,6 +213,11 @@ func runBox(args []string) (int, error) {
 	number := []byte(strconv.Itoa(cmd.Process.Pid))
 	if verb == "run" {
 		err = os.WriteFile(runFile, number, 0o600)
+	}
+	if verb == "run" && broken("complains") {
+		if err := os.WriteFile(args[3], []byte("warning: slow"), 0o600); err != nil {
+			return 0, err
+		}
 	}
 	if broken("writes no number") {
 		number = nil
