@@ -2,6 +2,9 @@ package gvisor
 
 import "github.com/nucleus-runtime/nucleus/sdk/runtime"
 
+// savesSince is the day of the oldest release whose checkpoints this was tried with.
+const savesSince = "20260905"
+
 // checkpoint saves what is paused and leaves it so: runsc's own way, which ends the
 // sandbox at the same time, could not be taken back if the image cannot be kept.
 func (g globals) checkpoint() runtime.Checkpoint {

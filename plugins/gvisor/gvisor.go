@@ -92,7 +92,11 @@ func (r *Runtime) Prepare(ctx context.Context, q *runtime.PrepareRequest) (*runt
 	if bin.groups {
 		out.SignalGroup = g.signalGroup()
 	}
-	if stack != stackSandbox {
+	switch {
+	case !q.Checkpoint:
+	case !bin.saves:
+		return nil, errs.ConfigErrorf(errs.Path("runsc"), "%s is %s, and one of %s or later is needed for checkpoints; %s", bin.path, bin.version, savesSince, remedy)
+	default:
 		out.Checkpoint = g.checkpoint()
 	}
 	if out.Spec, err = spec.json(); err != nil {
