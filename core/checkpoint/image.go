@@ -56,8 +56,10 @@ type Error struct {
 	Hint string
 }
 
-func (e *Error) Error() string  { return fmt.Sprintf("image %q: %v", e.Path, e.Err) }
-func (e *Error) Unwrap() error  { return e.Err }
+func (e *Error) Error() string { return fmt.Sprintf("image %q: %v", e.Path, e.Err) }
+func (e *Error) Unwrap() error { return e.Err }
+
+// Remedy says what to do about it.
 func (e *Error) Remedy() string { return e.Hint }
 
 // Image is one that is whole and its owner's alone.
