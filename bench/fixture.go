@@ -42,9 +42,9 @@ type fixture struct {
 	bundles                   int
 }
 
-func newFixture(dir string) (*fixture, error) {
+func newFixture(dir, memory string) (*fixture, error) {
 	f := &fixture{
-		dir: dir, rootfs: filepath.Join(dir, "rootfs"), runtimeDir: filepath.Join(dir, "run"),
+		dir: dir, rootfs: filepath.Join(dir, "rootfs"), runtimeDir: memory,
 		floor: filepath.Join(dir, "floor"), filterBPF: filepath.Join(dir, "filter.bpf"),
 	}
 	for _, step := range []func() error{f.makeRootfs, f.compileFloor, f.makeFilter} {
@@ -58,11 +58,11 @@ func newFixture(dir string) (*fixture, error) {
 // forUser settles who starts the sandboxes.
 func (f *fixture) forUser(uid, gid int) error {
 	f.uid, f.gid, f.root = uid, gid, uid == 0
-	f.runtimeDir = filepath.Join(f.dir, fmt.Sprintf("run-%d", uid))
+	f.runtimeDir = filepath.Join(f.runtimeDir, fmt.Sprintf("run-%d", uid))
 	if err := os.Mkdir(f.runtimeDir, 0o700); err != nil {
 		return err
 	}
-	f.env = []string{"PATH=/usr/local/bin:/usr/bin:/bin:/usr/sbin:/sbin", "HOME=" + f.runtimeDir, "XDG_RUNTIME_DIR=" + f.runtimeDir}
+	f.env = []string{"PATH=/usr/local/bin:/usr/bin:/bin:/usr/sbin:/sbin", "HOME=" + f.runtimeDir, "XDG_RUNTIME_DIR=" + f.runtimeDir, "NUCLEUS_STATE_ROOT=" + filepath.Join(f.runtimeDir, "nucleus")}
 	return os.Chown(f.runtimeDir, uid, gid)
 }
 

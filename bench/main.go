@@ -51,6 +51,10 @@ func fail(err error) {
 	}
 }
 
+// inMemory is where all peers keep their state: in memory, as in /run and
+// $XDG_RUNTIME_DIR of a host with systemd, which are no tmpfs everywhere.
+const inMemory = "/dev/shm"
+
 func run(o options) (err error) {
 	dir, err := os.MkdirTemp("", "nucleus-bench-")
 	if err != nil {
@@ -61,10 +65,21 @@ func run(o options) (err error) {
 			err = removeErr
 		}
 	}()
-	if err := os.Chmod(dir, 0o755); err != nil {
+	memory, err := os.MkdirTemp(inMemory, "nucleus-bench-")
+	if err != nil {
 		return err
 	}
-	f, err := newFixture(dir)
+	defer func() {
+		if removeErr := os.RemoveAll(memory); err == nil {
+			err = removeErr
+		}
+	}()
+	for _, d := range []string{dir, memory} {
+		if err := os.Chmod(d, 0o755); err != nil {
+			return err
+		}
+	}
+	f, err := newFixture(dir, memory)
 	if err != nil {
 		return err
 	}

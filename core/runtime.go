@@ -16,6 +16,7 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
+	"strings"
 	"sync"
 	"time"
 
@@ -196,6 +197,19 @@ func (r *Runtime) Plan(j *job.Job) (*plan.Plan, error) {
 	}
 	r.o.Lap("planned")
 	return p, nil
+}
+
+// AskRuntime has the plugin that would run a plan's sandbox say how, and gives why it
+// cannot, at its line. Nothing is made of it.
+func (r *Runtime) AskRuntime(ctx context.Context, p *plan.Plan) error {
+	if p.Runtime == nil {
+		return nil
+	}
+	a, err := lifecycle.AskRuntime(ctx, r.o.Runtimes, strings.Repeat("0", 32), p, r.host.Privileged)
+	if err != nil {
+		return locate(err, p)
+	}
+	return a.File.Close()
 }
 
 // Refused tells the event sinks of a run that ended before there was a plan,

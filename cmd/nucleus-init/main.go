@@ -29,6 +29,8 @@ func init() {
 	// Everything that is bound to a thread (no_new_privs, Landlock, capabilities,
 	// the parent of stage 2) happens on the first one, for good.
 	runtime.LockOSThread()
+	// Other threads may be late (birth.Slack); this one is what the workload is made of.
+	_ = unix.Prctl(unix.PR_SET_TIMERSLACK, 0, 0, 0, 0)
 }
 
 func main() {
@@ -173,7 +175,30 @@ func (in *initProcess) receiveSetup() (*initproto.Setup, []int, error) {
 	if err := initproto.Decode(msg, &s); err != nil {
 		return nil, nil, err
 	}
+	for range s.Late {
+		fds = append(fds, -1)
+	}
 	return &s, fds, nil
+}
+
+// receiveLate waits for the descriptors that the setup has left places for, at the end
+// of fds, unless they have come.
+func (in *initProcess) receiveLate(fds []int) error {
+	n := int(in.setup.Late)
+	if n == 0 {
+		return nil
+	}
+	_, late, err := in.receive(initproto.KindSecrets)
+	if err != nil {
+		return err
+	}
+	if len(late) != n {
+		channel.CloseAll(late)
+		return fmt.Errorf("%w: %d descriptors of secrets, want %d", initproto.ErrMessage, len(late), n)
+	}
+	in.setup.Late = 0
+	copy(fds[len(fds)-n:], late)
+	return nil
 }
 
 // expect waits for one gate message.

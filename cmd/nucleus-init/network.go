@@ -14,9 +14,13 @@ import (
 // connect has the backend connect the network namespace: it gets what it wants
 // opened in here, and tells what the sandbox is to know.
 func (b *builder) connect() error {
-	allowPing(b.network.setup.Process.GID)
+	allowPing(b.in.setup.Process.GID)
+	// What comes late comes before what is said of the network.
+	if err := b.in.receiveLate(b.fds); err != nil {
+		return err
+	}
 	var files initproto.Connected
-	if err := b.network.open(&files); err != nil {
+	if err := b.in.open(&files); err != nil {
 		return err
 	}
 	for _, f := range files.Files {

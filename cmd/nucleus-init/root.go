@@ -36,9 +36,9 @@ type builder struct {
 	stacked int
 	// digests are those of the trees that were unpacked.
 	digests []string
-	// network is the part of init that OpConnect needs, and later the files that are
-	// written then.
-	network *initProcess
+	// in is who hears from the supervisor, and later the files that are written at
+	// OpConnect.
+	in      *initProcess
 	later   map[string]int
 	sockets []int // what bindSocket has made
 }
@@ -50,11 +50,14 @@ func (in *initProcess) buildRoot(setup *initproto.Setup, fds []int) (digests []s
 	if err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""); err != nil {
 		return nil, nil, fmt.Errorf("making mounts private: %w", os.NewSyscallError("mount", err))
 	}
-	b := &builder{root: -1, null: -1, fds: fds, own: map[uint64]bool{}, network: in}
+	b := &builder{root: -1, null: -1, fds: fds, own: map[uint64]bool{}, in: in}
 	for i := range setup.Ops {
 		if err := b.do(&setup.Ops[i]); err != nil {
 			return nil, nil, &opError{i, err}
 		}
+	}
+	if err := in.receiveLate(fds); err != nil {
+		return nil, nil, err
 	}
 	if setup.Hold {
 		if err := in.holdRoot(b); err != nil {

@@ -17,6 +17,9 @@ func (b *builder) secret(o *initproto.Op) error {
 	if o.FD < 0 {
 		return fmt.Errorf("%w: no descriptor", initproto.ErrMessage)
 	}
+	if err := b.in.receiveLate(b.fds); err != nil {
+		return err
+	}
 	src := b.fds[o.FD]
 	b.fds[o.FD] = -1
 	defer unix.Close(src)

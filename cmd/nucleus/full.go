@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"fmt"
 	"io"
 	"os"
@@ -80,6 +81,8 @@ type pluginUse struct {
 	// has asked for.
 	expect func(*job.Job)
 	forget func()
+	// known tells whether a plugin has been started before, and is still the same file.
+	known func(ctx context.Context, name string) bool
 }
 
 // pluginHostFor becomes the full build if this one cannot run the job.

@@ -15,7 +15,7 @@ const full = false
 
 // usePlugins does nothing in the build without a plugin host.
 func (a *app) usePlugins(*core.Options) (*pluginUse, error) {
-	return &pluginUse{pinnedOnly: func() {}, expect: func(*job.Job) {}, forget: func() {}}, nil
+	return &pluginUse{pinnedOnly: func() {}, expect: func(*job.Job) {}, forget: func() {}, known: func(context.Context, string) bool { return false }}, nil
 }
 
 // checkPlugins knows of no plugins.

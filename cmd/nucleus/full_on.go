@@ -51,6 +51,7 @@ func (a *app) usePlugins(o *core.Options) (*pluginUse, error) {
 				h.Expect(p.Plugin, manifest.Hooks)
 			}
 		},
+		known:  func(ctx context.Context, name string) bool { return h.Remembered(ctx, name) != nil },
 		forget: h.Forget,
 	}, nil
 }

@@ -77,7 +77,7 @@ func hintOf(err error) string {
 	}
 	var me *journald.MissingError
 	if errors.As(err, &me) {
-		return "leave out -log: nucleus logs has the output in any case"
+		return "-log none leaves the journal out, whatever the host configuration says: nucleus logs has the output in any case"
 	}
 	var ne *state.NameTakenError
 	if errors.As(err, &ne) {

@@ -1,7 +1,6 @@
 package main
 
 import (
-	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -83,22 +82,31 @@ func (f *runFlags) addRun(c *cobra.Command) {
 	c.Flags().StringVar(&f.console, "console-socket", "", "hand the terminal of a detached sandbox (tty = true) to whoever listens on this Unix socket, as OCI runtimes do")
 	c.Flags().BoolVar(&f.keep, "keep", false, "keep the record of the sandbox after its end, the log of a detached one, and its name, until nucleus rm")
 	c.Flags().StringVar(&f.restore, "restore", "", "go on from the image in this directory, which nucleus checkpoint has made of a sandbox of the same job")
-	c.Flags().StringVar(&f.log, "log", "", "journald: hand the output of a detached sandbox to systemd's journal as well; journald:SOCKET for another than "+journald.Socket)
+	c.Flags().StringVar(&f.log, "log", "", "journald: hand the output of a detached sandbox to systemd's journal as well; journald:SOCKET for another than "+journald.Socket+"; none: to no journal, whatever the host configuration says")
 }
 
-// journal gives the socket that -log names, "" without.
-func (f *runFlags) journal() (string, error) {
-	if f.log == "" {
+// journal gives the socket that -log names, or the host configuration for sandboxes
+// whose output is nucleus's own to keep; "" for none.
+func (a *app) journal(f *runFlags) (string, error) {
+	const hint = "nucleus run -detach -log journald -config job.hcl"
+	switch {
+	case f.log == "" && (!f.detach || f.console != ""), f.log == "none":
 		return "", nil
+	case f.log == "":
+		c, err := a.hostConfiguration()
+		if err != nil {
+			return "", err
+		}
+		return c.Journal, nil
 	}
-	kind, path, named := strings.Cut(f.log, ":")
-	if kind != "journald" || named && !filepath.IsAbs(path) {
-		return "", &usageError{err: fmt.Errorf("-log %q: write journald, or journald:SOCKET with an absolute path", f.log), hint: "nucleus run -detach -log journald -config job.hcl"}
+	socket, ok := journald.Destination(f.log)
+	if !ok {
+		return "", &usageError{err: fmt.Errorf("-log %q: write journald, journald:SOCKET with an absolute path, or none", f.log), hint: hint}
 	}
 	if !f.detach {
-		return "", &usageError{err: errors.New("-log is for a detached sandbox: in the foreground the output is the caller's"), hint: "nucleus run -detach -log journald -config job.hcl"}
+		return "", &usageError{err: errors.New("-log is for a detached sandbox: in the foreground the output is the caller's"), hint: hint}
 	}
-	return cmp.Or(path, journald.Socket), nil
+	return socket, nil
 }
 
 func (a *app) createCommand() *cobra.Command {
@@ -126,7 +134,7 @@ start, or nucleus rm.`,
 }
 
 func (a *app) run(ctx context.Context, f *runFlags, argv []string) error {
-	journal, err := f.journal()
+	journal, err := a.journal(f)
 	if err != nil {
 		return err
 	}
@@ -144,7 +152,7 @@ func (a *app) run(ctx context.Context, f *runFlags, argv []string) error {
 	if f.console != "" && !f.detach {
 		return &usageError{err: errors.New("-console-socket is for a detached sandbox: in the foreground the terminal is the caller's"), hint: "nucleus run -detach -console-socket PATH -config job.hcl"}
 	}
-	if f.console != "" && f.log != "" {
+	if f.console != "" && journal != "" {
 		return &usageError{err: errors.New("-log and -console-socket: a terminal that is handed over has no log"), hint: "nucleus run -detach -console-socket PATH -config job.hcl"}
 	}
 	tr := newTrace(f.trace)

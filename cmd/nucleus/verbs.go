@@ -28,6 +28,9 @@ func (a *app) planCommand() *cobra.Command {
 	c := &cobra.Command{
 		Use:   "plan [-config FILE|-] [-json|-oci] [flags] [-- COMMAND ARGS...]",
 		Short: "Show what a job means on this host, and what enforces each line of it",
+		Long: `Show what a job means on this host, and what enforces each line of it. Nothing is
+made. A runtime plugin that has been started on this host before is asked whether it
+can run the job; no other plugin is started.`,
 		Example: `  nucleus plan -config job.hcl
   nucleus plan -config job.hcl -json
   nucleus plan -config job.hcl -oci > config.json`,
@@ -75,6 +78,10 @@ func (a *app) makePlan(ctx context.Context, f *jobFlags, args []string) (*plan.P
 	p, err := rt.Plan(j)
 	if err != nil {
 		return nil, err
+	}
+	if printed == nil && p.Runtime != nil && use.known(ctx, p.Runtime.Plugin) {
+		defer use.forget()
+		return p, rt.AskRuntime(ctx, p)
 	}
 	return p, printed
 }

@@ -218,6 +218,10 @@ func (s *Setup) code(c *coder) {
 	c.flag(&s.Direct)
 	c.flag(&s.Hold)
 	c.u64(&s.InitCaps)
+	c.u32(&s.Late)
+	if c.read && s.Late > MaxLate {
+		c.bad = true
+	}
 }
 
 func (e *Exited) code(c *coder) {

@@ -38,6 +38,9 @@ const (
 	// as 0, 1 and 2 unless it has a terminal of its own, or only dials. It is obeyed
 	// once the workload's stage 2 was made.
 	KindSpawn
+	// KindSecrets carries the descriptors that Setup.Late counts. It is the first message
+	// after KindSetup.
+	KindSecrets
 	// KindLend carries a Lend, with a descriptor of what it names, in the place of
 	// KindSetup: the process answers with KindLent, and ends.
 	KindLend
@@ -96,7 +99,14 @@ type Setup struct {
 	Hold bool
 	// InitCaps is what init keeps of its capabilities once the file system stands.
 	InitCaps uint64
+	// Late is how many descriptors come after those of this message, with
+	// KindSecrets: what is fetched while the file system is built. There is no such
+	// message for none.
+	Late uint32
 }
+
+// MaxLate bounds Setup.Late by what fits a message.
+const MaxLate = 252
 
 // Code says what an Op does.
 type Code uint8

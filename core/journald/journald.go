@@ -5,11 +5,14 @@ package journald
 
 import (
 	"bytes"
+	"cmp"
 	"encoding/binary"
 	"errors"
 	"fmt"
 	"os"
+	"path/filepath"
 	"strconv"
+	"strings"
 	"sync"
 	"time"
 
@@ -39,6 +42,16 @@ const (
 	priorityWarning = 4
 	priorityInfo    = 6
 )
+
+// Destination reads how a journal is named, "journald" or "journald:SOCKET", and gives
+// its socket.
+func Destination(text string) (socket string, ok bool) {
+	kind, path, named := strings.Cut(text, ":")
+	if kind != "journald" || named && !filepath.IsAbs(path) {
+		return "", false
+	}
+	return cmp.Or(path, Socket), true
+}
 
 // MissingError tells that no journal listens there.
 type MissingError struct {

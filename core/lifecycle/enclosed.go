@@ -56,34 +56,12 @@ func (e *enclosed) close() {
 
 // askRuntime asks the plugin how the sandbox is run.
 func (s *Sandbox) askRuntime(ctx context.Context) error {
-	r := s.plan.Runtime
-	if r == nil {
+	if s.plan.Runtime == nil {
 		return nil
 	}
-	if s.cfg.Runtimes == nil {
-		return &PhaseError{Phase: "exec", Origin: "runtime", Err: errors.New("there is nobody to ask runtime plugins")}
-	}
-	spec, err := json.Marshal(s.plan.Bundle())
+	a, err := AskRuntime(ctx, s.cfg.Runtimes, s.dir.ID, s.plan, s.cfg.Privileged)
 	if err != nil {
-		return phase("exec", err)
-	}
-	network := runtime.NetworkNone
-	switch {
-	case s.plan.Network.Plugin:
-		network = runtime.NetworkOwn
-	case !s.plan.Namespace(specs.NetworkNamespace):
-		network = runtime.NetworkHost
-	}
-	a, err := s.cfg.Runtimes.Prepare(ctx, s.dir.ID, runtimes.Want{
-		Plugin: r.Plugin, Config: r.Config, Eval: r.Eval, Spec: spec, Network: network, Rootless: !s.cfg.Privileged, Checkpoint: r.Checkpoint,
-	})
-	if err != nil {
-		e := &PhaseError{Phase: "exec", Origin: "runtime", Err: &sourceError{err}}
-		var re *runtimes.Error
-		if errors.As(err, &re) {
-			e.Hint = audit.Clean(re.Hint)
-		}
-		return e
+		return err
 	}
 	s.foreign.answer = a
 	if err := s.mayOpenDevices(a.Program.Devices); err != nil {
@@ -97,8 +75,40 @@ func (s *Sandbox) askRuntime(ctx context.Context) error {
 	if err := s.mayCheckpoint(); err != nil {
 		return err
 	}
-	s.log.Emit(audit.RuntimePrepared, nil, map[string]any{"plugin": r.Plugin, "program": a.Program.Path, "facts": a.Facts})
+	s.log.Emit(audit.RuntimePrepared, nil, map[string]any{"plugin": s.plan.Runtime.Plugin, "program": a.Program.Path, "facts": a.Facts})
 	return nil
+}
+
+// AskRuntime asks the plugin of a plan how a sandbox of it is run. The program's file is
+// the caller's to close.
+func AskRuntime(ctx context.Context, source runtimes.Source, sandbox string, p *plan.Plan, privileged bool) (*runtimes.Answer, error) {
+	r := p.Runtime
+	if source == nil {
+		return nil, &PhaseError{Phase: "exec", Origin: "runtime", Err: errors.New("there is nobody to ask runtime plugins")}
+	}
+	spec, err := json.Marshal(p.Bundle())
+	if err != nil {
+		return nil, phase("exec", err)
+	}
+	network := runtime.NetworkNone
+	switch {
+	case p.Network.Plugin:
+		network = runtime.NetworkOwn
+	case !p.Namespace(specs.NetworkNamespace):
+		network = runtime.NetworkHost
+	}
+	a, err := source.Prepare(ctx, sandbox, runtimes.Want{
+		Plugin: r.Plugin, Config: r.Config, Eval: r.Eval, Spec: spec, Network: network, Rootless: !privileged, Checkpoint: r.Checkpoint,
+	})
+	if err != nil {
+		e := &PhaseError{Phase: "exec", Origin: "runtime", Err: &sourceError{err}}
+		var re *runtimes.Error
+		if errors.As(err, &re) {
+			e.Hint = audit.Clean(re.Hint)
+		}
+		return nil, e
+	}
+	return a, nil
 }
 
 // mustDial refuses probes that would have to reach a network stack of the program's own.
@@ -191,20 +201,6 @@ func (s *Sandbox) runCommand(p *initproto.Process) {
 		c = s.foreign.answer.Checkpoint.Restore
 	}
 	p.Args, p.Env = s.programCommand(c, runtime.WordPIDFile, runPIDFile, runtime.WordFailureFile, failureFile, runtime.WordImage, runtime.ImagePath)
-}
-
-// passConfig adds the config.json to the descriptors of the setup.
-func (s *Sandbox) passConfig(fds []int) ([]int, func(), error) {
-	a := s.foreign.answer
-	if a == nil {
-		return fds, func() {}, nil
-	}
-	v, err := bundleConfig(a.Spec, s.secretVars())
-	if err != nil {
-		return fds, func() {}, err
-	}
-	s.prep.Ops[s.prep.ConfigOp].FD = int32(len(fds))
-	return append(fds, v.FD()), v.Close, nil
 }
 
 // secretVars are the variables of the workload whose values are secrets.

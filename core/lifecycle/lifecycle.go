@@ -5,6 +5,7 @@
 package lifecycle
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -89,6 +90,7 @@ type Sandbox struct {
 	workFD     int
 	note       *os.File // progress of a stage 2 that is PID 1 itself
 	programs   hookPrograms
+	fetching   *fetching // until what comes of it is known
 	values     secretValues
 	loans      loans
 	unkeep     context.CancelFunc // ends the keeping of the loans; nil if there are none
@@ -194,6 +196,7 @@ func Create(ctx context.Context, cfg Config, p *plan.Plan) (_ *Sandbox, err erro
 		{"streams", s.openStreams},
 		{"init cloned", s.cloneInit},
 		{"setup sent", s.sendSetup},
+		{"secrets sent", s.sendSecrets},
 		{"gates open", s.openGates},
 		{"fs done", s.awaitFS},
 		{"mounts audited", s.audit},
@@ -319,6 +322,7 @@ func (s *Sandbox) cloneInit(ctx context.Context) error {
 	prepared := make(chan error)
 	beside, cancel := context.WithTimeout(ctx, s.cfg.StartTimeout)
 	defer cancel()
+	s.beginFetch(ctx, cancel)
 	go func() { prepared <- s.prepare(beside) }()
 	// Only for the clone, which may take the thread into a group and back: a locked
 	// goroutine pays each wait with two more switches of threads.
@@ -346,52 +350,19 @@ func (s *Sandbox) cloneInit(ctx context.Context) error {
 		cancel()
 	}
 	perr := <-prepared
-	if lerr := s.keepLoans(); perr == nil {
-		perr = lerr
-	}
 	if err != nil {
 		return phase("namespaces", err)
 	}
 	if perr != nil {
-		return perr
+		// The first cause is the one to show: what the other says then is that it was ended.
+		return cmp.Or(s.fetchFailed(), perr)
 	}
 	s.tell(hooks.PostNamespaces, nil)
 	return s.reach(ctx, hooks.PreFS)
 }
 
-// prepare is what happens beside the clone. Where secrets come from may be far
-// away: they are fetched beside the rest, and whichever fails ends the other.
+// prepare is what happens on this host beside the clone.
 func (s *Sandbox) prepare(ctx context.Context) error {
-	if len(s.plan.Secrets) == 0 {
-		return s.prepareHost(ctx)
-	}
-	// The first cause is the one to show: what the other says then is that it was ended.
-	within, cancel := context.WithCancelCause(ctx)
-	defer cancel(nil)
-	fetched := make(chan error)
-	go func() {
-		err := s.fetchSecrets(within)
-		if err != nil {
-			cancel(err)
-		}
-		fetched <- err
-	}()
-	err := s.prepareHost(within)
-	if err != nil {
-		cancel(err)
-	}
-	serr := <-fetched
-	if err == nil && serr == nil {
-		return nil
-	}
-	if ctx.Err() != nil {
-		return errors.Join(err, serr)
-	}
-	return context.Cause(within)
-}
-
-// prepareHost is what of it is done on this host.
-func (s *Sandbox) prepareHost(ctx context.Context) error {
 	if err := s.openHooks(); err != nil {
 		return err
 	}
@@ -494,23 +465,17 @@ func (s *Sandbox) sendSetup(ctx context.Context) error {
 	}
 	fds = append(fds, int(r.Fd()))
 	s.process.Gate = int32(len(fds) - 1)
-	fds = s.passSecrets(fds)
 	fds = s.passSockets(fds)
-	fds, passed, err := s.passConfig(fds)
-	if err != nil {
-		return err
-	}
-	defer passed()
+	late := s.expectSecrets(len(fds))
 	setup := &initproto.Setup{
 		Hostname: s.plan.Hostname, Ops: s.prep.Ops, Landlock: security.Landlock(s.plan, s.prep.Entries), Process: s.process,
 		InitFilter: s.initFilter, Loopback: s.plan.Namespace("network"), CgroupNS: s.plan.Namespace("cgroup"),
-		Hold: s.holds(), SetIDs: s.plan.IDs.Helpers, Direct: !s.plan.Init, InitCaps: security.InitCaps(s.process),
+		Hold: s.holds(), SetIDs: s.plan.IDs.Helpers, Direct: !s.plan.Init, InitCaps: security.InitCaps(s.process), Late: uint32(late),
 	}
 	s.setup = setup
 	if err := s.conn.Send(initproto.Encode(initproto.KindSetup, setup), fds...); err != nil {
 		return s.broken("fs", err)
 	}
-	s.secretsPassed()
 	// Init has its own copies; ours would keep pipes open that it must see end.
 	for _, f := range s.prep.Files {
 		_ = f.Close()

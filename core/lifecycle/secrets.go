@@ -1,6 +1,7 @@
 package lifecycle
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -27,11 +28,58 @@ func (v secretValues) close() {
 	}
 }
 
-// fetchSecrets asks for all values at once, and checks what came.
-func (s *Sandbox) fetchSecrets(ctx context.Context) error {
+// fetching is a fetch of secrets, which goes on while the sandbox is built.
+type fetching struct {
+	cancel context.CancelFunc
+	done   chan struct{} // closed when err is there
+	err    error
+}
+
+// beginFetch begins it. What happens beside it is ended if it fails.
+func (s *Sandbox) beginFetch(ctx context.Context, failed func()) {
 	if len(s.plan.Secrets) == 0 {
+		return
+	}
+	ctx, cancel := context.WithTimeout(ctx, s.cfg.StartTimeout)
+	f := &fetching{cancel: cancel, done: make(chan struct{})}
+	s.fetching = f
+	go func() {
+		f.err = s.fetchSecrets(ctx)
+		close(f.done)
+		if f.err != nil {
+			failed()
+		}
+	}()
+}
+
+// fetchFailed gives the error of a fetch that has failed already.
+func (s *Sandbox) fetchFailed() error {
+	if s.fetching == nil {
 		return nil
 	}
+	select {
+	case <-s.fetching.done:
+		return s.fetching.err
+	default:
+		return nil
+	}
+}
+
+// endFetch waits for the fetch, and writes down what came of it.
+func (s *Sandbox) endFetch() error {
+	f := s.fetching
+	if f == nil {
+		return nil
+	}
+	<-f.done
+	f.cancel()
+	s.fetching = nil
+	lerr := s.keepLoans() // of a fetch that failed, too
+	return cmp.Or(f.err, lerr)
+}
+
+// fetchSecrets asks for all values at once, and checks what came.
+func (s *Sandbox) fetchSecrets(ctx context.Context) error {
 	if s.cfg.Secrets == nil {
 		return s.secretFailed(&secret.Error{Name: s.plan.Secrets[0].Name, Err: errors.New("there is nobody to ask for its value")})
 	}
@@ -198,28 +246,60 @@ func (u *undoing) endLoans(ctx context.Context, data json.RawMessage) error {
 	return errors.Join(errs...)
 }
 
-// passSecrets adds the values to the descriptors of the setup, and tells the
-// setup where they are.
-func (s *Sandbox) passSecrets(fds []int) []int {
+// expectSecrets tells the setup where init is going to have the descriptors of the
+// values, from place at on, and gives their number. A runtime plugin's config.json is the
+// last: it may have values in it.
+func (s *Sandbox) expectSecrets(at int) int {
+	first := at
 	for _, x := range s.plan.Secrets {
-		if x.Env != "" && s.plan.Runtime != nil {
+		switch {
+		case x.Env != "" && s.plan.Runtime != nil:
 			continue // it is in the config.json
+		case x.Env != "":
+			s.process.SecretEnv = append(s.process.SecretEnv, initproto.SecretVar{Name: x.Env, FD: int32(at)})
+		default:
+			s.prep.Ops[s.prep.SecretOps[x.Name]].FD = int32(at)
 		}
-		at := int32(len(fds))
-		fds = append(fds, s.values[x.Name].FD())
-		if x.Env != "" {
-			s.process.SecretEnv = append(s.process.SecretEnv, initproto.SecretVar{Name: x.Env, FD: at})
-			continue
-		}
-		s.prep.Ops[s.prep.SecretOps[x.Name]].FD = at
+		at++
 	}
-	return fds
+	if s.foreign.answer != nil {
+		s.prep.Ops[s.prep.ConfigOp].FD = int32(at)
+		at++
+	}
+	return at - first
 }
 
-// secretsPassed lets the values go: init has them.
-func (s *Sandbox) secretsPassed() {
-	s.values.close()
-	s.values = nil
+// sendSecrets sends what expectSecrets has told of, once it is there. Init has come as
+// far as it can without.
+func (s *Sandbox) sendSecrets(context.Context) error {
+	if err := s.endFetch(); err != nil {
+		return err
+	}
+	defer func() {
+		s.values.close()
+		s.values = nil
+	}()
+	var fds []int
+	for _, x := range s.plan.Secrets {
+		if x.Env == "" || s.plan.Runtime == nil {
+			fds = append(fds, s.values[x.Name].FD())
+		}
+	}
+	if a := s.foreign.answer; a != nil {
+		config, err := bundleConfig(a.Spec, s.secretVars())
+		if err != nil {
+			return err
+		}
+		defer config.Close()
+		fds = append(fds, config.FD())
+	}
+	if len(fds) == 0 {
+		return nil
+	}
+	if err := s.conn.Send(initproto.Encode(initproto.KindSecrets, nil), fds...); err != nil {
+		return s.broken("fs", err)
+	}
+	return nil
 }
 
 func (s *Sandbox) secretsPlaced() {

@@ -53,6 +53,10 @@ func (s *Sandbox) teardown(ctx context.Context, asked bool) error {
 		s.drain(asked)
 	}
 	s.lap("init gone")
+	if s.fetching != nil {
+		s.fetching.cancel()
+		_ = s.endFetch() // the start has failed for a reason of its own
+	}
 	s.programs.close()
 	s.values.close()
 	s.foreign.close()

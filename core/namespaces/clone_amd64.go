@@ -56,6 +56,7 @@ func program(b born, maps [2]int, from [4]int) (*birth.Program, error) {
 	for to, fd := range from {
 		p.Call(birth.Must, "dup3", unix.SYS_DUP3, uintptr(fd), uintptr(to), 0)
 	}
+	p.Slack()
 	path, err := p.String(b.path)
 	if err != nil {
 		return nil, err

@@ -16,8 +16,8 @@ const Version = "1.0"
 
 // Runtime says how a sandbox is run.
 type Runtime interface {
-	// Prepare is called once for each start of a sandbox, before anything of it runs.
-	// It must leave nothing behind: there is no call that undoes it. What cannot be
+	// Prepare is called once for each start of a sandbox, before anything of it runs,
+	// and for a plan of one that may never start. It must leave nothing behind: there is no call that undoes it. What cannot be
 	// had of r.Spec fails with errs.Preconditionf, or with a configuration error.
 	Prepare(ctx context.Context, r *PrepareRequest) (*Prepared, error)
 }

@@ -18,6 +18,7 @@ import (
 	"github.com/nucleus-runtime/nucleus/core/job"
 	"github.com/nucleus-runtime/nucleus/core/job/internal/grammar"
 	"github.com/nucleus-runtime/nucleus/core/job/internal/hclread"
+	"github.com/nucleus-runtime/nucleus/core/journald"
 )
 
 // Config is the file's content. What is not said is empty.
@@ -26,6 +27,7 @@ type Config struct {
 	PluginDirs   []string // absolute
 	StateRoot    string   // absolute
 	CgroupParent string   // absolute path in the cgroup file system's terms
+	Journal      string   // socket of the journal that gets the output of detached sandboxes
 	Audit        *Audit
 	Plugins      []Plugin
 	Defaults     job.Defaults
@@ -88,6 +90,7 @@ func Parse(filename string, src []byte) (*Config, hcl.Diagnostics) {
 			{Name: "plugin_dirs", Read: d.pluginDirs},
 			{Name: "state_root", Read: absolute(&d.c.StateRoot, "/run/nucleus")},
 			{Name: "cgroup_parent", Read: absolute(&d.c.CgroupParent, "/nucleus.slice")},
+			{Name: "log", Read: d.log},
 		},
 		Blocks: []hclread.Nested{
 			{Name: "plugin", Label: "the plugin's name", Many: true, Unique: true, Read: d.plugin},
@@ -120,6 +123,19 @@ func absolute(dst *string, example string) func(hclread.Value) {
 			*dst = clean
 		}
 	}
+}
+
+func (d *decoder) log(v hclread.Value) {
+	s, ok := v.String()
+	if !ok {
+		return
+	}
+	socket, ok := journald.Destination(s)
+	if !ok {
+		v.Error("Unknown log", fmt.Sprintf("%s: write \"journald\", or \"journald:SOCKET\" with an absolute path. Without the attribute there is the sandbox's own log alone.", hclread.Quote(s)))
+		return
+	}
+	d.c.Journal = socket
 }
 
 func cleanAbs(s string) (string, bool) {

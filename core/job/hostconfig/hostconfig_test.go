@@ -17,6 +17,7 @@ func TestParse(t *testing.T) {
 plugin_dirs   = ["/usr/local/libexec/nucleus/plugins", "/opt/plugins/"]
 state_root    = "/run/nucleus"
 cgroup_parent = "/nucleus.slice"
+log           = "journald:/run/systemd/journal.jobs/socket"
 
 plugin "acme-vlan" {
   path      = "acme-vlan"
@@ -73,14 +74,14 @@ defaults {
 		t.Error("a plugin that is not there")
 	}
 	if !reflect.DeepEqual(c.PluginDirs, []string{"/usr/local/libexec/nucleus/plugins", "/opt/plugins"}) || c.StateRoot != "/run/nucleus" ||
-		c.CgroupParent != "/nucleus.slice" || c.Audit.File != "/var/log/nucleus/audit.jsonl" {
+		c.CgroupParent != "/nucleus.slice" || c.Journal != "/run/systemd/journal.jobs/socket" || c.Audit.File != "/var/log/nucleus/audit.jsonl" {
 		t.Errorf("%+v", c)
 	}
 	j, diags := job.FromOptions(job.Options{Command: []string{"/bin/true"}, Dir: "/w", Defaults: c.Defaults})
 	if diags.HasErrors() || j.Mode != job.ModeStrictAgent || *j.Resources.Memory != 512<<20 || *j.Resources.Pids != 512 {
 		t.Errorf("defaults: %+v, %v", j, diags)
 	}
-	if w := j.Where("resources.memory"); w != "/etc/nucleus/nucleus.hcl:28,3" {
+	if w := j.Where("resources.memory"); w != "/etc/nucleus/nucleus.hcl:29,3" {
 		t.Errorf("default of memory is from %q", w)
 	}
 }
@@ -99,6 +100,8 @@ func TestDiagnostics(t *testing.T) {
 		"plugin_dirs = [\"plugins\"]\n":                              "1,16 Path not absolute",
 		"plugin_dirs = [\"/\"]\n":                                    "1,16 Path not absolute",
 		"plugin_dirs = [\"/a\", \"/a/\"]\n":                          "1,22 Directory given twice",
+		"log = \"syslog\"\n":                                         "1,7 Unknown log",
+		"log = \"journald:socket\"\n":                                "1,7 Unknown log",
 		"state_root = \"/run/../x\"\n":                               "1,14 Path not absolute",
 		"audit {}\n":                                                 `1,1 Missing file: write file = "/var/log`,
 		"plugin \"A\" {}\n":                                          `1,8 Not a valid name: Write "a"`,

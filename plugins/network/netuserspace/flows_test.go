@@ -74,8 +74,8 @@ func TestLiteralsNeedARuleOrThePublicDefault(t *testing.T) {
 						t.Errorf("%s %s: %q, %v", proto, at, got, err)
 					case !open && !refused(err):
 						t.Errorf("%s %s: %q, %v, want a refusal", proto, at, got, err)
-					case time.Since(start) > quickly:
-						t.Errorf("%s %s took %s", proto, at, time.Since(start))
+					case !open && time.Since(start) > quickly:
+						t.Errorf("the refusal of %s %s took %s", proto, at, time.Since(start))
 					}
 				}
 			}

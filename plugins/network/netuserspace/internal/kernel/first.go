@@ -41,7 +41,7 @@ func (p *Path) first(s *packet.Packet) {
 		return // it comes again
 	}
 	if err := p.exit.Quick(exit.TCP, f.dst); err != nil {
-		p.unreachable(s.Whole, f.src.Addr(), f.dst.Addr(), unix.EACCES)
+		p.prohibit(slices.Clone(s.Whole), f, unix.EACCES)
 		return
 	}
 	select {
@@ -98,5 +98,10 @@ func (p *Path) refuse(first []byte, f flow, err error) {
 		}
 		return
 	}
-	p.unreachable(first, f.src.Addr(), f.dst.Addr(), errno)
+	p.prohibit(first, f, errno)
+}
+
+// prohibit tells a program that is connecting that it cannot. first is kept.
+func (p *Path) prohibit(first []byte, f flow, errno error) {
+	packet.Insist(func() { p.unreachable(first, f.src.Addr(), f.dst.Addr(), errno) })
 }

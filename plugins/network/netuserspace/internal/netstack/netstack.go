@@ -255,7 +255,8 @@ func (p *Path) connect(r *tcp.ForwarderRequest) {
 		there := errors.Is(errno, unix.ECONNREFUSED) || first == nil
 		r.Complete(there) // with a reset
 		if !there {
-			p.link.give(packet.Unreachable(nil, first, meant(id).Addr(), sender(id).Addr(), packet.Because(errno)))
+			why := packet.Unreachable(nil, first, meant(id).Addr(), sender(id).Addr(), packet.Because(errno))
+			packet.Insist(func() { p.link.give(why) })
 		}
 		return
 	}
