@@ -19,7 +19,7 @@ func checkpoints(env []string) *pluginv1.Checkpoint {
 	}
 	return &pluginv1.Checkpoint{
 		Pause: call("pause"), Save: call("save", "{image}"), Resume: call("resume"),
-		Restore: call("run", "/bundle/config.json", "{pid-file}", "{image}"),
+		Restore: call("run", "/bundle/config.json", "{pid-file}", "{failure-file}", "{image}"),
 	}
 }
 

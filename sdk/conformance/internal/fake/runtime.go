@@ -160,8 +160,8 @@ func runBox(args []string) (int, error) {
 		return 0, err
 	}
 	p := in.Process
-	if verb == "run" && len(args) > 3 {
-		from, err := restoredFrom(args[3])
+	if verb == "run" && len(args) > 4 {
+		from, err := restoredFrom(args[4])
 		if err != nil {
 			return 0, err
 		}
