@@ -85,9 +85,8 @@ func imageError(err error) error {
 }
 
 // Checkpoint saves the state of a running sandbox to an image of that path, which holds
-// nothing yet. With leave the sandbox goes on, and without it ends. It has done so in
-// either case when nothing could be saved: then there is no image, and the sandbox goes
-// on.
+// nothing yet. With leave the sandbox goes on then, and without it is to end. If nothing
+// could be saved there is no image, and it goes on in either case.
 func (s *Sandbox) Checkpoint(ctx context.Context, path string, leave bool) (err error) {
 	r := s.plan.Runtime
 	switch {
@@ -108,8 +107,14 @@ func (s *Sandbox) Checkpoint(ctx context.Context, path string, leave bool) (err 
 		case <-ctx.Done():
 		}
 	}()
-	paused := false
-	d, err := checkpoint.Begin(path, func(dir string) error { return s.dir.Journal.Intent(stepImage, dir) })
+	paused, noted := false, false
+	d, err := checkpoint.Begin(path, func(dir string) error {
+		noted = true
+		return s.dir.Journal.Intent(stepImage, dir)
+	})
+	if err != nil && noted {
+		err = errors.Join(err, s.dir.Journal.Retract(stepImage))
+	}
 	if err == nil {
 		defer d.Close()
 		failpoint.Hit("image begun")
@@ -154,6 +159,24 @@ const idleWait = 10 * time.Second
 // beginSaving says that the state is being saved: from then on nobody makes a process
 // in the sandbox, nor pauses it.
 func (s *Sandbox) beginSaving() error {
+	if err := s.becomeSaving(); err != nil {
+		return err
+	}
+	for end := time.Now().Add(idleWait); ; time.Sleep(5 * time.Millisecond) {
+		switch n, all := s.spawned.asked(), s.spawned.all(); {
+		case n > 0:
+			s.become(StatusRunning)
+			return s.commandsRun(n)
+		case all == 0 || s.over():
+			return nil
+		case time.Now().After(end):
+			s.become(StatusRunning)
+			return &PhaseError{Phase: "checkpoint", Err: errors.New("a probe of the job does not come to its end"), Hint: "try again"}
+		}
+	}
+}
+
+func (s *Sandbox) becomeSaving() error {
 	s.freezing.Lock()
 	defer s.freezing.Unlock()
 	st := s.Status()
@@ -172,18 +195,7 @@ func (s *Sandbox) beginSaving() error {
 	}
 	s.pauses.Add(1)
 	s.become(StatusCheckpointing)
-	for end := time.Now().Add(idleWait); ; time.Sleep(5 * time.Millisecond) {
-		switch n, all := s.spawned.asked(), s.spawned.all(); {
-		case n > 0:
-			s.become(StatusRunning)
-			return s.commandsRun(n)
-		case all == 0 || s.over():
-			return nil
-		case time.Now().After(end):
-			s.become(StatusRunning)
-			return &PhaseError{Phase: "checkpoint", Err: errors.New("a probe of the job does not come to its end"), Hint: "try again"}
-		}
-	}
+	return nil
 }
 
 func (s *Sandbox) commandsRun(n int) error {
