@@ -156,12 +156,27 @@ func (s socket) carrier(ctx context.Context, ifname string) error {
 // network is behind the gateway, too: nothing there answers directly, and a refusal
 // comes at once where a neighbour that is silent takes seconds.
 func (h *host) leg(index int, a netip.Addr, bits int, gateway netip.Addr, mac []byte) []*nl.NetlinkRequest {
-	return []*nl.NetlinkRequest{
+	rs := []*nl.NetlinkRequest{
 		address(index, a, bits, unix.IFA_F_NOPREFIXROUTE),
 		neighbour(index, gateway, mac),
 		routeTo(index, netip.PrefixFrom(gateway, gateway.BitLen()), netip.Addr{}),
 		routeTo(index, netip.Prefix{}, gateway),
 	}
+	if a.Is6() {
+		rs = append(rs, local(a))
+	}
+	return rs
+}
+
+// local makes packets for an address of IPv6 come in. The kernel does it as well, but in
+// a queue that is worked through later (addrconf_dad_work), and till then the answers to
+// the first connections would be lost.
+func local(a netip.Addr) *nl.NetlinkRequest {
+	const loopback = 1 // its index in every namespace
+	m := &nl.RtMsg{RtMsg: unix.RtMsg{
+		Family: unix.AF_INET6, Dst_len: 128, Table: unix.RT_TABLE_LOCAL, Protocol: unix.RTPROT_STATIC, Type: unix.RTN_LOCAL, Scope: unix.RT_SCOPE_HOST,
+	}}
+	return request(unix.RTM_NEWROUTE, unix.NLM_F_CREATE|unix.NLM_F_REPLACE|unix.NLM_F_ACK, m, attr(unix.RTA_DST, a.AsSlice()), number32(unix.RTA_OIF, loopback))
 }
 
 func routeTo(index int, dst netip.Prefix, via netip.Addr) *nl.NetlinkRequest {

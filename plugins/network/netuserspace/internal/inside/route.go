@@ -113,7 +113,7 @@ func (b *batch) address(f *family, index uint32) {
 func (b *batch) host(f *family) {
 	m := nl.NewRtMsg()
 	m.Family, m.Dst_len, m.Table, m.Type, m.Scope = f.number, f.bits, unix.RT_TABLE_LOCAL, unix.RTN_LOCAL, unix.RT_SCOPE_HOST
-	b.add(unix.RTM_NEWROUTE, unix.NLM_F_CREATE, m, attr(unix.RTA_DST, f.address.AsSlice()), number(unix.RTA_OIF, loIndex))
+	b.add(unix.RTM_NEWROUTE, unix.NLM_F_CREATE|unix.NLM_F_REPLACE, m, attr(unix.RTA_DST, f.address.AsSlice()), number(unix.RTA_OIF, loIndex))
 }
 
 // gateway makes the tap device the way to everywhere, in one table. A gateway, though
