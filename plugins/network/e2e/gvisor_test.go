@@ -22,6 +22,8 @@ var (
 	owned     = setup{backend: "netbridge", who: root, runtime: gvisorOwn}
 	userspace = setup{backend: "netuserspace", who: ordinary, runtime: gvisor}
 	netstack  = setup{backend: "netuserspace", who: ordinary, config: `path = "netstack"`, runtime: gvisor}
+	framed    = setup{backend: "netuserspace", who: ordinary, runtime: gvisorOwn}
+	framedAll = setup{backend: "netuserspace", who: root, runtime: gvisorOwn}
 )
 
 // A policy means under gVisor what it means without, whatever enforces it.
@@ -47,6 +49,15 @@ func TestUnderGVisor(t *testing.T) {
 		{"netuserspace/denials", userspace, denialsAreEvents},
 		{"netuserspace/handmade", userspace, handmade},
 		{"netstack/verdicts", netstack, verdicts},
+		{"netuserspace, own stack/verdicts", framed, verdicts},
+		{"netuserspace, own stack/first packets", framed, firstPackets},
+		{"netuserspace, own stack/published", framed, publishedPorts},
+		{"netuserspace, own stack/denials", framed, denialsAreEvents},
+		{"netuserspace, own stack/broken out", framed, rulesItsOwnSide},
+		{"netuserspace, own stack/supervisor dies", framed, supervisorDies},
+		{"netuserspace, own stack, root/verdicts", framedAll, verdicts},
+		{"netuserspace, own stack, root/published", framedAll, publishedPorts},
+		{"netuserspace, own stack, root/denials", framedAll, denialsAreEvents},
 	} {
 		t.Run(c.name, func(t *testing.T) { c.test(t, newSite(t, c.with)) })
 	}

@@ -61,6 +61,7 @@ type Path struct {
 	wg     sync.WaitGroup
 
 	published published
+	resolver  netip.AddrPort // invalid where it is not served here
 
 	mu    sync.Mutex
 	first map[flow][]byte // of connections that are not decided on
@@ -139,7 +140,7 @@ func (p *Path) read() {
 		if err != nil {
 			return // closed, or the namespace is gone
 		}
-		if n <= ethernet {
+		if n <= ethernet || p.neighbour(v.AsSlice()[:n]) {
 			continue
 		}
 		whole := p.take(v.AsSlice()[ethernet:n])
@@ -168,7 +169,7 @@ func (p *Path) take(b []byte) []byte {
 		if s.Dst.Addr().IsMulticast() {
 			return nil
 		}
-		if s.First() {
+		if s.First() && s.Dst != p.resolver {
 			if p.exit.Quick(exit.TCP, s.Dst) != nil {
 				p.refuse(&s)
 				return nil
@@ -177,6 +178,10 @@ func (p *Path) take(b []byte) []byte {
 		}
 		return s.Whole
 	case unix.IPPROTO_ICMP, unix.IPPROTO_ICMPV6:
+		if answer := packet.Advertisement(&s, inside.Gateway6, p.link.far); answer != nil {
+			p.link.give(answer)
+			return nil
+		}
 		p.pings.Take(&s)
 	default:
 		if !s.Dst.Addr().IsMulticast() {
