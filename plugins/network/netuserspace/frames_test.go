@@ -1,10 +1,14 @@
 package netuserspace
 
 import (
+	"fmt"
+	"net"
 	"net/netip"
 	"strings"
 	"testing"
+	"time"
 
+	"github.com/miekg/dns"
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 
@@ -77,6 +81,38 @@ func resolverAtTheGateway(t *testing.T) {
 			t.Errorf("%s: %s, %v", proto, a, err)
 		}
 	}
+	// An end of what is asked is no end of what is answered.
+	for range 20 {
+		if err := s.askAndClose("allowed.example"); err != nil {
+			t.Errorf("a question and an end: %v", err)
+		}
+	}
+	// Who holds more connections than there may be has them reset, and is answered again later.
+	var held []net.Conn
+	at := netip.AddrPortFrom(inside.Gateway4, 53).String()
+	for range 200 {
+		if c, err := s.dial("tcp", at); err == nil {
+			held = append(held, c)
+		}
+	}
+	if len(held) == 0 || len(held) > 32 {
+		t.Errorf("%d connections at a time", len(held))
+	}
+	if _, err := s.resolveBy("udp", "allowed.example", false); err != nil {
+		t.Errorf("over udp meanwhile: %v", err)
+	}
+	for _, c := range held {
+		c.Close()
+	}
+	for end := time.Now().Add(5 * time.Second); ; time.Sleep(20 * time.Millisecond) {
+		_, err := s.resolveBy("tcp", "allowed.example", false)
+		if err == nil {
+			break
+		}
+		if time.Now().After(end) {
+			t.Fatalf("afterwards: %v", err)
+		}
+	}
 	// Nothing else is there.
 	for _, to := range []string{netip.AddrPortFrom(inside.Gateway4, 80).String(), netip.AddrPortFrom(inside.Gateway6, 53).String()} {
 		for _, proto := range []string{"tcp", "udp"} {
@@ -85,6 +121,28 @@ func resolverAtTheGateway(t *testing.T) {
 			}
 		}
 	}
+}
+
+// askAndClose asks for a name over TCP, and says that there is no more to come.
+func (s *sandbox) askAndClose(name string) error {
+	c, err := s.dial("tcp", netip.AddrPortFrom(s.attached.DNS.Servers[0], 53).String())
+	if err != nil {
+		return err
+	}
+	defer c.Close()
+	_ = c.SetDeadline(time.Now().Add(5 * time.Second))
+	conn := &dns.Conn{Conn: c}
+	if err := conn.WriteMsg(new(dns.Msg).SetQuestion(dns.Fqdn(name), dns.TypeA)); err != nil {
+		return err
+	}
+	if err := c.(*net.TCPConn).CloseWrite(); err != nil {
+		return err
+	}
+	m, err := conn.ReadMsg()
+	if err == nil && len(m.Answer) == 0 {
+		err = fmt.Errorf("no answer: %s", m)
+	}
+	return err
 }
 
 // There is no other way to such a sandbox than the device.

@@ -61,7 +61,7 @@ type Path struct {
 	wg     sync.WaitGroup
 
 	published published
-	resolver  netip.AddrPort // invalid where it is not served here
+	resolver  *listener // nil where it is not served here
 
 	mu    sync.Mutex
 	first map[flow][]byte // of connections that are not decided on
@@ -169,7 +169,7 @@ func (p *Path) take(b []byte) []byte {
 		if s.Dst.Addr().IsMulticast() {
 			return nil
 		}
-		if s.First() && s.Dst != p.resolver {
+		if s.First() && !p.resolver.is(s.Dst) {
 			if p.exit.Quick(exit.TCP, s.Dst) != nil {
 				p.refuse(&s)
 				return nil
@@ -235,6 +235,10 @@ func sender(id stack.TransportEndpointID) netip.AddrPort {
 
 // tcp takes the first packet of a connection. It is answered when the far side has.
 func (p *Path) tcp(r *tcp.ForwarderRequest) {
+	if p.resolver.is(meant(r.ID())) {
+		p.resolver.take(p, r)
+		return
+	}
 	select {
 	case p.slots <- struct{}{}:
 	default:
