@@ -24,7 +24,8 @@
 // program that connects learns what came of it, as if nothing were in between.
 //
 // Without capture or steer nothing is marked or led anywhere, and all packets come to
-// the tap, where the netstack path takes them.
+// the tap, where the netstack path takes them. A network stack that is not the kernel's
+// takes over what link has set up, and finds in the namespace nothing but the tap.
 //
 // What it takes of init: a setup ends at the first message that is refused, and the
 // tap device has the index that its opening asks for, so that messages can name it

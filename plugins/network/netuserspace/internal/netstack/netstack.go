@@ -2,7 +2,8 @@
 // sandbox's kernel has no nftables for it, or the sandbox has a kernel of its own. A
 // network stack (gVisor's) ends TCP and UDP here, as whatever address was meant, and
 // package exit says what becomes of them, as it does for package kernel. The stack has
-// no address, forwards nothing, and answers for no port that the policy has not opened.
+// no address, forwards nothing, and answers for no port that the policy has not opened,
+// but for the resolver of a sandbox that has it here.
 package netstack
 
 import (
