@@ -20,12 +20,12 @@ const (
 )
 
 var (
-	bridged   = setup{backend: "netbridge", who: root, runtime: gvisor}
-	owned     = setup{backend: "netbridge", who: root, runtime: gvisorOwn}
-	userspace = setup{backend: "netuserspace", who: ordinary, runtime: gvisor}
-	netstack  = setup{backend: "netuserspace", who: ordinary, config: `path = "netstack"`, runtime: gvisor}
-	framed    = setup{backend: "netuserspace", who: ordinary, runtime: gvisorOwn}
-	framedAll = setup{backend: "netuserspace", who: root, runtime: gvisorOwn}
+	bridged      = setup{backend: "netbridge", who: root, runtime: gvisor}
+	owned        = setup{backend: "netbridge", who: root, runtime: gvisorOwn}
+	userspace    = setup{backend: "netuserspace", who: ordinary, runtime: gvisor}
+	netstack     = setup{backend: "netuserspace", who: ordinary, config: `path = "netstack"`, runtime: gvisor}
+	framed       = setup{backend: "netuserspace", who: ordinary, runtime: gvisorOwn}
+	framedByRoot = setup{backend: "netuserspace", who: root, runtime: gvisorOwn}
 )
 
 // A policy means under gVisor what it means without, whatever enforces it.
@@ -60,9 +60,12 @@ func TestUnderGVisor(t *testing.T) {
 		{"netuserspace, own stack/accounts", framed, flowsAreAccounted},
 		{"netuserspace, own stack/broken out", framed, rulesItsOwnSide},
 		{"netuserspace, own stack/supervisor dies", framed, supervisorDies},
-		{"netuserspace, own stack, root/verdicts", framedAll, verdicts},
-		{"netuserspace, own stack, root/published", framedAll, publishedPorts},
-		{"netuserspace, own stack, root/denials", framedAll, denialsAreEvents},
+		{"netuserspace, own stack, root/verdicts", framedByRoot, verdicts},
+		{"netuserspace, own stack, root/first packets", framedByRoot, firstPackets},
+		{"netuserspace, own stack, root/published", framedByRoot, publishedPorts},
+		{"netuserspace, own stack, root/denials", framedByRoot, denialsAreEvents},
+		{"netuserspace, own stack, root/broken out", framedByRoot, rulesItsOwnSide},
+		{"netuserspace, own stack, root/supervisor dies", framedByRoot, supervisorDies},
 	} {
 		t.Run(c.name, func(t *testing.T) { c.test(t, newSite(t, c.with)) })
 	}
