@@ -31,6 +31,7 @@ import (
 // enclosed is a sandbox that the program of a runtime plugin runs.
 type enclosed struct {
 	answer  *runtimes.Answer // nil for the native runtime
+	asked   chan struct{}    // closed when the answer is there; nil for the native runtime
 	signals chan unix.Signal // to the workload, in their order
 	// signalled: somebody here has sent the program itself a signal.
 	signalled atomic.Bool
@@ -41,6 +42,9 @@ type enclosed struct {
 
 // delivers tells whether signals go by a call of the program.
 func (e *enclosed) delivers() bool { return e.answer != nil && len(e.answer.Signal.Args) > 0 }
+
+// ownStack tells whether the workload's network stack is the program's.
+func (e *enclosed) ownStack() bool { return e.answer != nil && e.answer.OwnNetwork }
 
 // close lets the program's file go: init has its own.
 func (e *enclosed) close() {
@@ -64,6 +68,7 @@ func (s *Sandbox) askRuntime(ctx context.Context) error {
 		return err
 	}
 	s.foreign.answer = a
+	close(s.foreign.asked)
 	if err := s.mayOpenDevices(a.Program.Devices); err != nil {
 		return err
 	}
@@ -129,8 +134,7 @@ func (s *Sandbox) mustDial() error {
 // met leaves out what a backend wants opened in the namespace where the program's own
 // network stack brings nothing there: what waits for the workload would wait for ever.
 func (s *Sandbox) met(openings []network.Opening) (kept []network.Opening, missing []string, err error) {
-	a := s.foreign.answer
-	if a == nil || !a.OwnNetwork {
+	if !s.foreign.ownStack() {
 		return openings, nil, nil
 	}
 	for _, o := range openings {

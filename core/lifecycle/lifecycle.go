@@ -172,6 +172,9 @@ func Create(ctx context.Context, cfg Config, p *plan.Plan) (_ *Sandbox, err erro
 		cfg.StartTimeout += pluginTime + time.Duration(hooks.PreExec)*min(h.Timeout, 24*time.Hour)
 	}
 	s := &Sandbox{cfg: cfg, plan: p, dir: cfg.Dir, log: cfg.Log, workFD: -1, status: StatusCreating, runs: make(chan struct{}), dropped: make(chan struct{}), readied: make(chan struct{}), notices: notices{ready: make(chan struct{})}, ending: make(chan struct{}), requests: make(chan request, 16), done: make(chan struct{}), release: make(chan struct{})}
+	if p.Runtime != nil {
+		s.foreign.asked = make(chan struct{})
+	}
 	if err := s.checkSockets(); err != nil {
 		return nil, err
 	}
