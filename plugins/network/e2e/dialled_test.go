@@ -31,7 +31,7 @@ func (s *site) dialledStack() string {
 		probe.Probe{ID: "udp", Kind: probe.Serve, To: "[::]:5433", Wait: patience},
 		probe.Probe{ID: "other", Kind: probe.Serve, To: "[::]:9999", Wait: patience},
 		probe.Probe{ID: "loopback", Kind: probe.Serve, To: "127.0.0.1:6000", Wait: patience},
-		probe.Probe{ID: "4 alone", Kind: probe.Serve, To: "0.0.0.0:6004", Wait: patience},
+		probe.Probe{ID: "4 alone", Kind: probe.Serve, To: "192.0.0.2:6004", Wait: patience},
 		probe.Probe{ID: "6 alone", Kind: probe.Serve, To: "[fd6e:7563:6c75::2]:6006", Wait: patience})
 	text, err := os.ReadFile(path)
 	if err == nil {
