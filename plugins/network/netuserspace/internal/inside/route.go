@@ -108,10 +108,10 @@ func (b *batch) address(f *family, index uint32) {
 	b.add(unix.RTM_NEWADDR, create, m, attr(unix.IFA_LOCAL, local), attr(unix.IFA_ADDRESS, local))
 }
 
-// host makes packets for the address come in here, also when the address is gone: where
-// somebody takes it over, the kernel would go on to answer with resets. The kernel does it as well, but for
+// host makes packets for the address come in here. The kernel does it as well, but for
 // IPv6 in a queue that is worked through later (addrconf_dad_work), and till then what
-// the first connections get would be lost.
+// the first connections get would be lost. The route stays when the address is taken
+// over by somebody else, to whom the kernel would send resets.
 func (b *batch) host(f *family) {
 	if f != v6 {
 		return
