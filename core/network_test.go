@@ -60,7 +60,7 @@ func (b *backend) Open(_ context.Context, _ string, w network.Want) (network.Lin
 	return b, nil
 }
 
-func (b *backend) Prepare(ctx context.Context) (*sdk.PrepareResponse, error) {
+func (b *backend) Prepare(ctx context.Context, _ bool) (*sdk.PrepareResponse, error) {
 	b.called("prepare")
 	if b.hang {
 		<-ctx.Done()

@@ -23,6 +23,7 @@ import (
 	"github.com/nucleus-runtime/nucleus/core/audit"
 	"github.com/nucleus-runtime/nucleus/core/boundary"
 	"github.com/nucleus-runtime/nucleus/core/cgroups"
+	"github.com/nucleus-runtime/nucleus/core/checkpoint"
 	"github.com/nucleus-runtime/nucleus/core/exec"
 	"github.com/nucleus-runtime/nucleus/core/host"
 	"github.com/nucleus-runtime/nucleus/core/host/fact"
@@ -253,6 +254,9 @@ type RunOptions struct {
 	// Keep leaves the record and the log of a sandbox that has run, and its name, until
 	// it is removed.
 	Keep bool
+	// Restore is the directory of an image that the first run goes on from, "" to begin.
+	// One that follows it begins, as its job says.
+	Restore string
 	// Pid is called with the pid of each workload while it waits at the start gate: of
 	// the first, and if the job says so of those that follow it; and with 0 when one is
 	// gone.
@@ -290,6 +294,13 @@ func (r *Runtime) Create(ctx context.Context, p *plan.Plan, o RunOptions) (*Sand
 	if err != nil {
 		return nil, err
 	}
+	var image *checkpoint.Image
+	if o.Restore != "" {
+		if image, err = checkpoint.Open(o.Restore); err != nil {
+			return nil, err
+		}
+		defer image.Close()
+	}
 	d, err := r.state.Create(state.NewID(), cmp.Or(o.Name, p.Name), o.Name != "")
 	if err != nil {
 		return nil, lifecycle.StatePhase(err)
@@ -304,11 +315,13 @@ func (r *Runtime) Create(ctx context.Context, p *plan.Plan, o RunOptions) (*Sand
 		}
 	}
 	run := func(ctx context.Context, streams exec.Streams) (*lifecycle.Sandbox, error) {
+		from := image
+		image = nil // those that follow begin
 		return lifecycle.Create(ctx, lifecycle.Config{
 			Dir: d, InitPath: path, Init: program, Refused: append([]string{r.state.Path(), r.init.dir}, r.o.Refused...),
 			Seccomp: seccomp.Compiler{Helper: filepath.Join(r.init.dir, "nucleus-seccomp"), CacheDir: r.cacheDir()},
 			Cgroups: r.cgroups, Privileged: r.host.Privileged, Streams: streams, Log: log, Lap: r.o.Lap, Manager: r.o.Manager, Listen: o.Sockets,
-			Member: place, Dial: dial,
+			Member: place, Dial: dial, Image: from,
 			Sources: lifecycle.Sources{Secrets: r.o.Secrets, Hooks: r.o.Hooks, Networks: r.o.Networks, Runtimes: r.o.Runtimes},
 		}, p)
 	}

@@ -145,6 +145,8 @@ job "web" {
   }
 
   runtime "gvisor" {
+    checkpoint = false
+
     config {
       platform = "systrap"
     }

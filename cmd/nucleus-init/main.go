@@ -73,7 +73,7 @@ func (in *initProcess) run() error {
 		return err
 	}
 	setup, fds, err := in.receiveSetup()
-	if err != nil {
+	if err != nil || setup == nil {
 		return err
 	}
 	in.setup = setup
@@ -157,10 +157,19 @@ func (in *initProcess) receive(want initproto.Kind) ([]byte, []int, error) {
 	return msg, fds, nil
 }
 
+// receiveSetup waits for what the process is for, and gives nil if that is done.
 func (in *initProcess) receiveSetup() (*initproto.Setup, []int, error) {
-	msg, fds, err := in.receive(initproto.KindSetup)
+	msg, fds, err := in.conn.Recv()
 	if err != nil {
 		return nil, nil, err
+	}
+	switch k, err := initproto.KindOf(msg); {
+	case err != nil:
+		return nil, nil, err
+	case k == initproto.KindLend:
+		return nil, nil, in.lend(msg, fds)
+	case k != initproto.KindSetup:
+		return nil, nil, fmt.Errorf("%w: kind %d, want %d", initproto.ErrMessage, k, initproto.KindSetup)
 	}
 	var s initproto.Setup
 	if err := initproto.Decode(msg, &s); err != nil {

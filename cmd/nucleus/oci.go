@@ -14,7 +14,7 @@ func ociState(x state.Ref, r *supervisor.Record) specs.State {
 	switch r.Status {
 	case lifecycle.StatusCreating, lifecycle.StatusCreated:
 		s.Status = specs.ContainerState(r.Status)
-	case lifecycle.StatusRunning, lifecycle.StatusPaused, lifecycle.StatusStopping:
+	case lifecycle.StatusRunning, lifecycle.StatusPaused, lifecycle.StatusCheckpointing, lifecycle.StatusStopping:
 		s.Status = specs.StateRunning
 	default:
 		s.Status, s.Pid = specs.StateStopped, 0

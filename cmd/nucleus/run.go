@@ -37,6 +37,7 @@ type runFlags struct {
 	keep    bool
 	console string
 	log     string
+	restore string
 	create  bool // stop at the start gate
 	stack   *supervisor.Stack
 }
@@ -80,6 +81,7 @@ func (f *runFlags) addRun(c *cobra.Command) {
 	c.Flags().StringVar(&f.pidFile, "pid-file", "", "write the workload's host pid to this file, which is removed with the sandbox; what a killed nucleus left is replaced by the next run")
 	c.Flags().StringVar(&f.console, "console-socket", "", "hand the terminal of a detached sandbox (tty = true) to whoever listens on this Unix socket, as OCI runtimes do")
 	c.Flags().BoolVar(&f.keep, "keep", false, "keep the record of the sandbox after its end, the log of a detached one, and its name, until nucleus rm")
+	c.Flags().StringVar(&f.restore, "restore", "", "go on from the image in this directory, which nucleus checkpoint has made of a sandbox of the same job")
 	c.Flags().StringVar(&f.log, "log", "", "journald: hand the output of a detached sandbox to systemd's journal as well; journald:SOCKET for another than "+journald.Socket+"; none: to no journal, whatever the host configuration says")
 }
 
@@ -154,6 +156,11 @@ func (a *app) run(ctx context.Context, f *runFlags, argv []string) error {
 		return &usageError{err: errors.New("-log and -console-socket: a terminal that is handed over has no log"), hint: "nucleus run -detach -console-socket PATH -config job.hcl"}
 	}
 	tr := newTrace(f.trace)
+	if f.restore != "" { // this process may leave the directory that it starts from
+		if f.restore, err = filepath.Abs(f.restore); err != nil {
+			return err
+		}
+	}
 	exact := f.name
 	f.name = "" // the job's own name stays; -name names the sandbox
 	o := core.Options{Lap: tr.lap, CgroupParent: f.parent, Manager: notify.FromEnv(os.Getenv, os.Getpid())}
@@ -225,7 +232,7 @@ func (a *app) run(ctx context.Context, f *runFlags, argv []string) error {
 	if f.console != "" && !p.Process.Terminal {
 		return &hintedError{err: errors.New("-console-socket: the job has no terminal to hand over"), hint: "write tty = true in the job"}
 	}
-	res, err := a.supervise(ctx, rt, p, core.RunOptions{Name: exact, Sockets: sockets, Journal: journal}, f)
+	res, err := a.supervise(ctx, rt, p, core.RunOptions{Name: exact, Sockets: sockets, Journal: journal, Restore: f.restore}, f)
 	tr.print(a.stderr)
 	if f.json {
 		if jerr := json.NewEncoder(a.stderr).Encode(res); jerr != nil && err == nil {

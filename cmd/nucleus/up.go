@@ -202,6 +202,8 @@ func (u *upping) start(ctx context.Context, name string, reached func(job.Condit
 		return err
 	case e.Error != "":
 		return errors.New(e.Error)
+	case e.Result.Cause == exec.CauseCheckpointed:
+		return errors.New("was checkpointed, and has not come to its end")
 	case e.Result.ExitCode != 0:
 		what := "failed"
 		if e.Result.Cause == exec.CauseStopped {
@@ -223,7 +225,7 @@ func (u *upping) awaitReady(ctx context.Context, name string) error {
 			return err
 		case r.Ready:
 			return nil
-		case r.Status != lifecycle.StatusRunning && r.Status != lifecycle.StatusPaused && r.Status != supervisor.StatusRestarting:
+		case r.Status != lifecycle.StatusRunning && r.Status != lifecycle.StatusPaused && r.Status != lifecycle.StatusCheckpointing && r.Status != supervisor.StatusRestarting:
 			return notReady(u.sandbox(name))
 		}
 		select {

@@ -25,29 +25,33 @@ type Type string
 
 // The events of a sandbox's life.
 const (
-	Refused          Type = "run.refused"         // nothing was touched
-	Created          Type = "sandbox.created"     // its directory, name and journal exist
-	Namespaces       Type = "namespaces.up"       // init runs in them
-	Cgroup           Type = "cgroup.up"           // limits are set, init is attached
-	Filesystem       Type = "fs.up"               // the new root stands
-	RuntimePrepared  Type = "runtime.prepared"    // a runtime plugin has said how the sandbox is run
-	MountAudit       Type = "fs.audited"          // mounts read back and as planned
-	ContextVerified  Type = "context.verified"    // the context inside is the one that was named
-	RootfsVerified   Type = "rootfs.verified"     // the digest is the pinned one
-	SecretsPlaced    Type = "secrets.placed"      // init has the values, by name
-	LoanLost         Type = "secrets.lost"        // the right to values has ended before the sandbox
-	Security         Type = "security.up"         // capabilities, Landlock, seccomp are on
-	Posture          Type = "posture.verified"    // read back from the host and as planned
-	PostureFailed    Type = "posture.failed"      // the workload did not run
-	DegradedBy       Type = "degraded"            // a default protection is missing
-	Started          Type = "workload.started"    // execve has happened
-	Ready            Type = "workload.ready"      // its readiness probe has passed
-	HealthChanged    Type = "health.changed"      // what the health probe says
-	NotifyFailed     Type = "notify.failed"       // the service manager could not be told
-	ExecStarted      Type = "exec.started"        // a further process of the sandbox, its posture verified
-	ExecEnded        Type = "exec.exited"         // with its truth
-	Paused           Type = "sandbox.paused"      // every process of it is stopped
-	Resumed          Type = "sandbox.resumed"     // and goes on
+	Refused         Type = "run.refused"      // nothing was touched
+	Created         Type = "sandbox.created"  // its directory, name and journal exist
+	Namespaces      Type = "namespaces.up"    // init runs in them
+	Cgroup          Type = "cgroup.up"        // limits are set, init is attached
+	Filesystem      Type = "fs.up"            // the new root stands
+	RuntimePrepared Type = "runtime.prepared" // a runtime plugin has said how the sandbox is run
+	MountAudit      Type = "fs.audited"       // mounts read back and as planned
+	ContextVerified Type = "context.verified" // the context inside is the one that was named
+	RootfsVerified  Type = "rootfs.verified"  // the digest is the pinned one
+	SecretsPlaced   Type = "secrets.placed"   // init has the values, by name
+	LoanLost        Type = "secrets.lost"     // the right to values has ended before the sandbox
+	Security        Type = "security.up"      // capabilities, Landlock, seccomp are on
+	Posture         Type = "posture.verified" // read back from the host and as planned
+	PostureFailed   Type = "posture.failed"   // the workload did not run
+	DegradedBy      Type = "degraded"         // a default protection is missing
+	Started         Type = "workload.started" // execve has happened
+	Ready           Type = "workload.ready"   // its readiness probe has passed
+	HealthChanged   Type = "health.changed"   // what the health probe says
+	NotifyFailed    Type = "notify.failed"    // the service manager could not be told
+	ExecStarted     Type = "exec.started"     // a further process of the sandbox, its posture verified
+	ExecEnded       Type = "exec.exited"      // with its truth
+	Paused          Type = "sandbox.paused"   // every process of it is stopped
+	Resumed         Type = "sandbox.resumed"  // and goes on
+	// Checkpointed tells of an image of the sandbox's state that is there, and
+	// CheckpointFailed of one that could not be made.
+	Checkpointed     Type = "sandbox.checkpointed"
+	CheckpointFailed Type = "sandbox.checkpoint_failed"
 	Signalled        Type = "signal.forwarded"    // to the workload
 	TimedOut         Type = "workload.timeout"    // wall clock limit reached
 	Stopping         Type = "workload.stopping"   // stop signal sent

@@ -22,6 +22,8 @@ const (
 	CauseStopped Cause = "stopped" // the caller stopped it
 	CauseProbe   Cause = "probe"   // a probe of the job says that it does not work
 	CauseRuntime Cause = "runtime" // Nucleus itself failed
+	// CauseCheckpointed: its state was saved, to be restored, and the sandbox ended then.
+	CauseCheckpointed Cause = "checkpointed"
 )
 
 // Peaks are the resources that the sandbox used at most, as far as the host's

@@ -18,6 +18,7 @@ type Enclosure struct {
 	Program   *os.File // the executable, opened
 	Libraries bool     // it is dynamically linked
 	Devices   []string // further devices of the host
+	Image     *os.File // what it is to restore, nil for nothing
 }
 
 // scratchSize bounds each of the places that the program writes to: sockets, a lock,
@@ -79,6 +80,11 @@ func (p *Prepared) enclose() error {
 		return &Error{Path: real, Origin: "runtime", Err: err}
 	}
 	p.want(runtime.ProgramPath, "", set|ro)
+	if e.Image != nil {
+		if err := p.image(e.Image, noexec|ro); err != nil {
+			return &Error{Path: e.Image.Name(), Err: err}
+		}
+	}
 	if e.Libraries {
 		for _, m := range p.plan.Runtime.Libraries {
 			if err := p.mount(m); err != nil {
@@ -89,6 +95,22 @@ func (p *Prepared) enclose() error {
 	p.op(initproto.Op{Code: initproto.OpAttr, Target: "/", Set: ro, FD: -1})
 	p.want("/", "tmpfs", set|ro)
 	return nil
+}
+
+// image binds what the program restores, of which it is the owner and may write nothing.
+func (p *Prepared) image(dir *os.File, set uint64) error {
+	real, err := os.Readlink(fmt.Sprintf("/proc/self/fd/%d", dir.Fd()))
+	if err != nil {
+		return err
+	}
+	var idmap *idMapping
+	if p.opts.Privileged {
+		if idmap, err = programMapping(p.plan, dir, p.opts); err != nil {
+			return err
+		}
+	}
+	p.want(runtime.ImagePath, "", set)
+	return p.bindOp(dir, real, runtime.ImagePath, set, idmap)
 }
 
 // devices makes the program's /dev: what of a workload's it has a use for, and further

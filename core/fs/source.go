@@ -97,14 +97,26 @@ func (p *Prepared) bindOp(f *os.File, real, target string, set uint64, idmap *id
 		return nil
 	}
 	defer f.Close()
+	detached, err := detach(f, real, set, idmap)
+	if err != nil {
+		return err
+	}
+	o.Flags = initproto.FlagDetached
+	o.FD = p.pass(detached)
+	p.op(o)
+	return nil
+}
+
+// detach clones the mount of an opened source.
+func detach(f *os.File, real string, set uint64, idmap *idMapping) (*os.File, error) {
 	tree, err := unix.OpenTree(int(f.Fd()), "", unix.OPEN_TREE_CLONE|unix.OPEN_TREE_CLOEXEC|unix.AT_EMPTY_PATH|unix.AT_RECURSIVE)
 	if err != nil {
-		return fmt.Errorf("cloning the mount of %q: %w", real, os.NewSyscallError("open_tree", err))
+		return nil, fmt.Errorf("cloning the mount of %q: %w", real, os.NewSyscallError("open_tree", err))
 	}
 	detached := os.NewFile(uintptr(tree), real)
 	if err := unix.MountSetattr(tree, "", unix.AT_EMPTY_PATH|unix.AT_RECURSIVE, &unix.MountAttr{Attr_set: set, Propagation: unix.MS_PRIVATE}); err != nil {
 		_ = detached.Close()
-		return fmt.Errorf("setting mount attributes of %q: %w", real, os.NewSyscallError("mount_setattr", err))
+		return nil, fmt.Errorf("setting mount attributes of %q: %w", real, os.NewSyscallError("mount_setattr", err))
 	}
 	if idmap != nil {
 		err := idmap.apply(tree)
@@ -114,13 +126,10 @@ func (p *Prepared) bindOp(f *os.File, real, target string, set uint64, idmap *id
 		}
 		if err != nil {
 			_ = detached.Close()
-			return err
+			return nil, err
 		}
 	}
-	o.Flags = initproto.FlagDetached
-	o.FD = p.pass(detached)
-	p.op(o)
-	return nil
+	return detached, nil
 }
 
 // bind compiles a volume or a workspace.

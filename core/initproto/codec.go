@@ -283,6 +283,11 @@ func (n *Connected) code(c *coder) {
 	})
 }
 
+func (l *Lend) code(c *coder) {
+	c.str(&l.Source)
+	c.u64(&l.Set)
+}
+
 func (s *Signal) code(c *coder) {
 	c.u32(&s.Number)
 	c.flag(&s.All)

@@ -17,7 +17,7 @@ func bodies() map[Kind]Body {
 	return map[Kind]Body{
 		KindSetup: &Setup{}, KindSignal: &Signal{}, KindFSDone: &FSDone{}, KindExited: &Exited{}, KindFailed: &Failed{}, KindHooks: &Hooks{}, KindNarrow: &Narrow{},
 		KindOpen: &Open{}, KindConnected: &Connected{}, KindOpened: &Opened{}, KindSpawn: &Spawn{}, KindSpawned: &Spawned{}, KindEnded: &Ended{},
-		KindSocket: &Socket{}, KindSocketMade: &SocketMade{},
+		KindSocket: &Socket{}, KindSocketMade: &SocketMade{}, KindLend: &Lend{},
 	}
 }
 
@@ -39,6 +39,7 @@ func TestRoundTrip(t *testing.T) {
 	roundTrip(t, KindConnected, rapid.Make[Connected](), func() *Connected { return &Connected{} })
 	roundTrip(t, KindOpened, rapid.Make[Opened](), func() *Opened { return &Opened{} })
 	roundTrip(t, KindSpawn, rapid.Make[Spawn](), func() *Spawn { return &Spawn{} })
+	roundTrip(t, KindLend, rapid.Make[Lend](), func() *Lend { return &Lend{} })
 	roundTrip(t, KindSpawned, rapid.Make[Spawned](), func() *Spawned { return &Spawned{} })
 	roundTrip(t, KindSocket, rapid.Make[Socket](), func() *Socket { return &Socket{} })
 	roundTrip(t, KindSocketMade, rapid.Make[SocketMade](), func() *SocketMade { return &SocketMade{} })

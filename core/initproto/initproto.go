@@ -43,6 +43,9 @@ const (
 	KindSecrets
 	// KindSocket carries a Socket. It is obeyed as KindSpawn is.
 	KindSocket
+	// KindLend carries a Lend, with a descriptor of what it names, in the place of
+	// KindSetup: the process answers with KindLent, and ends.
+	KindLend
 )
 
 // Messages from init.
@@ -72,6 +75,8 @@ const (
 	KindEnded
 	// KindSocketMade answers KindSocket with a SocketMade, and the socket if there is one.
 	KindSocketMade
+	// KindLent carries the descriptor of a mount that is in no mount namespace.
+	KindLent
 )
 
 // Setup is all that init needs to know.
@@ -340,6 +345,13 @@ type Hook struct {
 	Args    []string
 	Env     []string
 	Timeout uint32 // milliseconds
+}
+
+// Lend asks for a clone of the mount of a directory of the host's: only who is in a mount
+// namespace, with rights in it, can make one.
+type Lend struct {
+	Source string
+	Set    uint64 // attributes of the clone
 }
 
 // Signal is a request to signal the workload.

@@ -53,6 +53,12 @@ func (d *decoder) runtime(b hclread.Block) {
 	r := &Runtime{Plugin: b.Label}
 	d.checkName(b.Label, b.LabelRange)
 	d.r.Read(b, hclread.Schema{
+		Attrs: []hclread.Attr{{Name: "checkpoint", Read: func(v hclread.Value) {
+			r.Checkpoint, _ = v.Bool()
+			if r.Checkpoint && r.Plugin == "native" {
+				d.r.Error(v.Range(), "Native runtime has no checkpoints", `Remove the line, or write runtime "gvisor" { checkpoint = true }: the state of its sandboxes can be saved.`)
+			}
+		}}},
 		Blocks: []hclread.Nested{{Name: "config", Read: func(b hclread.Block) {
 			r.Config = d.r.Config(b)
 			if r.Plugin == "native" {

@@ -236,6 +236,8 @@ type Secret struct {
 type Runtime struct {
 	Plugin string
 	Config hcl.Body
+	// Checkpoint: its state can be saved and restored.
+	Checkpoint bool `json:",omitempty"`
 }
 
 // Security narrows or widens the default policy.

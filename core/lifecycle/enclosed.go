@@ -31,14 +31,20 @@ import (
 // enclosed is a sandbox that the program of a runtime plugin runs.
 type enclosed struct {
 	answer  *runtimes.Answer // nil for the native runtime
+	asked   chan struct{}    // closed when the answer is there; nil for the native runtime
 	signals chan unix.Signal // to the workload, in their order
 	// signalled: somebody here has sent the program itself a signal.
 	signalled atomic.Bool
 	state     *os.File // the program's directory
+	// checkpoint is what images of the sandbox are compared by.
+	checkpoint identity
 }
 
 // delivers tells whether signals go by a call of the program.
 func (e *enclosed) delivers() bool { return e.answer != nil && len(e.answer.Signal.Args) > 0 }
+
+// ownStack tells whether the workload's network stack is the program's.
+func (e *enclosed) ownStack() bool { return e.answer != nil && e.answer.OwnNetwork }
 
 // close lets the program's file go: init has its own.
 func (e *enclosed) close() {
@@ -62,6 +68,7 @@ func (s *Sandbox) askRuntime(ctx context.Context) error {
 		return err
 	}
 	s.foreign.answer = a
+	close(s.foreign.asked)
 	if err := s.mayOpenDevices(a.Program.Devices); err != nil {
 		return err
 	}
@@ -69,6 +76,9 @@ func (s *Sandbox) askRuntime(ctx context.Context) error {
 		if err := s.mustDial(); err != nil {
 			return err
 		}
+	}
+	if err := s.mayCheckpoint(); err != nil {
+		return err
 	}
 	s.log.Emit(audit.RuntimePrepared, nil, map[string]any{"plugin": s.plan.Runtime.Plugin, "program": a.Program.Path, "facts": a.Facts})
 	return nil
@@ -93,7 +103,7 @@ func AskRuntime(ctx context.Context, source runtimes.Source, sandbox string, p *
 		network = runtime.NetworkHost
 	}
 	a, err := source.Prepare(ctx, sandbox, runtimes.Want{
-		Plugin: r.Plugin, Config: r.Config, Eval: r.Eval, Spec: spec, Network: network, Rootless: !privileged,
+		Plugin: r.Plugin, Config: r.Config, Eval: r.Eval, Spec: spec, Network: network, Rootless: !privileged, Checkpoint: r.Checkpoint,
 	})
 	if err != nil {
 		e := &PhaseError{Phase: "exec", Origin: "runtime", Err: &sourceError{err}}
@@ -124,8 +134,7 @@ func (s *Sandbox) mustDial() error {
 // met leaves out what a backend wants opened in the namespace where the program's own
 // network stack brings nothing there: what waits for the workload would wait for ever.
 func (s *Sandbox) met(openings []network.Opening) (kept []network.Opening, missing []string, err error) {
-	a := s.foreign.answer
-	if a == nil || !a.OwnNetwork {
+	if !s.foreign.ownStack() {
 		return openings, nil, nil
 	}
 	for _, o := range openings {
@@ -166,7 +175,11 @@ func (s *Sandbox) enclosure() *fs.Enclosure {
 	}
 	f := a.File
 	a.File = nil // the descriptors of the file system's phase own it now
-	return &fs.Enclosure{Program: f, Libraries: a.Program.Libraries, Devices: a.Program.Devices}
+	e := &fs.Enclosure{Program: f, Libraries: a.Program.Libraries, Devices: a.Program.Devices}
+	if s.cfg.Image != nil {
+		e.Image, s.cfg.Image.Data = s.cfg.Image.Data, nil // as the program's file
+	}
+	return e
 }
 
 // runPIDFile is there once the program has made the sandbox.
@@ -187,7 +200,11 @@ func (s *Sandbox) programCommand(c runtime.Command, words ...string) (args, env 
 // runCommand completes the process that runs the workload.
 func (s *Sandbox) runCommand(p *initproto.Process) {
 	p.Paths = []string{runtime.ProgramPath}
-	p.Args, p.Env = s.programCommand(s.foreign.answer.Run, runtime.WordPIDFile, runPIDFile, runtime.WordFailureFile, failureFile)
+	c := s.foreign.answer.Run
+	if s.cfg.Image != nil {
+		c = s.foreign.answer.Checkpoint.Restore
+	}
+	p.Args, p.Env = s.programCommand(c, runtime.WordPIDFile, runPIDFile, runtime.WordFailureFile, failureFile, runtime.WordImage, runtime.ImagePath)
 }
 
 // secretVars are the variables of the workload whose values are secrets.
@@ -297,6 +314,10 @@ func (s *Sandbox) findCommand(command, cwd string, paths []string) error {
 // executable gives the errno that execve(2) would have for a file, as far as that can
 // be seen from here: what we may not look at, others may execute.
 func (s *Sandbox) executable(root int, p string) syscall.Errno {
+	on := s.plan.MountAt(path.Clean(p))
+	if on != nil && on.Inside && on.Type == "tmpfs" {
+		return 0 // the program's kernel alone knows what is there
+	}
 	fd, err := unix.Openat2(root, p, &unix.OpenHow{Flags: unix.O_PATH | unix.O_CLOEXEC, Resolve: unix.RESOLVE_IN_ROOT | unix.RESOLVE_NO_MAGICLINKS})
 	switch {
 	case errors.Is(err, unix.ENOENT), errors.Is(err, unix.ENOTDIR):
@@ -309,7 +330,6 @@ func (s *Sandbox) executable(root int, p string) syscall.Errno {
 	if unix.Fstat(fd, &st) != nil {
 		return 0
 	}
-	on := s.plan.MountAt(path.Clean(p))
 	if st.Mode&unix.S_IFMT != unix.S_IFREG || st.Mode&0o111 == 0 || on != nil && !on.Inside && on.Has("noexec") {
 		return unix.EACCES
 	}

@@ -19,6 +19,7 @@ import (
 
 	"github.com/nucleus-runtime/nucleus/core/audit"
 	"github.com/nucleus-runtime/nucleus/core/cgroups"
+	"github.com/nucleus-runtime/nucleus/core/checkpoint"
 	"github.com/nucleus-runtime/nucleus/core/exec"
 	"github.com/nucleus-runtime/nucleus/core/fs"
 	"github.com/nucleus-runtime/nucleus/core/initproto"
@@ -56,6 +57,9 @@ type Config struct {
 	// Listen are the sockets that the workload gets, if the plan says so. They stay the
 	// caller's.
 	Listen []listen.Socket
+	// Image is what the workload goes on from, nil to begin. Its descriptor becomes the
+	// sandbox's.
+	Image *checkpoint.Image
 	// Member is the sandbox's place in its stack, nil if it is of none, and Dial connects
 	// to others of it: to no job that a rule does not have.
 	Member *sdk.Member
@@ -168,7 +172,13 @@ func Create(ctx context.Context, cfg Config, p *plan.Plan) (_ *Sandbox, err erro
 		cfg.StartTimeout += pluginTime + time.Duration(hooks.PreExec)*min(h.Timeout, 24*time.Hour)
 	}
 	s := &Sandbox{cfg: cfg, plan: p, dir: cfg.Dir, log: cfg.Log, workFD: -1, status: StatusCreating, runs: make(chan struct{}), dropped: make(chan struct{}), readied: make(chan struct{}), notices: notices{ready: make(chan struct{})}, ending: make(chan struct{}), requests: make(chan request, 16), done: make(chan struct{}), release: make(chan struct{})}
+	if p.Runtime != nil {
+		s.foreign.asked = make(chan struct{})
+	}
 	if err := s.checkSockets(); err != nil {
+		return nil, err
+	}
+	if err := s.mayRestore(); err != nil {
 		return nil, err
 	}
 	if err := s.openState(); err != nil {

@@ -189,7 +189,7 @@ func (s *Sandbox) Connect(ctx context.Context, q wire.Request) (wire.Families, *
 	if s.net.over.Load() {
 		return 0, nil, &StateError{What: "connect", Status: "without a network"}
 	}
-	if a := s.foreign.answer; a != nil && a.OwnNetwork {
+	if s.foreign.ownStack() {
 		return 0, nil, &PhaseError{Phase: "network", Origin: "runtime", Err: fmt.Errorf("job %q is in a network stack of its runtime's own, where no connection can be made from outside", s.plan.Name)}
 	}
 	if !s.plan.Init {

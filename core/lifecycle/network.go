@@ -71,10 +71,19 @@ func (s *Sandbox) openNetwork(ctx context.Context) error {
 		if c.link, c.err = s.cfg.Networks.Open(ctx, s.dir.ID, want); c.err != nil {
 			return
 		}
-		if c.err = s.dir.Announce(ctx, stepNetwork, c.link.Record()); c.err == nil {
-			failpoint.Hit("network preparing")
-			c.prep, c.err = c.link.Prepare(ctx)
+		if c.err = s.dir.Announce(ctx, stepNetwork, c.link.Record()); c.err != nil {
+			return
 		}
+		if s.foreign.asked != nil {
+			select {
+			case <-s.foreign.asked:
+			case <-ctx.Done():
+				c.err = ctx.Err()
+				return
+			}
+		}
+		failpoint.Hit("network preparing")
+		c.prep, c.err = c.link.Prepare(ctx, s.foreign.ownStack())
 	}()
 	return nil
 }
@@ -239,7 +248,7 @@ func (s *Sandbox) openInside() (_ network.Place, err error) {
 	for i, fd := range fds {
 		place.Files = append(place.Files, os.NewFile(uintptr(fd), opened.Names[i]))
 	}
-	place.Missing = append(unmet, opened.Missing...)
+	place.Missing, place.OwnStack = append(unmet, opened.Missing...), s.foreign.ownStack()
 	for _, name := range unmet {
 		s.log.Emit(audit.NetworkMissing, nil, map[string]any{"name": name, "why": "the runtime has a network stack of its own"})
 	}

@@ -87,7 +87,8 @@ func (s *Sandbox) awaitReady(ctx context.Context, r probe.Readiness, try probe.T
 func (s *Sandbox) stoodStill() func() bool {
 	s.freezing.Lock() // a pause on its way is over before the state is looked at
 	defer s.freezing.Unlock()
-	n, paused := s.pauses.Load(), s.Status() == StatusPaused
+	st := s.Status()
+	n, paused := s.pauses.Load(), st == StatusPaused || st == StatusCheckpointing
 	return func() bool { return paused || s.pauses.Load() != n }
 }
 

@@ -78,6 +78,7 @@ const (
 	reqStop                      // stop signal, grace, then kill
 	reqKill                      // at once
 	reqFail                      // as reqStop, for a probe's sake
+	reqSaved                     // at once, for there is an image of it
 )
 
 // Signal passes a signal on to the workload.
@@ -317,6 +318,11 @@ func (s *Sandbox) supervise(ctx context.Context) {
 				stop(exec.CauseProbe)
 			case reqKill:
 				kill()
+			case reqSaved:
+				if end.cause == "" {
+					end.cause = exec.CauseCheckpointed
+				}
+				kill()
 			}
 		}
 	}
@@ -518,6 +524,9 @@ func (s *Sandbox) finish(ctx context.Context, m message, end ending) {
 		if r.Signal == int(unix.SIGKILL) && end.cause == "" {
 			r.Cause = exec.CauseOOM
 		}
+	}
+	if end.cause == exec.CauseCheckpointed {
+		r.ExitCode, r.Signal = 0, 0 // it has not ended: it goes on where it is restored
 	}
 	if end.err != nil {
 		err = end.err

@@ -42,7 +42,8 @@ type Command struct {
 	// Quiet has no events.
 	Quiet bool
 
-	program bool // Args are a runtime plugin's program's
+	program bool     // Args are a runtime plugin's program's
+	pass    *os.File // is descriptor 3 of the program's call, nil for none
 }
 
 // spawnWait bounds how long init may take to make a process. It takes a
@@ -219,6 +220,10 @@ func (s *Sandbox) further(ctx context.Context, sp *initproto.Spawn, c Command) (
 	}
 	sp.ID, p.cwd = p.id, sp.Cwd
 	var further []*os.File
+	if c.pass != nil {
+		sp.Pass = true
+		further = append(further, c.pass)
+	}
 	if !c.program && len(sp.Dial.Addrs) == 0 && s.foreign.answer != nil {
 		v, err := s.furtherProgram(sp)
 		if err != nil {
@@ -277,6 +282,8 @@ func (s *Sandbox) mayExec() error {
 		return &StateError{What: "exec", Status: st, Hint: "nucleus resume " + s.dir.Name}
 	case StatusCreated:
 		return &StateError{What: "exec", Status: st, Hint: "nucleus start " + s.dir.Name}
+	case StatusCheckpointing:
+		return &StateError{What: "exec", Status: st, Hint: "try again when nucleus checkpoint is done"}
 	default:
 		return &StateError{What: "exec", Status: st}
 	}

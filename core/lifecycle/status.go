@@ -18,12 +18,13 @@ type Status string
 
 // The states, in OCI's words where it has one (runtime.md, "State").
 const (
-	StatusCreating Status = "creating"
-	StatusCreated  Status = "created" // its workload waits at the start gate
-	StatusRunning  Status = "running"
-	StatusPaused   Status = "paused"
-	StatusStopping Status = "stopping" // its workload was asked to end
-	StatusStopped  Status = "stopped"
+	StatusCreating      Status = "creating"
+	StatusCreated       Status = "created" // its workload waits at the start gate
+	StatusRunning       Status = "running"
+	StatusPaused        Status = "paused"
+	StatusCheckpointing Status = "checkpointing" // its state is being saved
+	StatusStopping      Status = "stopping"      // its workload was asked to end
+	StatusStopped       Status = "stopped"
 )
 
 // Status tells where the sandbox is.

@@ -37,6 +37,8 @@ const (
 	stepNetwork = "network"
 	// stepLoans are the leases of secrets.
 	stepLoans = "secret_leases"
+	// stepImage is an image that is being made.
+	stepImage = "image"
 )
 
 // undoBudget bounds the undoing of one effect; what is not undone then is owed to gc.
@@ -80,6 +82,7 @@ var undo = map[string]func(*undoing, context.Context, json.RawMessage) error{
 	stepPlugins: (*undoing).recall,
 	stepLoans:   (*undoing).endLoans,
 	stepNetwork: (*undoing).disconnect,
+	stepImage:   (*undoing).discardImage,
 }
 
 // unwind undoes all that a sandbox's journal names, last effect first, and goes
@@ -121,9 +124,10 @@ func unwind(ctx context.Context, d *state.Dir, u *undoing) (warning, err error) 
 }
 
 // undoOrder is the last effect first; but what plugins have to be told comes after
-// everything that is done here, and the poststop hooks at the very end.
+// everything that is done here, and the poststop hooks at the very end. Nobody writes to
+// an image any more once init is gone.
 func undoOrder(records []state.Record) []state.Record {
-	rank := map[string]int{stepNetwork: 1, stepLoans: 1, stepPlugins: 2, stepHooks: 3}
+	rank := map[string]int{stepImage: 1, stepNetwork: 1, stepLoans: 1, stepPlugins: 2, stepHooks: 3}
 	out := slices.Clone(records)
 	slices.Reverse(out)
 	slices.SortStableFunc(out, func(a, b state.Record) int { return cmp.Compare(rank[a.Step], rank[b.Step]) })

@@ -58,13 +58,16 @@ type Place struct {
 	// Files are what Prepare wanted opened, and Missing what this kernel has not.
 	Files   []*os.File
 	Missing []string
+	// OwnStack: what the workload has for a network stack is not the namespace's.
+	OwnStack bool
 }
 
 // Link connects one sandbox. Its methods are called one after the other, but for
 // Watch, Status and Gone.
 type Link interface {
-	// Prepare says what is to be opened inside.
-	Prepare(ctx context.Context) (*network.PrepareResponse, error)
+	// Prepare says what is to be opened inside, for a workload that uses the namespace's
+	// network stack or has one of its own.
+	Prepare(ctx context.Context, ownStack bool) (*network.PrepareResponse, error)
 	// Attach connects the sandbox: its policy is in force when it returns.
 	Attach(ctx context.Context, at Place) (*network.AttachResponse, error)
 	// Detach undoes both, whether or not they have been called.

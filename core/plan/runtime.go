@@ -29,6 +29,8 @@ type Runtime struct {
 	Rlimits      []specs.POSIXRlimit `json:"rlimits,omitempty"`
 	// Libraries are what a program that is dynamically linked finds in its root.
 	Libraries []Mount `json:"libraries,omitempty"`
+	// Checkpoint: the sandbox's state can be saved and restored.
+	Checkpoint bool `json:"checkpoint,omitempty"`
 }
 
 // RuntimeRoot is where the workload's root lies in that of a runtime plugin's program.
@@ -48,7 +50,7 @@ func (m *maker) runtime() {
 		return
 	}
 	name := j.Runtime.Plugin
-	r := &Runtime{Plugin: name, Config: j.Runtime.Config, Eval: j.EvalContext(), Capabilities: runtimeCaps}
+	r := &Runtime{Plugin: name, Config: j.Runtime.Config, Eval: j.EvalContext(), Capabilities: runtimeCaps, Checkpoint: j.Runtime.Checkpoint}
 	r.Rlimits = []specs.POSIXRlimit{{Type: "RLIMIT_CORE"}}
 	for _, t := range m.h.Toolchain {
 		r.Libraries = append(r.Libraries, toolchainMount(t))
@@ -108,15 +110,21 @@ func (m *maker) inside() {
 	if m.p.Runtime == nil {
 		return
 	}
+	m.checkpoint()
 	for i := range m.p.Mounts {
 		x := &m.p.Mounts[i]
-		x.Inside = x.Kind == MountFS || x.Kind == MountDevice || x.Kind == MountLink && beneath(x.Destination, "/dev")
+		if m.p.Runtime.Checkpoint {
+			own(x, m.p.Root.Size)
+		}
+		x.Inside = x.Inside || x.Kind == MountFS || x.Kind == MountDevice || x.Kind == MountLink && beneath(x.Destination, "/dev")
 	}
 }
 
 // runtimePolicy is what init puts on the program: it is the wall behind the wall.
 func (m *maker) runtimePolicy() {
-	m.p.Seccomp = Seccomp{Source: "runtime", Mode: "enforce", NoSetID: m.p.Seccomp.NoSetID}
+	// A program that saves gets a directory of the host's to write to.
+	saves := m.p.Runtime.Checkpoint && !slices.Contains(m.p.Seccomp.Caps, "CAP_FSETID")
+	m.p.Seccomp = Seccomp{Source: "runtime", Mode: "enforce", NoSetID: m.p.Seccomp.NoSetID || saves}
 	l := &m.p.Landlock
 	*l = Landlock{ABI: m.h.LandlockABI}
 	// No rights of files: a domain that handles them may not mount (landlock(7)), which
@@ -209,6 +217,9 @@ func (e *explainer) runtime() {
 		return
 	}
 	e.add("runtime", r.Plugin, "the program that nucleus-plugin-"+r.Plugin+" names, executed by init in the namespaces and the group above; the workload's kernel is its own", "runtime")
+	if r.Checkpoint {
+		e.add("checkpoint", "the state can be saved and restored: nucleus checkpoint, nucleus run -restore", "what is written in the sandbox's own memory is the program's, which saves it", "runtime.checkpoint")
+	}
 	e.add("runtime capabilities", strings.Join(r.Capabilities, " "), "of the program, in the sandbox's user namespace: bounding set, capset(2)")
 	for _, l := range r.Rlimits {
 		e.add("runtime rlimit "+strings.ToLower(strings.TrimPrefix(l.Type, "RLIMIT_")), fmt.Sprintf("%s:%s", LimitText(l.Soft), LimitText(l.Hard)), "of the program: prlimit(2)", "resources.pids")

@@ -1,6 +1,7 @@
 package plan
 
 import (
+	"cmp"
 	"errors"
 	"slices"
 	"strings"
@@ -9,13 +10,17 @@ import (
 	"github.com/nucleus-runtime/nucleus/core/host/fact"
 )
 
-const gvisor = `runtime "gvisor" {}`
+const (
+	gvisor = `runtime "gvisor" {}`
+	saves  = `runtime "gvisor" { checkpoint = true }`
+)
 
 // What would not hold under a runtime plugin is refused at its line, and nothing else is.
 func TestRuntimeRefusals(t *testing.T) {
 	user := func(h *fact.Host) { asUser(h) }
 	for _, c := range []struct {
 		name, line, at, want string
+		runtime              string // "" for one without checkpoints
 		host                 func(*fact.Host)
 	}{
 		{name: "plain"},
@@ -31,6 +36,12 @@ func TestRuntimeRefusals(t *testing.T) {
 		{name: "sockets of the host", line: "socket_activation = true", at: "job.hcl:4", want: "does not pass sockets"},
 		{name: "a startContainer hook", line: "hook \"startContainer\" {\n command = [\"/bin/true\"]\n}", at: "job.hcl:4", want: "init cannot run it so"},
 		{name: "a hook on the host", line: "hook \"poststart\" {\n command = [\"/bin/true\"]\n}"},
+		{name: "checkpoints", runtime: saves},
+		{name: "checkpoints with a workspace", runtime: saves, line: "workspace { path = \"/w\" }\ntmpfs \"/t\" {}"},
+		{name: "checkpoints and a secret", runtime: saves, line: "secret \"s\" {\n provider = \"env\"\n env = \"S\"\n}", at: "job.hcl:4", want: "this secret's value too"},
+		{name: "checkpoints of a writable root", runtime: saves, line: "rootfs {\n path = \"/r\"\n writable = \"overlay\"\n}", at: "job.hcl:6", want: "writes to its root"},
+		{name: "checkpoints of an overlay", runtime: saves, line: "workspace {\n path = \"/w\"\n mode = \"overlay\"\n}", at: "job.hcl:6", want: "an overlay of its workspace"},
+		{name: "checkpoints of what notifies", runtime: saves, line: "readiness { notify = true }", at: "job.hcl:4", want: "has notified somebody else"},
 		{name: "a TCP probe without a network", line: `readiness { tcp = 80 }`, at: "job.hcl:4", want: "no connection can be made from outside"},
 		{name: "an HTTP probe without a network", line: `health { http = "http://127.0.0.1/" }`, at: "job.hcl:4", want: "no connection can be made from outside"},
 	} {
@@ -39,7 +50,9 @@ func TestRuntimeRefusals(t *testing.T) {
 			if c.host != nil {
 				c.host(&h)
 			}
-			_, err := Make(jobOf(t, gvisor, c.line), inputs(h))
+			in := inputs(h)
+			in.Secrets = true
+			_, err := Make(jobOf(t, cmp.Or(c.runtime, gvisor), c.line), in)
 			if c.want == "" {
 				if err != nil {
 					t.Fatal(err)
@@ -65,6 +78,39 @@ func TestRuntimePolicy(t *testing.T) {
 	}
 	if !slices.Equal(p.Process.Capabilities.Bounding, []string{"CAP_NET_BIND_SERVICE"}) || slices.Contains(p.Runtime.Capabilities, "CAP_SYS_MODULE") {
 		t.Errorf("capabilities %v of the workload, %v of the program", p.Process.Capabilities.Bounding, p.Runtime.Capabilities)
+	}
+}
+
+// What a sandbox writes to memory is in an image if it is the program's kernel's memory,
+// with the owner, the mode and the bound that it would have had.
+func TestWhatIsSavedIsThePrograms(t *testing.T) {
+	lines := "user = \"1000\"\nresources {\n rootfs_size = \"4GiB\"\n}\ntmpfs \"/t\" { size = \"1MiB\" }\nvolume \"v\" {\n source = \"/host\"\n target = \"/data\"\n}"
+	p := mustPlan(t, jobOf(t, saves, lines), rootV2())
+	want := map[string][]string{
+		"/tmp": {"mode=1777", "size=4294967296", "uid=0", "gid=0", "nosuid", "nodev"}, "/run": {"mode=0755", "uid=1000", "gid=1000"},
+		"/t": {"size=1048576", "uid=1000", "noexec"}, "/data": nil,
+	}
+	for _, m := range p.Bundle().Mounts {
+		options, ok := want[m.Destination]
+		delete(want, m.Destination)
+		if !ok {
+			continue
+		}
+		if own := m.Type == "tmpfs" && !strings.HasPrefix(m.Source, "/"); own != (options != nil) {
+			t.Errorf("%s is of type %s, from %s", m.Destination, m.Type, m.Source)
+		}
+		for _, o := range options {
+			if !slices.Contains(m.Options, o) {
+				t.Errorf("%s has %v, and not %s", m.Destination, m.Options, o)
+			}
+		}
+	}
+	if len(want) > 0 {
+		t.Errorf("there is no %v", want)
+	}
+	// It gets a directory of the host's to write to, when it saves.
+	if !p.Seccomp.NoSetID {
+		t.Error("set-ID bits are not refused")
 	}
 }
 

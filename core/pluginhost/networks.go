@@ -116,13 +116,13 @@ func (l *link) failed(what string, err error) error {
 }
 
 // Prepare says what is to be opened inside; nothing, for a backend that does not.
-func (l *link) Prepare(ctx context.Context) (*sdknet.PrepareResponse, error) {
+func (l *link) Prepare(ctx context.Context, ownStack bool) (*sdknet.PrepareResponse, error) {
 	if l.n.Preparer == nil {
 		return &sdknet.PrepareResponse{}, nil
 	}
 	ctx, cancel := context.WithTimeout(ctx, prepareTime)
 	defer cancel()
-	got, err := l.n.Preparer.Prepare(ctx, &sdknet.PrepareRequest{Call: l.call("prepare"), Ports: l.want.Ports, DNS: l.want.DNS, Egress: l.want.Egress})
+	got, err := l.n.Preparer.Prepare(ctx, &sdknet.PrepareRequest{Call: l.call("prepare"), Ports: l.want.Ports, DNS: l.want.DNS, Egress: l.want.Egress, OwnStack: ownStack})
 	if err != nil {
 		return nil, l.failed("preparing", err)
 	}
@@ -136,7 +136,7 @@ func (l *link) Attach(ctx context.Context, at network.Place) (*sdknet.AttachResp
 	defer cancel()
 	got, err := l.n.Attach(ctx, &sdknet.AttachRequest{
 		Call: l.call("attach"), NetNS: at.NetNS, UserNS: at.UserNS, IfName: l.record.IfName, Ports: l.want.Ports, DNS: l.want.DNS, Hostname: l.want.Hostname,
-		Prepared: l.record.Prepared, Egress: l.want.Egress, Files: at.Files, Missing: at.Missing, Member: l.want.Member,
+		Prepared: l.record.Prepared, Egress: l.want.Egress, Files: at.Files, Missing: at.Missing, OwnStack: at.OwnStack, Member: l.want.Member,
 	})
 	if err != nil {
 		return nil, l.failed("attaching", err)

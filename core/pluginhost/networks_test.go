@@ -41,7 +41,7 @@ func (w *wire) Configure(_ context.Context, _ config.Instance, c wireConfig) err
 
 func (w *wire) Prepare(_ context.Context, r *sdknet.PrepareRequest) (*sdknet.PrepareResponse, error) {
 	return &sdknet.PrepareResponse{
-		Handle:   sdknet.Handle{Version: 1, Opaque: []byte("prepared " + r.Call.SandboxID)},
+		Handle:   sdknet.Handle{Version: 1, Opaque: fmt.Appendf(nil, "prepared %s %t", r.Call.SandboxID, r.OwnStack)},
 		Openings: []sdknet.Opening{{Name: "tap", Kind: sdknet.Tap, Transparent: true, Optional: true}},
 		Setups:   []sdknet.Setup{{Name: "s", Protocol: 12, Messages: []byte("m"), Optional: true}},
 	}, nil
@@ -55,7 +55,7 @@ func (w *wire) Attach(_ context.Context, r *sdknet.AttachRequest) (*sdknet.Attac
 	for _, f := range r.Files {
 		_ = f.Close()
 	}
-	what := fmt.Sprintf("%s %s %s %s %v %v %v %s %s", r.Call.RequestID, r.Call.InstanceID, r.IfName, r.Hostname, r.Egress.Allow, r.Missing, r.Ports, said, w.conf.Token)
+	what := fmt.Sprintf("%t %s %s %s %s %v %v %v %s %s", r.OwnStack, r.Call.RequestID, r.Call.InstanceID, r.IfName, r.Hostname, r.Egress.Allow, r.Missing, r.Ports, said, w.conf.Token)
 	return &sdknet.AttachResponse{Handle: sdknet.Handle{Version: 1, Opaque: []byte(what)}}, nil
 }
 
@@ -150,12 +150,12 @@ func somewhere(t *testing.T) network.Place {
 	}
 	_ = w.Close()
 	t.Cleanup(func() { _ = r.Close() })
-	return network.Place{Files: []*os.File{os.NewFile(uintptr(dup(t, r)), "tap")}, Missing: []string{"s"}}
+	return network.Place{Files: []*os.File{os.NewFile(uintptr(dup(t, r)), "tap")}, Missing: []string{"s"}, OwnStack: true}
 }
 
 func attach(t *testing.T, l network.Link) (*sdknet.AttachResponse, error) {
 	t.Helper()
-	if _, err := l.Prepare(t.Context()); err != nil {
+	if _, err := l.Prepare(t.Context(), true); err != nil {
 		t.Fatal(err)
 	}
 	at := somewhere(t)
@@ -185,7 +185,7 @@ func TestNetworkPluginIsCalled(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	const attached = "id-attach id/net-good eth0 box [{[a.example] [] [] [] []}] [s] [{127.0.0.1 80 8080 tcp}] through the side channel"
+	const attached = "true id-attach id/net-good eth0 box [{[a.example] [] [] [] []}] [s] [{127.0.0.1 80 8080 tcp}] through the side channel"
 	if string(got.Handle.Opaque) != attached+" canary" {
 		t.Errorf("attached with %q", got.Handle.Opaque)
 	}
@@ -220,7 +220,7 @@ func TestNetworkPluginIsCalled(t *testing.T) {
 		t.Error(err)
 	}
 	b, err := os.ReadFile(log)
-	line := "id|prepared id|" + attached + " canary|true\n"
+	line := "id|prepared id true|" + attached + " canary|true\n"
 	if err != nil || string(b) != line+line {
 		t.Errorf("detached with\n%s, %v, want twice\n%s", b, err, line)
 	}

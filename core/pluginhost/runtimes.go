@@ -66,7 +66,7 @@ func (r *Runtimes) attempt(ctx context.Context, call runtime.Call, w runtimes.Wa
 	defer r.Host.retire(p)
 	soon, cancel := context.WithTimeout(ctx, runtimeTime)
 	defer cancel()
-	got, err := p.Client().Runtime().Prepare(soon, &runtime.PrepareRequest{Call: call, Spec: w.Spec, Network: w.Network, Rootless: w.Rootless})
+	got, err := p.Client().Runtime().Prepare(soon, &runtime.PrepareRequest{Call: call, Spec: w.Spec, Network: w.Network, Rootless: w.Rootless, Checkpoint: w.Checkpoint})
 	if err != nil {
 		if e := errs.Of(err); len(e.Diagnostics) > 0 {
 			if diags := schema.Diagnose(w.Config, e.Diagnostics); diags.HasErrors() {

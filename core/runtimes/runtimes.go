@@ -21,6 +21,8 @@ type Want struct {
 	Spec     []byte // config.json, as sdk/runtime has it
 	Network  runtime.Network
 	Rootless bool
+	// Checkpoint: its state is to be saved and restored.
+	Checkpoint bool
 }
 
 // Answer is how it is run.

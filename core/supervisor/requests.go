@@ -20,8 +20,12 @@ const (
 	VerbKill    = "kill"    // at once
 	VerbPause   = "pause"
 	VerbResume  = "resume"
-	VerbStats   = "stats" // answer: Stats
-	VerbWait    = "wait"  // answers with Ended when the sandbox is gone
+	// VerbCheckpoint saves the sandbox's state: CheckpointRequest. It answers when there
+	// is an image, and the sandbox has ended unless it is to go on. A client that goes away
+	// before takes the image with it.
+	VerbCheckpoint = "checkpoint"
+	VerbStats      = "stats" // answer: Stats
+	VerbWait       = "wait"  // answers with Ended when the sandbox is gone
 	// VerbExec starts a command: ExecRequest, and its three standard streams unless it
 	// has a terminal. "started" comes with Started, and the terminal's master. The
 	// client may then send "signal" or "detach"; "exited" with Exited is last. A client that goes
@@ -58,6 +62,12 @@ func signalOf(m control.Message) (unix.Signal, error) {
 		return 0, &control.Error{Code: control.CodeBadRequest, Text: fmt.Sprintf("signal %d: from 1 to 64", r.Signal)}
 	}
 	return unix.Signal(r.Signal), nil
+}
+
+// CheckpointRequest is an image that is to be made.
+type CheckpointRequest struct {
+	Image        string `json:"image"` // absolute; nothing is there, or an empty directory
+	LeaveRunning bool   `json:"leave_running,omitempty"`
 }
 
 // ExecRequest is a command beside the workload.

@@ -28,6 +28,7 @@ type Run interface {
 	Signal(n unix.Signal)
 	Pause(ctx context.Context) error
 	Resume(ctx context.Context) error
+	Checkpoint(ctx context.Context, image string, leave bool) error
 	Exec(ctx context.Context, c lifecycle.Command) (*lifecycle.Process, error)
 	Connect(ctx context.Context, q member.Request) (member.Families, *os.File, error)
 

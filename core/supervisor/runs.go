@@ -366,7 +366,7 @@ func (v *Supervisor) next(rules *probe.Restarts, res exec.Result, err error) (ti
 func (v *Supervisor) failure(res exec.Result, err error) (failed, ours bool) {
 	var cannot *exec.CommandError
 	switch {
-	case res.Cause == exec.CauseStopped, res.Cause == exec.CauseTimeout, errors.As(err, &cannot):
+	case res.Cause == exec.CauseStopped, res.Cause == exec.CauseCheckpointed, res.Cause == exec.CauseTimeout, errors.As(err, &cannot):
 		return false, false
 	case res.Cause == exec.CauseProbe:
 		var sick *probe.UnhealthyError

@@ -322,6 +322,8 @@ func (v *Supervisor) handle(ctx context.Context, c *control.Conn, m control.Mess
 		v.answer(c, nil, v.Pause(ctx))
 	case VerbResume:
 		v.answer(c, nil, v.Resume(ctx))
+	case VerbCheckpoint:
+		v.answer(c, nil, v.askCheckpoint(ctx, m))
 	case VerbStats:
 		st, err := v.Stats(ctx)
 		v.answer(c, st, err)

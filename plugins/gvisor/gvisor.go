@@ -7,6 +7,7 @@ import (
 	"sync"
 
 	"github.com/nucleus-runtime/nucleus/sdk/config"
+	"github.com/nucleus-runtime/nucleus/sdk/errs"
 	"github.com/nucleus-runtime/nucleus/sdk/runtime"
 )
 
@@ -64,6 +65,9 @@ func (r *Runtime) Prepare(ctx context.Context, q *runtime.PrepareRequest) (*runt
 	if err != nil {
 		return nil, err
 	}
+	if q.Checkpoint && stack == stackSandbox {
+		return nil, errs.ConfigErrorf(errs.Path("network_stack"), `what gVisor's own stack has taken over from one network is not in another when it is restored: leave network_stack out, or checkpoint`)
+	}
 	spec, err := rewrite(q.Spec, stack)
 	if err != nil {
 		return nil, err
@@ -87,6 +91,13 @@ func (r *Runtime) Prepare(ctx context.Context, q *runtime.PrepareRequest) (*runt
 	}
 	if bin.groups {
 		out.SignalGroup = g.signalGroup()
+	}
+	switch {
+	case !q.Checkpoint:
+	case !bin.saves:
+		return nil, errs.ConfigErrorf(errs.Path("runsc"), "%s is %s, and one of %s or later is needed for checkpoints; %s", bin.path, bin.version, savesSince, remedy)
+	default:
+		out.Checkpoint = g.checkpoint()
 	}
 	if out.Spec, err = spec.json(); err != nil {
 		return nil, err

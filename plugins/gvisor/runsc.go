@@ -48,6 +48,7 @@ type runsc struct {
 	path, version string
 	dynamic       bool
 	groups        bool // it can signal a process group
+	saves         bool // a sandbox that is paused stays so when it is saved
 }
 
 // find looks for the program, and into it. "" is for one of the places.
@@ -106,7 +107,7 @@ func inspect(ctx context.Context, name string) (*runsc, error) {
 	case day < oldest:
 		return nil, errs.Preconditionf("%s is %s, and one of %s or later is needed; %s", path, r.version, oldest, remedy)
 	}
-	r.groups = day >= groupsSince
+	r.groups, r.saves = day >= groupsSince, day >= savesSince
 	return r, nil
 }
 

@@ -34,6 +34,7 @@ func runtimeSuite() suite {
 		{"runtime/signal", "a signal reaches the workload: to one that it expects it can answer; another ends it, unless it is the first of a pid namespace, and Run with 128 and its number", "say in Signal how one is sent, or pass on what the program gets", configured, passesSignals},
 		{"runtime/exec", "with Exec a further process, read from " + runtime.ProcessPath + ", runs beside the workload in its root, and Exec ends with its exit status", "leave Exec out if there are none", configured, runsFurther},
 		{"runtime/exec-signal", "with Exec: SIGKILL ends the further process that is meant, and no other, and Exec with 137", "write its number inside down in " + runtime.WordPIDFile + ", and send it to that", configured, killsFurther},
+		{"runtime/checkpoint", "with Checkpoint: Pause stops the workload where it is, Save writes regular files and leaves it so, Resume lets it go on, and what Restore starts goes on where Pause had stopped it", "save the memory of the workload's processes, or leave Checkpoint out", configured, savesState},
 		{"runtime/exec-group", "with SignalGroup: SIGKILL ends what the further process has started, too, and not the workload", "let the process lead a group of its own, and send it to that", configured, killsGroup},
 		{"runtime/end", "the end of Run is the end of everything that it has started", "end what is left before the program ends", configured, endsAll},
 	}}
@@ -45,6 +46,8 @@ type simple struct {
 	terminal bool
 	network  pluginv1.SandboxNetwork
 	user     int
+
+	checkpoint bool
 }
 
 // object is one of JSON.
@@ -80,7 +83,7 @@ func (k *Checker) runtimeRequest(id string, s simple) (*pluginv1.RuntimePrepareR
 	if s.network == 0 {
 		s.network = pluginv1.SandboxNetwork_SANDBOX_NETWORK_NONE
 	}
-	r := &pluginv1.RuntimePrepareRequest{Call: call(id), SpecJson: spec, Network: s.network, Rootless: os.Geteuid() != 0}
+	r := &pluginv1.RuntimePrepareRequest{Call: call(id), SpecJson: spec, Network: s.network, Rootless: os.Geteuid() != 0, Checkpoint: s.checkpoint}
 	if is := k.instances(manifest.Runtime); len(is) > 0 {
 		r.Call.InstanceId = is[0].instance()
 	}

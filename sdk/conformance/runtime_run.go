@@ -116,6 +116,10 @@ func busybox() (string, error) {
 
 // inBox runs a rule about a sandbox whose workload is a line for the shell.
 func (k *Checker) inBox(ctx context.Context, line string, terminal bool, rule func(*box) error) error {
+	return k.inBoxOf(ctx, simple{args: []string{"/bin/sh", "-c", line}, terminal: terminal}, rule)
+}
+
+func (k *Checker) inBoxOf(ctx context.Context, of simple, rule func(*box) error) error {
 	return k.withRuntime(ctx, func(p *process) error {
 		if err := k.canPrepare(); err != nil {
 			return err
@@ -123,7 +127,7 @@ func (k *Checker) inBox(ctx context.Context, line string, terminal bool, rule fu
 		if err := wire.FromRuntimePrepared(k.known.prepared).Check(); err != nil {
 			return skip("its answer can't be used: see runtime/answer")
 		}
-		b := &box{k: k, simple: simple{args: []string{"/bin/sh", "-c", line}, terminal: terminal}}
+		b := &box{k: k, simple: of}
 		if os.Geteuid() == 0 {
 			b.user = user
 		}
@@ -133,7 +137,7 @@ func (k *Checker) inBox(ctx context.Context, line string, terminal bool, rule fu
 		}
 		got, err := k.prepare(ctx, p, r)
 		switch {
-		case err != nil && terminal && typed(err):
+		case err != nil && of.terminal && typed(err):
 			return skip("it has no terminals: %s", tell(err))
 		case err != nil:
 			return broken("Prepare: %s%s", tell(err), p.said())

@@ -125,6 +125,11 @@ type PrepareRequest struct {
 	Ports  []PortMap
 	DNS    *DNS
 	Egress Egress
+	// OwnStack: the workload's network stack is not that of the namespace but one of a
+	// runtime plugin's program (runtime.Prepared.OwnNetwork). It takes over the addresses,
+	// routes and hardware address that the interface has when the workload starts, and
+	// then all that there is are the interface's frames.
+	OwnStack bool
 }
 
 // PrepareResponse is what Prepare has made. Init makes the tap devices first, then
@@ -150,8 +155,9 @@ type AttachRequest struct {
 	MTU      uint32  // 0 for the network's own
 	Egress   Egress
 	// Missing are the names of optional openings and setups that this sandbox has not.
-	Missing []string
-	Member  *Member // nil for a sandbox of no stack
+	Missing  []string
+	OwnStack bool    // as in PrepareRequest
+	Member   *Member // nil for a sandbox of no stack
 
 	// Files are the descriptors of the openings, each with its opening's name. They
 	// are the plugin's if Attach succeeds; else the SDK closes them. In a host they

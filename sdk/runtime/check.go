@@ -64,7 +64,41 @@ func (p *Prepared) Check() error {
 			return fmt.Errorf("%s: %w", c.name, err)
 		}
 	}
+	if err := p.Checkpoint.check(); err != nil {
+		return err
+	}
 	return checkFacts(p.Facts)
+}
+
+func (c *Checkpoint) check() error {
+	given := 0
+	commands := []struct {
+		name    string
+		command Command
+		known   []string
+		image   bool
+	}{
+		{"checkpoint: pause", c.Pause, []string{WordID}, false},
+		{"checkpoint: save", c.Save, []string{WordID, WordImage}, true},
+		{"checkpoint: resume", c.Resume, []string{WordID}, false},
+		{"checkpoint: restore", c.Restore, []string{WordID, WordPIDFile, WordFailureFile, WordImage}, true},
+	}
+	for _, x := range commands {
+		if err := checkCommand(x.command, x.known, nil); err != nil {
+			return fmt.Errorf("%s: %w", x.name, err)
+		}
+		if len(x.command.Args) == 0 {
+			continue
+		}
+		given++
+		if x.image && !slices.ContainsFunc(x.command.Args, func(a string) bool { return strings.Contains(a, WordImage) }) {
+			return fmt.Errorf("%s: without %s in its arguments there is no image", x.name, WordImage)
+		}
+	}
+	if given != 0 && given != len(commands) {
+		return fmt.Errorf("checkpoint: it has %d of its %d commands, and has all or none", given, len(commands))
+	}
+	return nil
 }
 
 func checkProgram(p Program) error {

@@ -29,15 +29,21 @@ const (
 	// for the workload, and the signal's number.
 	WordPID    = "{pid}"
 	WordSignal = "{signal}"
-	// WordFailureFile, of Run: a path in StatePath where the program writes down why it
-	// has failed itself, as text. If there is anything in it when Run has ended, that was
-	// not the workload's end, whatever its exit status is.
+	// WordFailureFile, of Run and Restore: a path in StatePath where the program writes
+	// down why it has failed itself, as text. If there is anything in it when it has ended,
+	// that was not the workload's end, whatever its exit status is.
 	WordFailureFile = "{failure-file}"
+	// WordImage, of Save and Restore: the directory of the image.
+	WordImage = "{image}"
 )
 
 // ProcessPath is what Exec's program reads the process of an OCI runtime
 // specification from, as JSON: its descriptor 3.
 const ProcessPath = "/dev/fd/3"
+
+// ImagePath is where Restore finds the image of a checkpoint: a directory that is
+// read-only.
+const ImagePath = "/image"
 
 // Network is what the sandbox's network namespace leads to.
 type Network uint8
@@ -61,6 +67,9 @@ type PrepareRequest struct {
 	Network Network
 	// Rootless: the program is root in a user namespace whose owner is no root.
 	Rootless bool
+	// Checkpoint: the sandbox is one whose state is to be saved and restored. What
+	// cannot be is refused; without Checkpoint in the answer, the core does.
+	Checkpoint bool
 }
 
 // Prepared is how it is run.
@@ -89,9 +98,31 @@ type Prepared struct {
 	// network namespace. What the core would dial there (tcp and http probes) is then
 	// refused, and so is a network that waits for the workload there (network.Opening).
 	OwnNetwork bool
+	// Checkpoint is how the sandbox's state is saved and restored. Without commands it
+	// cannot be. It is only looked at if the request asks for it.
+	Checkpoint Checkpoint
 	// Facts are shown to the user: "version", "platform".
 	Facts map[string]string
 }
+
+// Checkpoint has all of its commands, or none. Each but Restore is a call beside Run,
+// as Exec's, that ends with 0 if it has done what it is for, and says on standard error
+// why not. The core calls Pause, Save, and then Resume or ends the program by SIGKILL.
+type Checkpoint struct {
+	// Pause stops the workload, and all processes of Exec, where they are.
+	Pause Command
+	// Save writes the state of a sandbox that is paused to WordImage, an empty directory
+	// that the program's descriptor 3 is, as files and nothing else; and leaves it paused.
+	// It may be ended by SIGKILL at any time, after which Resume has the sandbox go on.
+	Save Command
+	// Resume lets it go on.
+	Resume Command
+	// Restore does what Run does, from WordImage, and goes on where Pause has stopped it.
+	Restore Command
+}
+
+// Given tells whether there are commands.
+func (c *Checkpoint) Given() bool { return len(c.Save.Args) > 0 }
 
 // Program is an executable of the host.
 type Program struct {

@@ -2,6 +2,8 @@ package e2e
 
 import (
 	"fmt"
+	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -18,10 +20,12 @@ const (
 )
 
 var (
-	bridged   = setup{backend: "netbridge", who: root, runtime: gvisor}
-	owned     = setup{backend: "netbridge", who: root, runtime: gvisorOwn}
-	userspace = setup{backend: "netuserspace", who: ordinary, runtime: gvisor}
-	netstack  = setup{backend: "netuserspace", who: ordinary, config: `path = "netstack"`, runtime: gvisor}
+	bridged      = setup{backend: "netbridge", who: root, runtime: gvisor}
+	owned        = setup{backend: "netbridge", who: root, runtime: gvisorOwn}
+	userspace    = setup{backend: "netuserspace", who: ordinary, runtime: gvisor}
+	netstack     = setup{backend: "netuserspace", who: ordinary, config: `path = "netstack"`, runtime: gvisor}
+	framed       = setup{backend: "netuserspace", who: ordinary, runtime: gvisorOwn}
+	framedByRoot = setup{backend: "netuserspace", who: root, runtime: gvisorOwn}
 )
 
 // A policy means under gVisor what it means without, whatever enforces it.
@@ -47,6 +51,21 @@ func TestUnderGVisor(t *testing.T) {
 		{"netuserspace/denials", userspace, denialsAreEvents},
 		{"netuserspace/handmade", userspace, handmade},
 		{"netstack/verdicts", netstack, verdicts},
+		{"netuserspace, own stack/verdicts", framed, verdicts},
+		{"netuserspace, own stack/first packets", framed, firstPackets},
+		{"netuserspace, own stack/published", framed, publishedPorts},
+		{"netuserspace, own stack/denials", framed, denialsAreEvents},
+		{"netuserspace, own stack/bytes", framed, bytesArriveWhole},
+		{"netuserspace, own stack/flood", framed, floodOfConnections},
+		{"netuserspace, own stack/accounts", framed, flowsAreAccounted},
+		{"netuserspace, own stack/broken out", framed, rulesItsOwnSide},
+		{"netuserspace, own stack/supervisor dies", framed, supervisorDies},
+		{"netuserspace, own stack, root/verdicts", framedByRoot, verdicts},
+		{"netuserspace, own stack, root/first packets", framedByRoot, firstPackets},
+		{"netuserspace, own stack, root/published", framedByRoot, publishedPorts},
+		{"netuserspace, own stack, root/denials", framedByRoot, denialsAreEvents},
+		{"netuserspace, own stack, root/broken out", framedByRoot, rulesItsOwnSide},
+		{"netuserspace, own stack, root/supervisor dies", framedByRoot, supervisorDies},
 	} {
 		t.Run(c.name, func(t *testing.T) { c.test(t, newSite(t, c.with)) })
 	}
@@ -82,20 +101,41 @@ func handmade(t *testing.T, s *site) {
 	}
 }
 
-// netuserspace is in the namespace's network stack, of which one of gVisor's own makes no
-// use: nothing of the job is begun then.
-func TestOwnStackIsRefusedByNetuserspace(t *testing.T) {
+// A job whose network stack is gVisor's reaches others of its stack as any does. It is not
+// reached: what the core can make for that are sockets of its namespace.
+func TestJobsWithAStackOfTheirOwn(t *testing.T) {
 	netlab.Needs(t)
-	with := userspace
-	with.runtime = gvisorOwn
-	s := newSite(t, with)
-	r := s.start(job{network: policy, probes: []probe.Probe{{ID: "self", Kind: probe.Self}}})
-	o := r.wait()
-	want := fmt.Sprintf(":%d: ", lineOf(t, r.job, "runtime "))
-	if o.code != 125 || !strings.Contains(o.stderr, want) || !strings.Contains(o.stderr, "network stack of its own") {
-		t.Errorf("exit code %d, want 125 and%sthe runtime: %s", o.code, want, o.stderr)
+	s := newSite(t, framed)
+	s.more = "" // not all of them
+	path := s.dialledStack()
+	text, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
 	}
-	if len(o.results) > 0 {
-		t.Error("the workload ran")
+	// Nor could it be asked whether it is ready.
+	unasked := strings.NewReplacer("  readiness {\n    tcp = 5432\n  }\n", "", `"ready"`, `"started"`)
+	under := func(job, text string) string {
+		head := fmt.Sprintf("job %q {\n", job)
+		file := filepath.Join(s.who.dir, job+"-under.hcl")
+		if err := os.WriteFile(file, []byte(strings.Replace(text, head, head+gvisorOwn, 1)), 0o644); err != nil {
+			t.Fatal(err)
+		}
+		return file
 	}
+	web, db := under("web", string(text)), under("db", unasked.Replace(string(text)))
+	s.must("up", "-config", web, "-stack", "asks")
+	s.passes("asks-web",
+		probe.Probe{ID: "open 4", Kind: probe.TCP, Family: "4", To: "db:5432", Wait: 10 * time.Second},
+		probe.Probe{ID: "open 6", Kind: probe.TCP, Family: "6", To: "db:5432", Wait: 10 * time.Second},
+		probe.Probe{ID: "open udp", Kind: probe.UDP, To: "db:5433", Wait: 10 * time.Second},
+		tcp("another port", "db:9999"),
+		tcp("a job that no rule has", "cron:5432"))
+	s.must("down", "-config", web, "-stack", "asks")
+
+	s.must("up", "-config", db, "-stack", "asked")
+	s.passes("asked-web", tcp("no way in", "db:5432"))
+	if told := s.must("events", "asked-web"); !strings.Contains(told, "network.unreached") || !strings.Contains(told, "network stack of its runtime") {
+		t.Errorf("why the job is not reached is not told: %s", told)
+	}
+	s.must("down", "-config", db, "-stack", "asked")
 }

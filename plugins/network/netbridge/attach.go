@@ -10,7 +10,6 @@ import (
 	"net"
 	"net/netip"
 	"os"
-	"slices"
 	"time"
 
 	"github.com/vishvananda/netlink"
@@ -117,9 +116,7 @@ func filesOf(r *network.AttachRequest) (files, error) {
 			out.tcp = f
 		}
 	}
-	// A network stack that is not the kernel's finds no resolver in the namespace.
-	own := slices.Contains(r.Missing, openDNSUDP) && slices.Contains(r.Missing, openDNSTCP)
-	if out.netns == nil || out.route == nil || !own && (out.udp == nil || out.tcp == nil) {
+	if out.netns == nil || out.route == nil || !r.OwnStack && (out.udp == nil || out.tcp == nil) {
 		return out, errs.Preconditionf("the sandbox's openings did not come: this network needs %s, %s, %s and %s", openNetNS, openRoute, openDNSUDP, openDNSTCP)
 	}
 	return out, nil
@@ -165,7 +162,7 @@ func (a *attachment) connect(ctx context.Context, h *host, pl *pool, r *network.
 	if err := h.fence(ctx, a.slot, port, bridge, a.mac); err != nil {
 		return err
 	}
-	if err := h.inside(ctx, in.route, a.slot, ifname); err != nil {
+	if err := h.inside(ctx, in.route, a.slot, ifname, r.OwnStack); err != nil {
 		return err
 	}
 	if err := a.resolve(r.DNS); err != nil {

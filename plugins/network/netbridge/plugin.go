@@ -85,14 +85,18 @@ func handleOf(s slot) (network.Handle, error) {
 }
 
 // Prepare asks for what is opened inside. Bridge and tables are made by Attach: a
-// sandbox that never comes leaves nothing.
+// sandbox that never comes leaves nothing. A network stack that is not the kernel's finds
+// no resolver in the namespace.
 func (p *Plugin) Prepare(_ context.Context, r *network.PrepareRequest) (*network.PrepareResponse, error) {
 	out := &network.PrepareResponse{Openings: []network.Opening{
 		{Name: openNetNS, Kind: network.NetNS},
 		{Name: openRoute, Kind: network.RouteSocket},
-		{Name: openDNSUDP, Kind: network.ListenUDP, Address: netip.AddrPortFrom(resolverAt, 53), Optional: true},
-		{Name: openDNSTCP, Kind: network.ListenTCP, Address: netip.AddrPortFrom(resolverAt, 53), Optional: true},
 	}}
+	if !r.OwnStack {
+		out.Openings = append(out.Openings,
+			network.Opening{Name: openDNSUDP, Kind: network.ListenUDP, Address: netip.AddrPortFrom(resolverAt, 53)},
+			network.Opening{Name: openDNSTCP, Kind: network.ListenTCP, Address: netip.AddrPortFrom(resolverAt, 53)})
+	}
 	return out, hostport.Check(r.Ports)
 }
 

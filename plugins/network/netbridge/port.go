@@ -97,7 +97,7 @@ func (h *host) removeLink(name string) error {
 }
 
 // inside sets up the sandbox's end, over a socket that was opened in there.
-func (h *host) inside(ctx context.Context, route *os.File, s slot, ifname string) error {
+func (h *host) inside(ctx context.Context, route *os.File, s slot, ifname string, taken bool) error {
 	in := socket{int(route.Fd())}
 	index := 0
 	err := in.send(ctx, func(m []byte) {
@@ -121,6 +121,10 @@ func (h *host) inside(ctx context.Context, route *os.File, s slot, ifname string
 	rs = append(rs, h.leg(index, s.v4, s.pool.v4.Bits(), s.pool.gateway4(), s.pool.mac())...)
 	if h.v6 {
 		rs = append(rs, h.leg(index, s.v6, s.pool.v6.Bits(), s.pool.gateway6(), s.pool.mac())...)
+		// Where somebody takes the address over, the kernel would go on to answer, with resets.
+		if !taken {
+			rs = append(rs, local(s.v6))
+		}
 	}
 	if err := in.send(ctx, nil, rs...); err != nil {
 		return fmt.Errorf("setting up %s inside the sandbox: %w", ifname, err)
@@ -162,6 +166,17 @@ func (h *host) leg(index int, a netip.Addr, bits int, gateway netip.Addr, mac []
 		routeTo(index, netip.PrefixFrom(gateway, gateway.BitLen()), netip.Addr{}),
 		routeTo(index, netip.Prefix{}, gateway),
 	}
+}
+
+// local makes packets for an address of IPv6 come in. The kernel does it as well, but in
+// a queue that is worked through later (addrconf_dad_work), and till then the answers to
+// the first connections would be lost.
+func local(a netip.Addr) *nl.NetlinkRequest {
+	const loopback = 1 // its index in every namespace
+	m := &nl.RtMsg{RtMsg: unix.RtMsg{
+		Family: unix.AF_INET6, Dst_len: 128, Table: unix.RT_TABLE_LOCAL, Protocol: unix.RTPROT_STATIC, Type: unix.RTN_LOCAL, Scope: unix.RT_SCOPE_HOST,
+	}}
+	return request(unix.RTM_NEWROUTE, unix.NLM_F_CREATE|unix.NLM_F_REPLACE|unix.NLM_F_ACK, m, attr(unix.RTA_DST, a.AsSlice()), number32(unix.RTA_OIF, loopback))
 }
 
 func routeTo(index int, dst netip.Prefix, via netip.Addr) *nl.NetlinkRequest {

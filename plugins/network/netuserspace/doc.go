@@ -12,7 +12,8 @@
 // Where the sandbox's kernel has not what that takes, packets come through a tap device
 // to a network stack in user space (package netstack): slower, and servers see
 // all clients of published ports come from the gateway. An operator may want that
-// always: path = "netstack".
+// always: path = "netstack". A workload that has a network stack of its own, and takes
+// the device over, is served so, too: its resolver is at the gateway then.
 //
 // What is different from a network of one's own:
 //

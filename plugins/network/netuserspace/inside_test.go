@@ -70,7 +70,7 @@ func publish(at string, container uint16, proto string) network.PortMap {
 
 // clientSeen is as whom a server sees a client of the internet.
 func clientSeen() string {
-	if lacks == nil {
+	if lacks == nil && !taken {
 		return "151.101.7.1"
 	}
 	return inside.Gateway4.String() // of the stack in user space
@@ -225,7 +225,7 @@ func TestNoFlowOutlivesThePlugin(t *testing.T) {
 		lab.ForgetPackets(t)
 		_ = c.SetDeadline(time.Now().Add(2 * time.Second))
 		// A stack in user space that is gone can tell nobody.
-		if _, err := io.ReadAll(c); errors.Is(err, os.ErrDeadlineExceeded) && lacks == nil {
+		if _, err := io.ReadAll(c); errors.Is(err, os.ErrDeadlineExceeded) && lacks == nil && !taken {
 			t.Errorf("%s: the connection is still there", name)
 		}
 		_, _ = u.Write([]byte("x"))
@@ -365,6 +365,11 @@ func TestTheNetstackPathIsTheSame(t *testing.T) {
 	netlab.Needs(t)
 	lacks = []string{inside.Capture, inside.Capture6}
 	defer func() { lacks = nil }()
+	theSame(t)
+}
+
+// theSame are tests that have the same outcome however packets come.
+func theSame(t *testing.T) {
 	for name, f := range map[string]func(*testing.T){
 		"literals": TestLiteralsNeedARuleOrThePublicDefault, "host": TestNoRuleReachesTheHost, "denied": TestNothingOfADeniedFlowLeavesTheHost, "connect": TestConnectTellsTheTruth,
 		"names": TestNamesAreReachedWhereverTheyAre, "rotation": TestANameThatRotatesIsNeverDenied, "bytes": TestBytesArriveAndHalvesClose, "order": TestBytesStayInOrderHoweverTheyCome, "pieces": TestManyPiecesBehindAClosedWindow, "resets": TestResetsArePassedOn,

@@ -99,7 +99,10 @@ func (n *Network) Prepare(_ context.Context, r *network.PrepareRequest) (*networ
 	}
 	n.mu.Lock()
 	way := inside.Kernel
-	if n.settings.Path == "netstack" {
+	switch {
+	case r.OwnStack:
+		way = inside.Frames
+	case n.settings.Path == "netstack":
 		way = inside.Netstack
 	}
 	n.mu.Unlock()
@@ -207,25 +210,58 @@ func (a *attachment) start(f files, r *network.AttachRequest) ([]network.PortMap
 	ctx, stop := context.WithCancel(context.Background())
 	a.stop = stop
 	e := exit.New(a.policy, a.resolver, a.ledger, a.members)
-	udp, tcp, err := dnsListeners(f)
+	ports, dns, err := a.open(f, r, e)
 	if err != nil {
-		return nil, err
-	}
-	ports, err := a.open(f, r, e)
-	if err != nil {
-		udp.Close()
-		tcp.Close()
 		return nil, err
 	}
 	a.path.Start()
 	a.wg.Go(func() {
-		_ = a.resolver.Serve(ctx, udp, tcp) // ends with the attachment
+		_ = a.resolver.Serve(ctx, dns.udp, dns.tcp) // ends with the attachment
 	})
 	return ports, nil
 }
 
-// open chooses the path, by what the sandbox's kernel could do.
-func (a *attachment) open(f files, r *network.AttachRequest, e *exit.Exit) ([]network.PortMap, error) {
+// open takes over what the resolver is asked through, and what flows come by.
+func (a *attachment) open(f files, r *network.AttachRequest, e *exit.Exit) ([]network.PortMap, *sockets, error) {
+	if r.OwnStack {
+		return a.openFrames(f.one(inside.Tap), r, e)
+	}
+	dns, err := dnsSockets(f)
+	if err != nil {
+		return nil, nil, err
+	}
+	ports, err := a.openPath(f, r, e)
+	if err != nil {
+		dns.close()
+		return nil, nil, err
+	}
+	return ports, dns, nil
+}
+
+// openFrames serves a workload that takes the tap device over, the resolver included.
+func (a *attachment) openFrames(tap *os.File, r *network.AttachRequest, e *exit.Exit) ([]network.PortMap, *sockets, error) {
+	if tap == nil || slices.Contains(r.Missing, inside.Link) {
+		return nil, nil, errs.Preconditionf("the runtime has a network stack of its own, which takes a tap device over, and none can be made: nucleus doctor tells about tun")
+	}
+	p, err := netstack.New(tap, inside.MTU, e)
+	if err != nil {
+		return nil, nil, fmt.Errorf("serving the sandbox: %w", err)
+	}
+	a.path = p
+	var dns sockets
+	if dns.udp, dns.tcp, err = p.Resolver(netip.AddrPortFrom(inside.Gateway4, 53)); err != nil {
+		return nil, nil, err
+	}
+	ports, err := p.Publish(r.Ports, inside.Gateway4, inside.Address4)
+	if err != nil {
+		dns.close()
+		return nil, nil, err
+	}
+	return ports, &dns, nil
+}
+
+// openPath chooses the path, by what the sandbox's kernel could do.
+func (a *attachment) openPath(f files, r *network.AttachRequest, e *exit.Exit) ([]network.PortMap, error) {
 	missing := func(name string) bool { return slices.Contains(r.Missing, name) }
 	tap := f.one(inside.Tap)
 	if missing(inside.Link) {
@@ -276,24 +312,35 @@ func (a *attachment) openNetstack(tap *os.File, f files, r *network.AttachReques
 	return p.Publish(r.Ports, inside.Gateway4, inside.Address4)
 }
 
-// dnsListeners takes over what the resolver is asked through.
-func dnsListeners(f files) (net.PacketConn, net.Listener, error) {
+// sockets are those that the resolver is asked through.
+type sockets struct {
+	udp net.PacketConn
+	tcp net.Listener
+}
+
+func (s *sockets) close() {
+	s.udp.Close()
+	s.tcp.Close()
+}
+
+// dnsSockets takes over those of the namespace.
+func dnsSockets(f files) (*sockets, error) {
 	u, t := f.one(inside.DNSUDP), f.one(inside.DNSTCP)
 	if u == nil || t == nil {
-		return nil, nil, errs.Preconditionf("the sockets for the resolver did not come")
+		return nil, errs.Preconditionf("the sockets for the resolver did not come")
 	}
 	udp, err := net.FilePacketConn(u)
 	if err != nil {
-		return nil, nil, fmt.Errorf("the socket for the resolver: %w", err)
+		return nil, fmt.Errorf("the socket for the resolver: %w", err)
 	}
 	tcp, err := net.FileListener(t)
 	if err != nil {
 		udp.Close()
-		return nil, nil, fmt.Errorf("the socket for the resolver: %w", err)
+		return nil, fmt.Errorf("the socket for the resolver: %w", err)
 	}
 	u.Close()
 	t.Close()
-	return udp, tcp, nil
+	return &sockets{udp, tcp}, nil
 }
 
 // close ends all flows, and then the watch.
@@ -319,6 +366,9 @@ func (a *attachment) response(r *network.AttachRequest, ports []network.PortMap)
 		DNS:    &network.DNS{Servers: []netip.Addr{inside.Resolver}},
 		Ports:  ports,
 	}
+	if r.OwnStack {
+		resp.DNS.Servers[0] = inside.Gateway4
+	}
 	if r.DNS != nil {
 		resp.DNS.Search, resp.DNS.Options = r.DNS.Search, r.DNS.Options
 	}
@@ -337,7 +387,7 @@ func (a *attachment) response(r *network.AttachRequest, ports []network.PortMap)
 		resp.IPs = append(resp.IPs, ip)
 	}
 	add(inside.Address4, inside.Gateway4)
-	if !slices.Contains(r.Missing, inside.Steer6) {
+	if !slices.Contains(r.Missing, inside.Steer6) && (!r.OwnStack || !slices.Contains(r.Missing, inside.Link6)) {
 		add(inside.Address6, inside.Gateway6)
 	}
 	return resp

@@ -19,10 +19,12 @@ import (
 	"time"
 
 	"github.com/miekg/dns"
+	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 
 	"github.com/nucleus-runtime/nucleus/plugins/network/internal/netlab"
 	"github.com/nucleus-runtime/nucleus/plugins/network/netuserspace/internal/fakeinit"
+	"github.com/nucleus-runtime/nucleus/plugins/network/netuserspace/internal/inside"
 	"github.com/nucleus-runtime/nucleus/sdk/network"
 )
 
@@ -158,8 +160,13 @@ type options struct {
 	network *Network
 }
 
-// lacks is what no kernel of a test has.
-var lacks []string
+// What holds for all sandboxes of a test: lacks is what its kernel has not, and with taken
+// all that the plugin is told of is a device that somebody takes over. The kernel can be
+// that somebody as well.
+var (
+	lacks []string
+	taken bool
+)
 
 // attach fails where Attach does.
 func attach(t testing.TB, lab *netlab.Lab, o options) *sandbox {
@@ -176,7 +183,7 @@ func tryAttach(t testing.TB, lab *netlab.Lab, o options) (*sandbox, error) {
 	if o.network == nil {
 		o.network = New()
 	}
-	r, err := o.network.Prepare(t.Context(), &network.PrepareRequest{Egress: o.egress, Ports: o.ports})
+	r, err := o.network.Prepare(t.Context(), &network.PrepareRequest{Egress: o.egress, Ports: o.ports, OwnStack: taken})
 	if err != nil {
 		return nil, err
 	}
@@ -203,8 +210,11 @@ func tryAttach(t testing.TB, lab *netlab.Lab, o options) (*sandbox, error) {
 	s := &sandbox{t: t, denials: make(chan network.Denial, 4096), status: make(chan *network.Status, 1), ended: make(chan struct{})}
 	files, got := s.startInit(r)
 	a := attaching{Names: got.Names, Request: network.AttachRequest{
-		Call: network.Call{SandboxID: "sb"}, IfName: "eth0", Ports: o.ports, Egress: o.egress, Prepared: r.Handle, Missing: append(got.Missing, lacking...),
+		Call: network.Call{SandboxID: "sb"}, IfName: "eth0", Ports: o.ports, Egress: o.egress, Prepared: r.Handle, Missing: append(got.Missing, lacking...), OwnStack: taken,
 	}}
+	if taken {
+		s.do(askForNeighbours)
+	}
 	return s, s.startPlugin(lab, a, files)
 }
 
@@ -273,6 +283,18 @@ func (s *sandbox) startInit(r *network.PrepareResponse) ([]*os.File, opened) {
 		}
 	}
 	return files, o
+}
+
+// askForNeighbours has the kernel look for whom it sends to, as everybody does but who was
+// told not to.
+func askForNeighbours() {
+	link, err := netlink.LinkByName(inside.IfName)
+	if err == nil {
+		err = netlink.LinkSetARPOn(link)
+	}
+	if err != nil {
+		panic(err)
+	}
 }
 
 const nobody = 65534
@@ -428,7 +450,11 @@ func (s *sandbox) ask(proto, to string) (string, error) {
 
 // resolve asks the sandbox's resolver for one address.
 func (s *sandbox) resolve(name string, v6 bool) (netip.Addr, error) {
-	c, err := s.dial("udp", "127.0.0.53:53")
+	return s.resolveBy("udp", name, v6)
+}
+
+func (s *sandbox) resolveBy(proto, name string, v6 bool) (netip.Addr, error) {
+	c, err := s.dial(proto, netip.AddrPortFrom(s.attached.DNS.Servers[0], 53).String())
 	if err != nil {
 		return netip.Addr{}, err
 	}

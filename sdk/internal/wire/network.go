@@ -72,7 +72,7 @@ var openings = both[network.OpeningKind, pluginv1.Opening_Kind]{
 
 // NetworkPrepare as it travels.
 func NetworkPrepare(r *network.PrepareRequest) *pluginv1.NetworkPrepareRequest {
-	return &pluginv1.NetworkPrepareRequest{Call: Call(r.Call), Ports: all(r.Ports, portMap), Dns: dns(r.DNS), Egress: egress(r.Egress)}
+	return &pluginv1.NetworkPrepareRequest{Call: Call(r.Call), Ports: all(r.Ports, portMap), Dns: dns(r.DNS), Egress: egress(r.Egress), OwnStack: r.OwnStack}
 }
 
 // FromNetworkPrepare is the inverse of NetworkPrepare.
@@ -80,6 +80,7 @@ func FromNetworkPrepare(in *pluginv1.NetworkPrepareRequest) (*network.PrepareReq
 	var r reader
 	out := &network.PrepareRequest{
 		Call: FromCall(in.GetCall()), Ports: all(in.GetPorts(), r.portMap), DNS: r.dns(in.GetDns()), Egress: r.egress(in.GetEgress()),
+		OwnStack: in.GetOwnStack(),
 	}
 	return out, r.err()
 }
@@ -129,7 +130,7 @@ func Attach(r *network.AttachRequest) *pluginv1.AttachRequest {
 	return &pluginv1.AttachRequest{
 		Call: Call(r.Call), Netns: namespace(r.NetNS), Ifname: r.IfName, Ports: all(r.Ports, portMap), Dns: dns(r.DNS), Hostname: r.Hostname,
 		MacHint: r.MACHint, IpHints: all(r.IPHints, addr), Prepared: Handle(r.Prepared), Userns: userNS(r.UserNS), Mtu: r.MTU,
-		Egress: egress(r.Egress), Descriptors: fileNames(r.Files), Missing: r.Missing, Member: member(r.Member),
+		Egress: egress(r.Egress), Descriptors: fileNames(r.Files), Missing: r.Missing, Member: member(r.Member), OwnStack: r.OwnStack,
 	}
 }
 
@@ -139,7 +140,7 @@ func FromAttach(in *pluginv1.AttachRequest) (*network.AttachRequest, error) {
 	out := &network.AttachRequest{
 		Call: FromCall(in.GetCall()), NetNS: fromNamespace(in.GetNetns()), IfName: in.GetIfname(), Ports: all(in.GetPorts(), r.portMap),
 		DNS: r.dns(in.GetDns()), Hostname: in.GetHostname(), MACHint: in.GetMacHint(), IPHints: all(in.GetIpHints(), r.addr),
-		Prepared: FromHandle(in.GetPrepared()), MTU: in.GetMtu(), Egress: r.egress(in.GetEgress()), Missing: in.GetMissing(),
+		Prepared: FromHandle(in.GetPrepared()), MTU: in.GetMtu(), Egress: r.egress(in.GetEgress()), Missing: in.GetMissing(), OwnStack: in.GetOwnStack(),
 	}
 	if m := in.GetMember(); m != nil {
 		out.Member = &network.Member{Stack: m.GetStack(), Job: m.GetJob()}

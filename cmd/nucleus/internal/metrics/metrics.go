@@ -54,7 +54,7 @@ var metrics = []metric{
 		add(1, "job", r.Job, "mode", r.Mode, "root", r.Root, "network", r.Network, "detached", strconv.FormatBool(r.Detached))
 	})},
 	{"status", gauge, "1 for the status that the sandbox has, 0 for the others.", ofRecord(func(r *supervisor.Record, add emit) {
-		for _, x := range []lifecycle.Status{lifecycle.StatusCreating, lifecycle.StatusCreated, lifecycle.StatusRunning, lifecycle.StatusPaused, supervisor.StatusRestarting, lifecycle.StatusStopping} {
+		for _, x := range []lifecycle.Status{lifecycle.StatusCreating, lifecycle.StatusCreated, lifecycle.StatusRunning, lifecycle.StatusPaused, lifecycle.StatusCheckpointing, supervisor.StatusRestarting, lifecycle.StatusStopping} {
 			add(truth(r.Status == x), "status", string(x))
 		}
 	})},

@@ -77,6 +77,9 @@ func (f *fake) prepareRuntime(r *pluginv1.RuntimePrepareRequest) (*pluginv1.Runt
 		out.Signal = &pluginv1.Command{Args: []string{asBox, "signal", "{pid}", "{signal}"}, Env: defects}
 		out.SignalGroup = &pluginv1.Command{Args: []string{asBox, "signal-group", "{pid}", "{signal}"}, Env: defects}
 	}
+	if r.GetCheckpoint() {
+		out.Checkpoint = checkpoints(defects)
+	}
 	switch {
 	case broken("prepares again"), broken("counts"):
 		out.Facts["run"] = fmt.Sprint(f.runs.Add(1))
@@ -133,6 +136,9 @@ func box(args []string) int {
 const runFile = "/state/workload"
 
 func runBox(args []string) (int, error) {
+	if done, code, err := checkpointBox(args); done {
+		return code, err
+	}
 	verb, file, pidFile := args[0], args[1], args[2]
 	switch {
 	case verb == "signal", verb == "signal-group" && broken("signals no group"):
@@ -154,6 +160,13 @@ func runBox(args []string) (int, error) {
 		return 0, err
 	}
 	p := in.Process
+	if verb == "run" && len(args) > 4 {
+		from, err := restoredFrom(args[4])
+		if err != nil {
+			return 0, err
+		}
+		p.Env = append(p.Env, from)
+	}
 	if verb == "exec" && broken("drops variables of processes") || verb == "run" && broken("drops variables") {
 		p.Env = p.Env[:1]
 	}

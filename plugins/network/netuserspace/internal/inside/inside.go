@@ -24,7 +24,8 @@
 // program that connects learns what came of it, as if nothing were in between.
 //
 // Without capture or steer nothing is marked or led anywhere, and all packets come to
-// the tap, where the netstack path takes them.
+// the tap, where the netstack path takes them. A network stack that is not the kernel's
+// takes over what link has set up, and finds in the namespace nothing but the tap.
 //
 // What it takes of init: a setup ends at the first message that is refused, and the
 // tap device has the index that its opening asks for, so that messages can name it
@@ -100,20 +101,22 @@ type Path uint8
 const (
 	Kernel   Path = iota // through sockets, by nftables
 	Netstack             // through the tap device, by a network stack of the plugin's own
+	Frames               // likewise, for a workload that uses nothing of the namespace but the device
 )
 
 // Ask is what init is to set up and open.
 func Ask(p Path, ports []network.PortMap) ([]network.Opening, []network.Setup, error) {
-	openings := []network.Opening{
-		{Name: Tap, Kind: network.Tap, IfName: IfName, Index: TapIndex, Optional: true},
-		{Name: DNSUDP, Kind: network.ListenUDP, Address: netip.AddrPortFrom(Resolver, 53)},
-		{Name: DNSTCP, Kind: network.ListenTCP, Address: netip.AddrPortFrom(Resolver, 53)},
+	openings := []network.Opening{{Name: Tap, Kind: network.Tap, IfName: IfName, Index: TapIndex, Optional: true}}
+	if p != Frames {
+		openings = append(openings,
+			network.Opening{Name: DNSUDP, Kind: network.ListenUDP, Address: netip.AddrPortFrom(Resolver, 53)},
+			network.Opening{Name: DNSTCP, Kind: network.ListenTCP, Address: netip.AddrPortFrom(Resolver, 53)})
 	}
 	setups := []network.Setup{
-		{Name: Link, Protocol: netlinkRoute, Messages: link(v4), Optional: true},
-		{Name: Link6, Protocol: netlinkRoute, Messages: link(v6), Optional: true},
+		{Name: Link, Protocol: netlinkRoute, Messages: link(v4, p), Optional: true},
+		{Name: Link6, Protocol: netlinkRoute, Messages: link(v6, p), Optional: true},
 	}
-	if p == Netstack {
+	if p != Kernel {
 		return openings, setups, nil
 	}
 	c4, err := capture(v4)

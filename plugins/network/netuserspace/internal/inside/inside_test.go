@@ -29,11 +29,7 @@ func TestMain(m *testing.M) {
 }
 
 func initPart(path string) error {
-	p := Kernel
-	if path == "netstack" {
-		p = Netstack
-	}
-	openings, setups, err := Ask(p, []network.PortMap{{Protocol: "tcp"}})
+	openings, setups, err := Ask(map[string]Path{"kernel": Kernel, "netstack": Netstack, "frames": Frames}[path], []network.PortMap{{Protocol: "tcp"}})
 	if err != nil {
 		return err
 	}
@@ -72,7 +68,7 @@ func run(t *testing.T, path string) []string {
 }
 
 func TestAnOrdinaryUsersKernelDoesAllThatIsAskedFor(t *testing.T) {
-	for path, files := range map[string]int{"kernel": 9 + Pool, "netstack": 3} {
+	for path, files := range map[string]int{"kernel": 9 + Pool, "netstack": 3, "frames": 1} {
 		got := run(t, path)
 		if slices.ContainsFunc(got, func(s string) bool { return strings.HasPrefix(s, "missing") }) {
 			t.Errorf("%s: %v", path, got)

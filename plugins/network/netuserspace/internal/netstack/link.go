@@ -14,17 +14,20 @@ import (
 	"gvisor.dev/gvisor/pkg/tcpip"
 	"gvisor.dev/gvisor/pkg/tcpip/header"
 	"gvisor.dev/gvisor/pkg/tcpip/stack"
+
+	"github.com/nucleus-runtime/nucleus/plugins/network/netuserspace/internal/inside"
+	"github.com/nucleus-runtime/nucleus/plugins/network/netuserspace/internal/packet"
 )
 
 const ethernet = 14 // the size of its header
 
-// link is the sandbox's tap device as an interface of the stack. It has no neighbours
-// and asks for none: whatever the stack sends goes to the sandbox.
+// link is the sandbox's tap device as an interface of the stack. It asks for no neighbours:
+// whatever the stack sends goes to the sandbox.
 type link struct {
 	file *os.File
 	mtu  uint32
-	// mac is the sandbox's end, whose interface has no ARP.
-	mac        [6]byte
+	// mac is the sandbox's end's, far the gateway's.
+	mac, far   packet.MAC
 	dispatcher atomic.Pointer[stack.NetworkDispatcher]
 }
 
@@ -45,23 +48,29 @@ func newLink(file *os.File, mtu uint32) (*link, error) {
 		err = os.NewSyscallError("ioctl", failed)
 	}
 	copy(l.mac[:], req[18:])
+	l.far = l.mac
+	l.far[5] ^= 1
 	return l, err
 }
 
 // give sends a packet to the sandbox.
 func (l *link) give(b []byte) {
+	kind := uint16(unix.ETH_P_IP)
+	if b[0]>>4 == 6 {
+		kind = unix.ETH_P_IPV6
+	}
+	l.frame(b, kind)
+}
+
+func (l *link) frame(b []byte, kind uint16) {
 	frame := make([]byte, ethernet, ethernet+len(b))
-	l.head(frame, b[0]>>4 == 6)
+	l.head(frame, kind)
 	_, _ = l.file.Write(append(frame, b...)) // a network may lose packets
 }
 
-func (l *link) head(b []byte, v6 bool) {
+func (l *link) head(b []byte, kind uint16) {
 	copy(b, l.mac[:])
-	copy(b[6:], l.mac[:])
-	kind := uint16(unix.ETH_P_IP)
-	if v6 {
-		kind = unix.ETH_P_IPV6
-	}
+	copy(b[6:], l.far[:])
 	binary.BigEndian.PutUint16(b[12:], kind)
 }
 
@@ -78,7 +87,7 @@ func (l *link) WritePackets(all stack.PacketBufferList) (int, tcpip.Error) {
 	}()
 	n := 0
 	for _, pkt := range all.AsSlice() {
-		l.head(o.head[:], pkt.NetworkProtocolNumber == header.IPv6ProtocolNumber)
+		l.head(o.head[:], uint16(pkt.NetworkProtocolNumber))
 		o.parts = append(append(o.parts[:0], o.head[:]), pkt.AsSlices()...)
 		if len(o.parts) > maxParts {
 			o.parts = append(o.parts[:0], bytes.Join(o.parts, nil))
@@ -117,6 +126,18 @@ var outs = sync.Pool{New: func() any {
 // Smaller ones are copied: it is as much for all, while the windows of connections count
 // bytes.
 const large = 32 << 10
+
+// neighbour answers a frame that asks for the gateway's hardware address over IPv4, and
+// tells whether it is one of ARP. A kernel asks for none (NOARP).
+func (p *Path) neighbour(frame []byte) bool {
+	if binary.BigEndian.Uint16(frame[12:]) != unix.ETH_P_ARP {
+		return false
+	}
+	if answer := packet.ARPReply(frame[ethernet:], inside.Gateway4, p.link.far); answer != nil {
+		p.link.frame(answer, unix.ETH_P_ARP)
+	}
+	return true
+}
 
 // room is for a packet to be read into.
 func (l *link) room() *buffer.View { return buffer.NewViewSize(ethernet + int(l.mtu)) }

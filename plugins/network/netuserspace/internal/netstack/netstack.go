@@ -2,7 +2,8 @@
 // sandbox's kernel has no nftables for it, or the sandbox has a kernel of its own. A
 // network stack (gVisor's) ends TCP and UDP here, as whatever address was meant, and
 // package exit says what becomes of them, as it does for package kernel. The stack has
-// no address, forwards nothing, and answers for no port that the policy has not opened.
+// no address, forwards nothing, and answers for no port that the policy has not opened,
+// but for the resolver of a sandbox that has it here.
 package netstack
 
 import (
@@ -61,6 +62,7 @@ type Path struct {
 	wg     sync.WaitGroup
 
 	published published
+	resolver  *listener // nil where it is not served here
 
 	mu    sync.Mutex
 	first map[flow][]byte // of connections that are not decided on
@@ -139,7 +141,7 @@ func (p *Path) read() {
 		if err != nil {
 			return // closed, or the namespace is gone
 		}
-		if n <= ethernet {
+		if n <= ethernet || p.neighbour(v.AsSlice()[:n]) {
 			continue
 		}
 		whole := p.take(v.AsSlice()[ethernet:n])
@@ -168,7 +170,7 @@ func (p *Path) take(b []byte) []byte {
 		if s.Dst.Addr().IsMulticast() {
 			return nil
 		}
-		if s.First() {
+		if s.First() && !p.resolver.is(s.Dst) {
 			if p.exit.Quick(exit.TCP, s.Dst) != nil {
 				p.refuse(&s)
 				return nil
@@ -177,6 +179,10 @@ func (p *Path) take(b []byte) []byte {
 		}
 		return s.Whole
 	case unix.IPPROTO_ICMP, unix.IPPROTO_ICMPV6:
+		if answer := packet.Advertisement(&s, inside.Gateway6, p.link.far); answer != nil {
+			p.link.give(answer)
+			return nil
+		}
 		p.pings.Take(&s)
 	default:
 		if !s.Dst.Addr().IsMulticast() {
@@ -230,6 +236,10 @@ func sender(id stack.TransportEndpointID) netip.AddrPort {
 
 // tcp takes the first packet of a connection. It is answered when the far side has.
 func (p *Path) tcp(r *tcp.ForwarderRequest) {
+	if p.resolver.is(meant(r.ID())) {
+		p.resolver.take(p, r)
+		return
+	}
 	select {
 	case p.slots <- struct{}{}:
 	default:

@@ -762,6 +762,7 @@ type NetworkPrepareRequest struct {
 	Ports         []*PortMap             `protobuf:"bytes,2,rep,name=ports,proto3" json:"ports,omitempty"`
 	Dns           *DNS                   `protobuf:"bytes,3,opt,name=dns,proto3" json:"dns,omitempty"`
 	Egress        *Egress                `protobuf:"bytes,4,opt,name=egress,proto3" json:"egress,omitempty"`
+	OwnStack      bool                   `protobuf:"varint,5,opt,name=own_stack,json=ownStack,proto3" json:"own_stack,omitempty"` // the workload's network stack is its runtime's own
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -822,6 +823,13 @@ func (x *NetworkPrepareRequest) GetEgress() *Egress {
 		return x.Egress
 	}
 	return nil
+}
+
+func (x *NetworkPrepareRequest) GetOwnStack() bool {
+	if x != nil {
+		return x.OwnStack
+	}
+	return false
 }
 
 type NetworkPrepareResponse struct {
@@ -901,8 +909,9 @@ type AttachRequest struct {
 	// The names of the descriptors that come over the side channel under this call's
 	// request_id, in their order: those of the openings.
 	Descriptors   []string `protobuf:"bytes,13,rep,name=descriptors,proto3" json:"descriptors,omitempty"`
-	Missing       []string `protobuf:"bytes,14,rep,name=missing,proto3" json:"missing,omitempty"` // names of optional openings and setups that this kernel has not
-	Member        *Member  `protobuf:"bytes,15,opt,name=member,proto3" json:"member,omitempty"`   // absent for a sandbox of no stack
+	Missing       []string `protobuf:"bytes,14,rep,name=missing,proto3" json:"missing,omitempty"`                    // names of optional openings and setups that this kernel has not
+	Member        *Member  `protobuf:"bytes,15,opt,name=member,proto3" json:"member,omitempty"`                      // absent for a sandbox of no stack
+	OwnStack      bool     `protobuf:"varint,16,opt,name=own_stack,json=ownStack,proto3" json:"own_stack,omitempty"` // as in NetworkPrepareRequest
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1040,6 +1049,13 @@ func (x *AttachRequest) GetMember() *Member {
 		return x.Member
 	}
 	return nil
+}
+
+func (x *AttachRequest) GetOwnStack() bool {
+	if x != nil {
+		return x.OwnStack
+	}
+	return false
 }
 
 // Interface is a network interface.
@@ -2157,16 +2173,17 @@ const file_nucleus_plugin_v1_network_proto_rawDesc = "" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x1a\n" +
 	"\bprotocol\x18\x02 \x01(\rR\bprotocol\x12\x1a\n" +
 	"\bmessages\x18\x03 \x01(\fR\bmessages\x12\x1a\n" +
-	"\boptional\x18\x04 \x01(\bR\boptional\"\xd3\x01\n" +
+	"\boptional\x18\x04 \x01(\bR\boptional\"\xf0\x01\n" +
 	"\x15NetworkPrepareRequest\x12+\n" +
 	"\x04call\x18\x01 \x01(\v2\x17.nucleus.plugin.v1.CallR\x04call\x120\n" +
 	"\x05ports\x18\x02 \x03(\v2\x1a.nucleus.plugin.v1.PortMapR\x05ports\x12(\n" +
 	"\x03dns\x18\x03 \x01(\v2\x16.nucleus.plugin.v1.DNSR\x03dns\x121\n" +
-	"\x06egress\x18\x04 \x01(\v2\x19.nucleus.plugin.v1.EgressR\x06egress\"\xb5\x01\n" +
+	"\x06egress\x18\x04 \x01(\v2\x19.nucleus.plugin.v1.EgressR\x06egress\x12\x1b\n" +
+	"\town_stack\x18\x05 \x01(\bR\bownStack\"\xb5\x01\n" +
 	"\x16NetworkPrepareResponse\x121\n" +
 	"\x06handle\x18\x01 \x01(\v2\x19.nucleus.plugin.v1.HandleR\x06handle\x126\n" +
 	"\bopenings\x18\x02 \x03(\v2\x1a.nucleus.plugin.v1.OpeningR\bopenings\x120\n" +
-	"\x06setups\x18\x03 \x03(\v2\x18.nucleus.plugin.v1.SetupR\x06setups\"\xd4\x04\n" +
+	"\x06setups\x18\x03 \x03(\v2\x18.nucleus.plugin.v1.SetupR\x06setups\"\xf1\x04\n" +
 	"\rAttachRequest\x12+\n" +
 	"\x04call\x18\x01 \x01(\v2\x17.nucleus.plugin.v1.CallR\x04call\x122\n" +
 	"\x05netns\x18\x02 \x01(\v2\x1c.nucleus.plugin.v1.NamespaceR\x05netns\x12\x16\n" +
@@ -2183,7 +2200,8 @@ const file_nucleus_plugin_v1_network_proto_rawDesc = "" +
 	"\x06egress\x18\f \x01(\v2\x19.nucleus.plugin.v1.EgressR\x06egress\x12 \n" +
 	"\vdescriptors\x18\r \x03(\tR\vdescriptors\x12\x18\n" +
 	"\amissing\x18\x0e \x03(\tR\amissing\x121\n" +
-	"\x06member\x18\x0f \x01(\v2\x19.nucleus.plugin.v1.MemberR\x06member\"`\n" +
+	"\x06member\x18\x0f \x01(\v2\x19.nucleus.plugin.v1.MemberR\x06member\x12\x1b\n" +
+	"\town_stack\x18\x10 \x01(\bR\bownStack\"`\n" +
 	"\tInterface\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x10\n" +
 	"\x03mac\x18\x02 \x01(\tR\x03mac\x12\x10\n" +

@@ -79,7 +79,8 @@ type RuntimePrepareRequest struct {
 	Call          *Call                  `protobuf:"bytes,1,opt,name=call,proto3" json:"call,omitempty"`
 	SpecJson      []byte                 `protobuf:"bytes,2,opt,name=spec_json,json=specJson,proto3" json:"spec_json,omitempty"` // an OCI runtime specification, config.json
 	Network       SandboxNetwork         `protobuf:"varint,3,opt,name=network,proto3,enum=nucleus.plugin.v1.SandboxNetwork" json:"network,omitempty"`
-	Rootless      bool                   `protobuf:"varint,4,opt,name=rootless,proto3" json:"rootless,omitempty"` // root in a user namespace whose owner is no root
+	Rootless      bool                   `protobuf:"varint,4,opt,name=rootless,proto3" json:"rootless,omitempty"`      // root in a user namespace whose owner is no root
+	Checkpoint    bool                   `protobuf:"varint,20,opt,name=checkpoint,proto3" json:"checkpoint,omitempty"` // its state is to be saved and restored
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -138,6 +139,13 @@ func (x *RuntimePrepareRequest) GetNetwork() SandboxNetwork {
 func (x *RuntimePrepareRequest) GetRootless() bool {
 	if x != nil {
 		return x.Rootless
+	}
+	return false
+}
+
+func (x *RuntimePrepareRequest) GetCheckpoint() bool {
+	if x != nil {
+		return x.Checkpoint
 	}
 	return false
 }
@@ -264,6 +272,75 @@ func (x *Command) GetEnv() []string {
 	return nil
 }
 
+// Checkpoint has all of its commands, or none.
+type Checkpoint struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Pause         *Command               `protobuf:"bytes,1,opt,name=pause,proto3" json:"pause,omitempty"`
+	Save          *Command               `protobuf:"bytes,2,opt,name=save,proto3" json:"save,omitempty"` // of a sandbox that is paused
+	Resume        *Command               `protobuf:"bytes,3,opt,name=resume,proto3" json:"resume,omitempty"`
+	Restore       *Command               `protobuf:"bytes,4,opt,name=restore,proto3" json:"restore,omitempty"` // in the place of run
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Checkpoint) Reset() {
+	*x = Checkpoint{}
+	mi := &file_nucleus_plugin_v1_runtime_proto_msgTypes[3]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Checkpoint) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Checkpoint) ProtoMessage() {}
+
+func (x *Checkpoint) ProtoReflect() protoreflect.Message {
+	mi := &file_nucleus_plugin_v1_runtime_proto_msgTypes[3]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Checkpoint.ProtoReflect.Descriptor instead.
+func (*Checkpoint) Descriptor() ([]byte, []int) {
+	return file_nucleus_plugin_v1_runtime_proto_rawDescGZIP(), []int{3}
+}
+
+func (x *Checkpoint) GetPause() *Command {
+	if x != nil {
+		return x.Pause
+	}
+	return nil
+}
+
+func (x *Checkpoint) GetSave() *Command {
+	if x != nil {
+		return x.Save
+	}
+	return nil
+}
+
+func (x *Checkpoint) GetResume() *Command {
+	if x != nil {
+		return x.Resume
+	}
+	return nil
+}
+
+func (x *Checkpoint) GetRestore() *Command {
+	if x != nil {
+		return x.Restore
+	}
+	return nil
+}
+
 type RuntimePrepareResponse struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Program       *Program               `protobuf:"bytes,1,opt,name=program,proto3" json:"program,omitempty"`
@@ -274,13 +351,14 @@ type RuntimePrepareResponse struct {
 	OwnNetwork    bool                   `protobuf:"varint,6,opt,name=own_network,json=ownNetwork,proto3" json:"own_network,omitempty"`
 	Facts         map[string]string      `protobuf:"bytes,7,rep,name=facts,proto3" json:"facts,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
 	SignalGroup   *Command               `protobuf:"bytes,8,opt,name=signal_group,json=signalGroup,proto3" json:"signal_group,omitempty"` // without arguments: SIGKILL ends the further process alone
+	Checkpoint    *Checkpoint            `protobuf:"bytes,20,opt,name=checkpoint,proto3" json:"checkpoint,omitempty"`                     // without commands: it cannot be saved
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *RuntimePrepareResponse) Reset() {
 	*x = RuntimePrepareResponse{}
-	mi := &file_nucleus_plugin_v1_runtime_proto_msgTypes[3]
+	mi := &file_nucleus_plugin_v1_runtime_proto_msgTypes[4]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -292,7 +370,7 @@ func (x *RuntimePrepareResponse) String() string {
 func (*RuntimePrepareResponse) ProtoMessage() {}
 
 func (x *RuntimePrepareResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_nucleus_plugin_v1_runtime_proto_msgTypes[3]
+	mi := &file_nucleus_plugin_v1_runtime_proto_msgTypes[4]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -305,7 +383,7 @@ func (x *RuntimePrepareResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RuntimePrepareResponse.ProtoReflect.Descriptor instead.
 func (*RuntimePrepareResponse) Descriptor() ([]byte, []int) {
-	return file_nucleus_plugin_v1_runtime_proto_rawDescGZIP(), []int{3}
+	return file_nucleus_plugin_v1_runtime_proto_rawDescGZIP(), []int{4}
 }
 
 func (x *RuntimePrepareResponse) GetProgram() *Program {
@@ -364,16 +442,26 @@ func (x *RuntimePrepareResponse) GetSignalGroup() *Command {
 	return nil
 }
 
+func (x *RuntimePrepareResponse) GetCheckpoint() *Checkpoint {
+	if x != nil {
+		return x.Checkpoint
+	}
+	return nil
+}
+
 var File_nucleus_plugin_v1_runtime_proto protoreflect.FileDescriptor
 
 const file_nucleus_plugin_v1_runtime_proto_rawDesc = "" +
 	"\n" +
-	"\x1fnucleus/plugin/v1/runtime.proto\x12\x11nucleus.plugin.v1\x1a\x1cnucleus/plugin/v1/base.proto\"\xba\x01\n" +
+	"\x1fnucleus/plugin/v1/runtime.proto\x12\x11nucleus.plugin.v1\x1a\x1cnucleus/plugin/v1/base.proto\"\xda\x01\n" +
 	"\x15RuntimePrepareRequest\x12+\n" +
 	"\x04call\x18\x01 \x01(\v2\x17.nucleus.plugin.v1.CallR\x04call\x12\x1b\n" +
 	"\tspec_json\x18\x02 \x01(\fR\bspecJson\x12;\n" +
 	"\anetwork\x18\x03 \x01(\x0e2!.nucleus.plugin.v1.SandboxNetworkR\anetwork\x12\x1a\n" +
-	"\brootless\x18\x04 \x01(\bR\brootless\"m\n" +
+	"\brootless\x18\x04 \x01(\bR\brootless\x12\x1e\n" +
+	"\n" +
+	"checkpoint\x18\x14 \x01(\bR\n" +
+	"checkpoint\"m\n" +
 	"\aProgram\x12\x12\n" +
 	"\x04path\x18\x01 \x01(\tR\x04path\x12\x16\n" +
 	"\x06sha256\x18\x02 \x01(\tR\x06sha256\x12\x1c\n" +
@@ -381,7 +469,13 @@ const file_nucleus_plugin_v1_runtime_proto_rawDesc = "" +
 	"\adevices\x18\x04 \x03(\tR\adevices\"/\n" +
 	"\aCommand\x12\x12\n" +
 	"\x04args\x18\x01 \x03(\tR\x04args\x12\x10\n" +
-	"\x03env\x18\x02 \x03(\tR\x03env\"\xe3\x03\n" +
+	"\x03env\x18\x02 \x03(\tR\x03env\"\xd8\x01\n" +
+	"\n" +
+	"Checkpoint\x120\n" +
+	"\x05pause\x18\x01 \x01(\v2\x1a.nucleus.plugin.v1.CommandR\x05pause\x12.\n" +
+	"\x04save\x18\x02 \x01(\v2\x1a.nucleus.plugin.v1.CommandR\x04save\x122\n" +
+	"\x06resume\x18\x03 \x01(\v2\x1a.nucleus.plugin.v1.CommandR\x06resume\x124\n" +
+	"\arestore\x18\x04 \x01(\v2\x1a.nucleus.plugin.v1.CommandR\arestore\"\xa2\x04\n" +
 	"\x16RuntimePrepareResponse\x124\n" +
 	"\aprogram\x18\x01 \x01(\v2\x1a.nucleus.plugin.v1.ProgramR\aprogram\x12\x1b\n" +
 	"\tspec_json\x18\x02 \x01(\fR\bspecJson\x12,\n" +
@@ -391,7 +485,10 @@ const file_nucleus_plugin_v1_runtime_proto_rawDesc = "" +
 	"\vown_network\x18\x06 \x01(\bR\n" +
 	"ownNetwork\x12J\n" +
 	"\x05facts\x18\a \x03(\v24.nucleus.plugin.v1.RuntimePrepareResponse.FactsEntryR\x05facts\x12=\n" +
-	"\fsignal_group\x18\b \x01(\v2\x1a.nucleus.plugin.v1.CommandR\vsignalGroup\x1a8\n" +
+	"\fsignal_group\x18\b \x01(\v2\x1a.nucleus.plugin.v1.CommandR\vsignalGroup\x12=\n" +
+	"\n" +
+	"checkpoint\x18\x14 \x01(\v2\x1d.nucleus.plugin.v1.CheckpointR\n" +
+	"checkpoint\x1a8\n" +
 	"\n" +
 	"FactsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
@@ -417,32 +514,38 @@ func file_nucleus_plugin_v1_runtime_proto_rawDescGZIP() []byte {
 }
 
 var file_nucleus_plugin_v1_runtime_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_nucleus_plugin_v1_runtime_proto_msgTypes = make([]protoimpl.MessageInfo, 5)
+var file_nucleus_plugin_v1_runtime_proto_msgTypes = make([]protoimpl.MessageInfo, 6)
 var file_nucleus_plugin_v1_runtime_proto_goTypes = []any{
 	(SandboxNetwork)(0),            // 0: nucleus.plugin.v1.SandboxNetwork
 	(*RuntimePrepareRequest)(nil),  // 1: nucleus.plugin.v1.RuntimePrepareRequest
 	(*Program)(nil),                // 2: nucleus.plugin.v1.Program
 	(*Command)(nil),                // 3: nucleus.plugin.v1.Command
-	(*RuntimePrepareResponse)(nil), // 4: nucleus.plugin.v1.RuntimePrepareResponse
-	nil,                            // 5: nucleus.plugin.v1.RuntimePrepareResponse.FactsEntry
-	(*Call)(nil),                   // 6: nucleus.plugin.v1.Call
+	(*Checkpoint)(nil),             // 4: nucleus.plugin.v1.Checkpoint
+	(*RuntimePrepareResponse)(nil), // 5: nucleus.plugin.v1.RuntimePrepareResponse
+	nil,                            // 6: nucleus.plugin.v1.RuntimePrepareResponse.FactsEntry
+	(*Call)(nil),                   // 7: nucleus.plugin.v1.Call
 }
 var file_nucleus_plugin_v1_runtime_proto_depIdxs = []int32{
-	6, // 0: nucleus.plugin.v1.RuntimePrepareRequest.call:type_name -> nucleus.plugin.v1.Call
-	0, // 1: nucleus.plugin.v1.RuntimePrepareRequest.network:type_name -> nucleus.plugin.v1.SandboxNetwork
-	2, // 2: nucleus.plugin.v1.RuntimePrepareResponse.program:type_name -> nucleus.plugin.v1.Program
-	3, // 3: nucleus.plugin.v1.RuntimePrepareResponse.run:type_name -> nucleus.plugin.v1.Command
-	3, // 4: nucleus.plugin.v1.RuntimePrepareResponse.exec:type_name -> nucleus.plugin.v1.Command
-	3, // 5: nucleus.plugin.v1.RuntimePrepareResponse.signal:type_name -> nucleus.plugin.v1.Command
-	5, // 6: nucleus.plugin.v1.RuntimePrepareResponse.facts:type_name -> nucleus.plugin.v1.RuntimePrepareResponse.FactsEntry
-	3, // 7: nucleus.plugin.v1.RuntimePrepareResponse.signal_group:type_name -> nucleus.plugin.v1.Command
-	1, // 8: nucleus.plugin.v1.Runtime.Prepare:input_type -> nucleus.plugin.v1.RuntimePrepareRequest
-	4, // 9: nucleus.plugin.v1.Runtime.Prepare:output_type -> nucleus.plugin.v1.RuntimePrepareResponse
-	9, // [9:10] is the sub-list for method output_type
-	8, // [8:9] is the sub-list for method input_type
-	8, // [8:8] is the sub-list for extension type_name
-	8, // [8:8] is the sub-list for extension extendee
-	0, // [0:8] is the sub-list for field type_name
+	7,  // 0: nucleus.plugin.v1.RuntimePrepareRequest.call:type_name -> nucleus.plugin.v1.Call
+	0,  // 1: nucleus.plugin.v1.RuntimePrepareRequest.network:type_name -> nucleus.plugin.v1.SandboxNetwork
+	3,  // 2: nucleus.plugin.v1.Checkpoint.pause:type_name -> nucleus.plugin.v1.Command
+	3,  // 3: nucleus.plugin.v1.Checkpoint.save:type_name -> nucleus.plugin.v1.Command
+	3,  // 4: nucleus.plugin.v1.Checkpoint.resume:type_name -> nucleus.plugin.v1.Command
+	3,  // 5: nucleus.plugin.v1.Checkpoint.restore:type_name -> nucleus.plugin.v1.Command
+	2,  // 6: nucleus.plugin.v1.RuntimePrepareResponse.program:type_name -> nucleus.plugin.v1.Program
+	3,  // 7: nucleus.plugin.v1.RuntimePrepareResponse.run:type_name -> nucleus.plugin.v1.Command
+	3,  // 8: nucleus.plugin.v1.RuntimePrepareResponse.exec:type_name -> nucleus.plugin.v1.Command
+	3,  // 9: nucleus.plugin.v1.RuntimePrepareResponse.signal:type_name -> nucleus.plugin.v1.Command
+	6,  // 10: nucleus.plugin.v1.RuntimePrepareResponse.facts:type_name -> nucleus.plugin.v1.RuntimePrepareResponse.FactsEntry
+	3,  // 11: nucleus.plugin.v1.RuntimePrepareResponse.signal_group:type_name -> nucleus.plugin.v1.Command
+	4,  // 12: nucleus.plugin.v1.RuntimePrepareResponse.checkpoint:type_name -> nucleus.plugin.v1.Checkpoint
+	1,  // 13: nucleus.plugin.v1.Runtime.Prepare:input_type -> nucleus.plugin.v1.RuntimePrepareRequest
+	5,  // 14: nucleus.plugin.v1.Runtime.Prepare:output_type -> nucleus.plugin.v1.RuntimePrepareResponse
+	14, // [14:15] is the sub-list for method output_type
+	13, // [13:14] is the sub-list for method input_type
+	13, // [13:13] is the sub-list for extension type_name
+	13, // [13:13] is the sub-list for extension extendee
+	0,  // [0:13] is the sub-list for field type_name
 }
 
 func init() { file_nucleus_plugin_v1_runtime_proto_init() }
@@ -457,7 +560,7 @@ func file_nucleus_plugin_v1_runtime_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_nucleus_plugin_v1_runtime_proto_rawDesc), len(file_nucleus_plugin_v1_runtime_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   5,
+			NumMessages:   6,
 			NumExtensions: 0,
 			NumServices:   1,
 		},
