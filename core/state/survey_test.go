@@ -16,7 +16,7 @@ import (
 func TestSurvey(t *testing.T) {
 	r := open(t, filepath.Join(t.TempDir(), "root"))
 	for id, step := range map[string]string{idA: "network", idA2: "cgroup", idB: "network"} {
-		d := create(t, r, id, "x")
+		d := create(t, r, id, "x"+id[len(id)-4:])
 		if err := d.Announce(t.Context(), step, id); err != nil {
 			t.Fatal(err)
 		}
