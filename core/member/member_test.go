@@ -12,6 +12,7 @@ import (
 	"syscall"
 	"testing"
 	"time"
+	"unsafe"
 
 	"golang.org/x/sys/unix"
 
@@ -199,23 +200,29 @@ func TestGarbageCutsThePluginOff(t *testing.T) {
 			t.Errorf("%s: asked for %+v, told %q", name, asked, told)
 		}
 	}
-	// Descriptors, which nobody here has a use for.
-	s := &stack{}
-	f, _ := broker(t, s)
-	c := plugin(t, f)
-	r, w, err := os.Pipe()
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer r.Close()
-	_, _, err = c.WriteMsgUnix(good, unix.UnixRights(int(w.Fd()), int(w.Fd()), int(w.Fd())), nil)
-	w.Close()
-	if err != nil {
-		t.Fatal(err)
-	}
-	_ = r.SetReadDeadline(time.Now().Add(10 * time.Second))
-	if n, err := r.Read(make([]byte, 1)); n > 0 || errors.Is(err, os.ErrDeadlineExceeded) {
-		t.Errorf("a descriptor that came with a request stays open: %v", err)
+	// Descriptors, which nobody here has a use for. An empty packet looks like the end.
+	for _, data := range [][]byte{good, {}} {
+		s := &stack{}
+		f, _ := broker(t, s)
+		r, w, err := os.Pipe()
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer r.Close()
+		oob := unix.UnixRights(int(w.Fd()), int(w.Fd()), int(w.Fd()))
+		iov := unix.Iovec{Base: unsafe.SliceData(append(data, 0))}
+		iov.SetLen(len(data))
+		msg := unix.Msghdr{Iov: &iov, Iovlen: 1, Control: &oob[0], Controllen: uint64(len(oob))}
+		// unix.Sendmsg would give an empty packet a byte.
+		_, _, errno := unix.Syscall(unix.SYS_SENDMSG, f.Fd(), uintptr(unsafe.Pointer(&msg)), 0)
+		w.Close()
+		if errno != 0 {
+			t.Fatal(errno)
+		}
+		_ = r.SetReadDeadline(time.Now().Add(2 * time.Second))
+		if n, err := r.Read(make([]byte, 1)); n > 0 || errors.Is(err, os.ErrDeadlineExceeded) {
+			t.Errorf("a descriptor that came with %d bytes stays open: %v", len(data), err)
+		}
 	}
 }
 

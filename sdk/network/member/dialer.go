@@ -177,9 +177,10 @@ func (d *Dialer) receive() {
 func Receive(c *net.UnixConn, most int) ([]byte, *os.File, error) {
 	b, oob := make([]byte, most+1), make([]byte, syscall.CmsgSpace(4))
 	n, on, flags, _, err := c.ReadMsgUnix(b, oob)
-	if err != nil {
+	if err != nil && on == 0 {
 		return nil, nil, err
 	}
+	// With descriptors it is no end, although an empty packet is taken for one.
 	var files []*os.File
 	if on > 0 {
 		messages, err := syscall.ParseSocketControlMessage(oob[:on])
