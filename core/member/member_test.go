@@ -20,6 +20,7 @@ import (
 	"github.com/nucleus-runtime/nucleus/sdk/network"
 	"github.com/nucleus-runtime/nucleus/sdk/network/egress"
 	wire "github.com/nucleus-runtime/nucleus/sdk/network/member"
+	"github.com/nucleus-runtime/nucleus/sdk/plugin/descriptors"
 )
 
 // stack is what a Dial reaches, and what it was asked for.
@@ -87,7 +88,7 @@ func broker(t *testing.T, s *stack) (*os.File, *member.Broker) {
 
 func plugin(t *testing.T, f *os.File) *net.UnixConn {
 	t.Helper()
-	c, err := wire.Conn(f)
+	c, err := descriptors.Conn(f)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -308,7 +309,7 @@ func TestDialerAndBroker(t *testing.T) {
 	s.mu.Unlock()
 	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Millisecond)
 	defer cancel()
-	before := descriptors(t)
+	before := held(t)
 	if _, err := d.Dial(ctx, wire.TCP, wire.V4, "db", 5432); !errors.Is(err, context.DeadlineExceeded) {
 		t.Error(err)
 	}
@@ -316,9 +317,9 @@ func TestDialerAndBroker(t *testing.T) {
 	if has, err := d.Look(t.Context(), "db"); err != nil || has != wire.V4 {
 		t.Error(has, err)
 	}
-	for end := time.Now().Add(5 * time.Second); descriptors(t) > before; time.Sleep(time.Millisecond) {
+	for end := time.Now().Add(5 * time.Second); held(t) > before; time.Sleep(time.Millisecond) {
 		if time.Now().After(end) {
-			t.Fatalf("%d descriptors, before %d", descriptors(t), before)
+			t.Fatalf("%d descriptors, before %d", held(t), before)
 		}
 	}
 	b.Close()
@@ -327,7 +328,7 @@ func TestDialerAndBroker(t *testing.T) {
 	}
 }
 
-func descriptors(t *testing.T) int {
+func held(t *testing.T) int {
 	t.Helper()
 	all, err := os.ReadDir("/proc/self/fd")
 	if err != nil {
