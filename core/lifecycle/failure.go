@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path"
+	"regexp"
 	"strings"
 	"syscall"
 	"unicode"
@@ -19,9 +20,13 @@ import (
 // failureFile is where the program says why it has failed. The workload does not see it.
 const failureFile = runtime.StatePath + "/failure"
 
+// logged is a line as glog and its like write it: what a program has noted down on its
+// way, which is no failure. gVisor has some that a workload can bring about.
+var logged = regexp.MustCompile(`^[DIWEF][0-9]{4} [0-9:.]+ +[0-9]+ [^ \]]+\] `)
+
 // What is read of it, and what is shown: the beginning says what it was.
 const (
-	maxFailure      = 8 << 10
+	maxFailure      = 1 << 20
 	maxFailureLines = 4
 	maxFailureText  = 600
 )
@@ -99,6 +104,10 @@ func failureText(said string) string {
 			continue
 		}
 		line, rest, _ := strings.Cut(said, "\n")
+		if logged.MatchString(line) {
+			said = rest
+			continue
+		}
 		lines, said = append(lines, strings.TrimSpace(line)), rest
 		if strings.HasPrefix(rest, "\n") {
 			break // what follows is the trace of a panic

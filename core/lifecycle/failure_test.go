@@ -26,7 +26,10 @@ func TestWhatAProgramSaysOfItsFailureIsOneSafeLine(t *testing.T) {
 		`{"level":"error"}`:              `{"level":"error"}`,
 		`{"msg":"cut of`:                 `{"msg":"cut of`,
 		"1\n2\n3\n4\n5\n":                "1; 2; 3; 4",
-		"\x1b]0;owned\a\u202eevil\xff\r\nnucleus: error: forged": "]0;owned  evil ; nucleus: error: forged",
+		// What is only logged: by a workload that asks for a raw socket, for one.
+		"I1129 18:17:24.194035       1 rate_limited.go:36] A process tried\n": "",
+		"W0102 15:04:05.678901 1 a.go:2] text\npanic: boom\n\ngoroutine 1":    "panic: boom",
+		"\x1b]0;owned\a\u202eevil\xff\r\nnucleus: error: forged":              "]0;owned  evil ; nucleus: error: forged",
 		long: long[:maxFailureText] + "…",
 	} {
 		if got := failureText(said); got != want {

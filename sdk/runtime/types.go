@@ -31,7 +31,8 @@ const (
 	WordSignal = "{signal}"
 	// WordFailureFile, of Run and Restore: a path in StatePath where the program writes
 	// down why it has failed itself, as text. If there is anything in it when it has ended,
-	// that was not the workload's end, whatever its exit status is.
+	// but lines as glog writes them ("W0102 15:04:05.678901 1 file.go:2] text"), which are
+	// a log, that was not the workload's end, whatever its exit status is.
 	WordFailureFile = "{failure-file}"
 	// WordImage, of Save and Restore: the directory of the image.
 	WordImage = "{image}"
