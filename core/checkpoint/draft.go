@@ -290,7 +290,16 @@ func syncDir(at *os.Root, name string) error {
 }
 
 // Discard removes what a draft has left; of one that was published that is nothing.
-func (d *Draft) Discard() error { return removeAll(d.parent, d.temp) }
+func (d *Draft) Discard() error { return left(d.dir(), removeAll(d.parent, d.temp)) }
+
+// left says what to do about directories of a draft that belong to a subordinate id: an
+// ordinary user may not look into what a program has made as another.
+func left(dir string, err error) error {
+	if !errors.Is(err, fs.ErrPermission) {
+		return err
+	}
+	return &Error{Path: dir, Err: err, Hint: "unshare --map-auto --map-root-user rm -r " + dir}
+}
 
 // Close lets the draft go.
 func (d *Draft) Close() { _ = d.parent.Close() }
@@ -308,5 +317,5 @@ func Remove(dir string) error {
 		return err
 	}
 	defer parent.Close()
-	return removeAll(parent, filepath.Base(dir))
+	return left(dir, removeAll(parent, filepath.Base(dir)))
 }

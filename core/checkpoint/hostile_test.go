@@ -5,6 +5,7 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 
 	"golang.org/x/sys/unix"
@@ -146,5 +147,33 @@ func TestADeepDraftIsRemoved(t *testing.T) {
 	}
 	if got := names(t, dir); len(got) != 0 {
 		t.Errorf("%v is left", got)
+	}
+}
+
+// A manifest may come from anywhere, and is shown.
+func TestAManifestDoesNotTurnTheTextAround(t *testing.T) {
+	im := &Image{Manifest: Manifest{Runtime: "box", Program: "\u202eq", ProgramVersion: "\u202e1"}}
+	if err := im.Fits("box", "p", "c"); err == nil || strings.ContainsRune(err.Error(), '\u202e') {
+		t.Errorf("%q", err)
+	}
+}
+
+// What belongs to another id is left with a way to remove it.
+func TestWhatMayNotBeRemoved(t *testing.T) {
+	if os.Geteuid() == 0 {
+		t.Skip("root may")
+	}
+	dir := place(t)
+	d := begin(t, filepath.Join(dir, "img"))
+	write(t, work(d, "a"), "x")
+	if err := os.Chmod(dir, 0o500); err != nil {
+		t.Fatal(err)
+	}
+	var e *Error
+	if err := d.Discard(); !errors.As(err, &e) || !strings.Contains(e.Hint, "rm -r "+d.dir()) {
+		t.Error(err)
+	}
+	if err := os.Chmod(dir, 0o700); err != nil {
+		t.Fatal(err)
 	}
 }
