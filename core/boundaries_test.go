@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"sync"
@@ -214,7 +215,7 @@ func TestHooksPluginEndsTheStart(t *testing.T) {
 // noneLeft looks for sandboxes that still have a directory.
 func noneLeft(t *testing.T) {
 	t.Helper()
-	entries, err := os.ReadDir(options.StateRoot)
+	entries, err := os.ReadDir(filepath.Join(options.StateRoot, "sandboxes"))
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -8,10 +8,12 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/nucleus-runtime/nucleus/core"
 	"github.com/nucleus-runtime/nucleus/core/secret"
 	"github.com/nucleus-runtime/nucleus/internal/testutil"
+	"github.com/nucleus-runtime/nucleus/sdk/hooks"
 )
 
 // lender lends one value, and counts.
@@ -110,6 +112,34 @@ func TestALostLoanIsTold(t *testing.T) {
 	if !strings.Contains(events.String(), `"type":"secrets.lost","error":"the bank is closed","detail":{"secrets":["a"]}`) {
 		t.Errorf("events\n%s", events.String())
 	}
+}
+
+// What was lent is written down and kept as soon as it is there, and not first when slow
+// hooks have come to their end, which may change the plan meanwhile.
+func TestALoanIsKeptWhileHooksRun(t *testing.T) {
+	testutil.Needs(t, testutil.UserNS)
+	l := &lender{t: t}
+	kept := false
+	f := &fakePlugin{at: hooks.At(hooks.PreFS), answer: func(ctx context.Context, _ hooks.Event) (hooks.Answer, error) {
+		for end := time.Now().Add(testutil.Patient(2 * time.Second)); !kept && time.Now().Before(end); time.Sleep(time.Millisecond) {
+			kept = l.keeping() > 0
+		}
+		return hooks.Answer{Mutation: hooks.Mutation{AddEnv: map[string]string{"A": "b"}}}, nil
+	}}
+	o := options
+	o.Secrets, o.Hooks = l, plugins{"a": f}
+	rt, err := core.New(o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	res, _, err := runOf(t, rt, planFor(t, rt, secretJob(t, `test "$A" = b`, "secret \"a\" {\n provider = \"bank\"\n}", "plugin_hook \"a\" {\ntimeout = \"30s\"\n}")))
+	if err != nil || res.ExitCode != 0 {
+		t.Errorf("%+v, %v", res, err)
+	}
+	if !kept {
+		t.Error("a loan is not kept before the hooks are over")
+	}
+	noneLeft(t)
 }
 
 func (l *lender) keeping() int {

@@ -19,6 +19,7 @@ import (
 	"github.com/nucleus-runtime/nucleus/internal/testutil"
 	sdk "github.com/nucleus-runtime/nucleus/sdk/network"
 	"github.com/nucleus-runtime/nucleus/sdk/network/member"
+	pair "github.com/nucleus-runtime/nucleus/sdk/plugin/descriptors"
 )
 
 // memberOf makes a plan one of a job of that name, with a rule for two ports of another.
@@ -139,7 +140,7 @@ func TestPluginThatAsksForNonsense(t *testing.T) {
 			if f.Name() != sdk.MembersFile {
 				continue
 			}
-			c, err := member.Conn(f)
+			c, err := pair.Conn(f)
 			if err != nil {
 				t.Error(err)
 				return

@@ -297,7 +297,7 @@ func (r *Runtime) Create(ctx context.Context, p *plan.Plan, o RunOptions) (*Sand
 	var image *checkpoint.Image
 	if o.Restore != "" {
 		if image, err = checkpoint.Open(o.Restore); err != nil {
-			return nil, err
+			return nil, lifecycle.ImagePhase(err)
 		}
 		defer image.Close()
 	}

@@ -77,7 +77,7 @@ func hintOf(err error) string {
 	}
 	var me *journald.MissingError
 	if errors.As(err, &me) {
-		return "-log none leaves the journal out, whatever the host configuration says: nucleus logs has the output in any case"
+		return "leave it out with -log none, or for all by taking log out of the host configuration: nucleus logs has the output in any case"
 	}
 	var ne *state.NameTakenError
 	if errors.As(err, &ne) {

@@ -71,7 +71,7 @@ func Begin(path string, intent func(dir string) error) (_ *Draft, err error) {
 	}
 	for _, name := range []string{d.temp, filepath.Join(d.temp, DataName), filepath.Join(d.temp, workName)} {
 		if err := d.parent.Mkdir(name, 0o700); err != nil {
-			return nil, errors.Join(fail("", err), removeAll(d.parent, d.temp))
+			return nil, errors.Join(fail("choose a directory that you may write to, on a file system with room", err), removeAll(d.parent, d.temp))
 		}
 	}
 	return d, nil

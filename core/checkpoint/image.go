@@ -74,13 +74,14 @@ type Image struct {
 // would be the program's memory.
 func Open(path string) (_ *Image, err error) {
 	fail := func(hint string, err error) error { return &Error{Path: path, Err: err, Hint: hint} }
+	const name = "name a directory that nucleus checkpoint has made"
 	path, err = filepath.Abs(path)
 	if err != nil {
 		return nil, err
 	}
 	dir, err := unix.Open(path, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
 	if err != nil {
-		return nil, fail("name a directory that nucleus checkpoint has made", os.NewSyscallError("open", err))
+		return nil, fail(name, os.NewSyscallError("open", err))
 	}
 	defer unix.Close(dir)
 	if _, err := private(dir, unix.S_IFDIR); err != nil {
@@ -88,11 +89,11 @@ func Open(path string) (_ *Image, err error) {
 	}
 	m, err := readManifest(dir)
 	if err != nil {
-		return nil, fail("", err)
+		return nil, fail(name, err)
 	}
 	data, err := unix.Openat(dir, DataName, unix.O_PATH|unix.O_DIRECTORY|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
 	if err != nil {
-		return nil, fail("", fmt.Errorf("%s: %w", DataName, err))
+		return nil, fail(name, fmt.Errorf("%s: %w", DataName, err))
 	}
 	im := &Image{Manifest: *m, Path: path, Data: os.NewFile(uintptr(data), filepath.Join(path, DataName))}
 	if err := im.whole(); err != nil {

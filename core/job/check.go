@@ -183,8 +183,8 @@ func (d *decoder) checkNetwork() {
 	switch b := j.Network.Backend; b {
 	case "none", "host":
 		why := map[string]string{
-			"none": `A job without a network has nothing to do with it: name a network plugin, for instance network "netbridge" { ... }, or remove it.`,
-			"host": `On the host's network it can't be enforced: name a network plugin, for instance network "netbridge" { ... }, or remove it.`,
+			"none": `A job without a network has nothing to do with it: name a network plugin, for instance network "netuserspace" { ... }, or remove it.`,
+			"host": `On the host's network it can't be enforced: name a network plugin, for instance network "netuserspace" { ... }, or remove it.`,
 		}[b]
 		refused := []string{"network.config", "network.publish[0]", "network.egress", "network.on_failure"}
 		if b == "none" {

@@ -135,7 +135,7 @@ func jobHints() map[string]string {
 		"pids":        "Write resources { pids = 256 }.",
 		"ports":       `Write a publish block in the network block, with host = "127.0.0.1:8080" and container = 8080.`,
 		"dns":         `Write it in a network block: network "netbridge" { dns = ["10.0.0.1"] }.`,
-		"egress":      `Write it in a network block, for instance in network "netbridge" { ... }.`,
+		"egress":      `Write it in a network block, for instance in network "netuserspace" { ... }.`,
 		"mount":       `Write a volume "name" block with source = "/srv/data" and target = "/data".`,
 		"plugin":      "Plugins are set up in the host configuration: /etc/nucleus/nucleus.hcl.",
 		"seccomp":     "Write it in the security block: security { ... }.",

@@ -46,7 +46,7 @@ func (s *Sandbox) mayCheckpoint() error {
 		return nil
 	}
 	if err := s.cfg.Image.Fits(r.Plugin, program, s.foreign.checkpoint.config); err != nil {
-		return imageError(err)
+		return ImagePhase(err)
 	}
 	return nil
 }
@@ -74,8 +74,8 @@ func sum(f *os.File) (string, error) {
 	return hex.EncodeToString(h.Sum(nil)), nil
 }
 
-// imageError keeps the remedy.
-func imageError(err error) error {
+// ImagePhase marks an error of an image, and keeps its remedy.
+func ImagePhase(err error) error {
 	e := &PhaseError{Phase: "checkpoint", Err: err}
 	var ie *checkpoint.Error
 	if errors.As(err, &ie) {
@@ -132,7 +132,7 @@ func (s *Sandbox) Checkpoint(ctx context.Context, path string, leave bool) (err 
 		if ended := s.over(); ended {
 			err = errEnded
 		}
-		err = imageError(err)
+		err = ImagePhase(err)
 		s.log.Emit(audit.CheckpointFailed, err, nil)
 		return err
 	}
@@ -187,6 +187,8 @@ func (s *Sandbox) becomeSaving() error {
 			e.Hint = "nucleus start " + s.dir.Name
 		case StatusPaused:
 			e.Hint = "nucleus resume " + s.dir.Name
+		case StatusCheckpointing:
+			e.Hint = "try again when the other nucleus checkpoint is done"
 		}
 		return e
 	}

@@ -43,8 +43,11 @@ func (s *Sandbox) beginFetch(ctx context.Context, failed func()) {
 	ctx, cancel := context.WithTimeout(ctx, s.cfg.StartTimeout)
 	f := &fetching{cancel: cancel, done: make(chan struct{})}
 	s.fetching = f
+	p := s.plan // hooks may put a narrower one in its place meanwhile, with the same secrets
 	go func() {
-		f.err = s.fetchSecrets(ctx)
+		f.err = s.fetchSecrets(ctx, p)
+		// At once: hooks may take long, and what is not written down nobody gives back.
+		f.err = cmp.Or(f.err, s.keepLoans())
 		close(f.done)
 		if f.err != nil {
 			failed()
@@ -65,7 +68,7 @@ func (s *Sandbox) fetchFailed() error {
 	}
 }
 
-// endFetch waits for the fetch, and writes down what came of it.
+// endFetch waits for the fetch.
 func (s *Sandbox) endFetch() error {
 	f := s.fetching
 	if f == nil {
@@ -74,46 +77,45 @@ func (s *Sandbox) endFetch() error {
 	<-f.done
 	f.cancel()
 	s.fetching = nil
-	lerr := s.keepLoans() // of a fetch that failed, too
-	return cmp.Or(f.err, lerr)
+	return f.err
 }
 
-// fetchSecrets asks for all values at once, and checks what came.
-func (s *Sandbox) fetchSecrets(ctx context.Context) error {
+// fetchSecrets asks for all values of a plan at once, and checks what came.
+func (s *Sandbox) fetchSecrets(ctx context.Context, p *plan.Plan) error {
 	if s.cfg.Secrets == nil {
-		return s.secretFailed(&secret.Error{Name: s.plan.Secrets[0].Name, Err: errors.New("there is nobody to ask for its value")})
+		return secretFailed(p, &secret.Error{Name: p.Secrets[0].Name, Err: errors.New("there is nobody to ask for its value")})
 	}
-	got, err := s.cfg.Secrets.Fetch(ctx, s.secretRequest())
+	got, err := s.cfg.Secrets.Fetch(ctx, secretRequest(s.dir.ID, p))
 	s.values, s.loans = got.Values, got.Loans
 	if err == nil {
-		err = s.checkSecrets()
+		err = s.checkSecrets(p)
 	} else if errors.Is(ctx.Err(), context.DeadlineExceeded) {
 		err = fmt.Errorf("no value within %s: %w", s.cfg.StartTimeout, err)
 	}
 	if err != nil {
-		return s.secretFailed(err)
+		return secretFailed(p, err)
 	}
 	return nil
 }
 
 // secretRequest groups the secrets by their providers, in the order of the job.
-func (s *Sandbox) secretRequest() secret.Request {
-	r := secret.Request{Sandbox: s.dir.ID}
-	for _, x := range s.plan.Secrets {
+func secretRequest(sandbox string, p *plan.Plan) secret.Request {
+	r := secret.Request{Sandbox: sandbox}
+	for _, x := range p.Secrets {
 		i := slices.IndexFunc(r.Groups, func(g secret.Group) bool { return g.Provider == x.Provider })
 		if i < 0 {
 			i = len(r.Groups)
 			r.Groups = append(r.Groups, secret.Group{Provider: x.Provider})
 		}
-		r.Groups[i].Refs = append(r.Groups[i].Refs, secret.Ref{Name: x.Name, Config: x.Config, Eval: x.Eval, Where: s.plan.Where(x.Origin)})
+		r.Groups[i].Refs = append(r.Groups[i].Refs, secret.Ref{Name: x.Name, Config: x.Config, Eval: x.Eval, Where: p.Where(x.Origin)})
 	}
 	return r
 }
 
 // checkSecrets refuses what cannot be what the job means.
-func (s *Sandbox) checkSecrets() error {
+func (s *Sandbox) checkSecrets(p *plan.Plan) error {
 	total := 0
-	for _, x := range s.plan.Secrets {
+	for _, x := range p.Secrets {
 		v := s.values[x.Name]
 		err := checkSecret(x, v)
 		if err == nil {
@@ -125,8 +127,8 @@ func (s *Sandbox) checkSecrets() error {
 			return &secret.Error{Name: x.Name, Err: err}
 		}
 	}
-	if n := len(s.values) - len(s.plan.Secrets); n > 0 {
-		return &secret.Error{Name: s.plan.Secrets[0].Name, Err: fmt.Errorf("%d values came that the job does not ask for", n)}
+	if n := len(s.values) - len(p.Secrets); n > 0 {
+		return &secret.Error{Name: p.Secrets[0].Name, Err: fmt.Errorf("%d values came that the job does not ask for", n)}
 	}
 	return nil
 }
@@ -156,14 +158,14 @@ func (e *sourceError) Unwrap() error { return e.err }
 
 // secretFailed gives a failure its place in the job: that of the secret, or the
 // first of the provider, or the first of all.
-func (s *Sandbox) secretFailed(err error) error {
-	e := &PhaseError{Phase: "secrets", Origin: s.plan.Secrets[0].Origin, Err: &sourceError{err}}
+func secretFailed(p *plan.Plan, err error) error {
+	e := &PhaseError{Phase: "secrets", Origin: p.Secrets[0].Origin, Err: &sourceError{err}}
 	var se *secret.Error
 	if !errors.As(err, &se) {
 		return e
 	}
 	e.Hint = audit.Clean(se.Hint)
-	for _, x := range s.plan.Secrets {
+	for _, x := range p.Secrets {
 		if x.Name == se.Name || se.Name == "" && x.Provider == se.Provider {
 			e.Origin = x.Origin
 			break

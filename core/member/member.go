@@ -19,6 +19,7 @@ import (
 	"github.com/nucleus-runtime/nucleus/sdk/dnsname"
 	"github.com/nucleus-runtime/nucleus/sdk/network/egress"
 	"github.com/nucleus-runtime/nucleus/sdk/network/member"
+	"github.com/nucleus-runtime/nucleus/sdk/plugin/descriptors"
 )
 
 // Dial reaches another job of the stack: it tells in which families that has an address,
@@ -53,7 +54,7 @@ func New(p *egress.Policy, dial Dial, failed func(job string, err error)) (*Brok
 	ours, theirs := os.NewFile(uintptr(fds[0]), "members"), os.NewFile(uintptr(fds[1]), "members")
 	defer ours.Close()
 	b := &Broker{policy: p, dial: dial, failed: failed, done: make(chan struct{})}
-	if b.conn, err = member.Conn(ours); err == nil {
+	if b.conn, err = descriptors.Conn(ours); err == nil {
 		// What is sent and not read counts against all descriptors that our user has on
 		// their way (unix(7), ETOOMANYREFS): a plugin that does not read gets no more.
 		err = b.conn.SetWriteBuffer(1)

@@ -78,20 +78,29 @@ func openJournal(path string) (*Journal, error) {
 // maxJournal is more than any sandbox writes.
 const maxJournal = 16 << 20
 
+// sizeOf refuses what is no journal.
+func sizeOf(f *os.File) (int64, error) {
+	st, err := f.Stat()
+	if err != nil {
+		return 0, err
+	}
+	if !st.Mode().IsRegular() || st.Size() > maxJournal {
+		return 0, fmt.Errorf("%s: not a journal (%s, %d bytes)", f.Name(), st.Mode(), st.Size())
+	}
+	return st.Size(), nil
+}
+
 func (j *Journal) mend() error {
-	st, err := j.f.Stat()
+	size, err := sizeOf(j.f)
 	if err != nil {
 		return err
 	}
-	if !st.Mode().IsRegular() || st.Size() > maxJournal {
-		return fmt.Errorf("%s: not a journal (%s, %d bytes)", j.f.Name(), st.Mode(), st.Size())
-	}
-	b := make([]byte, st.Size())
+	b := make([]byte, size)
 	if _, err := j.f.ReadAt(b, 0); err != nil && !errors.Is(err, io.EOF) {
 		return err
 	}
 	j.size = int64(bytes.LastIndexByte(b, '\n') + 1)
-	if j.size == st.Size() {
+	if j.size == size {
 		return nil
 	}
 	return j.f.Truncate(j.size)

@@ -64,6 +64,10 @@ func (x Ref) pending() ([]Record, error) {
 		return nil, err
 	}
 	defer f.Close()
+	// What is cut off, or nothing, of a journal would be a sandbox without effects.
+	if _, err := sizeOf(f); err != nil {
+		return nil, err
+	}
 	return pending(io.LimitReader(f, maxJournal))
 }
 

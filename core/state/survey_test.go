@@ -7,6 +7,8 @@ import (
 	"path/filepath"
 	"testing"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // A survey has every sandbox that has announced the step and not undone it, whether it
@@ -14,7 +16,7 @@ import (
 func TestSurvey(t *testing.T) {
 	r := open(t, filepath.Join(t.TempDir(), "root"))
 	for id, step := range map[string]string{idA: "network", idA2: "cgroup", idB: "network"} {
-		d := create(t, r, id, "x")
+		d := create(t, r, id, "x"+id[len(id)-4:])
 		if err := d.Announce(t.Context(), step, id); err != nil {
 			t.Fatal(err)
 		}
@@ -41,12 +43,23 @@ func TestSurvey(t *testing.T) {
 	if err := see(); err != nil || len(got) != 2 || string(got[idA].Data) != `"`+idA+`"` || string(got[idB].Data) != `"`+idB+`"` {
 		t.Errorf("%v, %v", got, err)
 	}
-	if err := os.WriteFile(filepath.Join(r.Path(), "sandboxes", idA2, journalName), []byte("{\n"), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	got = nil
-	if err := see(); err == nil || got != nil {
-		t.Errorf("a journal that cannot be read is taken for an empty one: %v, %v", got, err)
+	path := filepath.Join(r.Path(), "sandboxes", idA2, journalName)
+	for what, spoil := range map[string]func() error{
+		"no record": func() error { return os.WriteFile(path, []byte("{\n"), 0o600) },
+		"too long":  func() error { return os.Truncate(path, maxJournal+1) },
+		"a FIFO":    func() error { return errors.Join(os.Remove(path), unix.Mkfifo(path, 0o600)) },
+	} {
+		was, err := os.ReadFile(path)
+		if err := errors.Join(err, spoil()); err != nil {
+			t.Fatal(err)
+		}
+		got = nil
+		if err := see(); err == nil || got != nil {
+			t.Errorf("%s: a journal that cannot be read is taken for an empty one: %v, %v", what, got, err)
+		}
+		if err := errors.Join(os.Remove(path), os.WriteFile(path, was, 0o600)); err != nil {
+			t.Fatal(err)
+		}
 	}
 }
 

@@ -20,7 +20,7 @@ job "web" {
     exec 3<>/dev/tcp/db/5432
     printf 'HEAD / HTTP/1.0\r\n\r\n' >&3
     read -r -d $'\r' _ status <&3 && echo "db:5432: $status"
-    (: <>/dev/tcp/db/22) 2>/dev/null || echo "db:22: no rule lists this port"
+    (exec 4<>/dev/tcp/db/22 && read -r _ <&4) 2>/dev/null || echo "db:22: no rule lists this port"
     getent hosts cron || echo "cron: no rule names it"
   EOT
   ]

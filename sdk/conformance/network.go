@@ -35,6 +35,7 @@ func networkSuite() suite {
 		{"network/crash", "Detach in a new process leaves nothing after a SIGKILL in, or after, Prepare and Attach", "make nothing that a process which knows only the sandbox's id does not find", configured, networkCrash},
 		{"network/status", "with feature network.status: Status is ok after Attach, and not without drift when the link has been removed", "look at what is, not at what was made", configured, sees},
 		{"network/gc", "with feature network.gc: GC removes what belongs to no valid attachment, leaves the others and those of another state root working, and changes nothing if it is only to say what it would do", "compare all that bears your name and the state root's with what is valid", configured, collects},
+		{"network/undumpable", "the process is not dumpable: no look into it for other processes of its user, which serve other sandboxes", "prctl(PR_SET_DUMPABLE, 0) as the first act", running, undumpable},
 		{"network/watch", "with feature network.watch: Watch tells of a connection that is refused within 2 s, and ends with its caller", "send what was refused as it comes, and no later than in a second", configured, watches},
 	}}
 }

@@ -16,6 +16,7 @@ import (
 	"github.com/nucleus-runtime/nucleus/sdk/conformance/internal/lab"
 	"github.com/nucleus-runtime/nucleus/sdk/network"
 	"github.com/nucleus-runtime/nucleus/sdk/network/member"
+	"github.com/nucleus-runtime/nucleus/sdk/plugin/descriptors"
 )
 
 // jobName is the job that policies of rules have.
@@ -47,7 +48,7 @@ func newBroker() (*broker, *os.File, error) {
 	ours, theirs := os.NewFile(uintptr(fds[0]), network.MembersFile), os.NewFile(uintptr(fds[1]), network.MembersFile)
 	defer ours.Close()
 	b := &broker{}
-	if b.conn, err = member.Conn(ours); err != nil {
+	if b.conn, err = descriptors.Conn(ours); err != nil {
 		theirs.Close()
 		return nil, nil, err
 	}

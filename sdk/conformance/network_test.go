@@ -66,6 +66,7 @@ var networkBites = []struct{ rule, defect, says string }{
 	{"network/gc", "collects all", "- "},
 	{"network/gc", "collects others'", "- "},
 	{"network/gc", "collects in a dry run", "only to say what it would remove"},
+	{"network/undumpable", "dumpable", "/mem belongs to user"},
 	{"network/watch", "tells nobody", "nothing told within 2s"},
 }
 

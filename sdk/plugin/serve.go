@@ -128,7 +128,7 @@ func (s *server) serve() error {
 	if err := s.refuseOtherTransports(); err != nil {
 		return err
 	}
-	if s.plugin.Secrets != nil {
+	if s.plugin.Secrets != nil || s.plugin.Network != nil { // those of other sandboxes may have the same user
 		if err := launch.Undumpable(); err != nil {
 			return err
 		}

@@ -21,8 +21,8 @@ import (
 // dialled are the setups in which the core makes the connections between jobs.
 var dialled = []string{"netuserspace/user", "netuserspace/root", "netstack/user", "netstack/root"}
 
-// dialledStack is the stack, whose rule has two ports more: one at which the job serves
-// its loopback alone, and one at which nobody listens.
+// dialledStack is the stack, whose rule has ports more: one at which the job serves its
+// loopback alone, one at which nobody listens, and two at which it serves one family.
 func (s *site) dialledStack() string {
 	s.t.Helper()
 	path := s.stackFile()
@@ -30,10 +30,12 @@ func (s *site) dialledStack() string {
 		probe.Probe{ID: "allowed", Kind: probe.Serve, To: "[::]:5432", Wait: patience},
 		probe.Probe{ID: "udp", Kind: probe.Serve, To: "[::]:5433", Wait: patience},
 		probe.Probe{ID: "other", Kind: probe.Serve, To: "[::]:9999", Wait: patience},
-		probe.Probe{ID: "loopback", Kind: probe.Serve, To: "127.0.0.1:6000", Wait: patience})
+		probe.Probe{ID: "loopback", Kind: probe.Serve, To: "127.0.0.1:6000", Wait: patience},
+		probe.Probe{ID: "4 alone", Kind: probe.Serve, To: "192.0.0.2:6004", Wait: patience},
+		probe.Probe{ID: "6 alone", Kind: probe.Serve, To: "[fd6e:7563:6c75::2]:6006", Wait: patience})
 	text, err := os.ReadFile(path)
 	if err == nil {
-		ports := strings.ReplaceAll(string(text), `"5433/udp"`, `"5433/udp", "6000/tcp", "6001/tcp", "6001/udp"`)
+		ports := strings.ReplaceAll(string(text), `"5433/udp"`, `"5433/udp", "6000/tcp", "6001/tcp", "6001/udp", "6004/tcp", "6006/tcp"`)
 		err = os.WriteFile(path, []byte(strings.ReplaceAll(ports, "  stop {", s.more+"  stop {")), 0o644)
 	}
 	if err != nil {
@@ -69,6 +71,8 @@ func TestJobsThatTheCoreConnects(t *testing.T) {
 			probe.Probe{ID: "open udp 4", Kind: probe.UDP, Family: "4", To: "db:5433"},
 			probe.Probe{ID: "open udp 6", Kind: probe.UDP, Family: "6", To: "db:5433"},
 			probe.Probe{ID: "open bulk", Kind: probe.Bulk, To: "db:5432", Size: 8 << 20, Wait: patience},
+			probe.Probe{ID: "open 4 alone by 6", Kind: probe.TCP, Family: "6", To: "db:6004"},
+			probe.Probe{ID: "open 6 alone by 4", Kind: probe.TCP, Family: "4", To: "db:6006"},
 			tcp("another port", "db:9999"),
 			probe.Probe{ID: "another protocol", Kind: probe.UDP, To: "db:5432"},
 			probe.Probe{ID: "ping", Kind: probe.ICMP, To: "db"},
@@ -137,7 +141,7 @@ func TestJobsThatTheCoreConnects(t *testing.T) {
 		if err := json.Unmarshal([]byte(s.must("inspect", "shop-web")), &web); err != nil {
 			t.Fatal(err)
 		}
-		if f := web.Result.Network.Flows; len(f) != 1 || f[0].Name != "db" || f[0].Connections < 9 || f[0].Rx < 8<<20 || f[0].Tx < 8<<20 {
+		if f := web.Result.Network.Flows; len(f) != 1 || f[0].Name != "db" || f[0].Connections < 11 || f[0].Rx < 8<<20 || f[0].Tx < 8<<20 {
 			t.Errorf("what went to the job: %+v", f)
 		}
 		s.must("down", "-config", path)

@@ -162,7 +162,7 @@ func (a *attachment) connect(ctx context.Context, h *host, pl *pool, r *network.
 	if err := h.fence(ctx, a.slot, port, bridge, a.mac); err != nil {
 		return err
 	}
-	if err := h.inside(ctx, in.route, a.slot, ifname); err != nil {
+	if err := h.inside(ctx, in.route, a.slot, ifname, r.OwnStack); err != nil {
 		return err
 	}
 	if err := a.resolve(r.DNS); err != nil {

@@ -97,7 +97,7 @@ func (h *host) removeLink(name string) error {
 }
 
 // inside sets up the sandbox's end, over a socket that was opened in there.
-func (h *host) inside(ctx context.Context, route *os.File, s slot, ifname string) error {
+func (h *host) inside(ctx context.Context, route *os.File, s slot, ifname string, taken bool) error {
 	in := socket{int(route.Fd())}
 	index := 0
 	err := in.send(ctx, func(m []byte) {
@@ -121,6 +121,10 @@ func (h *host) inside(ctx context.Context, route *os.File, s slot, ifname string
 	rs = append(rs, h.leg(index, s.v4, s.pool.v4.Bits(), s.pool.gateway4(), s.pool.mac())...)
 	if h.v6 {
 		rs = append(rs, h.leg(index, s.v6, s.pool.v6.Bits(), s.pool.gateway6(), s.pool.mac())...)
+		// Where somebody takes the address over, the kernel would go on to answer, with resets.
+		if !taken {
+			rs = append(rs, local(s.v6))
+		}
 	}
 	if err := in.send(ctx, nil, rs...); err != nil {
 		return fmt.Errorf("setting up %s inside the sandbox: %w", ifname, err)
@@ -156,16 +160,12 @@ func (s socket) carrier(ctx context.Context, ifname string) error {
 // network is behind the gateway, too: nothing there answers directly, and a refusal
 // comes at once where a neighbour that is silent takes seconds.
 func (h *host) leg(index int, a netip.Addr, bits int, gateway netip.Addr, mac []byte) []*nl.NetlinkRequest {
-	rs := []*nl.NetlinkRequest{
+	return []*nl.NetlinkRequest{
 		address(index, a, bits, unix.IFA_F_NOPREFIXROUTE),
 		neighbour(index, gateway, mac),
 		routeTo(index, netip.PrefixFrom(gateway, gateway.BitLen()), netip.Addr{}),
 		routeTo(index, netip.Prefix{}, gateway),
 	}
-	if a.Is6() {
-		rs = append(rs, local(a))
-	}
-	return rs
 }
 
 // local makes packets for an address of IPv6 come in. The kernel does it as well, but in

@@ -213,7 +213,7 @@ func tryAttach(t testing.TB, lab *netlab.Lab, o options) (*sandbox, error) {
 		Call: network.Call{SandboxID: "sb"}, IfName: "eth0", Ports: o.ports, Egress: o.egress, Prepared: r.Handle, Missing: append(got.Missing, lacking...), OwnStack: taken,
 	}}
 	if taken {
-		s.do(askForNeighbours)
+		s.do(takeOver)
 	}
 	return s, s.startPlugin(lab, a, files)
 }
@@ -285,15 +285,25 @@ func (s *sandbox) startInit(r *network.PrepareResponse) ([]*os.File, opened) {
 	return files, o
 }
 
-// askForNeighbours has the kernel look for whom it sends to, as everybody does but who was
-// told not to.
-func askForNeighbours() {
+// takeOver has the kernel look for whom it sends to, as everybody does but who was told
+// not to, and know its address of IPv6 for its own. It would by itself, but later.
+func takeOver() {
 	link, err := netlink.LinkByName(inside.IfName)
-	if err == nil {
-		err = netlink.LinkSetARPOn(link)
-	}
 	if err != nil {
 		panic(err)
+	}
+	if err := netlink.LinkSetARPOn(link); err != nil {
+		panic(err)
+	}
+	addrs, err := netlink.AddrList(link, unix.AF_INET6)
+	if err != nil {
+		panic(err)
+	}
+	for _, a := range addrs {
+		own := netlink.Route{LinkIndex: 1, Table: unix.RT_TABLE_LOCAL, Type: unix.RTN_LOCAL, Scope: netlink.SCOPE_HOST, Dst: a.IPNet}
+		if err := netlink.RouteReplace(&own); err != nil {
+			panic(err)
+		}
 	}
 }
 

@@ -10,6 +10,7 @@ import (
 	"syscall"
 
 	"github.com/nucleus-runtime/nucleus/sdk/dnsname"
+	"github.com/nucleus-runtime/nucleus/sdk/plugin/descriptors"
 )
 
 var (
@@ -39,27 +40,13 @@ type reply struct {
 // New takes over the descriptor, which is closed.
 func New(f *os.File) (*Dialer, error) {
 	defer f.Close()
-	c, err := Conn(f)
+	c, err := descriptors.Conn(f)
 	if err != nil {
 		return nil, err
 	}
 	d := &Dialer{conn: c, slots: make(chan struct{}, MaxRequests), done: make(chan struct{}), pending: make(map[uint32]chan reply)}
 	go d.receive()
 	return d, nil
-}
-
-// Conn takes a copy of an end of the pair.
-func Conn(f *os.File) (*net.UnixConn, error) {
-	conn, err := net.FileConn(f)
-	if err != nil {
-		return nil, err
-	}
-	c, ok := conn.(*net.UnixConn)
-	if !ok || c.LocalAddr().Network() != "unixpacket" {
-		conn.Close()
-		return nil, errors.New("it is no sequenced-packet unix socket")
-	}
-	return c, nil
 }
 
 // Close ends all that is asked for.
@@ -177,9 +164,10 @@ func (d *Dialer) receive() {
 func Receive(c *net.UnixConn, most int) ([]byte, *os.File, error) {
 	b, oob := make([]byte, most+1), make([]byte, syscall.CmsgSpace(4))
 	n, on, flags, _, err := c.ReadMsgUnix(b, oob)
-	if err != nil {
+	if err != nil && on == 0 {
 		return nil, nil, err
 	}
+	// With descriptors it is no end, although an empty packet is taken for one.
 	var files []*os.File
 	if on > 0 {
 		messages, err := syscall.ParseSocketControlMessage(oob[:on])

@@ -48,7 +48,7 @@ func Pair() (*Sender, *os.File, error) {
 	}
 	ours, theirs := os.NewFile(uintptr(fds[0]), "descriptors"), os.NewFile(uintptr(fds[1]), "descriptors")
 	defer ours.Close()
-	conn, err := open(ours)
+	conn, err := Conn(ours)
 	if err != nil {
 		theirs.Close()
 		return nil, nil, err
@@ -56,8 +56,8 @@ func Pair() (*Sender, *os.File, error) {
 	return &Sender{conn: conn}, theirs, nil
 }
 
-// open takes a copy of an end. It fails for what is no such socket.
-func open(f *os.File) (*net.UnixConn, error) {
+// Conn takes a copy of an end of a pair. It fails for what is no such socket.
+func Conn(f *os.File) (*net.UnixConn, error) {
 	conn, err := net.FileConn(f)
 	if err != nil {
 		return nil, err

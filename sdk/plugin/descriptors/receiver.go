@@ -53,7 +53,7 @@ func (p *parcel) close() {
 func Receive(f *os.File) (*Receiver, error) { return receive(f, keepFor) }
 
 func receive(f *os.File, keepFor time.Duration) (*Receiver, error) {
-	conn, err := open(f)
+	conn, err := Conn(f)
 	if err != nil {
 		return nil, fmt.Errorf("the side channel for descriptors: %w", err)
 	}

@@ -39,12 +39,16 @@ func (e *Exit) findJob(proto string, dst netip.AddrPort, n dnsname.Name) (Target
 	return Target{Name: n, job: &job{dst, v}}, nil
 }
 
-// ask has the core connect to a job, in the family that the sandbox has chosen.
-func (e *Exit) ask(ctx context.Context, proto string, p member.Protocol, t Target) (*os.File, error) {
-	f := member.V6
-	if t.job.dst.Addr().Unmap().Is4() {
-		f = member.V4
+// families are that of the address which the sandbox has chosen, and the other one.
+func (j *job) families() [2]member.Families {
+	if j.dst.Addr().Unmap().Is4() {
+		return [2]member.Families{member.V4, member.V6}
 	}
+	return [2]member.Families{member.V6, member.V4}
+}
+
+// ask has the core connect to a job.
+func (e *Exit) ask(ctx context.Context, proto string, p member.Protocol, f member.Families, t Target) (*os.File, error) {
 	file, err := e.members.Dial(ctx, p, f, t.Name, t.job.dst.Port())
 	if errors.Is(err, member.ErrAbsent) || errors.Is(err, member.ErrRefused) {
 		v := t.job.verdict
@@ -54,8 +58,22 @@ func (e *Exit) ask(ctx context.Context, proto string, p member.Protocol, t Targe
 	return file, err
 }
 
+// dialJobTCP tries the other family where nobody listens in the one that the sandbox
+// has chosen, as for other names: where a connection is accepted before the job has
+// answered, the program can not.
 func (e *Exit) dialJobTCP(ctx context.Context, t Target) (*net.TCPConn, error) {
-	file, err := e.ask(ctx, TCP, member.TCP, t)
+	f := t.job.families()
+	c, err := e.dialJobIn(ctx, f[0], t)
+	if errors.Is(err, unix.ECONNREFUSED) {
+		if other, err := e.dialJobIn(ctx, f[1], t); err == nil {
+			return other, nil
+		}
+	}
+	return c, err
+}
+
+func (e *Exit) dialJobIn(ctx context.Context, f member.Families, t Target) (*net.TCPConn, error) {
+	file, err := e.ask(ctx, TCP, member.TCP, f, t)
 	if err != nil {
 		return nil, err
 	}
@@ -67,7 +85,7 @@ func (e *Exit) dialJobTCP(ctx context.Context, t Target) (*net.TCPConn, error) {
 }
 
 func (e *Exit) dialJobUDP(ctx context.Context, t Target) (*net.UDPConn, error) {
-	file, err := e.ask(ctx, UDP, member.UDP, t)
+	file, err := e.ask(ctx, UDP, member.UDP, t.job.families()[0], t)
 	if err != nil {
 		return nil, err
 	}

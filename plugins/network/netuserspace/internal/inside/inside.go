@@ -113,8 +113,8 @@ func Ask(p Path, ports []network.PortMap) ([]network.Opening, []network.Setup, e
 			network.Opening{Name: DNSTCP, Kind: network.ListenTCP, Address: netip.AddrPortFrom(Resolver, 53)})
 	}
 	setups := []network.Setup{
-		{Name: Link, Protocol: netlinkRoute, Messages: link(v4), Optional: true},
-		{Name: Link6, Protocol: netlinkRoute, Messages: link(v6), Optional: true},
+		{Name: Link, Protocol: netlinkRoute, Messages: link(v4, p), Optional: true},
+		{Name: Link6, Protocol: netlinkRoute, Messages: link(v6, p), Optional: true},
 	}
 	if p != Kernel {
 		return openings, setups, nil

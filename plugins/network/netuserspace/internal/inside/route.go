@@ -62,8 +62,9 @@ const create = unix.NLM_F_CREATE | unix.NLM_F_EXCL
 func attr(kind int, data []byte) *nl.RtAttr { return nl.NewRtAttr(kind, data) }
 func number(kind int, n uint32) *nl.RtAttr  { return attr(kind, nl.Uint32Attr(n)) }
 
-// link readies the tap device, and makes it the way to everywhere.
-func link(f *family) []byte {
+// link readies the tap device, and makes it the way to everywhere, for this kernel or
+// for a network stack that takes over what it has.
+func link(f *family, p Path) []byte {
 	var b batch
 	if f == v4 {
 		b.add(unix.RTM_NEWLINK, 0, tapLink(0, 0), number(unix.IFLA_MTU, MTU), noAutoconf())
@@ -72,6 +73,9 @@ func link(f *family) []byte {
 		b.add(unix.RTM_NEWLINK, 0, tapLink(up, up))
 	}
 	b.address(f, TapIndex)
+	if p != Frames {
+		b.host(f)
+	}
 	b.gateway(f, unix.RT_TABLE_MAIN)
 	b.gateway(f, tableTap)
 	return b
@@ -102,15 +106,16 @@ func (b *batch) address(f *family, index uint32) {
 	m.Prefixlen, m.Index, m.Flags = f.bits, index, unix.IFA_F_NODAD
 	local := f.address.AsSlice()
 	b.add(unix.RTM_NEWADDR, create, m, attr(unix.IFA_LOCAL, local), attr(unix.IFA_ADDRESS, local))
-	if f == v6 {
-		b.host(f)
-	}
 }
 
 // host makes packets for the address come in here. The kernel does it as well, but for
 // IPv6 in a queue that is worked through later (addrconf_dad_work), and till then what
-// the first connections get would be lost.
+// the first connections get would be lost. The route stays when the address is taken
+// over by somebody else, to whom the kernel would send resets.
 func (b *batch) host(f *family) {
+	if f != v6 {
+		return
+	}
 	m := nl.NewRtMsg()
 	m.Family, m.Dst_len, m.Table, m.Type, m.Scope = f.number, f.bits, unix.RT_TABLE_LOCAL, unix.RTN_LOCAL, unix.RT_SCOPE_HOST
 	b.add(unix.RTM_NEWROUTE, unix.NLM_F_CREATE|unix.NLM_F_REPLACE, m, attr(unix.RTA_DST, f.address.AsSlice()), number(unix.RTA_OIF, loIndex))
@@ -130,6 +135,7 @@ func steer(f *family) []byte {
 	var b batch
 	// Also where there is no tap device, the sandbox has an address, and a way out.
 	b.address(f, loIndex)
+	b.host(f)
 	b.local(f, unix.RT_TABLE_MAIN)
 	b.local(f, tableLocal)
 	b.rule(f, tableTap, priorityTap, number(nl.FRA_FWMARK, markTap))
