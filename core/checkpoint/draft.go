@@ -1,6 +1,7 @@
 package checkpoint
 
 import (
+	"context"
 	"crypto/rand"
 	"encoding/json"
 	"errors"
@@ -70,7 +71,7 @@ func Begin(path string, intent func(dir string) error) (_ *Draft, err error) {
 	}
 	for _, name := range []string{d.temp, filepath.Join(d.temp, DataName), filepath.Join(d.temp, workName)} {
 		if err := d.parent.Mkdir(name, 0o700); err != nil {
-			return nil, errors.Join(fail("choose a directory that you may write to, on a file system with room", err), d.parent.RemoveAll(d.temp))
+			return nil, errors.Join(fail("choose a directory that you may write to, on a file system with room", err), removeAll(d.parent, d.temp))
 		}
 	}
 	return d, nil
@@ -120,8 +121,8 @@ func (d *Draft) Data() (*os.File, error) {
 
 // Publish makes the image of what the program has written, on disk and under its name,
 // or fails and leaves the draft.
-func (d *Draft) Publish(m Manifest) error {
-	if err := d.publish(m); err != nil {
+func (d *Draft) Publish(ctx context.Context, m Manifest) error {
+	if err := d.publish(ctx, m); err != nil {
 		var e *Error
 		if !errors.As(err, &e) {
 			err = &Error{Path: d.path, Err: err}
@@ -131,27 +132,24 @@ func (d *Draft) Publish(m Manifest) error {
 	return nil
 }
 
-func (d *Draft) publish(m Manifest) error {
+func (d *Draft) publish(ctx context.Context, m Manifest) error {
 	dir, err := d.parent.OpenRoot(d.temp)
 	if err != nil {
 		return err
 	}
 	defer dir.Close()
-	entries, err := fs.ReadDir(dir.FS(), workName)
+	names, err := written(dir)
 	if err != nil {
 		return err
 	}
-	if len(entries) == 0 || len(entries) > maxFiles {
-		return fmt.Errorf("the program has written %d files, and is to write from 1 to %d", len(entries), maxFiles)
-	}
 	// The program, or who has broken into it, may still do anything to its directory: what
 	// is looked at is out of it.
-	for _, x := range entries {
-		if err := dir.Rename(filepath.Join(workName, x.Name()), filepath.Join(DataName, x.Name())); err != nil {
+	for _, name := range names {
+		if err := dir.Rename(filepath.Join(workName, name), filepath.Join(DataName, name)); err != nil {
 			return err
 		}
 	}
-	if err := dir.RemoveAll(workName); err != nil {
+	if err := removeAll(dir, workName); err != nil {
 		return err
 	}
 	data, err := dir.OpenRoot(DataName)
@@ -159,14 +157,14 @@ func (d *Draft) publish(m Manifest) error {
 		return err
 	}
 	defer data.Close()
-	for _, x := range entries {
-		size, err := adopt(data, x.Name())
+	slices.Sort(names)
+	for _, name := range names {
+		size, err := adopt(ctx, data, name)
 		if err != nil {
-			return fmt.Errorf("%q, which the program has written: %w", x.Name(), err)
+			return fmt.Errorf("%q, which the program has written: %w", name, err)
 		}
-		m.Files = append(m.Files, File{Name: x.Name(), Size: size})
+		m.Files = append(m.Files, File{Name: name, Size: size})
 	}
-	slices.SortFunc(m.Files, func(a, b File) int { return strings.Compare(a.Name, b.Name) })
 	m.Version = Version
 	b, err := json.MarshalIndent(m, "", "  ")
 	if err != nil {
@@ -195,60 +193,92 @@ func (d *Draft) publish(m Manifest) error {
 	return errors.Join(err, at.Close())
 }
 
-// adopt makes a file of the program's our own, and gives its size. What its owner is
-// says who may give it away: root may, and anybody else copies.
-func adopt(dir *os.Root, name string) (int64, error) {
-	f, err := dir.OpenFile(name, os.O_RDONLY|unix.O_NOFOLLOW|unix.O_NONBLOCK, 0)
+// written gives the names of what the program has written, of which there may be any
+// number.
+func written(dir *os.Root) ([]string, error) {
+	f, err := dir.Open(workName)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	names, err := f.Readdirnames(maxFiles + 1)
+	switch {
+	case ignoreEOF(err) != nil:
+		return nil, err
+	case len(names) > maxFiles:
+		return nil, fmt.Errorf("the program has written more than %d files", maxFiles)
+	case len(names) == 0:
+		return nil, errors.New("the program has written no file")
+	}
+	return names, nil
+}
+
+// adopt puts a copy in the place of a file of the program's, and gives its size. The file
+// itself may be open in the program for longer, which could write to it, give rights to it to
+// others, and to whoever executes it: a mount without set-ID files and one with mapped ids
+// take file capabilities that count on the host (capabilities(7)).
+func adopt(ctx context.Context, dir *os.Root, name string) (size int64, err error) {
+	from, err := dir.OpenFile(name, os.O_RDONLY|unix.O_NOFOLLOW|unix.O_NONBLOCK, 0)
 	if err != nil {
 		return 0, err
 	}
-	defer func() { _ = f.Close() }() // for reading, or synced before
+	defer from.Close()
 	var st unix.Stat_t
-	if err := unix.Fstat(int(f.Fd()), &st); err != nil {
+	if err := unix.Fstat(int(from.Fd()), &st); err != nil {
 		return 0, os.NewSyscallError("fstat", err)
 	}
 	if st.Mode&unix.S_IFMT != unix.S_IFREG || st.Nlink != 1 {
 		return 0, errors.New("it is no regular file with one name")
 	}
-	us := os.Geteuid()
-	switch {
-	case int(st.Uid) == us && int(st.Gid) == os.Getegid():
-	case us == 0:
-		if err := f.Chown(0, os.Getegid()); err != nil {
-			return 0, err
-		}
-	default:
-		if f, err = copied(dir, f, name); err != nil {
-			return 0, err
-		}
-	}
-	if err := errors.Join(f.Chmod(0o600), f.Sync()); err != nil {
-		return 0, err
-	}
-	now, err := f.Stat()
-	if err != nil {
-		return 0, err
-	}
-	return now.Size(), nil
-}
-
-// copied puts a copy of a file in its place, and gives it in the place of the other,
-// which it closes.
-func copied(dir *os.Root, from *os.File, name string) (*os.File, error) {
 	temp := prefix + rand.Text()
 	to, err := dir.OpenFile(temp, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
 	if err != nil {
-		return from, err
+		return 0, err
 	}
-	_, err = io.Copy(to, from)
-	if err == nil {
-		err = dir.Rename(temp, name)
+	err = copyData(ctx, to, from, st.Size)
+	if err = errors.Join(err, to.Sync(), to.Close()); err != nil {
+		return 0, err
 	}
-	if err != nil {
-		return from, errors.Join(err, to.Close(), dir.Remove(temp))
+	return st.Size, dir.Rename(temp, name)
+}
+
+// copyChunk is copied between two looks at whether somebody still wants it.
+const copyChunk = 16 << 20
+
+// copyData copies so much of a file, and leaves holes what is one: how large a file is
+// costs who has made it nothing.
+func copyData(ctx context.Context, to, from *os.File, size int64) error {
+	for at := int64(0); at < size; {
+		if ctx.Err() != nil {
+			return fmt.Errorf("interrupted: %w", context.Cause(ctx))
+		}
+		data, err := unix.Seek(int(from.Fd()), at, unix.SEEK_DATA)
+		if errors.Is(err, unix.ENXIO) {
+			break // there is but a hole
+		}
+		if err != nil {
+			return os.NewSyscallError("lseek", err)
+		}
+		hole, err := unix.Seek(int(from.Fd()), data, unix.SEEK_HOLE)
+		if err != nil {
+			return os.NewSyscallError("lseek", err)
+		}
+		end := min(hole, size, data+copyChunk)
+		if data >= end {
+			break
+		}
+		if _, err := from.Seek(data, io.SeekStart); err != nil {
+			return err
+		}
+		if _, err := to.Seek(data, io.SeekStart); err != nil {
+			return err
+		}
+		if _, err := io.CopyN(to, from, end-data); err != nil {
+			return err
+		}
+		at = end
 	}
-	_ = from.Close() // for reading
-	return to, nil
+	return to.Truncate(size)
 }
 
 func syncDir(at *os.Root, name string) error {
@@ -260,7 +290,16 @@ func syncDir(at *os.Root, name string) error {
 }
 
 // Discard removes what a draft has left; of one that was published that is nothing.
-func (d *Draft) Discard() error { return d.parent.RemoveAll(d.temp) }
+func (d *Draft) Discard() error { return left(d.dir(), removeAll(d.parent, d.temp)) }
+
+// left says what to do about directories of a draft that belong to a subordinate id: an
+// ordinary user may not look into what a program has made as another.
+func left(dir string, err error) error {
+	if !errors.Is(err, fs.ErrPermission) {
+		return err
+	}
+	return &Error{Path: dir, Err: err, Hint: "unshare --map-auto --map-root-user rm -r " + dir}
+}
 
 // Close lets the draft go.
 func (d *Draft) Close() { _ = d.parent.Close() }
@@ -278,5 +317,5 @@ func Remove(dir string) error {
 		return err
 	}
 	defer parent.Close()
-	return parent.RemoveAll(filepath.Base(dir))
+	return left(dir, removeAll(parent, filepath.Base(dir)))
 }

@@ -193,7 +193,7 @@ func (im *Image) Fits(runtime, program, config string) error {
 	case im.Runtime != runtime:
 		return fail("restore it with that runtime", "it is of runtime %q, and the job has %q", im.Runtime, runtime)
 	case im.Program != program:
-		return fail("install the program that it was made with, or make the checkpoint again", "it was made with another program of runtime %q (version %s, SHA-256 %s, and this one has %s)", runtime, im.ProgramVersion, im.Program, program)
+		return fail("install the program that it was made with, or make the checkpoint again", "it was made with another program of runtime %q (version %q, SHA-256 %q, and this one has %q)", runtime, im.ProgramVersion, im.Program, program)
 	case im.Config != config:
 		return fail("restore it with the job that it was made with: command, variables, user, mounts, limits and hostname are as they were", "it is of a sandbox of job %q with another configuration than this one's", im.Job)
 	}

@@ -47,7 +47,7 @@ func made(t *testing.T) string {
 	d := begin(t, path)
 	write(t, work(d, "b"), "pages")
 	write(t, work(d, "a"), "")
-	if err := d.Publish(manifest); err != nil {
+	if err := d.Publish(t.Context(), manifest); err != nil {
 		t.Fatal(err)
 	}
 	return path
@@ -99,7 +99,7 @@ func TestOnlyPlainFilesAreAnImage(t *testing.T) {
 		write func(dir, canary string) error
 		want  string
 	}{
-		"nothing":     {func(string, string) error { return nil }, "0 files"},
+		"nothing":     {func(string, string) error { return nil }, "no file"},
 		"a link":      {func(dir, canary string) error { return os.Symlink(canary, dir+"/l") }, `"l", which the program has written`},
 		"a directory": {func(dir, _ string) error { return os.Mkdir(dir+"/d", 0o700) }, "no regular file"},
 		"a pipe":      {func(dir, _ string) error { return unix.Mkfifo(dir+"/p", 0o600) }, "no regular file"},
@@ -110,7 +110,7 @@ func TestOnlyPlainFilesAreAnImage(t *testing.T) {
 				errs = append(errs, os.WriteFile(filepath.Join(dir, strings.Repeat("x", i+1)), nil, 0o600))
 			}
 			return errors.Join(errs...)
-		}, "65 files"},
+		}, "more than 64 files"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			dir := place(t)
@@ -120,7 +120,7 @@ func TestOnlyPlainFilesAreAnImage(t *testing.T) {
 			if err := x.write(filepath.Join(d.dir(), workName), canary); err != nil {
 				t.Fatal(err)
 			}
-			if err := d.Publish(manifest); err == nil || !strings.Contains(err.Error(), x.want) {
+			if err := d.Publish(t.Context(), manifest); err == nil || !strings.Contains(err.Error(), x.want) {
 				t.Errorf("%v, want %q", err, x.want)
 			}
 			if err := d.Discard(); err != nil {
@@ -146,7 +146,7 @@ func TestTheProgramsDirectoryIsNoneOfTheImages(t *testing.T) {
 	}
 	defer data.Close()
 	write(t, work(d, "a"), "x")
-	if err := d.Publish(manifest); err != nil {
+	if err := d.Publish(t.Context(), manifest); err != nil {
 		t.Fatal(err)
 	}
 	fd, err := unix.Openat(int(data.Fd()), "more", unix.O_CREAT|unix.O_WRONLY|unix.O_CLOEXEC, 0o600)
@@ -192,7 +192,7 @@ func TestWhereAnImageCanBe(t *testing.T) {
 				t.Errorf("what was told of before is not there: %v", err)
 			}
 			write(t, work(d, "a"), "x")
-			if err := d.Publish(manifest); err != nil {
+			if err := d.Publish(t.Context(), manifest); err != nil {
 				t.Error(err)
 			}
 			if im, err := Open(path); err != nil {

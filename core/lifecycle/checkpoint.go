@@ -241,7 +241,7 @@ func (s *Sandbox) save(ctx context.Context, d *checkpoint.Draft) (paused bool, e
 		return true, err
 	}
 	failpoint.Hit("image saved")
-	return true, d.Publish(checkpoint.Manifest{
+	return true, d.Publish(ctx, checkpoint.Manifest{
 		Created: time.Now().UTC(), Job: s.plan.Name, Sandbox: s.dir.ID, Runtime: s.plan.Runtime.Plugin,
 		Program: s.foreign.checkpoint.program, ProgramVersion: a.Facts["version"], Config: s.foreign.checkpoint.config,
 	})
