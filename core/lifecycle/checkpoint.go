@@ -207,10 +207,15 @@ func (s *Sandbox) commandsRun(n int) error {
 	}
 }
 
+// resumeTime is for a program that lets its sandbox go on, which takes milliseconds.
+const resumeTime = 30 * time.Second
+
 // endSaving has the sandbox go on.
 func (s *Sandbox) endSaving(paused bool) (err error) {
 	if paused {
-		err = s.callProgram(context.Background(), "let the sandbox go on", s.foreign.answer.Checkpoint.Resume, nil)
+		ctx, cancel := context.WithTimeout(context.Background(), resumeTime)
+		defer cancel()
+		err = s.callProgram(ctx, "let the sandbox go on", s.foreign.answer.Checkpoint.Resume, nil)
 	}
 	s.pauses.Add(1)
 	s.become(StatusRunning)
