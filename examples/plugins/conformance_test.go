@@ -44,7 +44,7 @@ func TestCrunConforms(t *testing.T) {
 	all(t, plugintest.Run(t, plugintest.Config{
 		Binary:    plugintest.Build(t, "./nucleus-plugin-crun", "nucleus-plugin-crun"),
 		Instances: []plugintest.Instance{{Service: "runtime", ID: "sandbox", Config: plugintest.Values{"crun": "/usr/bin/crun"}}},
-	}), "runtime/exec", "runtime/exec-signal")
+	}), "runtime/exec", "runtime/exec-signal", "runtime/exec-group", "runtime/checkpoint")
 }
 
 // all makes sure that no rule but those named has found nothing to look at.
