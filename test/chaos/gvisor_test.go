@@ -149,7 +149,7 @@ func TestPartsOfGVisorDie(t *testing.T) {
 			cause string
 		}{
 			{"nucleus-init", unix.SIGKILL, 125, "error"},
-			{"runsc", unix.SIGKILL, 137, "signal"},
+			{"runsc", unix.SIGKILL, 125, "error"},
 			{"runsc-sandbox", unix.SIGKILL, 137, "signal"},
 			{"runsc-sandbox", unix.SIGSEGV, 139, "signal"},
 			{"runsc-gofer", unix.SIGKILL, 137, "signal"},
