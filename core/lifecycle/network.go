@@ -191,6 +191,7 @@ func (s *Sandbox) backendReady(ctx context.Context) error {
 		case n == 0:
 			return s.networkFailed(fmt.Errorf("the backend is not ready within %s", networkTime))
 		case fds[1].Revents != 0:
+			<-s.net.ready // it is; for what was written before
 			return nil
 		}
 		_, passed, err := s.receive("fs", initproto.KindOpened)

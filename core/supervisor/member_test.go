@@ -20,13 +20,13 @@ import (
 // door is a run that only others of its stack ask for something.
 type door struct {
 	Run
-	asked member.Request
+	asked chan member.Request
 	err   error
 	hangs bool
 }
 
 func (d *door) Connect(ctx context.Context, q member.Request) (member.Families, *os.File, error) {
-	d.asked = q
+	d.asked <- q
 	if d.hangs {
 		<-ctx.Done()
 		return 0, nil, ctx.Err()
@@ -39,14 +39,15 @@ func (d *door) Connect(ctx context.Context, q member.Request) (member.Families, 
 }
 
 // serveDoor is the supervisor of a job of a stack.
-func serveDoor(t *testing.T, root *state.Root, s *Stack, job string, d *door) *Supervisor {
+func serveDoor(t *testing.T, root *state.Root, s *Stack, job string, d *door, between bool) *Supervisor {
 	t.Helper()
 	dir, err := root.Create(state.NewID(), stack.Sandbox("shop", job), true)
 	if err != nil {
 		t.Fatal(err)
 	}
 	v := unmade(Config{Dir: dir, Plan: &plan.Plan{Name: "db"}, Stack: s, Locate: func(err error) error { return err }})
-	v.run = d
+	d.asked = make(chan member.Request, 1)
+	v.run, v.between = d, between
 	if v.server, err = control.Listen(dir.Path); err != nil {
 		t.Fatal(err)
 	}
@@ -96,8 +97,7 @@ func TestConnectToAMember(t *testing.T) {
 				t.Fatal(err)
 			}
 			t.Cleanup(func() { root.Close() })
-			v := serveDoor(t, root, x.stack, x.job, &x.run)
-			v.between = x.ended
+			serveDoor(t, root, x.stack, x.job, &x.run, x.ended)
 			ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
 			if x.run.hangs {
 				cancel()
@@ -114,8 +114,8 @@ func TestConnectToAMember(t *testing.T) {
 				}
 				want := x.q
 				want.ID = 0
-				if x.run.asked != want {
-					t.Errorf("asked for %+v, want %+v", x.run.asked, want)
+				if asked := <-x.run.asked; asked != want {
+					t.Errorf("asked for %+v, want %+v", asked, want)
 				}
 				if f != nil {
 					f.Close()
@@ -125,7 +125,7 @@ func TestConnectToAMember(t *testing.T) {
 			if f != nil || err == nil || !strings.Contains(err.Error(), x.want) || errors.Is(err, member.ErrAbsent) != x.absent {
 				t.Errorf("%v, want %q; it counts as absent: %t, want %t", err, x.want, errors.Is(err, member.ErrAbsent), x.absent)
 			}
-			if (x.run.asked != member.Request{}) && x.absent && x.run.err == nil {
+			if len(x.run.asked) > 0 && x.absent && x.run.err == nil {
 				t.Error("the sandbox was asked all the same")
 			}
 			var errno syscall.Errno
