@@ -16,7 +16,6 @@ import (
 	"github.com/nucleus-runtime/nucleus/core/audit"
 	"github.com/nucleus-runtime/nucleus/core/checkpoint"
 	"github.com/nucleus-runtime/nucleus/core/fs"
-	"github.com/nucleus-runtime/nucleus/core/initproto"
 	"github.com/nucleus-runtime/nucleus/internal/failpoint"
 	"github.com/nucleus-runtime/nucleus/sdk/runtime"
 )
@@ -129,7 +128,7 @@ func (s *Sandbox) Checkpoint(ctx context.Context, path string, leave bool) (err 
 		err = errors.Join(err, s.endSaving(paused))
 	}
 	if err != nil {
-		if ended := s.over(); ended {
+		if s.over() {
 			err = errEnded
 		}
 		err = ImagePhase(err)
@@ -277,14 +276,6 @@ const maxSaid = 4 << 10
 
 // callProgram makes a call of the program and waits until it has done it.
 func (s *Sandbox) callProgram(ctx context.Context, what string, c runtime.Command, pass *os.File, words ...string) error {
-	sp := &initproto.Spawn{}
-	s.asProgram(sp)
-	sp.Args, sp.Env = s.programCommand(c, words...)
-	null, err := os.OpenFile(os.DevNull, os.O_RDWR, 0)
-	if err != nil {
-		return err
-	}
-	defer null.Close()
 	read, write, err := os.Pipe()
 	if err != nil {
 		return os.NewSyscallError("pipe2", err)
@@ -297,7 +288,7 @@ func (s *Sandbox) callProgram(ctx context.Context, what string, c runtime.Comman
 		_, _ = io.Copy(io.Discard, read)
 		said <- b.String()
 	}()
-	p, err := s.further(ctx, sp, Command{Args: sp.Args, Stdio: [3]*os.File{null, null, write}, Quiet: true, program: true, pass: pass})
+	p, err := s.startProgram(ctx, c, write, pass, words...)
 	_ = write.Close() // the program has its own
 	if err != nil {
 		return err

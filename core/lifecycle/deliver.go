@@ -27,15 +27,7 @@ func (e *refusedError) Error() string { return fmt.Sprintf("the program ended wi
 func (s *Sandbox) deliver(c runtime.Command, pid int, n unix.Signal) error {
 	ctx, cancel := context.WithTimeout(context.Background(), signalTime)
 	defer cancel()
-	sp := &initproto.Spawn{}
-	s.asProgram(sp)
-	sp.Args, sp.Env = s.programCommand(c, runtime.WordPID, strconv.Itoa(pid), runtime.WordSignal, strconv.Itoa(int(n)))
-	null, err := os.OpenFile(os.DevNull, os.O_RDWR, 0)
-	if err != nil {
-		return err
-	}
-	defer null.Close()
-	p, err := s.further(ctx, sp, Command{Args: sp.Args, Stdio: [3]*os.File{null, null, null}, Quiet: true, program: true})
+	p, err := s.startProgram(ctx, c, nil, nil, runtime.WordPID, strconv.Itoa(pid), runtime.WordSignal, strconv.Itoa(int(n)))
 	if err != nil {
 		return err
 	}
@@ -47,6 +39,23 @@ func (s *Sandbox) deliver(c runtime.Command, pid int, n unix.Signal) error {
 		err = &refusedError{code}
 	}
 	return err
+}
+
+// startProgram begins a call of the program, with words in the place of those of its
+// command. It says what it has to say to a file, and is given another, nil for none.
+func (s *Sandbox) startProgram(ctx context.Context, c runtime.Command, says, pass *os.File, words ...string) (*Process, error) {
+	sp := &initproto.Spawn{}
+	s.asProgram(sp)
+	sp.Args, sp.Env = s.programCommand(c, words...)
+	null, err := os.OpenFile(os.DevNull, os.O_RDWR, 0)
+	if err != nil {
+		return nil, err
+	}
+	defer null.Close()
+	if says == nil {
+		says = null
+	}
+	return s.further(ctx, sp, Command{Args: sp.Args, Stdio: [3]*os.File{null, null, says}, Quiet: true, program: true, pass: pass})
 }
 
 // foreignSignals delivers signals to the workload in their order, until the sandbox ends.

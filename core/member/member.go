@@ -10,6 +10,7 @@ import (
 	"fmt"
 	"net"
 	"os"
+	"slices"
 	"sync"
 	"syscall"
 	"time"
@@ -165,10 +166,5 @@ func (b *Broker) allowed(q member.Request) bool {
 	if q.Protocol != member.None {
 		return b.policy.Job(name, q.Protocol.String(), q.Port).Allow
 	}
-	for _, n := range b.policy.Jobs() {
-		if n == name {
-			return true
-		}
-	}
-	return false
+	return slices.Contains(b.policy.Jobs(), name)
 }
