@@ -32,7 +32,8 @@ func TestLongFlags(t *testing.T) {
 		{"-- before exec's sandbox", "exec -- web ls -la", "exec -- web ls -la"},
 	} {
 		a := &app{}
-		got := longFlags(a.root(), strings.Fields(test.args))
+		args := strings.Fields(test.args)
+		got := longFlags(a.root(args), args)
 		if !slices.Equal(got, strings.Fields(test.want)) {
 			t.Errorf("%s: %q became %q, want %q", test.what, test.args, got, test.want)
 		}
@@ -51,16 +52,34 @@ func TestExecArguments(t *testing.T) {
 		{"exec web nucleus exec -tty x y", "web nucleus exec -tty x y"},
 	} {
 		a := &app{}
-		root := a.root()
+		args := strings.Fields(test.args)
+		root := a.root(args)
 		var got []string
 		for _, c := range root.Commands() {
 			if c.Name() == "exec" {
 				c.RunE = func(_ *cobra.Command, args []string) error { got = args; return nil }
 			}
 		}
-		root.SetArgs(longFlags(root, strings.Fields(test.args)))
+		root.SetArgs(longFlags(root, args))
 		if err := root.Execute(); err != nil || !slices.Equal(got, strings.Fields(test.want)) {
 			t.Errorf("%q: %q, %v, want %q", test.args, got, err, test.want)
 		}
+	}
+}
+
+// A verb that is not made by its name would be unknown when it is asked for.
+func TestVerbsByName(t *testing.T) {
+	a := &app{}
+	for _, v := range a.verbs() {
+		if made := v.command().Name(); made != v.name {
+			t.Errorf("%s makes %s", v.name, made)
+		}
+		root := a.root([]string{v.name})
+		if found, _, err := root.Find([]string{v.name}); err != nil || found.Name() != v.name || len(root.Commands()) != 1 {
+			t.Errorf("%s: %v, %v, beside %d others", v.name, found.Name(), err, len(root.Commands())-1)
+		}
+	}
+	if all := a.root([]string{"-h"}).Commands(); len(all) != len(a.verbs())+1 { // and completion
+		t.Errorf("%d verbs of %d", len(all), len(a.verbs()))
 	}
 }

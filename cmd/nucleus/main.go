@@ -13,6 +13,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"slices"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -52,7 +53,7 @@ func run(args []string) int {
 		}
 	}
 	a := &app{stdin: os.Stdin, stdout: os.Stdout, stderr: os.Stderr, out: os.Stdout}
-	root := a.root()
+	root := a.root(args)
 	root.SetArgs(longFlags(root, args))
 	if err := root.ExecuteContext(context.Background()); err != nil {
 		return a.report(exclusive(mistyped(root, err)))
@@ -112,7 +113,49 @@ func countArguments(c *cobra.Command) {
 	}
 }
 
-func (a *app) root() *cobra.Command {
+// verb is one of what nucleus can be asked for, made when it is.
+type verb struct {
+	name    string
+	command func() *cobra.Command
+}
+
+func (a *app) verbs() []verb {
+	return []verb{
+		{"run", a.runCommand},
+		{"create", a.createCommand},
+		{"start", a.startCommand},
+		{"restart", a.restartCommand},
+		{"up", a.upCommand},
+		{"down", a.downCommand},
+		{"ps", a.psCommand},
+		{"inspect", a.inspectCommand},
+		{"exec", a.execCommand},
+		{"attach", a.attachCommand},
+		{"logs", a.logsCommand},
+		{"events", a.eventsCommand},
+		{"stats", a.statsCommand},
+		{"stop", a.stopCommand},
+		{"kill", a.killCommand},
+		{"checkpoint", a.checkpointCommand},
+		{"pause", a.pauseCommand},
+		{"resume", a.resumeCommand},
+		{"wait", a.waitCommand},
+		{"rm", a.rmCommand},
+		{"plan", a.planCommand},
+		{"validate", a.validateCommand},
+		{"unit", a.unitCommand},
+		{"doctor", a.doctorCommand},
+		{"gc", a.gcCommand},
+		{"rootfs", a.rootfsCommand},
+		{"fmt", a.fmtCommand},
+		{"plugin", a.pluginCommand},
+		{"version", a.versionCommand},
+	}
+}
+
+// root is the command line. Where the first of the arguments is a verb, no other
+// is made: all their flags together cost a start more than its job file does.
+func (a *app) root(args []string) *cobra.Command {
 	c := &cobra.Command{
 		Use:   "nucleus",
 		Short: "Run a command in a hardened Linux sandbox described by one HCL file",
@@ -136,11 +179,19 @@ Long flags take one dash or two: -config is --config.`,
 		}
 		return &usageError{err: err, hint: c.CommandPath() + " -h"}
 	})
-	c.AddCommand(a.runCommand(), a.createCommand(), a.startCommand(), a.restartCommand(), a.upCommand(), a.downCommand(), a.psCommand(), a.inspectCommand(), a.execCommand(), a.attachCommand(), a.logsCommand(), a.eventsCommand(), a.statsCommand(),
-		a.stopCommand(), a.killCommand(), a.checkpointCommand(), a.pauseCommand(), a.resumeCommand(), a.waitCommand(), a.rmCommand(), a.planCommand(), a.validateCommand(), a.unitCommand(), a.doctorCommand(), a.gcCommand(), a.rootfsCommand(), a.fmtCommand(), a.pluginCommand(), a.versionCommand())
+	verbs := a.verbs()
+	one := slices.IndexFunc(verbs, func(v verb) bool { return len(args) > 0 && args[0] == v.name })
+	if one >= 0 {
+		verbs = verbs[one : one+1]
+	}
+	for _, v := range verbs {
+		c.AddCommand(v.command())
+	}
 	countArguments(c)
 	c.SetVersionTemplate(versionLine())
-	c.InitDefaultCompletionCmd()
+	if one < 0 {
+		c.InitDefaultCompletionCmd()
+	}
 	for _, sub := range c.Commands() {
 		// Of a command that only groups others cobra takes an unknown verb for a wish
 		// to see the help.
