@@ -39,6 +39,7 @@ import (
 	"github.com/nucleus-runtime/nucleus/core/security/seccomp"
 	"github.com/nucleus-runtime/nucleus/core/state"
 	"github.com/nucleus-runtime/nucleus/core/supervisor"
+	"github.com/nucleus-runtime/nucleus/internal/stack"
 	sdknet "github.com/nucleus-runtime/nucleus/sdk/network"
 	wire "github.com/nucleus-runtime/nucleus/sdk/network/member"
 )
@@ -132,6 +133,7 @@ func New(o Options) (*Runtime, error) {
 	}
 	found := make(chan error)
 	go func() {
+		stack.Middling()
 		var err error
 		r.cgroups, err = cgroups.Detect(o.CgroupParent)
 		found <- err

@@ -165,7 +165,7 @@ Long flags take one dash or two: -config is --config.`,
   nucleus run -- /bin/echo hello
   nucleus plan -config job.hcl
   nucleus doctor`,
-		SilenceUsage: true, SilenceErrors: true, Version: version,
+		SilenceUsage: true, SilenceErrors: true,
 		DisableSuggestions: true, SuggestionsMinimumDistance: 2, // mistyped asks for them
 		CompletionOptions: cobra.CompletionOptions{HiddenDefaultCmd: true},
 	}
@@ -188,7 +188,17 @@ Long flags take one dash or two: -config is --config.`,
 		c.AddCommand(v.command())
 	}
 	countArguments(c)
-	c.SetVersionTemplate(versionLine())
+	// As cobra would, but for text/template: with it the linker must keep the methods of
+	// all types, which is a third of the program, and each start maps most of it.
+	c.Flags().BoolP("version", "v", false, "version for nucleus")
+	help := c.HelpFunc()
+	c.SetHelpFunc(func(c *cobra.Command, args []string) {
+		if asked, _ := c.Flags().GetBool("version"); asked && !c.HasParent() {
+			fmt.Fprint(c.OutOrStdout(), versionLine())
+			return
+		}
+		help(c, args)
+	})
 	if one < 0 {
 		c.InitDefaultCompletionCmd()
 	}

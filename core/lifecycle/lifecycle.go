@@ -35,6 +35,7 @@ import (
 	"github.com/nucleus-runtime/nucleus/core/state"
 	"github.com/nucleus-runtime/nucleus/core/tree"
 	"github.com/nucleus-runtime/nucleus/internal/failpoint"
+	"github.com/nucleus-runtime/nucleus/internal/stack"
 	"github.com/nucleus-runtime/nucleus/sdk/hooks"
 	sdk "github.com/nucleus-runtime/nucleus/sdk/network"
 )
@@ -330,7 +331,10 @@ func (s *Sandbox) cloneInit(ctx context.Context) error {
 	beside, cancel := context.WithTimeout(ctx, s.cfg.StartTimeout)
 	defer cancel()
 	s.beginFetch(ctx, cancel)
-	go func() { prepared <- s.prepare(beside) }()
+	go func() {
+		stack.Middling()
+		prepared <- s.prepare(beside)
+	}()
 	// Only for the clone, which may take the thread into a group and back: a locked
 	// goroutine pays each wait with two more switches of threads.
 	runtime.LockOSThread()

@@ -19,6 +19,7 @@ import (
 	"github.com/nucleus-runtime/nucleus/core/plan"
 	"github.com/nucleus-runtime/nucleus/core/security/seccomp"
 	"github.com/nucleus-runtime/nucleus/internal/failpoint"
+	"github.com/nucleus-runtime/nucleus/internal/stack"
 	"github.com/nucleus-runtime/nucleus/sdk/hooks"
 )
 
@@ -124,7 +125,10 @@ func (s *Sandbox) Start(ctx context.Context) error {
 		s.foreign.signals = make(chan unix.Signal, 64)
 		go s.foreignSignals()
 	}
-	go s.supervise(ctx)
+	go func() {
+		stack.Middling()
+		s.supervise(ctx)
+	}()
 	return nil
 }
 
