@@ -10,5 +10,6 @@ func init() { Deep() }
 
 // Deep makes room for calls of 24 KiB, which is what the job file and the plan take.
 func Deep()
+
 // Middling makes room for 8 KiB, which is what most other goroutines of a start take.
 func Middling()
