@@ -15,6 +15,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/nucleus-runtime/nucleus/internal/failpoint"
+	"github.com/nucleus-runtime/nucleus/internal/plainjson"
 )
 
 const journalName = "journal.jsonl"
@@ -109,7 +110,7 @@ func (j *Journal) mend() error {
 // Intent writes down that an effect is about to happen; once more for the same step,
 // that more is known of it.
 func (j *Journal) Intent(step string, data any) error {
-	b, err := json.Marshal(data)
+	b, err := plainjson.Marshal(data)
 	if err != nil {
 		return fmt.Errorf("journal: %s: %w", step, err)
 	}

@@ -5,7 +5,6 @@ package state
 import (
 	"crypto/rand"
 	"encoding/hex"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -17,6 +16,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/nucleus-runtime/nucleus/internal/failpoint"
+	"github.com/nucleus-runtime/nucleus/internal/plainjson"
 )
 
 // Environment variable that overrides the state root.
@@ -300,7 +300,7 @@ func (d *Dir) abandon() {
 func (d *Dir) WriteJSON(name string, v any) error { return writeJSON(d.Path, name, v) }
 
 func writeJSON(dir, name string, v any) error {
-	b, err := json.Marshal(v)
+	b, err := plainjson.Marshal(v)
 	if err != nil {
 		return fmt.Errorf("encoding %s: %w", name, err)
 	}
