@@ -52,7 +52,7 @@ func run(args []string) int {
 		}
 	}
 	a := &app{stdin: os.Stdin, stdout: os.Stdout, stderr: os.Stderr, out: os.Stdout}
-	root := a.root()
+	root := a.root(args)
 	root.SetArgs(longFlags(root, args))
 	if err := root.ExecuteContext(context.Background()); err != nil {
 		return a.report(exclusive(mistyped(root, err)))
@@ -112,7 +112,9 @@ func countArguments(c *cobra.Command) {
 	}
 }
 
-func (a *app) root() *cobra.Command {
+// root is the command with the verbs that these arguments may be about.
+func (a *app) root(args []string) *cobra.Command {
+	verbs := a.commands(args)
 	c := &cobra.Command{
 		Use:   "nucleus",
 		Short: "Run a command in a hardened Linux sandbox described by one HCL file",
@@ -124,7 +126,7 @@ Long flags take one dash or two: -config is --config.`,
   nucleus doctor`,
 		SilenceUsage: true, SilenceErrors: true, Version: version,
 		DisableSuggestions: true, SuggestionsMinimumDistance: 2, // mistyped asks for them
-		CompletionOptions: cobra.CompletionOptions{HiddenDefaultCmd: true},
+		CompletionOptions: cobra.CompletionOptions{HiddenDefaultCmd: true, DisableDefaultCmd: len(verbs) == 1},
 	}
 	c.PersistentFlags().StringVar(&a.stateRoot, "state-root", "", "directory that keeps track of sandboxes (default /run/nucleus; for users $XDG_RUNTIME_DIR/nucleus, else /tmp/nucleus-UID; env NUCLEUS_STATE_ROOT)")
 	c.PersistentFlags().StringVar(&a.hostConfigPath, "host-config", "", "host configuration (default /etc/nucleus/nucleus.hcl, ~/.config/nucleus/nucleus.hcl for users)")
@@ -136,8 +138,7 @@ Long flags take one dash or two: -config is --config.`,
 		}
 		return &usageError{err: err, hint: c.CommandPath() + " -h"}
 	})
-	c.AddCommand(a.runCommand(), a.createCommand(), a.startCommand(), a.restartCommand(), a.upCommand(), a.downCommand(), a.psCommand(), a.inspectCommand(), a.execCommand(), a.attachCommand(), a.logsCommand(), a.eventsCommand(), a.statsCommand(),
-		a.stopCommand(), a.killCommand(), a.checkpointCommand(), a.pauseCommand(), a.resumeCommand(), a.waitCommand(), a.rmCommand(), a.planCommand(), a.validateCommand(), a.unitCommand(), a.doctorCommand(), a.gcCommand(), a.rootfsCommand(), a.fmtCommand(), a.pluginCommand(), a.versionCommand())
+	c.AddCommand(verbs...)
 	countArguments(c)
 	c.SetVersionTemplate(versionLine())
 	c.InitDefaultCompletionCmd()
