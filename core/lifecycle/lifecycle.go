@@ -10,7 +10,6 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"runtime"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -321,27 +320,26 @@ func (s *Sandbox) hostUID(uid uint32) int {
 	return int(uid)
 }
 
-// cloneInit makes init on this thread, with which it will die (PDEATHSIG). A
-// clone makes a network, and its maker waits for the exec: a millisecond or more,
-// in which another goroutine prepares what init is going to be told.
+// cloneInit makes init on this thread, with which it will die (PDEATHSIG). While its maker
+// waits for the exec, and init for its orders, another goroutine prepares what it is going
+// to be told.
 func (s *Sandbox) cloneInit(ctx context.Context) error {
 	s.mapped, s.cloned = make(chan struct{}), make(chan struct{})
-	prepared := make(chan error)
+	var prepared chan error
 	beside, cancel := context.WithTimeout(ctx, s.cfg.StartTimeout)
 	defer cancel()
 	s.beginFetch(ctx, cancel)
-	go func() { prepared <- s.prepare(beside) }()
-	// Only for the clone, which may take the thread into a group and back: a locked
-	// goroutine pays each wait with two more switches of threads.
-	runtime.LockOSThread()
 	in, err := s.spawn(namespaces.Options{
 		Path: s.cfg.InitPath, Program: s.cfg.Init, Stdio: s.stdio.FDs(), Control: s.initConn.FD(), LastCap: uintptr(security.LastCap()),
 		Mapped: func(pid int) {
 			s.mappedNS = fmt.Sprintf("/proc/%d/ns/user", pid)
 			close(s.mapped)
 		},
+		Beside: func() {
+			prepared = make(chan error)
+			go func() { prepared <- s.prepare(beside) }()
+		},
 	})
-	runtime.UnlockOSThread()
 	_ = s.initConn.Close()
 	s.mu.Lock()
 	s.init = in
@@ -356,7 +354,10 @@ func (s *Sandbox) cloneInit(ctx context.Context) error {
 	if err != nil {
 		cancel()
 	}
-	perr := <-prepared
+	var perr error
+	if prepared != nil {
+		perr = <-prepared
+	}
 	if err != nil {
 		return phase("namespaces", err)
 	}
@@ -390,22 +391,20 @@ func (s *Sandbox) prepare(ctx context.Context) error {
 }
 
 // spawn makes init on the calling thread, in its group if it has one.
-func (s *Sandbox) spawn(o namespaces.Options) (in *namespaces.Init, err error) {
-	if s.group == nil {
-		return namespaces.Start(s.plan, o)
+func (s *Sandbox) spawn(o namespaces.Options) (*namespaces.Init, error) {
+	if s.group != nil {
+		group, tasks, err := s.group.Doors()
+		if err != nil {
+			return nil, err
+		}
+		for _, f := range append(tasks, group) {
+			if f != nil {
+				defer f.Close()
+			}
+		}
+		o.CgroupFD, o.Tasks = group, tasks
 	}
-	err = s.group.Spawn(func(group *os.File) error {
-		o.CgroupFD = group
-		in, err = namespaces.Start(s.plan, o)
-		return err
-	})
-	if err != nil && in != nil {
-		in.Kill()
-		_, _ = in.Wait() // killed: its status tells nothing
-		in.Close()
-		in = nil
-	}
-	return in, err
+	return namespaces.Start(s.plan, o)
 }
 
 // recordInit writes down who init is.
