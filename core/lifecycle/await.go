@@ -330,9 +330,9 @@ func (s *Sandbox) audit(ctx context.Context) error {
 // verifyPosture reads back what holds for the process that is about to become
 // the workload. Any difference ends the start.
 func (s *Sandbox) verifyPosture(context.Context) error {
-	err := security.ReadPosture(s.workPid, security.Expected{Plan: s.plan, Process: s.process, InitPid: s.init.Pid, Cgroup: s.Cgroup()})
+	err := security.ReadPosture(s.workPid, security.Expected{Own: s.own, Plan: s.plan, Process: s.process, InitPid: s.init.Pid, Cgroup: s.Cgroup()})
 	if err == nil && s.plan.Init {
-		err = security.ReadInitPosture(s.init.Pid, s.setup)
+		err = security.ReadInitPosture(s.init.Pid, s.own, s.setup)
 	}
 	var pe *security.PostureError
 	if errors.As(err, &pe) {

@@ -65,6 +65,9 @@ type Config struct {
 	Dial   member.Dial
 	// Sources: without one of them a plan that needs it fails.
 	Sources
+	// Settled is called with the plan once nothing changes it any more before the start
+	// gate, while init is at work if nobody has a say in it by then.
+	Settled func(*plan.Plan)
 	// Lap is called at the end of each step, for -trace.
 	Lap func(step string)
 	// StartTimeout bounds the start; 0 is a minute.
@@ -87,6 +90,7 @@ type Sandbox struct {
 	setup   *initproto.Setup // what init was told
 	// initFilter is the BPF program that init puts on itself.
 	initFilter []byte
+	own        *security.Own
 	gate       *os.File // write end of the start gate
 	workPid    int
 	workFD     int
@@ -204,6 +208,7 @@ func Create(ctx context.Context, cfg Config, p *plan.Plan) (_ *Sandbox, err erro
 		{"setup sent", s.sendSetup},
 		{"secrets sent", s.sendSecrets},
 		{"gates open", s.openGates},
+		{"meanwhile", s.meanwhile},
 		{"fs done", s.awaitFS},
 		{"mounts audited", s.audit},
 		{"fs boundary", s.beforeSecurity},
@@ -227,6 +232,18 @@ func Create(ctx context.Context, cfg Config, p *plan.Plan) (_ *Sandbox, err erro
 func (s *Sandbox) lap(step string) {
 	s.cfg.Lap(step)
 	failpoint.Hit(step)
+}
+
+// meanwhile does what can be done while init is at work: it looks at this process, for the
+// posture, and tells of the plan if hooks plugins do not narrow it later.
+func (s *Sandbox) meanwhile(context.Context) (err error) {
+	if s.own, err = security.ReadOwn(); err != nil {
+		return phase("security", err)
+	}
+	if s.cfg.Settled != nil && !s.narrows() {
+		s.cfg.Settled(s.plan)
+	}
+	return nil
 }
 
 func (s *Sandbox) openState() error {

@@ -115,7 +115,7 @@ func (s *Sandbox) Start(ctx context.Context) error {
 		s.log.Emit(audit.Failed, err, nil)
 		return errors.Join(err, s.Destroy(ctx))
 	}
-	s.started = time.Now()
+	s.started = time.Now().UTC()
 	if _, err := s.gate.Write([]byte{1}); err != nil {
 		return errors.Join(phase("exec", fmt.Errorf("opening the start gate: %w", err)), s.Destroy(ctx))
 	}

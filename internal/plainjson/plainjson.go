@@ -13,12 +13,14 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 	"unicode/utf8"
 )
 
 var (
 	marshaler     = reflect.TypeFor[json.Marshaler]()
 	textMarshaler = reflect.TypeFor[encoding.TextMarshaler]()
+	timeType      = reflect.TypeFor[time.Time]()
 )
 
 // Marshal gives what json.Marshal gives, but for a value whose pointer alone is a
@@ -33,6 +35,10 @@ func Marshal(v any) ([]byte, error) {
 
 func appendValue(b []byte, v reflect.Value) ([]byte, error) {
 	t := v.Type()
+	if t == timeType && v.CanInterface() {
+		j, err := v.Interface().(time.Time).MarshalJSON()
+		return append(b, j...), err
+	}
 	if t.Kind() != reflect.Interface && t.NumMethod() > 0 && (t.Implements(marshaler) || t.Implements(textMarshaler)) {
 		return appendOther(b, v)
 	}
