@@ -49,6 +49,28 @@ type Journal struct {
 	// last is the step of the last record if that is an intent, lastAt where it begins.
 	last   string
 	lastAt int64
+	// left are the effects that are still to be undone, if fresh: of a journal that this
+	// process has begun.
+	fresh bool
+	left  effects
+}
+
+// effects are intents that were not undone, oldest first.
+type effects []Record
+
+// note takes one more record.
+func (e *effects) note(r Record) {
+	switch r.Phase {
+	case Intent:
+		// A later intent of a step knows more of the same effect.
+		if i := slices.IndexFunc(*e, func(x Record) bool { return x.Step == r.Step }); i >= 0 {
+			(*e)[i] = r
+		} else {
+			*e = append(*e, r)
+		}
+	case Undone:
+		*e = slices.DeleteFunc(*e, func(x Record) bool { return x.Step == r.Step })
+	}
 }
 
 func createJournal(path string) (*Journal, error) {
@@ -56,7 +78,7 @@ func createJournal(path string) (*Journal, error) {
 	if err != nil {
 		return nil, fmt.Errorf("journal: %w", err)
 	}
-	return &Journal{f: f}, nil
+	return &Journal{f: f, fresh: true}, nil
 }
 
 // openJournal opens the journal of a dead sandbox; one that died before it had
@@ -131,6 +153,7 @@ func (j *Journal) Retract(step string) error {
 	taken := false
 	if j.last == step && j.f.Truncate(j.lastAt) == nil {
 		j.size, j.last, taken = j.lastAt, "", true
+		j.left.note(Record{Phase: Undone, Step: step})
 	}
 	j.mu.Unlock()
 	if taken {
@@ -164,6 +187,7 @@ func (j *Journal) append(r Record) error {
 		j.last = r.Step
 	}
 	j.size += int64(n)
+	j.left.note(r)
 	failpoint.Record(j.seq)
 	return nil
 }
@@ -193,7 +217,7 @@ func (j *Journal) Reset() error {
 	if err := j.f.Truncate(0); err != nil {
 		return fmt.Errorf("journal: %w", err)
 	}
-	j.size, j.seq, j.last = 0, 0, ""
+	j.size, j.seq, j.last, j.fresh, j.left = 0, 0, "", true, nil
 	return nil
 }
 
@@ -207,7 +231,7 @@ func (j *Journal) Close() error {
 // pending reads the intents that were not undone. A torn last line, which only
 // a full disk can leave, is an intent whose effect did not happen.
 func pending(r io.Reader) ([]Record, error) {
-	var out []Record
+	var out effects
 	br := bufio.NewReader(r)
 	for {
 		line, err := br.ReadBytes('\n')
@@ -221,25 +245,18 @@ func pending(r io.Reader) ([]Record, error) {
 		if err := json.Unmarshal(line, &rec); err != nil {
 			return nil, fmt.Errorf("journal: %w", err)
 		}
-		switch rec.Phase {
-		case Intent:
-			// A later intent of a step knows more of the same effect.
-			if i := slices.IndexFunc(out, func(r Record) bool { return r.Step == rec.Step }); i >= 0 {
-				out[i] = rec
-			} else {
-				out = append(out, rec)
-			}
-		case Undone:
-			out = slices.DeleteFunc(out, func(r Record) bool { return r.Step == rec.Step })
-		}
+		out.note(rec)
 	}
 }
 
 // Pending gives the effects of a sandbox that are still to be undone, oldest
-// first. It reads the file that is open, so a live sandbox can undo what it did
-// even if somebody has removed the state root.
+// first. What this process has written itself it remembers; of what another one wrote it
+// reads the file that is open: either way somebody may have removed the state root.
 func (d *Dir) Pending() ([]Record, error) {
 	d.Journal.mu.Lock()
 	defer d.Journal.mu.Unlock()
+	if d.Journal.fresh {
+		return slices.Clone(d.Journal.left), nil
+	}
 	return pending(io.NewSectionReader(d.Journal.f, 0, maxJournal))
 }
