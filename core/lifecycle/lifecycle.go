@@ -34,6 +34,7 @@ import (
 	"github.com/nucleus-runtime/nucleus/core/state"
 	"github.com/nucleus-runtime/nucleus/core/tree"
 	"github.com/nucleus-runtime/nucleus/internal/failpoint"
+	"github.com/nucleus-runtime/nucleus/internal/plainfile"
 	"github.com/nucleus-runtime/nucleus/sdk/hooks"
 	sdk "github.com/nucleus-runtime/nucleus/sdk/network"
 )
@@ -450,12 +451,12 @@ func (s *Sandbox) userNS() (*os.File, error) {
 	if s.mappedNS == "" {
 		return nil, errNotCloned // the clone's own error is the one to show
 	}
-	f, err := os.Open(s.mappedNS)
+	f, err := plainfile.Open(s.mappedNS, os.O_RDONLY, 0)
 	if errors.Is(err, os.ErrPermission) {
 		// Until its exec init is not dumpable, which is as good as closed to a root
 		// without CAP_SYS_PTRACE.
 		<-s.cloned
-		f, err = os.Open(s.mappedNS)
+		f, err = plainfile.Open(s.mappedNS, os.O_RDONLY, 0)
 	}
 	return f, err
 }

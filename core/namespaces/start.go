@@ -16,6 +16,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/nucleus-runtime/nucleus/core/plan"
+	"github.com/nucleus-runtime/nucleus/internal/plainfile"
 )
 
 // flags of the namespaces that are made by the clone itself. The cgroup
@@ -150,7 +151,7 @@ type born struct {
 // writeMaps writes the id maps of a process in a new user namespace.
 func (b born) writeMaps(pid int) error {
 	write := func(name, content string) error {
-		f, err := os.OpenFile(fmt.Sprintf("/proc/%d/%s", pid, name), os.O_WRONLY, 0)
+		f, err := plainfile.Open(fmt.Sprintf("/proc/%d/%s", pid, name), os.O_WRONLY, 0)
 		if err != nil {
 			return err
 		}
