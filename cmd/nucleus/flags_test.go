@@ -31,11 +31,11 @@ func TestLongFlags(t *testing.T) {
 		{"a sandbox of another verb named exec", "rm -force exec -force", "rm --force exec --force"},
 		{"-- before exec's sandbox", "exec -- web ls -la", "exec -- web ls -la"},
 	} {
-		a := &app{}
-		args := strings.Fields(test.args)
-		got := longFlags(a.root(args), args)
-		if !slices.Equal(got, strings.Fields(test.want)) {
-			t.Errorf("%s: %q became %q, want %q", test.what, test.args, got, test.want)
+		a, args := &app{}, strings.Fields(test.args)
+		for _, root := range []*cobra.Command{a.root(nil), a.root(args)} {
+			if got := longFlags(root, args); !slices.Equal(got, strings.Fields(test.want)) {
+				t.Errorf("%s: %q became %q, want %q", test.what, test.args, got, test.want)
+			}
 		}
 	}
 }
@@ -52,34 +52,39 @@ func TestExecArguments(t *testing.T) {
 		{"exec web nucleus exec -tty x y", "web nucleus exec -tty x y"},
 	} {
 		a := &app{}
-		args := strings.Fields(test.args)
-		root := a.root(args)
+		root := a.root(strings.Fields(test.args))
 		var got []string
 		for _, c := range root.Commands() {
 			if c.Name() == "exec" {
 				c.RunE = func(_ *cobra.Command, args []string) error { got = args; return nil }
 			}
 		}
-		root.SetArgs(longFlags(root, args))
+		root.SetArgs(longFlags(root, strings.Fields(test.args)))
 		if err := root.Execute(); err != nil || !slices.Equal(got, strings.Fields(test.want)) {
 			t.Errorf("%q: %q, %v, want %q", test.args, got, err, test.want)
 		}
 	}
 }
 
-// A verb that is not made by its name would be unknown when it is asked for.
-func TestVerbsByName(t *testing.T) {
+// Of a verb that comes first nothing but itself is made.
+func TestCommands(t *testing.T) {
 	a := &app{}
-	for _, v := range a.verbs() {
-		if made := v.command().Name(); made != v.name {
-			t.Errorf("%s makes %s", v.name, made)
+	all := a.root(nil).Commands()
+	if len(all) < 20 {
+		t.Fatalf("%d verbs", len(all))
+	}
+	for _, c := range all {
+		if c.Name() == "completion" { // cobra's own
+			continue
 		}
-		root := a.root([]string{v.name})
-		if found, _, err := root.Find([]string{v.name}); err != nil || found.Name() != v.name || len(root.Commands()) != 1 {
-			t.Errorf("%s: %v, %v, beside %d others", v.name, found.Name(), err, len(root.Commands())-1)
+		one := a.root([]string{c.Name(), "-h"}).Commands()
+		if len(one) != 1 || one[0].Name() != c.Name() || one[0].UsageString() != c.UsageString() {
+			t.Errorf("%s: %d verbs, the first: %s", c.Name(), len(one), one[0].UsageString())
 		}
 	}
-	if all := a.root([]string{"-h"}).Commands(); len(all) != len(a.verbs())+1 { // and completion
-		t.Errorf("%d verbs of %d", len(all), len(a.verbs()))
+	for _, args := range [][]string{{"-state-root", "x", "run"}, {"help", "run"}, {"runs"}, {"__complete", "run"}} {
+		if got := len(a.root(args).Commands()); got != len(all) {
+			t.Errorf("%q: %d verbs of %d", args, got, len(all))
+		}
 	}
 }

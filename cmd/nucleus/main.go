@@ -13,7 +13,6 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"slices"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -113,49 +112,9 @@ func countArguments(c *cobra.Command) {
 	}
 }
 
-// verb is one of what nucleus can be asked for, made when it is.
-type verb struct {
-	name    string
-	command func() *cobra.Command
-}
-
-func (a *app) verbs() []verb {
-	return []verb{
-		{"run", a.runCommand},
-		{"create", a.createCommand},
-		{"start", a.startCommand},
-		{"restart", a.restartCommand},
-		{"up", a.upCommand},
-		{"down", a.downCommand},
-		{"ps", a.psCommand},
-		{"inspect", a.inspectCommand},
-		{"exec", a.execCommand},
-		{"attach", a.attachCommand},
-		{"logs", a.logsCommand},
-		{"events", a.eventsCommand},
-		{"stats", a.statsCommand},
-		{"stop", a.stopCommand},
-		{"kill", a.killCommand},
-		{"checkpoint", a.checkpointCommand},
-		{"pause", a.pauseCommand},
-		{"resume", a.resumeCommand},
-		{"wait", a.waitCommand},
-		{"rm", a.rmCommand},
-		{"plan", a.planCommand},
-		{"validate", a.validateCommand},
-		{"unit", a.unitCommand},
-		{"doctor", a.doctorCommand},
-		{"gc", a.gcCommand},
-		{"rootfs", a.rootfsCommand},
-		{"fmt", a.fmtCommand},
-		{"plugin", a.pluginCommand},
-		{"version", a.versionCommand},
-	}
-}
-
-// root is the command line. Where the first of the arguments is a verb, no other
-// is made: all their flags together cost a start more than its job file does.
+// root is the command with the verbs that these arguments may be about.
 func (a *app) root(args []string) *cobra.Command {
+	verbs := a.commands(args)
 	c := &cobra.Command{
 		Use:   "nucleus",
 		Short: "Run a command in a hardened Linux sandbox described by one HCL file",
@@ -167,7 +126,7 @@ Long flags take one dash or two: -config is --config.`,
   nucleus doctor`,
 		SilenceUsage: true, SilenceErrors: true,
 		DisableSuggestions: true, SuggestionsMinimumDistance: 2, // mistyped asks for them
-		CompletionOptions: cobra.CompletionOptions{HiddenDefaultCmd: true},
+		CompletionOptions: cobra.CompletionOptions{HiddenDefaultCmd: true, DisableDefaultCmd: len(verbs) == 1},
 	}
 	c.PersistentFlags().StringVar(&a.stateRoot, "state-root", "", "directory that keeps track of sandboxes (default /run/nucleus; for users $XDG_RUNTIME_DIR/nucleus, else /tmp/nucleus-UID; env NUCLEUS_STATE_ROOT)")
 	c.PersistentFlags().StringVar(&a.hostConfigPath, "host-config", "", "host configuration (default /etc/nucleus/nucleus.hcl, ~/.config/nucleus/nucleus.hcl for users)")
@@ -179,14 +138,7 @@ Long flags take one dash or two: -config is --config.`,
 		}
 		return &usageError{err: err, hint: c.CommandPath() + " -h"}
 	})
-	verbs := a.verbs()
-	one := slices.IndexFunc(verbs, func(v verb) bool { return len(args) > 0 && args[0] == v.name })
-	if one >= 0 {
-		verbs = verbs[one : one+1]
-	}
-	for _, v := range verbs {
-		c.AddCommand(v.command())
-	}
+	c.AddCommand(verbs...)
 	countArguments(c)
 	// As cobra would, but for text/template: with it the linker must keep the methods of
 	// all types, which is a third of the program, and each start maps most of it.
@@ -199,9 +151,7 @@ Long flags take one dash or two: -config is --config.`,
 		}
 		help(c, args)
 	})
-	if one < 0 {
-		c.InitDefaultCompletionCmd()
-	}
+	c.InitDefaultCompletionCmd()
 	for _, sub := range c.Commands() {
 		// Of a command that only groups others cobra takes an unknown verb for a wish
 		// to see the help.

@@ -16,6 +16,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/nucleus-runtime/nucleus/core/plan"
+	"github.com/nucleus-runtime/nucleus/internal/plainfile"
 )
 
 // flags of the namespaces that are made by the clone itself. The cgroup
@@ -38,10 +39,16 @@ type Options struct {
 	Stdio    [3]int   // become 0, 1 and 2 of init
 	Control  int      // becomes 3
 	CgroupFD *os.File // clone into this group (v2), nil for none
-	LastCap  uintptr  // the kernel's last capability
+	// Tasks are the files of groups (v1) that init enters before anything else: by itself,
+	// for to move another process takes longer than all the rest (cgroups.Group.Doors).
+	Tasks   []*os.File
+	LastCap uintptr // the kernel's last capability
 	// Mapped, if not nil, is called once the user namespace has its id maps. Init
 	// may not have come as far as its exec by then, and Start may still fail.
 	Mapped func(pid int)
+	// Beside, if not nil, is called once init is made, and on its way to its exec. What it
+	// sets going any earlier would be in the way of the clone.
+	Beside func()
 }
 
 // Init is a started init. Its owner must call Wait.
@@ -63,16 +70,19 @@ type UnsupportedError struct {
 func (e *UnsupportedError) Error() string { return e.Err.Error() }
 func (e *UnsupportedError) Unwrap() error { return e.Err }
 
-// Start makes init in its namespaces. The calling goroutine must be locked to a
-// thread that lives as long as the sandbox: the parent-death signal follows the
-// thread, not the process (golang#27505).
+// Start makes init in its namespaces. The thread that it is called on must live as long
+// as the sandbox: the parent-death signal follows the thread, not the process
+// (golang#27505).
 func Start(p *plan.Plan, o Options) (*Init, error) {
 	b := born{
 		path: o.Path, argv: []string{"nucleus-init"}, env: []string{"GOMAXPROCS=1"}, fds: [4]int{o.Stdio[0], o.Stdio[1], o.Stdio[2], o.Control},
-		program: -1, cgroup: -1, uids: p.IDs.UIDs, gids: p.IDs.GIDs, setGroups: p.IDs.SetGroups, mapped: o.Mapped,
+		program: -1, cgroup: -1, tasks: o.Tasks, uids: p.IDs.UIDs, gids: p.IDs.GIDs, setGroups: p.IDs.SetGroups, mapped: o.Mapped, beside: o.Beside,
 	}
 	if b.mapped == nil {
 		b.mapped = func(int) {}
+	}
+	if b.beside == nil {
+		b.beside = func() {}
 	}
 	for _, n := range p.Namespaces {
 		b.flags |= flags[n.Type]
@@ -127,9 +137,11 @@ type born struct {
 	argv, env   []string
 	fds         [4]int
 	flags       uintptr
-	cgroup      int  // descriptor to clone into, -1 for none
+	cgroup      int // descriptor to clone into, -1 for none
+	tasks       []*os.File
 	waitForMaps bool // until this process has written uids and gids
 	mapped      func(pid int)
+	beside      func()
 	uids, gids  []specs.LinuxIDMapping
 	setGroups   bool
 	root        bool // becomes 0:0
@@ -139,7 +151,7 @@ type born struct {
 // writeMaps writes the id maps of a process in a new user namespace.
 func (b born) writeMaps(pid int) error {
 	write := func(name, content string) error {
-		f, err := os.OpenFile(fmt.Sprintf("/proc/%d/%s", pid, name), os.O_WRONLY, 0)
+		f, err := plainfile.Open(fmt.Sprintf("/proc/%d/%s", pid, name), os.O_WRONLY, 0)
 		if err != nil {
 			return err
 		}

@@ -29,7 +29,7 @@ func (v *Supervisor) make(ctx context.Context) (Run, error) {
 			return nil, err
 		}
 	}
-	s, err := v.cfg.Make(ctx, streams)
+	s, err := v.cfg.Make(ctx, streams, v.writePlan)
 	if err != nil {
 		if v.output != nil {
 			v.output.drop()
@@ -489,7 +489,6 @@ func (v *Supervisor) renew(ctx context.Context) error {
 	case err != nil:
 		return err
 	}
-	v.writePlan()
 	_ = v.write() // as in make
 	return v.begin(ctx)
 }

@@ -29,8 +29,9 @@ type Config struct {
 	Dir  *state.Dir // its own from here
 	Plan *plan.Plan
 	Log  *audit.Log
-	// Make takes the plan up to the start gate.
-	Make func(context.Context, exec.Streams) (Run, error)
+	// Make takes the plan up to the start gate. It calls settled with what holds for the run,
+	// while init is at work.
+	Make func(ctx context.Context, s exec.Streams, settled func(*plan.Plan)) (Run, error)
 	// Streams are those of a sandbox in the foreground.
 	Streams  exec.Streams
 	Detached bool
@@ -133,7 +134,7 @@ func New(ctx context.Context, cfg Config) (*Supervisor, error) {
 // unmade is a supervisor without a run.
 func unmade(cfg Config) *Supervisor {
 	return &Supervisor{
-		cfg: cfg, created: time.Now(), served: make(chan struct{}), start: make(chan struct{}), done: make(chan struct{}), over: make(chan struct{}),
+		cfg: cfg, created: time.Now().UTC(), served: make(chan struct{}), start: make(chan struct{}), done: make(chan struct{}), over: make(chan struct{}),
 		turn: make(chan struct{}), hurry: make(chan struct{}, 1), started: make(chan struct{}), ready: make(chan struct{}),
 	}
 }
@@ -160,7 +161,6 @@ func (v *Supervisor) open(ctx context.Context) (err error) {
 				err = v.write()
 			}
 			if err == nil {
-				v.writePlan()
 				return nil
 			}
 			_ = v.server.Close()
@@ -225,10 +225,10 @@ func (v *Supervisor) record() Record {
 	return r
 }
 
-// writePlan writes down what holds for the present run. Nothing depends on it: on a full
-// disk there is none, not that of another run.
-func (v *Supervisor) writePlan() {
-	if v.cfg.Dir.WriteJSON(PlanName, v.present().Plan().Bare()) != nil {
+// writePlan writes down what holds for a run. Nothing depends on it: on a full disk there is
+// none, not that of another run.
+func (v *Supervisor) writePlan(p *plan.Plan) {
+	if v.cfg.Dir.WriteJSON(PlanName, p.Bare()) != nil {
 		_ = v.cfg.Dir.RemoveJSON(PlanName)
 	}
 }

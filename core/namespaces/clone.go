@@ -18,11 +18,23 @@ func program(b born, maps [2]int, from [4]int) (*birth.Program, error) {
 		// Its own copy of the writing end would keep it waiting, and with it the
 		// sandbox's lock held, if its maker died now.
 		p.Call(birth.Must, "close", unix.SYS_CLOSE, uintptr(maps[1]))
+	}
+	p.DefaultSignals()
+	if len(b.tasks) > 0 {
+		zero, err := p.String("0")
+		if err != nil {
+			return nil, err
+		}
+		for _, f := range b.tasks {
+			p.Keep(f)
+			p.Call(birth.Must, "write tasks", unix.SYS_WRITE, f.Fd(), zero, 1)
+		}
+	}
+	if b.waitForMaps {
 		one := new([8]byte)
 		p.Keep(one)
 		p.Call(birth.One, "read", unix.SYS_READ, uintptr(maps[0]), uintptr(unsafe.Pointer(one)), 1)
 	}
-	p.DefaultSignals()
 	p.Call(birth.Must, "setsid", unix.SYS_SETSID)
 	if b.root {
 		if b.setGroups {
@@ -116,6 +128,7 @@ func spawn(b born) (pid, pidfd int, err error) {
 		}
 	}
 	closeMaps()
+	b.beside()
 	if err := child.Await(err); err != nil {
 		return 0, -1, err
 	}
