@@ -172,10 +172,7 @@ func program(filter []byte) (unix.SockFprog, error) {
 	if n%8 != 0 || n/8 > 4096 { // BPF_MAXINSNS
 		return unix.SockFprog{}, fmt.Errorf("%w: filter of %d bytes", initproto.ErrMessage, n)
 	}
-	// A copy, so that the alignment of sock_filter is certain.
-	prog := make([]unix.SockFilter, n/8)
-	copy(unsafe.Slice((*byte)(unsafe.Pointer(&prog[0])), n), filter)
-	return unix.SockFprog{Len: uint16(len(prog)), Filter: &prog[0]}, nil
+	return unix.SockFprog{Len: uint16(n / 8), Filter: (*unix.SockFilter)(unsafe.Pointer(&filter[0]))}, nil
 }
 
 // cStrings gives a NULL-terminated array of C strings.
