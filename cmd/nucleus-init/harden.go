@@ -124,15 +124,21 @@ func dropCaps(keep uint64) error {
 // there is no handler, and the Go runtime has one for nearly all. Set through
 // the kernel, for the runtime would not let go of its own.
 func ignoreSignals() error {
-	ign := sigaction{handler: 1} // SIG_IGN
+	var (
+		ign = sigaction{handler: 1} // SIG_IGN
+		def sigaction
+	)
 	for n := uintptr(1); n <= 64; n++ {
+		action := &ign
 		switch syscall.Signal(n) {
 		case unix.SIGKILL, unix.SIGSTOP:
 			continue // cannot be changed
 		case unix.SIGCHLD:
-			continue // ignored, children would vanish before they are waited for
+			// Ignored, children would vanish before they are waited for. By default
+			// nothing is sent: who waits hears of an end without it.
+			action = &def
 		}
-		if _, _, e := syscall.RawSyscall6(syscall.SYS_RT_SIGACTION, n, uintptr(unsafe.Pointer(&ign)), 0, 8, 0, 0); e != 0 {
+		if _, _, e := syscall.RawSyscall6(syscall.SYS_RT_SIGACTION, n, uintptr(unsafe.Pointer(action)), 0, 8, 0, 0); e != 0 {
 			return fmt.Errorf("ignoring signal %d: %w", n, os.NewSyscallError("rt_sigaction", e))
 		}
 	}

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"runtime"
 	"sync"
 	"syscall"
 	"time"
@@ -172,11 +173,10 @@ func (in *initProcess) startHook(h initproto.Hook, state []byte, out int) error 
 		return err
 	}
 	defer unix.Close(stdin)
-	note, noteFD, err := sharedNote()
+	note, err := sharedNote()
 	if err != nil {
 		return err
 	}
-	defer unix.Close(noteFD)
 	defer unmapNote(note)
 	// Its gate stands open.
 	var gate [2]int
@@ -208,6 +208,7 @@ func (in *initProcess) startHook(h initproto.Hook, state []byte, out int) error 
 		_ = unix.Kill(-pid, unix.SIGKILL) // ESRCH: it leads no group yet
 		_ = unix.PidfdSendSignal(pidfd, unix.SIGKILL, nil, 0)
 	})
+	runtime.KeepAlive(pr)
 	if x := initproto.DecodeNote(unsafe.Slice((*byte)(unsafe.Pointer(note)), initproto.NoteSize), 0); x.Errno != 0 {
 		return syscall.Errno(x.Errno)
 	}

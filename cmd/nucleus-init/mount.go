@@ -76,11 +76,15 @@ func (b *builder) mount(o *initproto.Op) error {
 		}
 		return err
 	}
-	defer unix.Close(mnt)
-	if err := b.adopt(mnt); err != nil {
+	if err = b.attach(mnt, o, false); err == nil {
+		err = b.adopt(mnt)
+	}
+	if err != nil {
+		_ = unix.Close(mnt)
 		return err
 	}
-	return b.attach(mnt, o, false)
+	b.keep(directory{path: o.Target, fd: mnt, own: true}) // what comes next is often made in it
+	return nil
 }
 
 // optionalMount reports whether a mount failed because this kernel or this
@@ -91,21 +95,41 @@ func optionalMount(err error) bool {
 
 // attach moves a detached mount to its target, which is created if it is missing.
 func (b *builder) attach(mnt int, o *initproto.Op, file bool) error {
-	flags := uint64(unix.O_PATH | unix.O_NOFOLLOW)
-	target, err := b.beneath(o.Target, flags, 0)
-	if errors.Is(err, unix.ENOENT) {
-		if err := b.make(o.Target, 0o755, file); err != nil {
-			return err
-		}
-		target, err = b.beneath(o.Target, flags, 0)
-	}
+	d, name, err := b.spot(o.Target, true)
 	if err != nil {
 		return err
 	}
-	defer unix.Close(target)
-	if err := unix.MoveMount(mnt, "", target, "", unix.MOVE_MOUNT_F_EMPTY_PATH|unix.MOVE_MOUNT_T_EMPTY_PATH); err != nil {
-		return fmt.Errorf("mounting on %q: %w", o.Target, os.NewSyscallError("move_mount", err))
+	made := false
+	if d.own {
+		if made, err = d.make(name, o.Target, 0o755, file); err != nil {
+			return err
+		}
 	}
+	if made {
+		return b.cover(mnt, d, name, o.Target)
+	}
+	target, err := d.open(name, o.Target)
+	if err != nil {
+		if errors.Is(err, unix.ENOENT) && !d.own {
+			return d.mayCreate(o.Target)
+		}
+		return err
+	}
+	defer unix.Close(target)
+	return b.cover(mnt, directory{fd: target}, "", o.Target)
+}
+
+// cover moves a detached mount to a name in a directory, or with no name to the
+// directory. No link at the end is followed.
+func (b *builder) cover(mnt int, d directory, name, target string) error {
+	flags := unix.MOVE_MOUNT_F_EMPTY_PATH
+	if name == "" {
+		flags |= unix.MOVE_MOUNT_T_EMPTY_PATH
+	}
+	if err := unix.MoveMount(mnt, "", d.fd, name, flags); err != nil {
+		return fmt.Errorf("mounting on %q: %w", target, os.NewSyscallError("move_mount", err))
+	}
+	b.forget(target)
 	return nil
 }
 
@@ -125,15 +149,39 @@ func (b *builder) bind(o *initproto.Op) error {
 			return err
 		}
 	}
-	var st unix.Stat_t
-	if err := unix.Fstat(tree, &st); err != nil {
-		return os.NewSyscallError("fstat", err)
+	kind, err := kindOf(tree, o.Source)
+	if err != nil {
+		return err
 	}
-	isDir := st.Mode&unix.S_IFMT == unix.S_IFDIR
+	isDir := kind == unix.S_IFDIR
 	if isDir && o.Flags&initproto.FlagFile != 0 {
 		return fmt.Errorf("binding %q: %w", o.Source, unix.EISDIR)
 	}
+	if o.Flags&initproto.FlagInRoot != 0 && o.Source == o.Target {
+		return b.attachThere(tree, o, !isDir)
+	}
 	return b.attach(tree, o, !isDir)
+}
+
+// attachThere is attach for a target that has just been cloned: it exists, and is no link.
+func (b *builder) attachThere(tree int, o *initproto.Op, file bool) error {
+	d, name, err := b.spot(o.Target, false)
+	if err != nil {
+		return err
+	}
+	if d.own {
+		return b.cover(tree, d, name, o.Target)
+	}
+	return b.attach(tree, o, file)
+}
+
+// kindOf gives the file type of what a mount shows.
+func kindOf(tree int, path string) (uint32, error) {
+	var st unix.Stat_t
+	if err := unix.Fstat(tree, &st); err != nil {
+		return 0, os.NewSyscallError("fstat", err)
+	}
+	return noLink(st.Mode, path)
 }
 
 // overlay mounts a writable layer over a directory. Its layers are named by
@@ -145,12 +193,12 @@ func (b *builder) overlay(o *initproto.Op) error {
 	}
 	var opts []string
 	for i, name := range []string{"lowerdir", "upperdir", "workdir"} {
-		fd, err := b.beneath(dirs[i], unix.O_PATH|unix.O_DIRECTORY|unix.O_NOFOLLOW, 0)
+		fd, err := b.beneath(dirs[i], unix.O_PATH|unix.O_DIRECTORY|unix.O_NOFOLLOW)
 		if err != nil {
 			return err
 		}
 		defer unix.Close(fd)
-		opts = append(opts, fmt.Sprintf("%s=/proc/self/fd/%d", name, fd))
+		opts = append(opts, name+"="+procFD(fd))
 	}
 	if o.Flags&initproto.FlagUserXattr != 0 {
 		opts = append(opts, "userxattr")
@@ -200,6 +248,7 @@ func (b *builder) stack(mnt int) error {
 	if err := unix.MoveMount(mnt, "", unix.AT_FDCWD, "/", unix.MOVE_MOUNT_F_EMPTY_PATH); err != nil {
 		return fmt.Errorf("attaching the new root: %w", os.NewSyscallError("move_mount", err))
 	}
+	b.forget("/")
 	if b.root >= 0 {
 		_ = unix.Close(b.root)
 	}
@@ -210,29 +259,35 @@ func (b *builder) stack(mnt int) error {
 
 // source gives a detached copy of the mount tree at the source.
 func (b *builder) source(o *initproto.Op) (int, error) {
+	flags := uint(unix.OPEN_TREE_CLONE | unix.OPEN_TREE_CLOEXEC)
+	if o.Flags&initproto.FlagRecursive != 0 {
+		flags |= unix.AT_RECURSIVE
+	}
 	if o.Flags&initproto.FlagDetached != 0 {
 		if o.FD < 0 {
 			return -1, fmt.Errorf("%w: no descriptor", initproto.ErrMessage)
 		}
 		return b.fds[o.FD], nil
 	}
-	var src int
-	var err error
 	if o.Flags&initproto.FlagInRoot != 0 {
-		src, err = b.beneath(o.Source, unix.O_PATH|unix.O_NOFOLLOW, 0)
-	} else {
-		how := unix.OpenHow{Flags: unix.O_PATH | unix.O_CLOEXEC | unix.O_NOFOLLOW, Resolve: unix.RESOLVE_NO_MAGICLINKS}
-		switch {
-		case o.Flags&initproto.FlagFollow != 0:
-			how.Flags &^= unix.O_NOFOLLOW
-		default:
-			how.Resolve |= unix.RESOLVE_NO_SYMLINKS
-		}
-		src, err = unix.Openat2(unix.AT_FDCWD, o.Source, &how)
+		d, name, err := b.spot(o.Source, false)
 		if err != nil {
-			err = fmt.Errorf("opening %q: %w", o.Source, os.NewSyscallError("openat2", err))
+			return -1, err
 		}
+		// A link is cloned as such: the callers refuse what it shows.
+		return clone(d.fd, name, flags|unix.AT_SYMLINK_NOFOLLOW|unix.AT_NO_AUTOMOUNT, o.Source)
 	}
+	if o.Flags&(initproto.FlagFollow|initproto.FlagVerify) == 0 {
+		return b.fromHost(o.Source, flags)
+	}
+	how := unix.OpenHow{Flags: unix.O_PATH | unix.O_CLOEXEC | unix.O_NOFOLLOW, Resolve: unix.RESOLVE_NO_MAGICLINKS}
+	switch {
+	case o.Flags&initproto.FlagFollow != 0:
+		how.Flags &^= unix.O_NOFOLLOW
+	default:
+		how.Resolve |= unix.RESOLVE_NO_SYMLINKS
+	}
+	src, err := openHost(o.Source, how)
 	if err != nil {
 		return -1, err
 	}
@@ -242,13 +297,48 @@ func (b *builder) source(o *initproto.Op) (int, error) {
 			return -1, err
 		}
 	}
-	flags := uint(unix.OPEN_TREE_CLONE | unix.OPEN_TREE_CLOEXEC | unix.AT_EMPTY_PATH)
-	if o.Flags&initproto.FlagRecursive != 0 {
-		flags |= unix.AT_RECURSIVE
+	return clone(src, "", flags|unix.AT_EMPTY_PATH, o.Source)
+}
+
+// fromHost clones what of the host there is no doubt of: devices, of which one after
+// the other is in the same directory. No link is followed.
+func (b *builder) fromHost(path string, flags uint) (int, error) {
+	i := strings.LastIndexByte(path, '/')
+	if i < 0 || path[i+1:] == "" || path[i+1:] == ".." {
+		return -1, fmt.Errorf("%w: source %q", initproto.ErrMessage, path)
 	}
-	tree, err := unix.OpenTree(src, "", flags)
+	if dir := path[:max(i, 1)]; b.host.path != dir {
+		fd, err := openHost(dir, unix.OpenHow{Flags: unix.O_PATH | unix.O_CLOEXEC | unix.O_DIRECTORY, Resolve: unix.RESOLVE_NO_MAGICLINKS | unix.RESOLVE_NO_SYMLINKS})
+		if err != nil {
+			return -1, err
+		}
+		b.leaveHost()
+		b.host = directory{path: dir, fd: fd}
+	}
+	return clone(b.host.fd, path[i+1:], flags|unix.AT_SYMLINK_NOFOLLOW|unix.AT_NO_AUTOMOUNT, path)
+}
+
+// leaveHost closes the directory of the host's that is held.
+func (b *builder) leaveHost() {
+	if b.host.path != "" {
+		b.host.close()
+		b.host = directory{}
+	}
+}
+
+func openHost(path string, how unix.OpenHow) (int, error) {
+	fd, err := unix.Openat2(unix.AT_FDCWD, path, &how)
 	if err != nil {
-		return -1, fmt.Errorf("cloning the mount of %q: %w", o.Source, os.NewSyscallError("open_tree", err))
+		return -1, fmt.Errorf("opening %q: %w", path, os.NewSyscallError("openat2", err))
+	}
+	return fd, nil
+}
+
+// clone gives a detached copy of the mount tree at a path.
+func clone(dir int, path string, flags uint, source string) (int, error) {
+	tree, err := unix.OpenTree(dir, path, flags)
+	if err != nil {
+		return -1, fmt.Errorf("cloning %q: %w", source, os.NewSyscallError("open_tree", err))
 	}
 	return tree, nil
 }
@@ -288,42 +378,62 @@ func setAttr(tree int, o *initproto.Op) error {
 }
 
 func (b *builder) attr(o *initproto.Op) error {
-	fd, err := b.beneath(o.Target, unix.O_PATH|unix.O_NOFOLLOW, 0)
+	d, err := b.directory(o.Target, false)
 	if err != nil {
 		return err
 	}
-	defer unix.Close(fd)
-	return setAttr(fd, o)
+	return setAttr(d.fd, o)
 }
 
 // mask hides a path that the kernel offers. What does not exist needs no mask.
 func (b *builder) mask(o *initproto.Op) error {
-	fd, err := b.beneath(o.Target, unix.O_PATH|unix.O_NOFOLLOW, 0)
+	d, name, err := b.spot(o.Target, false)
 	if errors.Is(err, unix.ENOENT) {
 		return nil
 	}
 	if err != nil {
 		return err
 	}
-	defer unix.Close(fd)
-	var st unix.Stat_t
-	if err := unix.Fstat(fd, &st); err != nil {
-		return os.NewSyscallError("fstat", err)
+	kind, err := d.kind(name, o.Target)
+	if err != nil || kind == 0 {
+		return err
 	}
-	var cover int
-	if st.Mode&unix.S_IFMT == unix.S_IFDIR {
-		cover, err = newFS("tmpfs", "size=0\x00nr_inodes=1\x00mode=000", unix.MOUNT_ATTR_RDONLY|unix.MOUNT_ATTR_NOSUID|unix.MOUNT_ATTR_NODEV|unix.MOUNT_ATTR_NOEXEC)
+	if !d.own { // what it was just now, it need not be any more
+		fd, err := d.open(name, o.Target)
+		if err != nil {
+			return err
+		}
+		defer unix.Close(fd)
+		if kind, err = kindOf(fd, o.Target); err != nil {
+			return err
+		}
+		d, name = directory{fd: fd}, ""
+	}
+	var over int
+	if kind == unix.S_IFDIR {
+		over, err = b.emptyCover()
 	} else {
-		cover, err = b.nullCover()
+		over, err = b.nullCover()
 	}
 	if err != nil {
 		return err
 	}
-	defer unix.Close(cover)
-	if err := unix.MoveMount(cover, "", fd, "", unix.MOVE_MOUNT_F_EMPTY_PATH|unix.MOVE_MOUNT_T_EMPTY_PATH); err != nil {
-		return fmt.Errorf("masking %q: %w", o.Target, os.NewSyscallError("move_mount", err))
+	if over != b.empty {
+		defer unix.Close(over)
 	}
-	return nil
+	return b.cover(over, d, name, o.Target)
+}
+
+// emptyCover gives a detached directory that nothing is in, and nothing can be made in.
+// The first one is a file system, which is then attached; the others are clones of it,
+// for a clone cannot be made of what is not attached (Linux before 6.15).
+func (b *builder) emptyCover() (int, error) {
+	if b.empty >= 0 {
+		return clone(b.empty, "", unix.OPEN_TREE_CLONE|unix.OPEN_TREE_CLOEXEC|unix.AT_EMPTY_PATH, "an empty directory")
+	}
+	var err error
+	b.empty, err = newFS("tmpfs", "size=0\x00nr_inodes=1\x00mode=000", unix.MOUNT_ATTR_RDONLY|unix.MOUNT_ATTR_NOSUID|unix.MOUNT_ATTR_NODEV|unix.MOUNT_ATTR_NOEXEC)
+	return b.empty, err
 }
 
 // nullCover gives another detached copy of our own /dev/null, which was bound
@@ -331,7 +441,7 @@ func (b *builder) mask(o *initproto.Op) error {
 // checked to be the null device (CVE-2025-31133 swapped it).
 func (b *builder) nullCover() (int, error) {
 	if b.null < 0 {
-		fd, err := b.beneath("/dev/null", unix.O_PATH|unix.O_NOFOLLOW, 0)
+		fd, err := b.beneath("/dev/null", unix.O_PATH|unix.O_NOFOLLOW)
 		if err != nil {
 			return -1, err
 		}
@@ -340,11 +450,7 @@ func (b *builder) nullCover() (int, error) {
 		}
 		b.null = fd
 	}
-	tree, err := unix.OpenTree(b.null, "", unix.OPEN_TREE_CLONE|unix.OPEN_TREE_CLOEXEC|unix.AT_EMPTY_PATH)
-	if err != nil {
-		return -1, fmt.Errorf("cloning /dev/null: %w", os.NewSyscallError("open_tree", err))
-	}
-	return tree, nil
+	return clone(b.null, "", unix.OPEN_TREE_CLONE|unix.OPEN_TREE_CLOEXEC|unix.AT_EMPTY_PATH, "/dev/null")
 }
 
 func isNullDevice(fd int) error {
@@ -374,22 +480,26 @@ func (b *builder) readOnly(o *initproto.Op) error {
 	if err := setAttr(tree, &p); err != nil {
 		return err
 	}
-	return b.attach(tree, &p, false)
+	kind, err := kindOf(tree, o.Target)
+	if err != nil {
+		return err
+	}
+	return b.attachThere(tree, &p, kind != unix.S_IFDIR)
 }
 
 func (b *builder) detach(o *initproto.Op) error {
-	fd, err := b.beneath(o.Target, unix.O_PATH|unix.O_NOFOLLOW, 0)
+	fd, err := b.beneath(o.Target, unix.O_PATH|unix.O_NOFOLLOW)
 	if err != nil {
 		return err
 	}
 	defer unix.Close(fd)
-	if err := unix.Unmount(fmt.Sprintf("/proc/self/fd/%d", fd), unix.MNT_DETACH); err != nil {
+	b.forget(o.Target)
+	if err := unix.Unmount(procFD(fd), unix.MNT_DETACH); err != nil {
 		return fmt.Errorf("detaching %q: %w", o.Target, os.NewSyscallError("umount2", err))
 	}
-	dir, name, err := b.parent(o.Target)
+	d, name, err := b.spot(o.Target, false)
 	if err != nil {
 		return err
 	}
-	defer unix.Close(dir)
-	return os.NewSyscallError("unlinkat", unix.Unlinkat(dir, name, unix.AT_REMOVEDIR))
+	return os.NewSyscallError("unlinkat", unix.Unlinkat(d.fd, name, unix.AT_REMOVEDIR))
 }

@@ -4,7 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"strings"
+	"strconv"
 
 	"golang.org/x/sys/unix"
 
@@ -26,12 +26,20 @@ func (e *opError) Unwrap() error { return e.err }
 // no symbolic link: whoever can write to a rootfs or a volume while the sandbox
 // starts cannot redirect a mount (CVE-2021-30465, CVE-2025-52565).
 type builder struct {
-	root int   // O_PATH descriptor of the new root
-	null int   // O_PATH descriptor of the sandbox's /dev/null, once it is needed
-	fds  []int // descriptors that came with the setup
+	root int // O_PATH descriptor of the new root
+	null int // O_PATH descriptor of the sandbox's /dev/null, once it is needed
+	// empty is a mount that covers a directory, once there is one: more of it are clones.
+	empty int
+	fds   []int // descriptors that came with the setup
 	// own holds the devices of the file systems that this builder made. Mount
 	// points are created there and nowhere else, never on a host directory.
 	own map[uint64]bool
+	// held are the directories that are open, each as its path leads to it now.
+	held []directory
+	// host is the directory of the host's that a device was last taken from.
+	host directory
+	// uid and gid are whom what this process makes belongs to.
+	uid, gid uint32
 	// stacked counts the roots that were stacked on the old one.
 	stacked int
 	// digests are those of the trees that were unpacked.
@@ -50,7 +58,7 @@ func (in *initProcess) buildRoot(setup *initproto.Setup, fds []int) (digests []s
 	if err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""); err != nil {
 		return nil, nil, fmt.Errorf("making mounts private: %w", os.NewSyscallError("mount", err))
 	}
-	b := &builder{root: -1, null: -1, fds: fds, own: map[uint64]bool{}, in: in}
+	b := &builder{root: -1, null: -1, empty: -1, fds: fds, own: map[uint64]bool{}, in: in, uid: uint32(unix.Geteuid()), gid: uint32(unix.Getegid())}
 	for i := range setup.Ops {
 		if err := b.do(&setup.Ops[i]); err != nil {
 			return nil, nil, &opError{i, err}
@@ -115,76 +123,6 @@ func (b *builder) do(o *initproto.Op) error {
 	return fmt.Errorf("%w: operation %d", initproto.ErrMessage, o.Code)
 }
 
-// beneath opens a path below the new root without following any link.
-func (b *builder) beneath(path string, flags uint64, mode uint64) (int, error) {
-	rel := strings.TrimPrefix(path, "/")
-	if rel == "" {
-		rel = "."
-	}
-	fd, err := unix.Openat2(b.root, rel, &unix.OpenHow{
-		Flags: flags | unix.O_CLOEXEC, Mode: mode,
-		Resolve: unix.RESOLVE_BENEATH | unix.RESOLVE_NO_SYMLINKS | unix.RESOLVE_NO_MAGICLINKS,
-	})
-	if err != nil {
-		return -1, fmt.Errorf("opening %q in the sandbox: %w", path, os.NewSyscallError("openat2", err))
-	}
-	return fd, nil
-}
-
-// parent opens the directory that holds path, making missing directories on the
-// way where that is allowed, and gives the last element.
-func (b *builder) parent(path string) (int, string, error) {
-	rel := strings.Trim(path, "/")
-	i := strings.LastIndexByte(rel, '/')
-	dir, name := "/", rel
-	if i >= 0 {
-		dir, name = rel[:i], rel[i+1:]
-	}
-	if name == "" || name == "." || name == ".." {
-		return -1, "", fmt.Errorf("%w: target %q", initproto.ErrMessage, path)
-	}
-	fd, err := b.beneath(dir, unix.O_PATH|unix.O_DIRECTORY, 0)
-	if errors.Is(err, unix.ENOENT) && i >= 0 {
-		if err := b.make(dir, 0o755, false); err != nil {
-			return -1, "", err
-		}
-		fd, err = b.beneath(dir, unix.O_PATH|unix.O_DIRECTORY, 0)
-	}
-	return fd, name, err
-}
-
-// make creates a directory or an empty file for something to be mounted on.
-func (b *builder) make(path string, mode uint32, file bool) error {
-	dir, name, err := b.place(path)
-	if err != nil {
-		return err
-	}
-	defer unix.Close(dir)
-	if file {
-		fd, err := unix.Openat(dir, name, unix.O_CREAT|unix.O_EXCL|unix.O_WRONLY|unix.O_NOFOLLOW|unix.O_CLOEXEC, mode)
-		if err != nil {
-			return fmt.Errorf("creating mount point %q: %w", path, os.NewSyscallError("openat", err))
-		}
-		return unix.Close(fd)
-	}
-	if err := unix.Mkdirat(dir, name, mode); err != nil && !errors.Is(err, unix.EEXIST) {
-		return fmt.Errorf("creating mount point %q: %w", path, os.NewSyscallError("mkdirat", err))
-	}
-	return nil
-}
-
-// mayCreate refuses to create anything on a file system that is not ours.
-func (b *builder) mayCreate(dir int, path string) error {
-	var st unix.Stat_t
-	if err := unix.Fstat(dir, &st); err != nil {
-		return os.NewSyscallError("fstat", err)
-	}
-	if !b.own[st.Dev] {
-		return fmt.Errorf("mount point %q does not exist, and is not created because it would appear on the host: %w", path, unix.ENOENT)
-	}
-	return nil
-}
-
 // adopt notes a file system that we made.
 func (b *builder) adopt(fd int) error {
 	var st unix.Stat_t
@@ -196,10 +134,15 @@ func (b *builder) adopt(fd int) error {
 }
 
 func (b *builder) mkdir(o *initproto.Op) error {
-	if err := b.make(o.Target, o.Mode, false); err != nil {
+	d, name, err := b.spot(o.Target, true)
+	if err != nil {
 		return err
 	}
-	fd, err := b.beneath(o.Target, unix.O_PATH|unix.O_DIRECTORY|unix.O_NOFOLLOW, 0)
+	made, err := d.make(name, o.Target, o.Mode, false)
+	if err != nil || made && b.owns(d, o, unix.S_ISVTX) {
+		return err
+	}
+	fd, err := openIn(d.fd, name, o.Target, unix.O_PATH|unix.O_DIRECTORY|unix.O_NOFOLLOW)
 	if err != nil {
 		return err
 	}
@@ -207,22 +150,31 @@ func (b *builder) mkdir(o *initproto.Op) error {
 	return setOwner(fd, o)
 }
 
-// setOwner gives owner and exact mode to what fd refers to; the umask of the
-// supervisor has no say in it.
+// owns reports whether what this process makes in a directory has owner and mode as
+// they are wanted, from its creation on. The umask of the supervisor has no say in
+// that, for it was given up. more are bits of the mode beside the permissions.
+func (b *builder) owns(d directory, o *initproto.Op, more uint32) bool {
+	return o.UID == b.uid && o.GID == b.gid && !d.group && o.Mode&^(0o777|more) == 0
+}
+
+// setOwner gives owner and exact mode to what fd refers to.
 func setOwner(fd int, o *initproto.Op) error {
 	if err := unix.Fchownat(fd, "", int(o.UID), int(o.GID), unix.AT_EMPTY_PATH); err != nil {
 		return fmt.Errorf("changing the owner of %q to %d:%d: %w", o.Target, o.UID, o.GID, os.NewSyscallError("fchownat", err))
 	}
 	// fchmod does not take O_PATH descriptors; the link in /proc leads to the
 	// same inode whatever happens to the path meanwhile.
-	if err := unix.Fchmodat(unix.AT_FDCWD, fmt.Sprintf("/proc/self/fd/%d", fd), o.Mode, 0); err != nil {
+	if err := unix.Fchmodat(unix.AT_FDCWD, procFD(fd), o.Mode, 0); err != nil {
 		return fmt.Errorf("changing the mode of %q: %w", o.Target, os.NewSyscallError("fchmodat", err))
 	}
 	return nil
 }
 
+// procFD is the link that leads to what a descriptor of this process refers to.
+func procFD(fd int) string { return "/proc/self/fd/" + strconv.Itoa(fd) }
+
 func (b *builder) owner(o *initproto.Op) error {
-	fd, err := b.beneath(o.Target, unix.O_PATH|unix.O_NOFOLLOW, 0)
+	fd, err := b.beneath(o.Target, unix.O_PATH|unix.O_NOFOLLOW)
 	if err != nil {
 		return err
 	}
@@ -230,30 +182,17 @@ func (b *builder) owner(o *initproto.Op) error {
 	return setOwner(fd, o)
 }
 
-// place is parent for a name that is going to be made, or removed.
-func (b *builder) place(target string) (dir int, name string, err error) {
-	if dir, name, err = b.parent(target); err != nil {
-		return -1, "", err
-	}
-	if err = b.mayCreate(dir, target); err != nil {
-		_ = unix.Close(dir)
-		return -1, "", err
-	}
-	return dir, name, nil
-}
-
 func (b *builder) file(o *initproto.Op) error {
-	dir, name, err := b.place(o.Target)
+	d, name, err := b.place(o.Target)
 	if err != nil {
 		return err
 	}
-	defer unix.Close(dir)
 	if o.Flags&initproto.FlagReplace != 0 {
-		if err := unix.Unlinkat(dir, name, 0); err != nil && !errors.Is(err, unix.ENOENT) {
+		if err := unix.Unlinkat(d.fd, name, 0); err != nil && !errors.Is(err, unix.ENOENT) {
 			return fmt.Errorf("replacing %q: %w", o.Target, os.NewSyscallError("unlinkat", err))
 		}
 	}
-	fd, err := unix.Openat(dir, name, unix.O_CREAT|unix.O_EXCL|unix.O_WRONLY|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0o600)
+	fd, err := unix.Openat(d.fd, name, unix.O_CREAT|unix.O_EXCL|unix.O_WRONLY|unix.O_NOFOLLOW|unix.O_CLOEXEC, o.Mode&0o777)
 	if err != nil {
 		return fmt.Errorf("creating %q: %w", o.Target, os.NewSyscallError("openat", err))
 	}
@@ -265,7 +204,7 @@ func (b *builder) file(o *initproto.Op) error {
 	} else {
 		defer unix.Close(fd)
 	}
-	if err := writeAll(fd, o.Target, o.Data); err != nil {
+	if err := writeAll(fd, o.Target, o.Data); err != nil || b.owns(d, o, 0) {
 		return err
 	}
 	return setOwner(fd, o)
@@ -286,28 +225,27 @@ func writeAll(fd int, path, content string) error {
 }
 
 func (b *builder) symlink(o *initproto.Op) error {
-	dir, name, err := b.place(o.Target)
+	d, name, err := b.place(o.Target)
 	if err != nil {
 		return err
 	}
-	defer unix.Close(dir)
-	if err := unix.Symlinkat(o.Source, dir, name); err != nil {
+	if err := unix.Symlinkat(o.Source, d.fd, name); err != nil {
 		return fmt.Errorf("creating symbolic link %q: %w", o.Target, os.NewSyscallError("symlinkat", err))
 	}
 	return nil
 }
 
 func (b *builder) remove(o *initproto.Op) error {
-	dir, name, err := b.place(o.Target)
+	d, name, err := b.place(o.Target)
 	if err != nil {
 		return err
 	}
-	defer unix.Close(dir)
 	flags := 0
 	if o.Flags&initproto.FlagDir != 0 {
+		b.forget(o.Target)
 		flags = unix.AT_REMOVEDIR
 	}
-	return os.NewSyscallError("unlinkat", unix.Unlinkat(dir, name, flags))
+	return os.NewSyscallError("unlinkat", unix.Unlinkat(d.fd, name, flags))
 }
 
 // pivot makes the new root the root of this mount namespace and lets the old
@@ -330,9 +268,13 @@ func (b *builder) pivot() error {
 			return fmt.Errorf("leaving the old root: %w", os.NewSyscallError("umount2", err))
 		}
 	}
+	b.forget("/")
+	b.leaveHost()
 	_ = unix.Close(b.root)
-	if b.null >= 0 {
-		_ = unix.Close(b.null)
+	for _, fd := range []int{b.null, b.empty} {
+		if fd >= 0 {
+			_ = unix.Close(fd)
+		}
 	}
 	return os.NewSyscallError("chdir", unix.Chdir("/"))
 }

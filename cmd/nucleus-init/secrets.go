@@ -27,12 +27,11 @@ func (b *builder) secret(o *initproto.Op) error {
 	if err != nil {
 		return err
 	}
-	dir, name, err := b.place(o.Target)
+	d, name, err := b.place(o.Target)
 	if err != nil {
 		return err
 	}
-	defer unix.Close(dir)
-	dst, err := unix.Openat(dir, name, unix.O_CREAT|unix.O_EXCL|unix.O_WRONLY|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0o600)
+	dst, err := unix.Openat(d.fd, name, unix.O_CREAT|unix.O_EXCL|unix.O_WRONLY|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0o600)
 	if err != nil {
 		return fmt.Errorf("creating %q: %w", o.Target, os.NewSyscallError("openat", err))
 	}

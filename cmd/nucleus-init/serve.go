@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"runtime/debug"
 	"syscall"
 
 	"golang.org/x/sys/unix"
@@ -17,9 +16,6 @@ import (
 // serve obeys the supervisor until it closes the socket. PID 1 ends with it,
 // and with PID 1 the kernel ends every process of the sandbox.
 func (in *initProcess) serve() error {
-	// Go would let 4 MiB of garbage gather in a process that needs less than one; each
-	// further command leaves some.
-	debug.SetGCPercent(25)
 	go in.reap()
 	for {
 		msg, fds, err := in.conn.Recv()

@@ -67,8 +67,7 @@ func (p *prepared) passed() {
 	}
 }
 
-// writePid is part of stage 2: it completes the variable, which lies in memory of its
-// own since the fork.
+// writePid is part of stage 2: it completes the variable, which is for it alone.
 //
 //go:norace
 //go:noinline

@@ -110,11 +110,10 @@ func (in *initProcess) stage2For(s *initproto.Spawn, fds []int) (pass []int, err
 			_ = unix.Close(tty.master)
 		}
 	}()
-	note, noteFD, err := sharedNote()
+	note, err := sharedNote()
 	if err != nil {
 		return nil, err
 	}
-	_ = unix.Close(noteFD)
 	defer func() {
 		if err != nil {
 			unmapNote(note)
@@ -147,7 +146,7 @@ func (in *initProcess) stage2For(s *initproto.Spawn, fds []int) (pass []int, err
 	if w.byID == nil {
 		w.byID = map[uint32]*stage2{}
 	}
-	w.byID[s.ID] = &stage2{pid: pid, pidfd: pidfd, note: note, remove: s.Remove}
+	w.byID[s.ID] = &stage2{pid: pid, pidfd: pidfd, note: note, from: pr, remove: s.Remove}
 	pass = []int{pidfd}
 	if tty.master >= 0 {
 		pass = append(pass, tty.master)

@@ -31,6 +31,7 @@ type stage2 struct {
 	pid   int
 	pidfd int
 	note  *progress
+	from  *prepared // what its first steps are in
 	// remove is a file that goes with it; "" is none.
 	remove string
 }
@@ -75,6 +76,8 @@ type prepared struct {
 	byte1   [1]byte
 	mask    uint64
 	action  sigaction
+	pidfd   int32
+	stack   []byte   // that the child runs on, if its memory is ours
 	dial    *dialing // nil for a program
 }
 
@@ -169,10 +172,7 @@ func program(filter []byte) (unix.SockFprog, error) {
 	if n%8 != 0 || n/8 > 4096 { // BPF_MAXINSNS
 		return unix.SockFprog{}, fmt.Errorf("%w: filter of %d bytes", initproto.ErrMessage, n)
 	}
-	// A copy, so that the alignment of sock_filter is certain.
-	prog := make([]unix.SockFilter, n/8)
-	copy(unsafe.Slice((*byte)(unsafe.Pointer(&prog[0])), n), filter)
-	return unix.SockFprog{Len: uint16(len(prog)), Filter: &prog[0]}, nil
+	return unix.SockFprog{Len: uint16(n / 8), Filter: (*unix.SockFilter)(unsafe.Pointer(&filter[0]))}, nil
 }
 
 // cStrings gives a NULL-terminated array of C strings.
@@ -188,50 +188,67 @@ func cStrings(ss []string) ([]*byte, error) {
 	return append(out, nil), nil
 }
 
-// sharedNote maps the page that stage 2 reports through. fd is that of the
-// memory behind it.
-func sharedNote() (note *progress, fd int, err error) {
+// sharedNote maps the page that stage 2 reports through. It is shared with a child that
+// has a copy of the rest of our memory, too.
+func sharedNote() (*progress, error) { return mapNote(-1, unix.MAP_ANONYMOUS) }
+
+// fileNote is the same in a file, which the supervisor reads: where init itself becomes
+// the workload, nobody else could.
+func fileNote() (note *progress, fd int, err error) {
 	fd, err = unix.MemfdCreate("nucleus-note", unix.MFD_CLOEXEC)
 	if err != nil {
 		return nil, -1, os.NewSyscallError("memfd_create", err)
 	}
-	if err := unix.Ftruncate(fd, int64(os.Getpagesize())); err != nil {
-		_ = unix.Close(fd)
-		return nil, -1, os.NewSyscallError("ftruncate", err)
+	if err = unix.Ftruncate(fd, int64(os.Getpagesize())); err != nil {
+		err = os.NewSyscallError("ftruncate", err)
+	} else {
+		note, err = mapNote(fd, 0)
 	}
-	b, err := unix.Mmap(fd, 0, os.Getpagesize(), unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED)
 	if err != nil {
 		_ = unix.Close(fd)
-		return nil, -1, os.NewSyscallError("mmap", err)
+		return nil, -1, err
 	}
-	return (*progress)(unsafe.Pointer(&b[0])), fd, nil
+	return note, fd, nil
+}
+
+func mapNote(fd, flags int) (*progress, error) {
+	b, err := unix.Mmap(fd, 0, os.Getpagesize(), unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED|flags)
+	if err != nil {
+		return nil, os.NewSyscallError("mmap", err)
+	}
+	return (*progress)(unsafe.Pointer(&b[0])), nil
 }
 
 func unmapNote(note *progress) {
 	_ = unix.Munmap(unsafe.Slice((*byte)(unsafe.Pointer(note)), os.Getpagesize()))
 }
 
-// fork makes stage 2 and gives its pid and pidfd. The child runs prepared raw
-// system calls only, as the child in Go's own forkExec does: the Go runtime is
-// not usable in it, for its other threads are not there.
-//
-//go:norace
-//go:noinline
+// fork makes stage 2 and gives its pid and pidfd. The child runs prepared raw system
+// calls only, as the child in Go's own forkExec does: the Go runtime is not usable in
+// it, for it knows nothing of it. p must be kept until the child has ended.
 func fork(p *prepared) (pid int, pidfd int, errno syscall.Errno) {
-	var (
-		all uint64 = ^uint64(0)
-		old uint64
-		fd  int32
-		r   uintptr
-		e   syscall.Errno
-	)
+	all, old := ^uint64(0), uint64(0)
 	// Signals stay blocked in the child until their handlers, which belong to
 	// the Go runtime, are gone.
 	syscall.RawSyscall6(syscall.SYS_RT_SIGPROCMASK, unix.SIG_SETMASK, uintptr(unsafe.Pointer(&all)), uintptr(unsafe.Pointer(&old)), 8, 0, 0)
-	r, _, e = syscall.RawSyscall6(syscall.SYS_CLONE, uintptr(syscall.SIGCHLD)|unix.CLONE_PIDFD, 0, uintptr(unsafe.Pointer(&fd)), 0, 0, 0)
+	if len(p.secrets) > 0 {
+		// They are overwritten here while the child still needs them.
+		pid, pidfd, errno = forkCopy(p)
+	} else {
+		pid, pidfd, errno = forkShared(p)
+	}
+	syscall.RawSyscall6(syscall.SYS_RT_SIGPROCMASK, unix.SIG_SETMASK, uintptr(unsafe.Pointer(&old)), 0, 8, 0, 0)
+	return pid, pidfd, errno
+}
+
+// forkCopy makes a child that has a copy of this process's memory.
+//
+//go:norace
+//go:noinline
+func forkCopy(p *prepared) (pid int, pidfd int, errno syscall.Errno) {
+	r, _, e := syscall.RawSyscall6(syscall.SYS_CLONE, uintptr(syscall.SIGCHLD)|unix.CLONE_PIDFD, 0, uintptr(unsafe.Pointer(&p.pidfd)), 0, 0, 0)
 	if r != 0 || e != 0 {
-		syscall.RawSyscall6(syscall.SYS_RT_SIGPROCMASK, unix.SIG_SETMASK, uintptr(unsafe.Pointer(&old)), 0, 8, 0, 0)
-		return int(r), int(fd), e
+		return int(r), int(p.pidfd), e
 	}
 	child(p)
 	return 0, 0, 0 // not reached
@@ -342,6 +359,11 @@ func child(p *prepared) {
 			goto fail
 		}
 	}
+	// The memory is still init's, and a change of ids gives it what fs.suid_dumpable
+	// says (proc(5)).
+	if _, _, e = syscall.RawSyscall6(syscall.SYS_PRCTL, unix.PR_SET_DUMPABLE, 0, 0, 0, 0, 0); e != 0 {
+		goto fail
+	}
 	p.note.step = uint32(initproto.StepClose)
 	for i = 0; i < len(p.listen); i++ {
 		if _, _, e = syscall.RawSyscall(syscall.SYS_DUP3, p.listen[i], firstFD+uintptr(i), 0); e != 0 {
@@ -423,12 +445,16 @@ out:
 // not return: this process is stage 2, and the supervisor, whose child it is,
 // sees its end by itself.
 func (in *initProcess) startWorkload(setup *initproto.Setup, fds []int, tty terminal) error {
-	note, noteFD, err := sharedNote()
+	defer tty.close()
+	note, noteFD, err := (*progress)(nil), -1, error(nil)
+	if setup.Direct {
+		note, noteFD, err = fileNote()
+	} else {
+		note, err = sharedNote()
+	}
 	if err != nil {
 		return err
 	}
-	defer unix.Close(noteFD)
-	defer tty.close()
 	pr, err := prepare(&setup.Process, initproto.Dial{}, fds, tty.slave, note)
 	if err != nil {
 		return err
@@ -442,7 +468,7 @@ func (in *initProcess) startWorkload(setup *initproto.Setup, fds []int, tty term
 	if errno != 0 {
 		return os.NewSyscallError("clone", errno)
 	}
-	in.work = &stage2{pid: pid, pidfd: pidfd, note: note}
+	in.work = &stage2{pid: pid, pidfd: pidfd, note: note, from: pr}
 	return in.announce(pidfd, -1, tty.master)
 }
 

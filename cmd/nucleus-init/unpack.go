@@ -35,7 +35,7 @@ func (b *builder) unpack(o *initproto.Op) error {
 	if o.FD < 0 {
 		return fmt.Errorf("%w: no descriptor", initproto.ErrMessage)
 	}
-	dir, err := b.beneath(o.Target, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_NOFOLLOW, 0)
+	dir, err := b.beneath(o.Target, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_NOFOLLOW)
 	if err != nil {
 		return err
 	}

@@ -14,6 +14,7 @@ import (
 // each type, so they cannot drift apart.
 type coder struct {
 	buf  []byte
+	text string // what is read, of which all strings are parts: one allocation
 	off  int
 	read bool
 	bad  bool
@@ -91,7 +92,7 @@ func (c *coder) str(v *string) {
 		c.buf = append(c.buf, *v...)
 		return
 	}
-	*v = string(c.buf[c.off : c.off+n])
+	*v = c.text[c.off : c.off+n]
 	c.off += n
 }
 
@@ -218,6 +219,7 @@ func (s *Setup) code(c *coder) {
 	c.flag(&s.Direct)
 	c.flag(&s.Hold)
 	c.u64(&s.InitCaps)
+	s.Files.code(c)
 	c.u32(&s.Late)
 	if c.read && s.Late > MaxLate {
 		c.bad = true
@@ -370,7 +372,7 @@ func Decode(msg []byte, body Body) error {
 	if _, err := KindOf(msg); err != nil {
 		return err
 	}
-	c := coder{buf: msg[2:], read: true}
+	c := coder{buf: msg[2:], text: string(msg[2:]), read: true}
 	body.code(&c)
 	if c.bad || c.off != len(c.buf) {
 		return ErrMessage

@@ -103,6 +103,8 @@ type Setup struct {
 	Hold bool
 	// InitCaps is what init keeps of its capabilities once the file system stands.
 	InitCaps uint64
+	// Files is RLIMIT_NOFILE as init is to set it: it was started with less.
+	Files Rlimit
 	// Late is how many descriptors come after those of this message, with
 	// KindSecrets: what is fetched while the file system is built. There is no such
 	// message for none.

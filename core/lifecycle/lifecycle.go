@@ -90,6 +90,7 @@ type Sandbox struct {
 	stdio   *exec.Stdio
 	process initproto.Process
 	setup   *initproto.Setup // what init was told
+	files   unix.Rlimit      // RLIMIT_NOFILE of ours, and so of the workload
 	// initFilter is the BPF program that init puts on itself.
 	initFilter []byte
 	own        *security.Own
@@ -343,6 +344,9 @@ func (s *Sandbox) hostUID(uid uint32) int {
 // waits for the exec, and init for its orders, another goroutine prepares what it is going
 // to be told.
 func (s *Sandbox) cloneInit(ctx context.Context) error {
+	if err := unix.Getrlimit(unix.RLIMIT_NOFILE, &s.files); err != nil {
+		return phase("namespaces", os.NewSyscallError("getrlimit", err))
+	}
 	s.mapped, s.cloned = make(chan struct{}), make(chan struct{})
 	var prepared chan error
 	beside, cancel := context.WithTimeout(ctx, s.cfg.StartTimeout)
@@ -350,6 +354,7 @@ func (s *Sandbox) cloneInit(ctx context.Context) error {
 	s.beginFetch(ctx, cancel)
 	in, err := s.spawn(namespaces.Options{
 		Path: s.cfg.InitPath, Program: s.cfg.Init, Stdio: s.stdio.FDs(), Control: s.initConn.FD(), LastCap: uintptr(security.LastCap()),
+		MaxFiles: s.files.Max,
 		Mapped: func(pid int) {
 			s.mappedNS = fmt.Sprintf("/proc/%d/ns/user", pid)
 			close(s.mapped)
@@ -499,6 +504,7 @@ func (s *Sandbox) sendSetup(ctx context.Context) error {
 		Hostname: s.plan.Hostname, Ops: s.prep.Ops, Landlock: security.Landlock(s.plan, s.prep.Entries), Process: s.process,
 		InitFilter: s.initFilter, Loopback: s.plan.Namespace("network"), CgroupNS: s.plan.Namespace("cgroup"),
 		Hold: s.holds(), SetIDs: s.plan.IDs.Helpers, Direct: !s.plan.Init, InitCaps: security.InitCaps(s.process), Late: uint32(late),
+		Files: initproto.Rlimit{Resource: unix.RLIMIT_NOFILE, Soft: s.files.Cur, Hard: s.files.Max},
 	}
 	s.setup = setup
 	if err := s.conn.Send(initproto.Encode(initproto.KindSetup, setup), fds...); err != nil {

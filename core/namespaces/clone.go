@@ -68,6 +68,11 @@ func program(b born, maps [2]int, from [4]int) (*birth.Program, error) {
 	for to, fd := range from {
 		p.Call(birth.Must, "dup3", unix.SYS_DUP3, uintptr(fd), uintptr(to), 0)
 	}
+	if b.maxFiles > 0 {
+		few := &unix.Rlimit{Cur: uint64(len(from)), Max: b.maxFiles}
+		p.Keep(few)
+		p.Call(birth.Must, "prlimit64", unix.SYS_PRLIMIT64, 0, unix.RLIMIT_NOFILE, uintptr(unsafe.Pointer(few)), 0)
+	}
 	p.Slack()
 	path, err := p.String(b.path)
 	if err != nil {

@@ -43,6 +43,11 @@ type Options struct {
 	// for to move another process takes longer than all the rest (cgroups.Group.Doors).
 	Tasks   []*os.File
 	LastCap uintptr // the kernel's last capability
+	// MaxFiles, if not zero, is the hard limit of open files. Init is then started (on
+	// amd64) with room for its four descriptors alone, and must set the soft limit itself:
+	// Go's runtime would open the host's cgroup files, and those of huge pages, for
+	// numbers that init has no use for.
+	MaxFiles uint64
 	// Mapped, if not nil, is called once the user namespace has its id maps. Init
 	// may not have come as far as its exec by then, and Start may still fail.
 	Mapped func(pid int)
@@ -74,9 +79,11 @@ func (e *UnsupportedError) Unwrap() error { return e.Err }
 // as the sandbox: the parent-death signal follows the thread, not the process
 // (golang#27505).
 func Start(p *plan.Plan, o Options) (*Init, error) {
+	// Go would let 4 MiB of garbage gather in a process that needs less than one; each
+	// further command leaves some.
 	b := born{
-		path: o.Path, argv: []string{"nucleus-init"}, env: []string{"GOMAXPROCS=1"}, fds: [4]int{o.Stdio[0], o.Stdio[1], o.Stdio[2], o.Control},
-		program: -1, cgroup: -1, tasks: o.Tasks, uids: p.IDs.UIDs, gids: p.IDs.GIDs, setGroups: p.IDs.SetGroups, mapped: o.Mapped, beside: o.Beside,
+		path: o.Path, argv: []string{"nucleus-init"}, env: []string{"GOMAXPROCS=1", "GOGC=25"}, fds: [4]int{o.Stdio[0], o.Stdio[1], o.Stdio[2], o.Control},
+		program: -1, cgroup: -1, tasks: o.Tasks, maxFiles: o.MaxFiles, uids: p.IDs.UIDs, gids: p.IDs.GIDs, setGroups: p.IDs.SetGroups, mapped: o.Mapped, beside: o.Beside,
 	}
 	if b.mapped == nil {
 		b.mapped = func(int) {}
@@ -137,7 +144,8 @@ type born struct {
 	argv, env   []string
 	fds         [4]int
 	flags       uintptr
-	cgroup      int // descriptor to clone into, -1 for none
+	maxFiles    uint64 // the hard limit, if it has room for its own descriptors alone
+	cgroup      int    // descriptor to clone into, -1 for none
 	tasks       []*os.File
 	waitForMaps bool // until this process has written uids and gids
 	mapped      func(pid int)

@@ -30,6 +30,7 @@ const (
 type Conn struct {
 	fd  int
 	buf []byte
+	oob []byte
 }
 
 // Pair makes both ends, close-on-exec.
@@ -96,13 +97,12 @@ const bulkKind = 255
 // the error is io.EOF.
 func (c *Conn) Recv() ([]byte, []int, error) {
 	if c.buf == nil {
-		c.buf = make([]byte, inline+1)
+		c.buf, c.oob = make([]byte, inline+1), make([]byte, unix.CmsgSpace(maxFDs*4))
 	}
-	oob := make([]byte, unix.CmsgSpace(maxFDs*4))
 	var n, on, flags int
 	var err error
 	for reset := false; ; {
-		n, on, flags, _, err = unix.Recvmsg(c.fd, c.buf, oob, unix.MSG_CMSG_CLOEXEC)
+		n, on, flags, _, err = unix.Recvmsg(c.fd, c.buf, c.oob, unix.MSG_CMSG_CLOEXEC)
 		if errors.Is(err, unix.ECONNRESET) && !reset {
 			// The peer went with a message of ours unread. The kernel says so once, and
 			// before what the peer had sent.
@@ -119,7 +119,7 @@ func (c *Conn) Recv() ([]byte, []int, error) {
 	if err != nil {
 		return nil, nil, os.NewSyscallError("recvmsg", err)
 	}
-	fds, err := rights(oob[:on])
+	fds, err := rights(c.oob[:on])
 	if err != nil {
 		return nil, nil, err
 	}
