@@ -39,7 +39,6 @@ import (
 	"github.com/nucleus-runtime/nucleus/core/security/seccomp"
 	"github.com/nucleus-runtime/nucleus/core/state"
 	"github.com/nucleus-runtime/nucleus/core/supervisor"
-	"github.com/nucleus-runtime/nucleus/internal/stack"
 	sdknet "github.com/nucleus-runtime/nucleus/sdk/network"
 	wire "github.com/nucleus-runtime/nucleus/sdk/network/member"
 )
@@ -131,19 +130,12 @@ func New(o Options) (*Runtime, error) {
 	if r.o.Lap == nil {
 		r.o.Lap = func(string) {}
 	}
-	found := make(chan error)
-	go func() {
-		stack.Middling()
-		var err error
-		r.cgroups, err = cgroups.Detect(o.CgroupParent)
-		found <- err
-	}()
+	// One after the other: both together take less than a thread more to do one of them on.
 	var err error
-	r.host, err = host.Quick(host.Options{})
-	if cerr := <-found; cerr != nil {
-		return nil, fmt.Errorf("looking at the host's cgroups: %w", cerr)
+	if r.cgroups, err = cgroups.Detect(o.CgroupParent); err != nil {
+		return nil, fmt.Errorf("looking at the host's cgroups: %w", err)
 	}
-	if err != nil {
+	if r.host, err = host.Quick(host.Options{}); err != nil {
 		return nil, fmt.Errorf("looking at the host: %w", err)
 	}
 	r.host.Cgroup = cgroupFacts(r.cgroups)

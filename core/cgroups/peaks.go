@@ -37,7 +37,7 @@ func (t *tree) peaks() (p Peaks, err error) {
 		}
 	}
 	if dir := t.rec.Paths["cpuacct"]; dir != "" {
-		if p.CPUUsec, err = fscommon.GetCgroupParamUint(dir, "cpuacct.usage"); err != nil {
+		if p.CPUUsec, err = number(dir, "cpuacct.usage"); err != nil {
 			return p, err
 		}
 		p.CPUUsec /= 1000

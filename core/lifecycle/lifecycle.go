@@ -35,7 +35,6 @@ import (
 	"github.com/nucleus-runtime/nucleus/core/tree"
 	"github.com/nucleus-runtime/nucleus/internal/failpoint"
 	"github.com/nucleus-runtime/nucleus/internal/plainfile"
-	"github.com/nucleus-runtime/nucleus/internal/stack"
 	"github.com/nucleus-runtime/nucleus/sdk/hooks"
 	sdk "github.com/nucleus-runtime/nucleus/sdk/network"
 )
@@ -340,50 +339,50 @@ func (s *Sandbox) hostUID(uid uint32) int {
 	return int(uid)
 }
 
-// cloneInit makes init on this thread, with which it will die (PDEATHSIG). While its maker
-// waits for the exec, and init for its orders, another goroutine prepares what it is going
-// to be told.
+// cloneInit makes init on this thread, with which it will die (PDEATHSIG), and prepares what
+// it is going to be told while it is on its way.
 func (s *Sandbox) cloneInit(ctx context.Context) error {
 	if err := unix.Getrlimit(unix.RLIMIT_NOFILE, &s.files); err != nil {
 		return phase("namespaces", os.NewSyscallError("getrlimit", err))
 	}
 	s.mapped, s.cloned = make(chan struct{}), make(chan struct{})
-	var prepared chan error
+	mapped, cloned := sync.OnceFunc(func() { close(s.mapped) }), sync.OnceFunc(func() { close(s.cloned) })
 	beside, cancel := context.WithTimeout(ctx, s.cfg.StartTimeout)
 	defer cancel()
 	s.beginFetch(ctx, cancel)
+	var rerr, perr error
 	in, err := s.spawn(namespaces.Options{
 		Path: s.cfg.InitPath, Program: s.cfg.Init, Stdio: s.stdio.FDs(), Control: s.initConn.FD(), LastCap: uintptr(security.LastCap()),
 		MaxFiles: s.files.Max,
 		Mapped: func(pid int) {
-			s.mappedNS = fmt.Sprintf("/proc/%d/ns/user", pid)
-			close(s.mapped)
+			if pid != 0 {
+				s.mappedNS = fmt.Sprintf("/proc/%d/ns/user", pid)
+			}
+			mapped()
 		},
-		Beside: func() {
-			prepared = make(chan error)
-			go func() {
-				stack.Middling()
-				prepared <- s.prepare(beside)
-			}()
+		Execed: func(pid int, err error) {
+			cloned()
+			if err == nil {
+				rerr = s.recordInit(pid)
+				err = rerr
+			}
+			if err != nil {
+				cancel()
+			}
 		},
+		Beside: func() { perr = s.prepare(beside) },
 	})
 	_ = s.initConn.Close()
 	s.mu.Lock()
 	s.init = in
 	s.mu.Unlock()
-	close(s.cloned)
-	if s.mappedNS == "" {
-		close(s.mapped)
+	cloned()
+	mapped()
+	if err == nil {
+		err = rerr
 	}
 	if err == nil {
-		err = s.recordInit(ctx)
-	}
-	if err != nil {
-		cancel()
-	}
-	var perr error
-	if prepared != nil {
-		perr = <-prepared
+		err = ctx.Err()
 	}
 	if err != nil {
 		return phase("namespaces", err)
@@ -435,12 +434,9 @@ func (s *Sandbox) spawn(o namespaces.Options) (*namespaces.Init, error) {
 }
 
 // recordInit writes down who init is.
-func (s *Sandbox) recordInit(ctx context.Context) error {
-	if err := ctx.Err(); err != nil {
-		return err
-	}
+func (s *Sandbox) recordInit(pid int) error {
 	failpoint.Hit("init unrecorded")
-	id, err := identify(s.init.Pid)
+	id, err := identify(pid)
 	if err != nil {
 		return err
 	}
@@ -448,7 +444,7 @@ func (s *Sandbox) recordInit(ctx context.Context) error {
 	if err := s.dir.Journal.Intent(stepInit, id); err != nil {
 		return err
 	}
-	s.log.Emit(audit.Namespaces, nil, map[string]any{"pid": s.init.Pid, "namespaces": s.plan.NamespaceNames(), "ids": s.plan.IDs.Kind})
+	s.log.Emit(audit.Namespaces, nil, map[string]any{"pid": pid, "namespaces": s.plan.NamespaceNames(), "ids": s.plan.IDs.Kind})
 	return nil
 }
 

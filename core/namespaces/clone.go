@@ -129,12 +129,22 @@ func spawn(b born) (pid, pidfd int, err error) {
 	if b.waitForMaps {
 		if err = b.writeMaps(child.Pid); err == nil {
 			_, err = unix.Write(maps[1], []byte{1})
-			b.mapped(child.Pid)
 		}
 	}
 	closeMaps()
-	b.beside()
-	if err := child.Await(err); err != nil {
+	if err == nil && !b.helpers {
+		b.mapped(child.Pid)
+	}
+	awaited := make(chan error, 1)
+	go func(err error) {
+		err = child.Await(err)
+		b.execed(child.Pid, err)
+		awaited <- err
+	}(err)
+	if err == nil && !b.helpers {
+		b.beside()
+	}
+	if err := <-awaited; err != nil {
 		return 0, -1, err
 	}
 	return child.Pid, child.PidFD, nil

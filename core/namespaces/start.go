@@ -48,12 +48,17 @@ type Options struct {
 	// Go's runtime would open the host's cgroup files, and those of huge pages, for
 	// numbers that init has no use for.
 	MaxFiles uint64
-	// Mapped, if not nil, is called once the user namespace has its id maps. Init
-	// may not have come as far as its exec by then, and Start may still fail.
+	// Each of these may be nil. Mapped is called once the user namespace has its id maps, or
+	// without a pid if those who write them could not. Init may not have come as far as its
+	// exec by then, and Start may still fail.
 	Mapped func(pid int)
-	// Beside, if not nil, is called once init is made, and on its way to its exec. What it
-	// sets going any earlier would be in the way of the clone.
+	// Beside is called when init has been made, and is on its way to its exec. The scheduler
+	// wakes a thread on the very processor that init begins on: what there is to do
+	// meanwhile is best done by the thread that has made it.
 	Beside func()
+	// Execed is called by another goroutine, when init has executed its program or why it
+	// could not is known. Beside need not have returned by then.
+	Execed func(pid int, err error)
 }
 
 // Init is a started init. Its owner must call Wait.
@@ -83,13 +88,16 @@ func Start(p *plan.Plan, o Options) (*Init, error) {
 	// further command leaves some.
 	b := born{
 		path: o.Path, argv: []string{"nucleus-init"}, env: []string{"GOMAXPROCS=1", "GOGC=25"}, fds: [4]int{o.Stdio[0], o.Stdio[1], o.Stdio[2], o.Control},
-		program: -1, cgroup: -1, tasks: o.Tasks, maxFiles: o.MaxFiles, uids: p.IDs.UIDs, gids: p.IDs.GIDs, setGroups: p.IDs.SetGroups, mapped: o.Mapped, beside: o.Beside,
+		program: -1, cgroup: -1, tasks: o.Tasks, maxFiles: o.MaxFiles, uids: p.IDs.UIDs, gids: p.IDs.GIDs, setGroups: p.IDs.SetGroups, helpers: p.IDs.Helpers, mapped: o.Mapped, beside: o.Beside, execed: o.Execed,
 	}
 	if b.mapped == nil {
 		b.mapped = func(int) {}
 	}
 	if b.beside == nil {
 		b.beside = func() {}
+	}
+	if b.execed == nil {
+		b.execed = func(int, error) {}
 	}
 	for _, n := range p.Namespaces {
 		b.flags |= flags[n.Type]
@@ -122,15 +130,22 @@ func Start(p *plan.Plan, o Options) (*Init, error) {
 	}
 	in := &Init{Pid: pid, PidFD: pidfd}
 	if p.IDs.Helpers {
-		if err := runHelpers(pid, p.IDs); err != nil {
+		written := make(chan error, 1)
+		go func() {
+			err := runHelpers(pid, p.IDs)
+			if err != nil {
+				pid = 0
+			}
+			b.mapped(pid)
+			written <- err
+		}()
+		b.beside()
+		if err := <-written; err != nil {
 			in.Kill()
 			_, _ = in.Wait() // killed: its status tells nothing
 			in.Close()
 			return nil, err
 		}
-	}
-	if !b.waitForMaps {
-		b.mapped(pid)
 	}
 	return in, nil
 }
@@ -148,8 +163,10 @@ type born struct {
 	cgroup      int    // descriptor to clone into, -1 for none
 	tasks       []*os.File
 	waitForMaps bool // until this process has written uids and gids
+	helpers     bool // others write them
 	mapped      func(pid int)
 	beside      func()
+	execed      func(int, error)
 	uids, gids  []specs.LinuxIDMapping
 	setGroups   bool
 	root        bool // becomes 0:0

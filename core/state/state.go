@@ -345,11 +345,31 @@ func (d *Dir) Remove() error {
 			}
 		}
 		failpoint.Hit("name freed")
-		return os.RemoveAll(d.Path)
+		return d.removeFiles()
 	})
 	_ = unix.Close(d.lock)
 	d.lock = -1
 	return errors.Join(err, rerr)
+}
+
+// removeFiles removes the directory. It has a handful of files and no directory of its own, so
+// that what os.RemoveAll finds out at every step is known.
+func (d *Dir) removeFiles() error {
+	buf := make([]byte, 4096)
+	for {
+		n, err := unix.ReadDirent(d.lock, buf)
+		if err != nil || n <= 0 {
+			break
+		}
+		_, _, names := unix.ParseDirent(buf[:n], -1, nil)
+		for _, name := range names {
+			_ = unix.Unlinkat(d.lock, name, 0) // what stays is for os.RemoveAll
+		}
+	}
+	if unix.Rmdir(d.Path) == nil {
+		return nil
+	}
+	return os.RemoveAll(d.Path)
 }
 
 // Release lets a sandbox go that could not be removed; gc will try again.
