@@ -18,6 +18,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/nucleus-runtime/nucleus/core/host"
+	"github.com/nucleus-runtime/nucleus/internal/monitor"
 )
 
 // version is set by the linker.
@@ -41,6 +42,7 @@ type app struct {
 
 func main() {
 	host.MaybeChild()
+	monitor.Batch()
 	os.Exit(run(os.Args[1:]))
 }
 
