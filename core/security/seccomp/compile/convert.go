@@ -57,7 +57,8 @@ func defaultPlaceholder(p seccomp.Policy) seccomp.Action {
 	return placeholder
 }
 
-// finish replaces the placeholder of the default action and, for a foreign target, the architecture. libseccomp can aim
+// finish replaces the placeholder of the default action and, for a foreign target, the architecture, and makes ranges of
+// numbers. libseccomp can aim
 // at other architectures only by names it knows, while rules are numbers here so that newer calls can be in them; a
 // filter for x86_64 with the numbers of the target differs from the target's only in the two checks at its head.
 func finish(raw []byte, p seccomp.Policy, placeholder seccomp.Action) ([]byte, error) {
@@ -75,7 +76,7 @@ func finish(raw []byte, p seccomp.Policy, placeholder seccomp.Action) ([]byte, e
 			return nil, err
 		}
 	}
-	return program.Bytes(), nil
+	return program.Compact().Bytes(), nil
 }
 
 // retarget turns a filter for x86_64 into one for aarch64.
