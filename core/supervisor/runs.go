@@ -29,7 +29,7 @@ func (v *Supervisor) make(ctx context.Context) (Run, error) {
 			return nil, err
 		}
 	}
-	s, err := v.cfg.Make(ctx, streams, v.writePlan)
+	s, err := v.cfg.Make(ctx, streams, v.settled)
 	if err != nil {
 		if v.output != nil {
 			v.output.drop()

@@ -153,25 +153,48 @@ func (v *Supervisor) open(ctx context.Context) (err error) {
 	run, err := v.make(ctx)
 	if err == nil {
 		v.run, v.runs = run, 1
-		if v.server, err = control.Listen(v.cfg.Dir.Path); err == nil {
-			if v.cfg.Stack != nil {
-				err = v.cfg.Dir.WriteJSON(StackName, v.cfg.Stack)
-			}
-			if err == nil {
-				err = v.write()
-			}
-			if err == nil {
-				return nil
-			}
-			_ = v.server.Close()
+		if err = v.serve(); err == nil {
+			return nil
 		}
 		err = failed(lifecycle.StatePhase(errors.Join(err, run.Destroy(ctx))))
+	}
+	if v.server != nil {
+		_ = v.server.Close()
 	}
 	v.noPid()
 	if v.output != nil {
 		_ = v.output.finish() // nothing was written
 	}
 	return err
+}
+
+// settled writes down what holds for a run, and makes room for clients, who find nobody yet.
+func (v *Supervisor) settled(p *plan.Plan) {
+	v.writePlan(p)
+	_ = v.bind() // serve does it again
+}
+
+func (v *Supervisor) bind() (err error) {
+	if v.server == nil {
+		v.server, err = control.Bind(v.cfg.Dir.Path)
+	}
+	return err
+}
+
+// serve is ready for clients.
+func (v *Supervisor) serve() error {
+	if err := v.bind(); err != nil {
+		return err
+	}
+	if err := v.server.Listen(); err != nil {
+		return err
+	}
+	if v.cfg.Stack != nil {
+		if err := v.cfg.Dir.WriteJSON(StackName, v.cfg.Stack); err != nil {
+			return err
+		}
+	}
+	return v.write()
 }
 
 // ID is the sandbox's: 32 hexadecimal digits.
