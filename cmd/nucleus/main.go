@@ -17,8 +17,8 @@ import (
 
 	"github.com/spf13/cobra"
 
+	_ "github.com/nucleus-runtime/nucleus/cmd/nucleus/internal/process"
 	"github.com/nucleus-runtime/nucleus/core/host"
-	"github.com/nucleus-runtime/nucleus/internal/monitor"
 )
 
 // version is set by the linker.
@@ -42,7 +42,6 @@ type app struct {
 
 func main() {
 	host.MaybeChild()
-	monitor.Batch()
 	os.Exit(run(os.Args[1:]))
 }
 

@@ -5,9 +5,6 @@
 // beginning moves next to nothing.
 package stack
 
-// The main goroutine runs most of a command, and its packages' initialisation first.
-func init() { Deep() }
-
 // Deep makes room for calls of 24 KiB, which is what the job file and the plan take.
 func Deep()
 

@@ -1,6 +1,4 @@
-// Package monitor makes way for a program's work in front of the thread by which Go's
-// runtime looks at the others.
-package monitor
+package process
 
 import (
 	"os"
@@ -9,12 +7,12 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Batch has the monitor thread wait for its turn. It wakes up each 20 microseconds and
-// more, and so takes the processor from whoever works on it some hundred times while a
+// monitorLater has the thread by which Go's runtime looks at the others wait for its turn.
+// It wakes up each 20 microseconds and more, and so takes the processor from whoever works on it some hundred times while a
 // sandbox starts, though others may be idle: one that is woken by a timer stays where
 // the timer is. As SCHED_BATCH (sched(7)) it does not preempt when it wakes up; it
 // still gets its share. Threads and processes that it makes are scheduled as before.
-func Batch() {
+func monitorLater() {
 	// The runtime makes it before all other threads. Should the numbers have gone round,
 	// another thread waits for its turn: nothing is wrong then, and nothing won.
 	if tid := second(os.Getpid()); tid != 0 {
