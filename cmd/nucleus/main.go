@@ -17,6 +17,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/nucleus-runtime/nucleus/cmd/nucleus/internal/monitor"
 	"github.com/nucleus-runtime/nucleus/core/host"
 )
 
@@ -40,6 +41,7 @@ type app struct {
 }
 
 func main() {
+	monitor.Slow()
 	host.MaybeChild()
 	os.Exit(run(os.Args[1:]))
 }
