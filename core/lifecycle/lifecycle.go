@@ -89,7 +89,8 @@ type Sandbox struct {
 	stdio   *exec.Stdio
 	process initproto.Process
 	setup   *initproto.Setup // what init was told
-	files   unix.Rlimit      // RLIMIT_NOFILE of ours, and so of the workload
+	mounts  heldMounts
+	files   unix.Rlimit // RLIMIT_NOFILE of ours, and so of the workload
 	// initFilter is the BPF program that init puts on itself.
 	initFilter []byte
 	own        *security.Own

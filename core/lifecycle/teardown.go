@@ -28,6 +28,8 @@ func (s *Sandbox) teardown(ctx context.Context, asked bool) error {
 	if s.init != nil {
 		s.init.Kill()
 		_, err := s.init.Wait()
+		s.mounts.letGo()
+		defer s.mounts.wait()
 		// An abort may be on its way: it must not kill whoever has the descriptor next.
 		s.mu.Lock()
 		s.init.Close()
