@@ -23,7 +23,9 @@ const failureFile = runtime.StatePath + "/failure"
 
 // logged is a line as glog and its like write it: what a program has noted down on its
 // way, which is no failure. gVisor has some that a workload can bring about.
-var logged = sync.OnceValue(func() *regexp.Regexp { return regexp.MustCompile(`^[DIWEF][0-9]{4} [0-9:.]+ +[0-9]+ [^ \]]+\] `) })
+var logged = sync.OnceValue(func() *regexp.Regexp {
+	return regexp.MustCompile(`^[DIWEF][0-9]{4} [0-9:.]+ +[0-9]+ [^ \]]+\] `)
+})
 
 // What is read of it, and what is shown: the beginning says what it was.
 const (

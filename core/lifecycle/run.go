@@ -209,7 +209,9 @@ func (s *Sandbox) supervise(ctx context.Context) {
 	defer close(s.done)
 	msgs := make(chan message, 1)
 	var probes sync.WaitGroup
-	probes.Go(s.probe)
+	if s.plan.Readiness != nil || s.plan.Health != nil {
+		probes.Go(s.probe)
+	}
 	defer probes.Wait()
 	if s.plan.Init {
 		go s.listen(msgs)

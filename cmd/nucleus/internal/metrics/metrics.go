@@ -2,7 +2,6 @@ package metrics
 
 import (
 	"strconv"
-	"sync"
 
 	"github.com/nucleus-runtime/nucleus/core/cgroups"
 	"github.com/nucleus-runtime/nucleus/core/exec"
@@ -49,7 +48,8 @@ func Text(version string, list []Sandbox) []byte {
 	return t.b.Bytes()
 }
 
-var metrics = sync.OnceValue(func() []metric {
+// metrics makes them: most processes never do.
+func metrics() []metric {
 	return []metric{
 		{"up", gauge, "Whether the supervisor of the sandbox answers.", func(s Sandbox, add emit) { add(truth(s.Record != nil && s.Stats != nil)) }},
 		{"info", gauge, "What the sandbox is; always 1.", ofRecord(func(r *supervisor.Record, add emit) {
@@ -111,7 +111,7 @@ var metrics = sync.OnceValue(func() []metric {
 		{"network_flows_transmit_bytes_total", counter, "Bytes that the sandbox sent through them.", ofFlows(func(f *exec.Flow) uint64 { return f.TxBytes })},
 		{"network_denied_total", counter, "Flows and names that the network's policy refused.", ofNetwork(func(n *lifecycle.NetworkStats, add emit) { known(n.Denied, add) })},
 	}
-})
+}
 
 func truth(b bool) float64 {
 	if b {
