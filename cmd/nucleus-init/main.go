@@ -13,7 +13,6 @@ package main
 import (
 	"errors"
 	"fmt"
-	"math"
 	"os"
 	"runtime"
 	"unsafe"
@@ -70,12 +69,6 @@ func (in *initProcess) run() error {
 	}
 	// The caller's umask would close the directories that lead to mount points.
 	unix.Umask(0)
-	// Whoever started the supervisor may have left files of the host open in it (a
-	// shell's `9<file`, a service manager's sockets); its own are close-on-exec. Go's
-	// runtime has none at this point.
-	if err := unix.CloseRange(controlFD+1, math.MaxUint32, 0); err != nil {
-		return os.NewSyscallError("close_range", err)
-	}
 	setup, fds, err := in.receiveSetup()
 	if err != nil || setup == nil {
 		return err

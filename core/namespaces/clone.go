@@ -68,6 +68,9 @@ func program(b born, maps [2]int, from [4]int) (*birth.Program, error) {
 	for to, fd := range from {
 		p.Call(birth.Must, "dup3", unix.SYS_DUP3, uintptr(fd), uintptr(to), 0)
 	}
+	// Whoever started the supervisor may have left files of the host open in it (a shell's
+	// `9<file`, a service manager's sockets); its own are close-on-exec.
+	p.Call(birth.Must, "close_range", unix.SYS_CLOSE_RANGE, uintptr(len(from)), uintptr(^uint32(0)), unix.CLOSE_RANGE_CLOEXEC)
 	if b.maxFiles > 0 {
 		few := &unix.Rlimit{Cur: uint64(len(from)), Max: b.maxFiles}
 		p.Keep(few)
