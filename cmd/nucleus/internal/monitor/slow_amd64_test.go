@@ -1,9 +1,10 @@
+//go:build amd64
+
 package monitor
 
 import (
 	"fmt"
 	"os"
-	"runtime"
 	"strings"
 	"testing"
 	"time"
@@ -20,9 +21,6 @@ func TestMain(m *testing.M) {
 // itself, and not in wait for another one.
 func TestTheMonitorAloneIsSlow(t *testing.T) {
 	testutil.Needs(t, testutil.Root) // to read of another thread
-	if runtime.GOARCH != "amd64" {
-		t.Skip("amd64 has the assembly")
-	}
 	threads, err := os.ReadDir("/proc/self/task")
 	if err != nil {
 		t.Fatal(err)
