@@ -22,7 +22,9 @@ func program(b born, maps [2]int, from [4]int) (*birth.Program, error) {
 		p.Keep(one)
 		p.Call(birth.One, "read", unix.SYS_READ, uintptr(maps[0]), uintptr(unsafe.Pointer(one)), 1)
 	}
-	p.DefaultSignals()
+	// The clone takes the handlers away (CLONE_CLEAR_SIGHAND), and what was ignored
+	// gets init's handlers, but for these: Go leaves them as it finds them, to hooks.
+	p.DefaultSignals(unix.SIGHUP, unix.SIGINT, unix.SIGCONT, unix.SIGTSTP, unix.SIGTTIN, unix.SIGTTOU)
 	p.Call(birth.Must, "setsid", unix.SYS_SETSID)
 	if b.root {
 		if b.setGroups {
@@ -109,7 +111,7 @@ func spawn(b born) (pid, pidfd int, err error) {
 	if err != nil {
 		return 0, -1, err
 	}
-	child, err := p.Clone(b.flags, b.cgroup)
+	child, err := p.Clone(b.flags|unix.CLONE_CLEAR_SIGHAND, b.cgroup)
 	if err != nil {
 		return 0, -1, err
 	}
