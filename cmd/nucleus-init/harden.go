@@ -1,6 +1,7 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"syscall"
@@ -77,13 +78,13 @@ func (e *ruleError) Unwrap() error { return e.err }
 func addRule(rs int, r initproto.PathRule) error {
 	fd, err := unix.Open(r.Path, unix.O_PATH|unix.O_CLOEXEC, 0)
 	if err != nil {
-		if r.Optional && (err == unix.ENOENT || err == unix.EACCES) {
+		if r.Optional && (errors.Is(err, unix.ENOENT) || errors.Is(err, unix.EACCES)) {
 			return nil
 		}
 		return fmt.Errorf("landlock rule for %q: %w", r.Path, os.NewSyscallError("open", err))
 	}
 	defer unix.Close(fd)
-	if err = grant(rs, fd, r.Access); err == unix.EINVAL && r.Access&dirOnly != 0 {
+	if err = grant(rs, fd, r.Access); errors.Is(err, unix.EINVAL) && r.Access&dirOnly != 0 {
 		var st unix.Stat_t
 		if err := unix.Fstat(fd, &st); err != nil {
 			return os.NewSyscallError("fstat", err)
