@@ -20,11 +20,11 @@ func accounts(j *job.Job) plan.Accounts {
 		}
 		return plan.Accounts{Passwd: readSmall("/etc/passwd"), Group: readSmall("/etc/group")}
 	}
-	root, err := os.Open(j.Rootfs.Path)
+	root, err := unix.Open(j.Rootfs.Path, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
 	if err != nil {
 		return plan.Accounts{} // the file system phase tells, with the job's line
 	}
-	defer root.Close()
+	defer unix.Close(root)
 	return plan.Accounts{Passwd: readBeneath(root, "etc/passwd"), Group: readBeneath(root, "etc/group")}
 }
 
@@ -38,8 +38,8 @@ func readSmall(path string) []byte {
 }
 
 // readBeneath reads a file of an untrusted tree, whose links may lead anywhere.
-func readBeneath(root *os.File, path string) []byte {
-	fd, err := unix.Openat2(int(root.Fd()), path, &unix.OpenHow{
+func readBeneath(root int, path string) []byte {
+	fd, err := unix.Openat2(root, path, &unix.OpenHow{
 		Flags: unix.O_RDONLY | unix.O_CLOEXEC | unix.O_NONBLOCK, Resolve: unix.RESOLVE_IN_ROOT | unix.RESOLVE_NO_MAGICLINKS,
 	})
 	if err != nil {

@@ -130,18 +130,12 @@ func New(o Options) (*Runtime, error) {
 	if r.o.Lap == nil {
 		r.o.Lap = func(string) {}
 	}
-	found := make(chan error)
-	go func() {
-		var err error
-		r.cgroups, err = cgroups.Detect(o.CgroupParent)
-		found <- err
-	}()
+	// One after the other: both together take less than a thread more to do one of them on.
 	var err error
-	r.host, err = host.Quick(host.Options{})
-	if cerr := <-found; cerr != nil {
-		return nil, fmt.Errorf("looking at the host's cgroups: %w", cerr)
+	if r.cgroups, err = cgroups.Detect(o.CgroupParent); err != nil {
+		return nil, fmt.Errorf("looking at the host's cgroups: %w", err)
 	}
-	if err != nil {
+	if r.host, err = host.Quick(host.Options{}); err != nil {
 		return nil, fmt.Errorf("looking at the host: %w", err)
 	}
 	r.host.Cgroup = cgroupFacts(r.cgroups)
@@ -314,25 +308,25 @@ func (r *Runtime) Create(ctx context.Context, p *plan.Plan, o RunOptions) (*Sand
 			return supervisor.Connect(ctx, r.state, o.Stack.Name, q)
 		}
 	}
-	run := func(ctx context.Context, streams exec.Streams) (*lifecycle.Sandbox, error) {
+	run := func(ctx context.Context, streams exec.Streams, settled func(*plan.Plan)) (*lifecycle.Sandbox, error) {
 		from := image
 		image = nil // those that follow begin
 		return lifecycle.Create(ctx, lifecycle.Config{
 			Dir: d, InitPath: path, Init: program, Refused: append([]string{r.state.Path(), r.init.dir}, r.o.Refused...),
 			Seccomp: seccomp.Compiler{Helper: filepath.Join(r.init.dir, "nucleus-seccomp"), CacheDir: r.cacheDir()},
 			Cgroups: r.cgroups, Privileged: r.host.Privileged, Streams: streams, Log: log, Lap: r.o.Lap, Manager: r.o.Manager, Listen: o.Sockets,
-			Member: place, Dial: dial, Image: from,
+			Member: place, Dial: dial, Image: from, Settled: settled,
 			Sources: lifecycle.Sources{Secrets: r.o.Secrets, Hooks: r.o.Hooks, Networks: r.o.Networks, Runtimes: r.o.Runtimes},
 		}, p)
 	}
 	return supervisor.New(ctx, supervisor.Config{
 		Dir: d, Plan: p, Log: log, Streams: o.Streams, Detached: o.Detached, Cgroups: r.cgroups, Journal: o.Journal, Held: o.Held, Keep: o.Keep, Stack: o.Stack, Pid: o.Pid, Again: o.Again, Manager: r.o.Manager,
 		Locate: func(err error) error { return locate(err, p) },
-		Make: func(ctx context.Context, streams exec.Streams) (supervisor.Run, error) {
+		Make: func(ctx context.Context, streams exec.Streams, settled func(*plan.Plan)) (supervisor.Run, error) {
 			if o.ThreadsStay {
-				return run(ctx, streams)
+				return run(ctx, streams, settled)
 			}
-			return onThread(func() (*lifecycle.Sandbox, error) { return run(ctx, streams) })
+			return onThread(func() (*lifecycle.Sandbox, error) { return run(ctx, streams, settled) })
 		},
 	})
 }

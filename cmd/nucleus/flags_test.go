@@ -31,10 +31,11 @@ func TestLongFlags(t *testing.T) {
 		{"a sandbox of another verb named exec", "rm -force exec -force", "rm --force exec --force"},
 		{"-- before exec's sandbox", "exec -- web ls -la", "exec -- web ls -la"},
 	} {
-		a := &app{}
-		got := longFlags(a.root(), strings.Fields(test.args))
-		if !slices.Equal(got, strings.Fields(test.want)) {
-			t.Errorf("%s: %q became %q, want %q", test.what, test.args, got, test.want)
+		a, args := &app{}, strings.Fields(test.args)
+		for _, root := range []*cobra.Command{a.root(nil), a.root(args)} {
+			if got := longFlags(root, args); !slices.Equal(got, strings.Fields(test.want)) {
+				t.Errorf("%s: %q became %q, want %q", test.what, test.args, got, test.want)
+			}
 		}
 	}
 }
@@ -51,7 +52,7 @@ func TestExecArguments(t *testing.T) {
 		{"exec web nucleus exec -tty x y", "web nucleus exec -tty x y"},
 	} {
 		a := &app{}
-		root := a.root()
+		root := a.root(strings.Fields(test.args))
 		var got []string
 		for _, c := range root.Commands() {
 			if c.Name() == "exec" {
@@ -61,6 +62,29 @@ func TestExecArguments(t *testing.T) {
 		root.SetArgs(longFlags(root, strings.Fields(test.args)))
 		if err := root.Execute(); err != nil || !slices.Equal(got, strings.Fields(test.want)) {
 			t.Errorf("%q: %q, %v, want %q", test.args, got, err, test.want)
+		}
+	}
+}
+
+// Of a verb that comes first nothing but itself is made.
+func TestCommands(t *testing.T) {
+	a := &app{}
+	all := a.root(nil).Commands()
+	if len(all) < 20 {
+		t.Fatalf("%d verbs", len(all))
+	}
+	for _, c := range all {
+		if c.Name() == "completion" { // cobra's own
+			continue
+		}
+		one := a.root([]string{c.Name(), "-h"}).Commands()
+		if len(one) != 1 || one[0].Name() != c.Name() || one[0].UsageString() != c.UsageString() {
+			t.Errorf("%s: %d verbs, the first: %s", c.Name(), len(one), one[0].UsageString())
+		}
+	}
+	for _, args := range [][]string{{"-state-root", "x", "run"}, {"help", "run"}, {"runs"}, {"__complete", "run"}} {
+		if got := len(a.root(args).Commands()); got != len(all) {
+			t.Errorf("%q: %d verbs of %d", args, got, len(all))
 		}
 	}
 }

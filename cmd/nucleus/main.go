@@ -17,7 +17,7 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"github.com/nucleus-runtime/nucleus/cmd/nucleus/internal/monitor"
+	_ "github.com/nucleus-runtime/nucleus/cmd/nucleus/internal/process"
 	"github.com/nucleus-runtime/nucleus/core/host"
 )
 
@@ -41,7 +41,6 @@ type app struct {
 }
 
 func main() {
-	monitor.Slow()
 	host.MaybeChild()
 	os.Exit(run(os.Args[1:]))
 }
@@ -54,7 +53,7 @@ func run(args []string) int {
 		}
 	}
 	a := &app{stdin: os.Stdin, stdout: os.Stdout, stderr: os.Stderr, out: os.Stdout}
-	root := a.root()
+	root := a.root(args)
 	root.SetArgs(longFlags(root, args))
 	if err := root.ExecuteContext(context.Background()); err != nil {
 		return a.report(exclusive(mistyped(root, err)))
@@ -114,7 +113,9 @@ func countArguments(c *cobra.Command) {
 	}
 }
 
-func (a *app) root() *cobra.Command {
+// root is the command with the verbs that these arguments may be about.
+func (a *app) root(args []string) *cobra.Command {
+	verbs := a.commands(args)
 	c := &cobra.Command{
 		Use:   "nucleus",
 		Short: "Run a command in a hardened Linux sandbox described by one HCL file",
@@ -124,9 +125,9 @@ Long flags take one dash or two: -config is --config.`,
   nucleus run -- /bin/echo hello
   nucleus plan -config job.hcl
   nucleus doctor`,
-		SilenceUsage: true, SilenceErrors: true, Version: version,
+		SilenceUsage: true, SilenceErrors: true,
 		DisableSuggestions: true, SuggestionsMinimumDistance: 2, // mistyped asks for them
-		CompletionOptions: cobra.CompletionOptions{HiddenDefaultCmd: true},
+		CompletionOptions: cobra.CompletionOptions{HiddenDefaultCmd: true, DisableDefaultCmd: len(verbs) == 1},
 	}
 	c.PersistentFlags().StringVar(&a.stateRoot, "state-root", "", "directory that keeps track of sandboxes (default /run/nucleus; for users $XDG_RUNTIME_DIR/nucleus, else /tmp/nucleus-UID; env NUCLEUS_STATE_ROOT)")
 	c.PersistentFlags().StringVar(&a.hostConfigPath, "host-config", "", "host configuration (default /etc/nucleus/nucleus.hcl, ~/.config/nucleus/nucleus.hcl for users)")
@@ -138,10 +139,19 @@ Long flags take one dash or two: -config is --config.`,
 		}
 		return &usageError{err: err, hint: c.CommandPath() + " -h"}
 	})
-	c.AddCommand(a.runCommand(), a.createCommand(), a.startCommand(), a.restartCommand(), a.upCommand(), a.downCommand(), a.psCommand(), a.inspectCommand(), a.execCommand(), a.attachCommand(), a.logsCommand(), a.eventsCommand(), a.statsCommand(),
-		a.stopCommand(), a.killCommand(), a.checkpointCommand(), a.pauseCommand(), a.resumeCommand(), a.waitCommand(), a.rmCommand(), a.planCommand(), a.validateCommand(), a.unitCommand(), a.doctorCommand(), a.gcCommand(), a.rootfsCommand(), a.fmtCommand(), a.pluginCommand(), a.versionCommand())
+	c.AddCommand(verbs...)
 	countArguments(c)
-	c.SetVersionTemplate(versionLine())
+	// As cobra would, but for text/template: with it the linker must keep the methods of
+	// all types, which is a third of the program, and each start maps most of it.
+	c.Flags().BoolP("version", "v", false, "version for nucleus")
+	help := c.HelpFunc()
+	c.SetHelpFunc(func(c *cobra.Command, args []string) {
+		if asked, _ := c.Flags().GetBool("version"); asked && !c.HasParent() {
+			fmt.Fprint(c.OutOrStdout(), versionLine())
+			return
+		}
+		help(c, args)
+	})
 	c.InitDefaultCompletionCmd()
 	for _, sub := range c.Commands() {
 		// Of a command that only groups others cobra takes an unknown verb for a wish

@@ -25,6 +25,7 @@ import (
 	"github.com/nucleus-runtime/nucleus/core/notify"
 	"github.com/nucleus-runtime/nucleus/core/plan"
 	"github.com/nucleus-runtime/nucleus/core/supervisor"
+	"github.com/nucleus-runtime/nucleus/internal/stack"
 )
 
 type runFlags struct {
@@ -181,6 +182,7 @@ func (a *app) run(ctx context.Context, f *runFlags, argv []string) error {
 	ours := make(chan struct{})
 	var rt *core.Runtime
 	go func() {
+		stack.Middling()
 		var err error
 		if rt, err = a.runtime(o); err == nil {
 			<-ours

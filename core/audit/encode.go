@@ -1,11 +1,12 @@
 package audit
 
 import (
-	"encoding/json"
 	"maps"
 	"slices"
 	"strconv"
 	"unicode/utf8"
+
+	"github.com/nucleus-runtime/nucleus/internal/plainjson"
 )
 
 // append encodes an event. By hand, since every start of a sandbox writes a
@@ -76,7 +77,7 @@ func appendAny(b []byte, v any) ([]byte, error) {
 	case map[string]string:
 		return appendMap(b, v, func(b []byte, s string) ([]byte, error) { return appendString(b, s), nil })
 	}
-	j, err := json.Marshal(v)
+	j, err := plainjson.Marshal(v)
 	return append(b, j...), err
 }
 

@@ -6,6 +6,8 @@ import (
 	"os"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/nucleus-runtime/nucleus/internal/plainfile"
 )
 
 // FileName is the file of a sandbox's directory that has its events. What came before
@@ -33,7 +35,7 @@ func OpenFile(path string) (*File, error) {
 }
 
 func (f *File) open() (err error) {
-	f.f, err = os.OpenFile(f.path, os.O_WRONLY|os.O_CREATE|os.O_APPEND|unix.O_NOFOLLOW, 0o600)
+	f.f, err = plainfile.Open(f.path, os.O_WRONLY|os.O_CREATE|os.O_APPEND|unix.O_NOFOLLOW, 0o600)
 	f.size = 0
 	return err
 }

@@ -1,6 +1,7 @@
 package cgroups
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"os"
@@ -8,8 +9,9 @@ import (
 	"strings"
 
 	"github.com/moby/sys/mountinfo"
-	oc "github.com/opencontainers/cgroups"
 	"golang.org/x/sys/unix"
+
+	"github.com/nucleus-runtime/nucleus/internal/plainfile"
 )
 
 // The v1 controllers that are of use to a sandbox. Never devices or cpuset:
@@ -71,7 +73,7 @@ func (h host) detect(parent string) (Facts, error) {
 	if parent != "" && (!filepath.IsAbs(parent) || filepath.Clean(parent) != parent) {
 		return f, fmt.Errorf("parent cgroup %q: want a clean absolute path from the root of the hierarchy", parent)
 	}
-	own, err := oc.ParseCgroupFile(h.cgroupFile)
+	own, err := groupsOf(h.cgroupFile)
 	if errors.Is(err, os.ErrNotExist) {
 		f.unusable("this kernel has no cgroups", "boot a kernel that has CONFIG_CGROUPS")
 		return f, nil
@@ -103,6 +105,27 @@ func (h host) detect(parent string) (Facts, error) {
 		f.unusable("no cgroup file system is mounted", "mount -t cgroup2 none /sys/fs/cgroup")
 	}
 	return f, nil
+}
+
+// groupsOf reads a /proc/PID/cgroup: the path of the group by v1 controller, and under ""
+// on v2.
+func groupsOf(file string) (map[string]string, error) {
+	text, err := plainfile.Read(file)
+	if err != nil {
+		return nil, err
+	}
+	groups := make(map[string]string)
+	for line := range strings.Lines(string(text)) {
+		// A path may have colons in it.
+		f := strings.SplitN(strings.TrimSuffix(line, "\n"), ":", 3)
+		if len(f) != 3 {
+			return nil, fmt.Errorf("%s: %q is no line of a cgroup file", file, line)
+		}
+		for name := range strings.SplitSeq(f[1], ",") {
+			groups[name] = f[2]
+		}
+	}
+	return groups, nil
 }
 
 // mount is one mounted cgroup hierarchy.
@@ -142,13 +165,12 @@ func (h host) mounts(own map[string]string) (map[string]mount, error) {
 			want[name] = true
 		}
 	}
-	file, err := os.Open(h.mountFile)
+	text, err := plainfile.Read(h.mountFile)
 	if err != nil {
 		return nil, fmt.Errorf("reading the mounts of this process: %w", err)
 	}
-	defer file.Close()
 	found := make(map[string]mount, len(want))
-	_, err = mountinfo.GetMountsFromReader(file, func(info *mountinfo.Info) (skip, stop bool) {
+	_, err = mountinfo.GetMountsFromReader(bytes.NewReader(text), func(info *mountinfo.Info) (skip, stop bool) {
 		m := mount{point: info.Mountpoint, root: info.Root, options: info.VFSOptions}
 		var names []string
 		switch info.FSType {

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"reflect"
 	"slices"
 	"strings"
 	"syscall"
@@ -42,6 +43,16 @@ func TestMemoryLimitKillsAHogAndTellsSo(t *testing.T) {
 	}
 	if s.Memory.Swap != nil && *s.Memory.Swap != 0 {
 		t.Errorf("swap = %d, want 0: a memory limit allows none by default", *s.Memory.Swap)
+	}
+	want := Peaks{Memory: s.Memory.Peak, OOMKills: s.Memory.OOMKills}
+	if s.Pids != nil {
+		want.Pids = s.Pids.Peak
+	}
+	if s.CPU != nil {
+		want.CPUUsec = s.CPU.UsageUsec
+	}
+	if got, err := g.Peaks(); err != nil || !reflect.DeepEqual(got, want) || want.CPUUsec == 0 && s.CPU != nil {
+		t.Errorf("peaks = %+v, %v; the accounts have %+v", got, err, want)
 	}
 }
 

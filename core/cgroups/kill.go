@@ -125,7 +125,7 @@ func (t *tree) killOne(pid int) {
 		return // it has ended, or the next round meets it again
 	}
 	defer unix.Close(fd)
-	now, err := oc.ParseCgroupFile("/proc/" + strconv.Itoa(pid) + "/cgroup")
+	now, err := groupsOf("/proc/" + strconv.Itoa(pid) + "/cgroup")
 	if err != nil || !t.holdsPath(now) {
 		return
 	}

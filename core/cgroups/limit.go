@@ -4,12 +4,15 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"path/filepath"
 	"strconv"
 	"strings"
 
 	oc "github.com/opencontainers/cgroups"
 	"github.com/opencontainers/cgroups/fs"
 	"github.com/opencontainers/cgroups/fs2"
+
+	"github.com/nucleus-runtime/nucleus/internal/plainfile"
 )
 
 // Limit writes the limits and reads each one back. A value that the kernel
@@ -176,13 +179,14 @@ func (g *Group) readBack(c check) error {
 	if g.rec.Layout == V2 {
 		dir = g.rec.Paths[unified]
 	}
-	text, err := oc.ReadFile(dir, c.file)
+	b, err := plainfile.Read(filepath.Join(dir, c.file))
 	if errors.Is(err, os.ErrNotExist) && c.optional {
 		return nil
 	}
 	if err != nil {
 		return &LimitError{Limit: c.limit, Asked: c.want, Why: "it cannot be read back", Err: err}
 	}
+	text := string(b)
 	got := strings.TrimSpace(text)
 	if c.key != "" {
 		got = lineOf(text, c.key)

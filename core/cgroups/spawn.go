@@ -75,14 +75,15 @@ func (g *Group) Doors() (unified *os.File, tasks []*os.File, err error) {
 		return unified, nil, err
 	}
 	for _, dir := range g.dirs() {
-		f, err := os.OpenFile(filepath.Join(dir, "tasks"), os.O_WRONLY, 0)
+		path := filepath.Join(dir, "tasks")
+		fd, err := unix.Open(path, unix.O_WRONLY|unix.O_CLOEXEC, 0)
 		if err != nil {
 			for _, f := range tasks {
 				_ = f.Close()
 			}
-			return nil, nil, err
+			return nil, nil, &os.PathError{Op: "open", Path: path, Err: err}
 		}
-		tasks = append(tasks, f)
+		tasks = append(tasks, os.NewFile(uintptr(fd), path))
 	}
 	return nil, tasks, nil
 }

@@ -2,6 +2,8 @@ package cgroups
 
 import (
 	"fmt"
+	"math"
+	"path/filepath"
 	"strconv"
 	"strings"
 
@@ -9,6 +11,8 @@ import (
 	"github.com/opencontainers/cgroups/fs"
 	"github.com/opencontainers/cgroups/fs2"
 	"github.com/opencontainers/cgroups/fscommon"
+
+	"github.com/nucleus-runtime/nucleus/internal/plainfile"
 )
 
 // Stats is what a sandbox uses and has used. A nil part or field is one that
@@ -160,7 +164,7 @@ func (t *tree) statsV1() (s Stats, err error) {
 	if dir := t.rec.Paths[Memory]; dir != "" {
 		// By hand: the library would read a page of statistics per NUMA node.
 		s.Memory = &MemoryStats{}
-		if s.Memory.Current, err = fscommon.GetCgroupParamUint(dir, "memory.usage_in_bytes"); err != nil {
+		if s.Memory.Current, err = number(dir, "memory.usage_in_bytes"); err != nil {
 			return Stats{}, err
 		}
 		if s.Memory.Peak, err = optional(dir, "memory.max_usage_in_bytes"); err != nil {
@@ -213,9 +217,27 @@ func (t *tree) OOMKills() (uint64, error) {
 	return sum, err
 }
 
+// number reads one; "max" is more than any.
+func number(dir, file string) (uint64, error) {
+	path := filepath.Join(dir, file)
+	b, err := plainfile.Read(path)
+	if err != nil {
+		return 0, err
+	}
+	text := strings.TrimSpace(string(b))
+	if text == "max" {
+		return math.MaxUint64, nil
+	}
+	n, err := fscommon.ParseUint(text, 10, 64) // some are negative for a moment
+	if err != nil {
+		return 0, fmt.Errorf("parsing %q: %w", path, err)
+	}
+	return n, nil
+}
+
 // optional reads a number from a file that this kernel may not have.
 func optional(dir, file string) (*uint64, error) {
-	n, err := fscommon.GetCgroupParamUint(dir, file)
+	n, err := number(dir, file)
 	switch {
 	case gone(err):
 		return nil, nil

@@ -365,3 +365,36 @@ func TestAnotherUsersServerIsNotSpokenTo(t *testing.T) {
 		t.Errorf("%v, want a *ForeignError", err)
 	}
 }
+
+// TestBindIsNotListen: a socket that is only bound is, for clients, none.
+func TestBindIsNotListen(t *testing.T) {
+	dir := t.TempDir()
+	s, err := Bind(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := Dial(t.Context(), dir); !errors.Is(err, ErrNoSupervisor) {
+		t.Errorf("dialling what is only bound: %v", err)
+	}
+	if err := s.Listen(); err != nil {
+		t.Fatal(err)
+	}
+	c, err := Dial(t.Context(), dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	c.Close()
+	if err := s.Close(); err != nil {
+		t.Error(err)
+	}
+	other, err := Bind(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := other.Close(); err != nil {
+		t.Error(err)
+	}
+	if left, err := os.ReadDir(dir); err != nil || len(left) > 0 {
+		t.Errorf("%v, %v are left", left, err)
+	}
+}

@@ -38,6 +38,9 @@ type Server struct {
 	uid                   int
 	helloLimit, sendLimit time.Duration
 
+	path string
+	fd   int // the socket until Listen
+
 	once   sync.Once
 	closed chan struct{}
 	err    error
@@ -48,23 +51,48 @@ type TakenError struct{ Path, Why string }
 
 func (e *TakenError) Error() string { return fmt.Sprintf("control socket %q: %s", e.Path, e.Why) }
 
-// Listen binds the socket in the directory dir, which must be ours alone, and
-// replaces one that nobody listens on any more. Clients may connect from now
-// on; Serve answers them.
+// Listen is Bind and Server.Listen.
 func Listen(dir string) (*Server, error) {
+	s, err := Bind(dir)
+	if err != nil {
+		return nil, err
+	}
+	if err := s.Listen(); err != nil {
+		return nil, errors.Join(err, s.Close())
+	}
+	return s, nil
+}
+
+// Bind binds the socket in the directory dir, which must be ours alone, and
+// replaces one that nobody listens on any more. Until Listen clients find nobody, as if
+// there were no socket.
+func Bind(dir string) (*Server, error) {
 	fd, err := unix.Open(dir, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
 	if err != nil {
 		return nil, fmt.Errorf("control socket in %q: %w", dir, os.NewSyscallError("open", err))
 	}
-	s := &Server{dir: fd, uid: os.Geteuid(), helloLimit: helloLimit, sendLimit: sendLimit, closed: make(chan struct{})}
-	if err := s.listen(filepath.Join(dir, SocketName)); err != nil {
+	s := &Server{dir: fd, fd: -1, uid: os.Geteuid(), helloLimit: helloLimit, sendLimit: sendLimit, closed: make(chan struct{})}
+	s.path = filepath.Join(dir, SocketName)
+	if err := s.make(s.path); err != nil {
 		_ = unix.Close(fd)
 		return nil, err
 	}
 	return s, nil
 }
 
-func (s *Server) listen(path string) error {
+// Listen lets clients connect. Serve answers them.
+func (s *Server) Listen() error {
+	if err := unix.Listen(s.fd, backlog); err != nil {
+		return fmt.Errorf("control socket %q: %w", s.path, os.NewSyscallError("listen", err))
+	}
+	fd := s.fd
+	s.fd = -1 // the file's
+	var err error
+	s.file, s.raw, err = pollable(fd)
+	return err
+}
+
+func (s *Server) make(path string) error {
 	// An address has room for 107 bytes of path (unix(7)), fewer than a state
 	// root may need.
 	at := fmt.Sprintf("/proc/self/fd/%d/%s", s.dir, SocketName)
@@ -79,10 +107,8 @@ func (s *Server) listen(path string) error {
 		_ = unix.Close(fd)
 		return fmt.Errorf("control socket %q: %w", path, err)
 	}
-	if s.file, s.raw, err = pollable(fd); err != nil {
-		s.unlink()
-	}
-	return err
+	s.fd = fd
+	return nil
 }
 
 func (s *Server) bind(fd int, at string) error {
@@ -99,10 +125,6 @@ func (s *Server) bind(fd int, at string) error {
 		return os.NewSyscallError("fstatat", err)
 	}
 	s.dev, s.ino = st.Dev, st.Ino
-	if err := unix.Listen(fd, backlog); err != nil {
-		s.unlink()
-		return os.NewSyscallError("listen", err)
-	}
 	return nil
 }
 
@@ -152,7 +174,12 @@ func (s *Server) Close() error {
 	s.once.Do(func() {
 		close(s.closed)
 		s.unlink()
-		s.err = errors.Join(s.file.Close(), os.NewSyscallError("close", unix.Close(s.dir)))
+		if s.file != nil {
+			s.err = s.file.Close()
+		} else if s.fd >= 0 {
+			s.err = os.NewSyscallError("close", unix.Close(s.fd))
+		}
+		s.err = errors.Join(s.err, os.NewSyscallError("close", unix.Close(s.dir)))
 	})
 	return s.err
 }

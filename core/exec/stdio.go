@@ -207,7 +207,7 @@ func (s *Stdio) Started() error {
 		_ = f.Close() // the child has its own
 	}
 	s.owned = nil
-	if len(s.copies) == 0 && !s.tty {
+	if !s.Copies() {
 		return nil
 	}
 	if err := unix.Pipe2(s.stop[:], unix.O_CLOEXEC); err != nil {
@@ -218,6 +218,9 @@ func (s *Stdio) Started() error {
 	}
 	return nil
 }
+
+// Copies tells whether there is anything between the workload's streams and the caller's.
+func (s *Stdio) Copies() bool { return len(s.copies) > 0 || s.tty }
 
 // drain copies output to its end. A caller's stream that
 // breaks ends the reading as well, so the workload gets EPIPE as it would have
@@ -292,6 +295,11 @@ func (s *Stdio) Wait(giveUp <-chan struct{}) {
 	if s.stop[1] >= 0 {
 		_ = unix.Close(s.stop[1])
 		s.stop[1] = -1
+	}
+	if !s.Copies() {
+		s.restore()
+		s.Close()
+		return
 	}
 	copied := make(chan struct{})
 	go func() {

@@ -261,6 +261,10 @@ func openDir(root int, path string) (*os.File, error) {
 }
 
 func fstatat(root int, path string, st *unix.Stat_t) error {
+	if name := strings.TrimPrefix(path, "/"); name != "" && name != ".." && !strings.Contains(name, "/") {
+		// Of one element nothing is resolved.
+		return os.NewSyscallError("fstatat", unix.Fstatat(root, name, st, unix.AT_SYMLINK_NOFOLLOW))
+	}
 	fd, err := openat(root, path, unix.O_PATH|unix.O_NOFOLLOW)
 	if errors.Is(err, unix.ELOOP) {
 		// RESOLVE_NO_SYMLINKS refuses a link at the end as well; the parent is

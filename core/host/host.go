@@ -7,6 +7,7 @@ package host
 
 import (
 	"fmt"
+	"os"
 	"runtime"
 	"strings"
 
@@ -97,7 +98,7 @@ func (r root) path(p string) string { return string(r) + p }
 func (r root) read(p string, limit int) ([]byte, error) {
 	fd, err := openRetry(r.path(p), unix.O_RDONLY|unix.O_CLOEXEC|unix.O_NOCTTY|unix.O_NONBLOCK)
 	if err != nil {
-		return nil, fmt.Errorf("opening %q: %w", p, err)
+		return nil, &os.PathError{Op: "open", Path: p, Err: err} // not a text yet: most are not there, and nobody is told
 	}
 	defer unix.Close(fd)
 	buf := make([]byte, 0, 512)

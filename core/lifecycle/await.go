@@ -1,6 +1,7 @@
 package lifecycle
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -18,6 +19,7 @@ import (
 	"github.com/nucleus-runtime/nucleus/core/initproto/channel"
 	"github.com/nucleus-runtime/nucleus/core/plan"
 	"github.com/nucleus-runtime/nucleus/core/security"
+	"github.com/nucleus-runtime/nucleus/internal/plainfile"
 	"github.com/nucleus-runtime/nucleus/sdk/hooks"
 )
 
@@ -270,7 +272,7 @@ func ready(fd int, within time.Duration) bool {
 
 // pidOf tells the pid, in our PID namespace, that a pidfd stands for.
 func pidOf(fd int) (int, error) {
-	b, err := os.ReadFile("/proc/self/fdinfo/" + strconv.Itoa(fd))
+	b, err := plainfile.Read("/proc/self/fdinfo/" + strconv.Itoa(fd))
 	if err != nil {
 		return 0, err
 	}
@@ -290,12 +292,11 @@ func field(b []byte, name string) string {
 
 // audit reads the sandbox's mounts back from the kernel.
 func (s *Sandbox) audit(ctx context.Context) error {
-	f, err := os.Open(fmt.Sprintf("/proc/%d/mountinfo", s.init.Pid))
+	mounts, err := plainfile.Read(fmt.Sprintf("/proc/%d/mountinfo", s.init.Pid))
 	if err != nil {
 		return s.reason("fs", err)
 	}
-	defer f.Close()
-	bad, err := s.prep.Audit(f)
+	bad, err := s.prep.Audit(bytes.NewReader(mounts))
 	if err == nil && len(bad) > 0 {
 		err = &security.PostureError{Differences: bad}
 		if !ready(s.init.PidFD, 0) {
@@ -330,9 +331,9 @@ func (s *Sandbox) audit(ctx context.Context) error {
 // verifyPosture reads back what holds for the process that is about to become
 // the workload. Any difference ends the start.
 func (s *Sandbox) verifyPosture(context.Context) error {
-	err := security.ReadPosture(s.workPid, security.Expected{Plan: s.plan, Process: s.process, InitPid: s.init.Pid, Cgroup: s.Cgroup()})
+	err := security.ReadPosture(s.workPid, security.Expected{Own: s.own, Plan: s.plan, Process: s.process, InitPid: s.init.Pid, Cgroup: s.Cgroup()})
 	if err == nil && s.plan.Init {
-		err = security.ReadInitPosture(s.init.Pid, s.setup)
+		err = security.ReadInitPosture(s.init.Pid, s.own, s.setup)
 	}
 	var pe *security.PostureError
 	if errors.As(err, &pe) {

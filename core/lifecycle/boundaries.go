@@ -282,6 +282,9 @@ func (s *Sandbox) beforeSecurity(ctx context.Context) error {
 			return s.broken("security", err)
 		}
 	}
+	if s.cfg.Settled != nil {
+		s.cfg.Settled(s.plan)
+	}
 	return s.send(initproto.KindGo)
 }
 

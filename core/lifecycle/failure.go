@@ -8,6 +8,7 @@ import (
 	"path"
 	"regexp"
 	"strings"
+	"sync"
 	"syscall"
 	"unicode"
 
@@ -22,7 +23,9 @@ const failureFile = runtime.StatePath + "/failure"
 
 // logged is a line as glog and its like write it: what a program has noted down on its
 // way, which is no failure. gVisor has some that a workload can bring about.
-var logged = regexp.MustCompile(`^[DIWEF][0-9]{4} [0-9:.]+ +[0-9]+ [^ \]]+\] `)
+var logged = sync.OnceValue(func() *regexp.Regexp {
+	return regexp.MustCompile(`^[DIWEF][0-9]{4} [0-9:.]+ +[0-9]+ [^ \]]+\] `)
+})
 
 // What is read of it, and what is shown: the beginning says what it was.
 const (
@@ -104,7 +107,7 @@ func failureText(said string) string {
 			continue
 		}
 		line, rest, _ := strings.Cut(said, "\n")
-		if logged.MatchString(line) {
+		if logged().MatchString(line) {
 			said = rest
 			continue
 		}

@@ -10,7 +10,6 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"runtime"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -35,6 +34,7 @@ import (
 	"github.com/nucleus-runtime/nucleus/core/state"
 	"github.com/nucleus-runtime/nucleus/core/tree"
 	"github.com/nucleus-runtime/nucleus/internal/failpoint"
+	"github.com/nucleus-runtime/nucleus/internal/plainfile"
 	"github.com/nucleus-runtime/nucleus/sdk/hooks"
 	sdk "github.com/nucleus-runtime/nucleus/sdk/network"
 )
@@ -66,6 +66,9 @@ type Config struct {
 	Dial   member.Dial
 	// Sources: without one of them a plan that needs it fails.
 	Sources
+	// Settled is called with the plan once nothing changes it any more before the start
+	// gate, while init is at work if nobody has a say in it by then.
+	Settled func(*plan.Plan)
 	// Lap is called at the end of each step, for -trace.
 	Lap func(step string)
 	// StartTimeout bounds the start; 0 is a minute.
@@ -90,6 +93,7 @@ type Sandbox struct {
 	files   unix.Rlimit // RLIMIT_NOFILE of ours, and so of the workload
 	// initFilter is the BPF program that init puts on itself.
 	initFilter []byte
+	own        *security.Own
 	gate       *os.File // write end of the start gate
 	workPid    int
 	workFD     int
@@ -207,6 +211,7 @@ func Create(ctx context.Context, cfg Config, p *plan.Plan) (_ *Sandbox, err erro
 		{"setup sent", s.sendSetup},
 		{"secrets sent", s.sendSecrets},
 		{"gates open", s.openGates},
+		{"meanwhile", s.meanwhile},
 		{"fs done", s.awaitFS},
 		{"mounts audited", s.audit},
 		{"fs boundary", s.beforeSecurity},
@@ -230,6 +235,18 @@ func Create(ctx context.Context, cfg Config, p *plan.Plan) (_ *Sandbox, err erro
 func (s *Sandbox) lap(step string) {
 	s.cfg.Lap(step)
 	failpoint.Hit(step)
+}
+
+// meanwhile does what can be done while init is at work: it looks at this process, for the
+// posture, and tells of the plan if hooks plugins do not narrow it later.
+func (s *Sandbox) meanwhile(context.Context) (err error) {
+	if s.own, err = security.ReadOwn(); err != nil {
+		return phase("security", err)
+	}
+	if s.cfg.Settled != nil && !s.narrows() {
+		s.cfg.Settled(s.plan)
+	}
+	return nil
 }
 
 func (s *Sandbox) openState() error {
@@ -323,46 +340,51 @@ func (s *Sandbox) hostUID(uid uint32) int {
 	return int(uid)
 }
 
-// cloneInit makes init on this thread, with which it will die (PDEATHSIG). A
-// clone makes a network, and its maker waits for the exec: a millisecond or more,
-// in which another goroutine prepares what init is going to be told.
+// cloneInit makes init on this thread, with which it will die (PDEATHSIG), and prepares what
+// it is going to be told while it is on its way.
 func (s *Sandbox) cloneInit(ctx context.Context) error {
 	if err := unix.Getrlimit(unix.RLIMIT_NOFILE, &s.files); err != nil {
 		return phase("namespaces", os.NewSyscallError("getrlimit", err))
 	}
 	s.mapped, s.cloned = make(chan struct{}), make(chan struct{})
-	prepared := make(chan error)
+	mapped, cloned := sync.OnceFunc(func() { close(s.mapped) }), sync.OnceFunc(func() { close(s.cloned) })
 	beside, cancel := context.WithTimeout(ctx, s.cfg.StartTimeout)
 	defer cancel()
 	s.beginFetch(ctx, cancel)
-	go func() { prepared <- s.prepare(beside) }()
-	// Only for the clone, which may take the thread into a group and back: a locked
-	// goroutine pays each wait with two more switches of threads.
-	runtime.LockOSThread()
+	var rerr, perr error
 	in, err := s.spawn(namespaces.Options{
 		Path: s.cfg.InitPath, Program: s.cfg.Init, Stdio: s.stdio.FDs(), Control: s.initConn.FD(), LastCap: uintptr(security.LastCap()),
 		MaxFiles: s.files.Max,
 		Mapped: func(pid int) {
-			s.mappedNS = fmt.Sprintf("/proc/%d/ns/user", pid)
-			close(s.mapped)
+			if pid != 0 {
+				s.mappedNS = fmt.Sprintf("/proc/%d/ns/user", pid)
+			}
+			mapped()
 		},
+		Execed: func(pid int, err error) {
+			cloned()
+			if err == nil {
+				rerr = s.recordInit(pid)
+				err = rerr
+			}
+			if err != nil {
+				cancel()
+			}
+		},
+		Beside: func() { perr = s.prepare(beside) },
 	})
-	runtime.UnlockOSThread()
 	_ = s.initConn.Close()
 	s.mu.Lock()
 	s.init = in
 	s.mu.Unlock()
-	close(s.cloned)
-	if s.mappedNS == "" {
-		close(s.mapped)
+	cloned()
+	mapped()
+	if err == nil {
+		err = rerr
 	}
 	if err == nil {
-		err = s.recordInit(ctx)
+		err = ctx.Err()
 	}
-	if err != nil {
-		cancel()
-	}
-	perr := <-prepared
 	if err != nil {
 		return phase("namespaces", err)
 	}
@@ -396,31 +418,26 @@ func (s *Sandbox) prepare(ctx context.Context) error {
 }
 
 // spawn makes init on the calling thread, in its group if it has one.
-func (s *Sandbox) spawn(o namespaces.Options) (in *namespaces.Init, err error) {
-	if s.group == nil {
-		return namespaces.Start(s.plan, o)
+func (s *Sandbox) spawn(o namespaces.Options) (*namespaces.Init, error) {
+	if s.group != nil {
+		group, tasks, err := s.group.Doors()
+		if err != nil {
+			return nil, err
+		}
+		for _, f := range append(tasks, group) {
+			if f != nil {
+				defer f.Close()
+			}
+		}
+		o.CgroupFD, o.Tasks = group, tasks
 	}
-	err = s.group.Spawn(func(group *os.File) error {
-		o.CgroupFD = group
-		in, err = namespaces.Start(s.plan, o)
-		return err
-	})
-	if err != nil && in != nil {
-		in.Kill()
-		_, _ = in.Wait() // killed: its status tells nothing
-		in.Close()
-		in = nil
-	}
-	return in, err
+	return namespaces.Start(s.plan, o)
 }
 
 // recordInit writes down who init is.
-func (s *Sandbox) recordInit(ctx context.Context) error {
-	if err := ctx.Err(); err != nil {
-		return err
-	}
+func (s *Sandbox) recordInit(pid int) error {
 	failpoint.Hit("init unrecorded")
-	id, err := identify(s.init.Pid)
+	id, err := identify(pid)
 	if err != nil {
 		return err
 	}
@@ -428,7 +445,7 @@ func (s *Sandbox) recordInit(ctx context.Context) error {
 	if err := s.dir.Journal.Intent(stepInit, id); err != nil {
 		return err
 	}
-	s.log.Emit(audit.Namespaces, nil, map[string]any{"pid": s.init.Pid, "namespaces": s.plan.NamespaceNames(), "ids": s.plan.IDs.Kind})
+	s.log.Emit(audit.Namespaces, nil, map[string]any{"pid": pid, "namespaces": s.plan.NamespaceNames(), "ids": s.plan.IDs.Kind})
 	return nil
 }
 
@@ -440,12 +457,12 @@ func (s *Sandbox) userNS() (*os.File, error) {
 	if s.mappedNS == "" {
 		return nil, errNotCloned // the clone's own error is the one to show
 	}
-	f, err := os.Open(s.mappedNS)
+	f, err := plainfile.Open(s.mappedNS, os.O_RDONLY, 0)
 	if errors.Is(err, os.ErrPermission) {
 		// Until its exec init is not dumpable, which is as good as closed to a root
 		// without CAP_SYS_PTRACE.
 		<-s.cloned
-		f, err = os.Open(s.mappedNS)
+		f, err = plainfile.Open(s.mappedNS, os.O_RDONLY, 0)
 	}
 	return f, err
 }

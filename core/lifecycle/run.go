@@ -19,6 +19,7 @@ import (
 	"github.com/nucleus-runtime/nucleus/core/plan"
 	"github.com/nucleus-runtime/nucleus/core/security/seccomp"
 	"github.com/nucleus-runtime/nucleus/internal/failpoint"
+	"github.com/nucleus-runtime/nucleus/internal/stack"
 	"github.com/nucleus-runtime/nucleus/sdk/hooks"
 )
 
@@ -115,7 +116,7 @@ func (s *Sandbox) Start(ctx context.Context) error {
 		s.log.Emit(audit.Failed, err, nil)
 		return errors.Join(err, s.Destroy(ctx))
 	}
-	s.started = time.Now()
+	s.started = time.Now().UTC()
 	if _, err := s.gate.Write([]byte{1}); err != nil {
 		return errors.Join(phase("exec", fmt.Errorf("opening the start gate: %w", err)), s.Destroy(ctx))
 	}
@@ -124,7 +125,10 @@ func (s *Sandbox) Start(ctx context.Context) error {
 		s.foreign.signals = make(chan unix.Signal, 64)
 		go s.foreignSignals()
 	}
-	go s.supervise(ctx)
+	go func() {
+		stack.Middling()
+		s.supervise(ctx)
+	}()
 	return nil
 }
 
@@ -205,7 +209,9 @@ func (s *Sandbox) supervise(ctx context.Context) {
 	defer close(s.done)
 	msgs := make(chan message, 1)
 	var probes sync.WaitGroup
-	probes.Go(s.probe)
+	if s.plan.Readiness != nil || s.plan.Health != nil {
+		probes.Go(s.probe)
+	}
 	defer probes.Wait()
 	if s.plan.Init {
 		go s.listen(msgs)
@@ -567,17 +573,9 @@ func (s *Sandbox) peaks(r *exec.Result) {
 	if s.group == nil {
 		return
 	}
-	st, err := s.group.Stats()
+	p, err := s.group.Peaks()
 	if err != nil {
 		return // the group is gone with its processes: nothing is known
 	}
-	if st.Memory != nil {
-		r.Peaks.MemoryBytes, r.Peaks.OOMKills = st.Memory.Peak, st.Memory.OOMKills
-	}
-	if st.Pids != nil {
-		r.Peaks.Pids = st.Pids.Peak
-	}
-	if st.CPU != nil {
-		r.Peaks.CPU = time.Duration(st.CPU.UsageUsec) * time.Microsecond
-	}
+	r.Peaks = exec.Peaks{MemoryBytes: p.Memory, Pids: p.Pids, CPU: time.Duration(p.CPUUsec) * time.Microsecond, OOMKills: p.OOMKills}
 }

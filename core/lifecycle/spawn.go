@@ -476,7 +476,7 @@ func (s *Sandbox) verifySpawned(pid int, sp *initproto.Spawn) error {
 	if sp.Pass {
 		w.Listen = make([]int32, 1)
 	}
-	return security.ReadPosture(pid, security.Expected{Plan: s.plan, Process: w, InitPid: s.init.Pid, Cgroup: s.Cgroup(), InitFilter: s.initFilter})
+	return security.ReadPosture(pid, security.Expected{Own: s.own, Plan: s.plan, Process: w, InitPid: s.init.Pid, Cgroup: s.Cgroup(), InitFilter: s.initFilter})
 }
 
 // Signal sends a signal to the process; SIGKILL to the group that it leads as well.

@@ -73,7 +73,7 @@ func (s *Sandbox) teardown(ctx context.Context, asked bool) error {
 	if s.net.link != nil {
 		defer s.net.link.Close()
 	}
-	u := &undoing{log: s.log, sandbox: s.dir.ID, name: s.dir.Name, live: &s.bounds, loans: s.loans, networks: s.cfg.Networks, net: &s.net}
+	u := &undoing{log: s.log, sandbox: s.dir.ID, name: s.dir.Name, live: &s.bounds, group: s.group, loans: s.loans, networks: s.cfg.Networks, net: &s.net}
 	if s.result.Cause != "" {
 		u.end = &s.result
 	}
@@ -113,6 +113,11 @@ const drainLimit = 2 * time.Second
 
 // drain waits for the copying of streams.
 func (s *Sandbox) drain(asked bool) {
+	if !s.stdio.Copies() {
+		s.stdio.Gone()
+		s.stdio.Wait(nil)
+		return
+	}
 	done, giveUp := make(chan struct{}), make(chan struct{})
 	go func() {
 		var limit <-chan time.Time

@@ -55,6 +55,7 @@ type undoing struct {
 	// live are the plugins that the sandbox has started, if this is its own
 	// supervisor, and end is how it ended, if it ever ran.
 	live  *boundaries
+	group *cgroups.Group // as live
 	loans loans
 	net   *connection
 	end   *exec.Result
@@ -63,7 +64,10 @@ type undoing struct {
 // undo is one effect's inverse. It works from the intent's data alone, in any
 // process, and is a no-op for an effect that never happened.
 var undo = map[string]func(*undoing, context.Context, json.RawMessage) error{
-	stepCgroup: func(_ *undoing, ctx context.Context, data json.RawMessage) error {
+	stepCgroup: func(u *undoing, ctx context.Context, data json.RawMessage) error {
+		if u.group != nil {
+			return u.group.Remove(ctx)
+		}
 		var r cgroups.Record
 		if err := json.Unmarshal(data, &r); err != nil {
 			return err

@@ -16,6 +16,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/nucleus-runtime/nucleus/core/plan"
+	"github.com/nucleus-runtime/nucleus/internal/plainfile"
 )
 
 // flags of the namespaces that are made by the clone itself. The cgroup
@@ -38,15 +39,26 @@ type Options struct {
 	Stdio    [3]int   // become 0, 1 and 2 of init
 	Control  int      // becomes 3
 	CgroupFD *os.File // clone into this group (v2), nil for none
-	LastCap  uintptr  // the kernel's last capability
+	// Tasks are the files of groups (v1) that init enters before anything else: by itself,
+	// for to move another process takes longer than all the rest (cgroups.Group.Doors).
+	Tasks   []*os.File
+	LastCap uintptr // the kernel's last capability
 	// MaxFiles, if not zero, is the hard limit of open files. Init is then started (on
 	// amd64) with room for its four descriptors alone, and must set the soft limit itself:
 	// Go's runtime would open the host's cgroup files, and those of huge pages, for
 	// numbers that init has no use for.
 	MaxFiles uint64
-	// Mapped, if not nil, is called once the user namespace has its id maps. Init
-	// may not have come as far as its exec by then, and Start may still fail.
+	// Each of these may be nil. Mapped is called once the user namespace has its id maps, or
+	// without a pid if those who write them could not. Init may not have come as far as its
+	// exec by then, and Start may still fail.
 	Mapped func(pid int)
+	// Beside is called when init has been made, and is on its way to its exec. The scheduler
+	// wakes a thread on the very processor that init begins on: what there is to do
+	// meanwhile is best done by the thread that has made it.
+	Beside func()
+	// Execed is called by another goroutine, when init has executed its program or why it
+	// could not is known. Beside need not have returned by then.
+	Execed func(pid int, err error)
 }
 
 // Init is a started init. Its owner must call Wait.
@@ -68,18 +80,24 @@ type UnsupportedError struct {
 func (e *UnsupportedError) Error() string { return e.Err.Error() }
 func (e *UnsupportedError) Unwrap() error { return e.Err }
 
-// Start makes init in its namespaces. The calling goroutine must be locked to a
-// thread that lives as long as the sandbox: the parent-death signal follows the
-// thread, not the process (golang#27505).
+// Start makes init in its namespaces. The thread that it is called on must live as long
+// as the sandbox: the parent-death signal follows the thread, not the process
+// (golang#27505).
 func Start(p *plan.Plan, o Options) (*Init, error) {
 	// Go would let 4 MiB of garbage gather in a process that needs less than one; each
 	// further command leaves some.
 	b := born{
 		path: o.Path, argv: []string{"nucleus-init"}, env: []string{"GOMAXPROCS=1", "GOGC=25"}, fds: [4]int{o.Stdio[0], o.Stdio[1], o.Stdio[2], o.Control},
-		program: -1, cgroup: -1, maxFiles: o.MaxFiles, uids: p.IDs.UIDs, gids: p.IDs.GIDs, setGroups: p.IDs.SetGroups, mapped: o.Mapped,
+		program: -1, cgroup: -1, tasks: o.Tasks, maxFiles: o.MaxFiles, uids: p.IDs.UIDs, gids: p.IDs.GIDs, setGroups: p.IDs.SetGroups, helpers: p.IDs.Helpers, mapped: o.Mapped, beside: o.Beside, execed: o.Execed,
 	}
 	if b.mapped == nil {
 		b.mapped = func(int) {}
+	}
+	if b.beside == nil {
+		b.beside = func() {}
+	}
+	if b.execed == nil {
+		b.execed = func(int, error) {}
 	}
 	for _, n := range p.Namespaces {
 		b.flags |= flags[n.Type]
@@ -112,15 +130,22 @@ func Start(p *plan.Plan, o Options) (*Init, error) {
 	}
 	in := &Init{Pid: pid, PidFD: pidfd}
 	if p.IDs.Helpers {
-		if err := runHelpers(pid, p.IDs); err != nil {
+		written := make(chan error, 1)
+		go func() {
+			err := runHelpers(pid, p.IDs)
+			if err != nil {
+				pid = 0
+			}
+			b.mapped(pid)
+			written <- err
+		}()
+		b.beside()
+		if err := <-written; err != nil {
 			in.Kill()
 			_, _ = in.Wait() // killed: its status tells nothing
 			in.Close()
 			return nil, err
 		}
-	}
-	if !b.waitForMaps {
-		b.mapped(pid)
 	}
 	return in, nil
 }
@@ -136,8 +161,12 @@ type born struct {
 	flags       uintptr
 	maxFiles    uint64 // the hard limit, if it has room for its own descriptors alone
 	cgroup      int    // descriptor to clone into, -1 for none
-	waitForMaps bool   // until this process has written uids and gids
+	tasks       []*os.File
+	waitForMaps bool // until this process has written uids and gids
+	helpers     bool // others write them
 	mapped      func(pid int)
+	beside      func()
+	execed      func(int, error)
 	uids, gids  []specs.LinuxIDMapping
 	setGroups   bool
 	root        bool // becomes 0:0
@@ -147,7 +176,7 @@ type born struct {
 // writeMaps writes the id maps of a process in a new user namespace.
 func (b born) writeMaps(pid int) error {
 	write := func(name, content string) error {
-		f, err := os.OpenFile(fmt.Sprintf("/proc/%d/%s", pid, name), os.O_WRONLY, 0)
+		f, err := plainfile.Open(fmt.Sprintf("/proc/%d/%s", pid, name), os.O_WRONLY, 0)
 		if err != nil {
 			return err
 		}

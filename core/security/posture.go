@@ -25,8 +25,55 @@ func (e *PostureError) Error() string {
 	return "the posture of the workload is not the planned one: " + strings.Join(e.Differences, "; ")
 }
 
+// Own is what of this process the posture of its children is compared with: what they have
+// inherited, and what they must not share.
+type Own struct {
+	seccomp   string // its mode
+	filters   int
+	uncounted bool // by a kernel before 5.9
+	ns        map[string]string
+	root      unix.Statx_t
+}
+
+// ReadOwn reads it.
+func ReadOwn() (*Own, error) {
+	proc, err := openProc("self")
+	if err != nil {
+		return nil, fmt.Errorf("reading our own posture: %w", err)
+	}
+	defer unix.Close(proc)
+	p := &posture{dir: proc, buf: make([]byte, 8192)}
+	text, err := p.read("status")
+	if err != nil {
+		return nil, fmt.Errorf("reading our own posture: %w", err)
+	}
+	o := &Own{seccomp: status(text).get("Seccomp"), ns: make(map[string]string, len(nsFiles))}
+	o.filters, err = strconv.Atoi(status(text).get("Seccomp_filters"))
+	o.uncounted = err != nil
+	for _, n := range nsFiles {
+		// A kernel that has no such namespace has no such file.
+		if m, err := unix.Readlinkat(proc, "ns/"+n.file, p.buf); err == nil {
+			o.ns[n.file] = string(p.buf[:m])
+		}
+	}
+	if err := unix.Statx(unix.AT_FDCWD, "/", 0, unix.STATX_INO, &o.root); err != nil {
+		return nil, os.NewSyscallError("statx /", err)
+	}
+	return o, nil
+}
+
+// openProc opens a directory of /proc to look things up in.
+func openProc(pid string) (int, error) {
+	fd, err := unix.Open("/proc/"+pid, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return -1, &os.PathError{Op: "open", Path: "/proc/" + pid, Err: err}
+	}
+	return fd, nil
+}
+
 // Expected is what the posture is compared with.
 type Expected struct {
+	Own     *Own
 	Plan    *plan.Plan
 	Process initproto.Process
 	InitPid int // as the host sees it
@@ -43,12 +90,12 @@ const filterWait = 5 * time.Second
 // ReadPosture reads what the kernel says of stage 2, which waits at the start
 // gate, and compares it with the plan. Any difference is a PostureError.
 func ReadPosture(pid int, want Expected) error {
-	proc, err := os.Open(fmt.Sprintf("/proc/%d", pid))
+	proc, err := openProc(strconv.Itoa(pid))
 	if err != nil {
 		return fmt.Errorf("reading the posture: %w", err)
 	}
-	defer proc.Close()
-	p := &posture{dir: int(proc.Fd()), pid: pid, want: want, buf: make([]byte, 8192)}
+	defer unix.Close(proc)
+	p := &posture{dir: proc, pid: pid, want: want, buf: make([]byte, 8192)}
 	// What stage 2 has from its fork is read while it puts on the rest.
 	p.namespaces()
 	p.root()
@@ -73,13 +120,13 @@ func ReadPosture(pid int, want Expected) error {
 // ReadInitPosture waits until init has hardened itself, and compares what the
 // kernel says of it with what it was told: the workload must not run beside an
 // init that is still open to it.
-func ReadInitPosture(pid int, setup *initproto.Setup) error {
-	proc, err := os.Open(fmt.Sprintf("/proc/%d", pid))
+func ReadInitPosture(pid int, own *Own, setup *initproto.Setup) error {
+	proc, err := openProc(strconv.Itoa(pid))
 	if err != nil {
 		return fmt.Errorf("reading the posture of init: %w", err)
 	}
-	defer proc.Close()
-	p := &posture{dir: int(proc.Fd()), pid: pid, buf: make([]byte, 8192)}
+	defer unix.Close(proc)
+	p := &posture{dir: proc, pid: pid, want: Expected{Own: own}, buf: make([]byte, 8192)}
 	keep := fmt.Sprintf("%016x", setup.InitCaps)
 	s, err := p.awaitFilters(count(setup.InitFilter), func(s status) bool { return s.get("CapEff") == keep && s.get("CapPrm") == keep })
 	if err != nil {
@@ -98,9 +145,11 @@ type posture struct {
 	dir  int
 	pid  int
 	want Expected
-	buf  []byte
-	bad  []string
-	err  error
+	// stands is its root.
+	stands unix.Statx_t
+	buf    []byte
+	bad    []string
+	err    error
 }
 
 func (p *posture) differ(format string, args ...any) {
@@ -114,24 +163,23 @@ func (p *posture) check(what, got, want string) {
 	}
 }
 
+// read reads a file that the kernel makes in one piece (single_open() in fs/proc): whatever a
+// read gives beside a full buffer is all of it.
 func (p *posture) read(name string) ([]byte, error) {
 	fd, err := unix.Openat(p.dir, name, unix.O_RDONLY|unix.O_CLOEXEC|unix.O_NOFOLLOW, 0)
 	if err != nil {
 		return nil, os.NewSyscallError("open "+name, err)
 	}
 	defer unix.Close(fd)
-	n := 0
 	for {
-		m, err := unix.Read(fd, p.buf[n:])
+		n, err := unix.Read(fd, p.buf)
 		if errors.Is(err, unix.EINTR) {
 			continue
 		}
 		if err != nil {
 			return nil, os.NewSyscallError("read "+name, err)
 		}
-		if n += m; m == 0 || n == len(p.buf) {
-			return p.buf[:n], nil
-		}
+		return p.buf[:n], nil
 	}
 }
 
@@ -172,16 +220,11 @@ func count(filters ...[]byte) (n int) {
 // manager, it may well have some. Where there is nothing to count, no filter or a
 // kernel before 5.9, settled says that it is time.
 func (p *posture) awaitFilters(n int, settled func(status) bool) (status, error) {
-	text, err := os.ReadFile("/proc/self/status")
-	if err != nil {
-		return nil, fmt.Errorf("reading our own posture: %w", err)
-	}
-	own := status(text)
+	own := p.want.Own
 	mode := "2"
 	if n == 0 {
-		mode = own.get("Seccomp")
+		mode = own.seccomp
 	}
-	inherited, uncounted := strconv.Atoi(own.get("Seccomp_filters"))
 	deadline := time.Now().Add(filterWait)
 	for wait := 20 * time.Microsecond; ; wait = min(wait*2, 200*time.Microsecond) {
 		b, err := p.read("status")
@@ -193,10 +236,10 @@ func (p *posture) awaitFilters(n int, settled func(status) bool) (status, error)
 			return nil, fmt.Errorf("reading the posture: %w", unix.ESRCH)
 		}
 		ready := s.get("Seccomp") == mode
-		if n == 0 || uncounted != nil {
+		if n == 0 || own.uncounted {
 			ready = ready && settled(s)
 		} else {
-			ready = ready && s.get("Seccomp_filters") == strconv.Itoa(inherited+n)
+			ready = ready && s.get("Seccomp_filters") == strconv.Itoa(own.filters+n)
 		}
 		if ready {
 			// Read once more: the kernel writes the lines one after the other, and
@@ -207,7 +250,7 @@ func (p *posture) awaitFilters(n int, settled func(status) bool) (status, error)
 			return status(b), nil
 		}
 		if time.Now().After(deadline) {
-			return nil, fmt.Errorf("not ready within %s (seccomp mode %s, want %s; %s filters, want %d)", filterWait, s.get("Seccomp"), mode, s.get("Seccomp_filters"), inherited+n)
+			return nil, fmt.Errorf("not ready within %s (seccomp mode %s, want %s; %s filters, want %d)", filterWait, s.get("Seccomp"), mode, s.get("Seccomp_filters"), own.filters+n)
 		}
 		// Not time.Sleep: to wake another thread up takes longer than this.
 		_ = unix.Nanosleep(&unix.Timespec{Nsec: int64(wait)}, nil) // EINTR: a shorter wait
@@ -278,15 +321,15 @@ func (p *posture) namespaces() {
 		planned[string(n.Type)] = true
 	}
 	for _, n := range nsFiles {
-		var mine, theirs unix.Stat_t
-		if err := unix.Stat("/proc/self/ns/"+n.file, &mine); err != nil {
+		mine, ok := p.want.Own.ns[n.file]
+		if !ok {
 			continue // this kernel has no such namespace, and the plan none of it
 		}
-		if err := unix.Fstatat(p.dir, "ns/"+n.file, &theirs, 0); err != nil {
-			p.err = errors.Join(p.err, os.NewSyscallError("stat ns/"+n.file, err))
+		theirs := p.link("ns/" + n.file)
+		if p.err != nil {
 			return
 		}
-		switch same := mine.Ino == theirs.Ino; {
+		switch same := mine == theirs; {
 		case same && planned[n.oci]:
 			p.differ("the %s namespace is the host's", n.oci)
 		case !same && !planned[n.oci]:
@@ -298,25 +341,25 @@ func (p *posture) namespaces() {
 // root checks that the process stands in the sandbox's root, which is not the
 // supervisor's.
 func (p *posture) root() {
-	var mine, theirs, init unix.Stat_t
-	if err := unix.Stat("/", &mine); err != nil {
+	var init unix.Statx_t
+	if err := unix.Statx(p.dir, "root/", 0, unix.STATX_INO|unix.STATX_MNT_ID, &p.stands); err != nil {
+		p.err = errors.Join(p.err, os.NewSyscallError("statx root", err))
+		return
+	}
+	if err := unix.Statx(unix.AT_FDCWD, fmt.Sprintf("/proc/%d/root/", p.want.InitPid), 0, unix.STATX_INO, &init); err != nil {
 		p.err = errors.Join(p.err, err)
 		return
 	}
-	if err := unix.Fstatat(p.dir, "root/", &theirs, 0); err != nil {
-		p.err = errors.Join(p.err, os.NewSyscallError("stat root", err))
-		return
-	}
-	if err := unix.Stat(fmt.Sprintf("/proc/%d/root/", p.want.InitPid), &init); err != nil {
-		p.err = errors.Join(p.err, err)
-		return
-	}
-	if mine.Dev == theirs.Dev && mine.Ino == theirs.Ino {
+	if sameFile(p.want.Own.root, p.stands) {
 		p.differ("the root is the host's")
 	}
-	if init.Dev != theirs.Dev || init.Ino != theirs.Ino {
+	if !sameFile(init, p.stands) {
 		p.differ("the root is not init's")
 	}
+}
+
+func sameFile(x, y unix.Statx_t) bool {
+	return x.Dev_major == y.Dev_major && x.Dev_minor == y.Dev_minor && x.Ino == y.Ino
 }
 
 // cwd checks that the working directory lies in the sandbox (CVE-2024-21626).
@@ -331,6 +374,9 @@ func (p *posture) cwd() {
 	}
 	if st.Mask&unix.STATX_MNT_ID == 0 {
 		p.err = errors.Join(p.err, errors.New("the kernel does not tell the mount of the working directory (Linux 5.8)"))
+		return
+	}
+	if p.stands.Mask&unix.STATX_MNT_ID != 0 && p.stands.Mnt_id == st.Mnt_id {
 		return
 	}
 	own, err := p.hasMount(st.Mnt_id)

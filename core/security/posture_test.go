@@ -76,8 +76,14 @@ func (s subject) start(t *testing.T) int {
 }
 
 // expected is what all of it looks like.
-func expected() Expected {
+func expected(t *testing.T) Expected {
+	t.Helper()
+	own, err := ReadOwn()
+	if err != nil {
+		t.Fatal(err)
+	}
 	return Expected{
+		Own:     own,
 		Plan:    &plan.Plan{IDs: plan.IDs{Kind: "none"}},
 		Process: initproto.Process{UID: 1234, GID: 1235, SetGroups: true, Umask: 0o022},
 	}
@@ -142,7 +148,7 @@ func TestPosture(t *testing.T) {
 				c.subject.dir = fmt.Sprintf("/proc/self/fd/%d", host.Fd())
 			}
 			pid := c.subject.start(t)
-			want := expected()
+			want := expected(t)
 			if c.want != nil {
 				c.want(&want)
 			}
@@ -176,7 +182,7 @@ func TestPosture(t *testing.T) {
 func TestPostureWithoutFilter(t *testing.T) {
 	testutil.Needs(t, testutil.Root)
 	pid := subject{args: all, extra: 1}.start(t)
-	want := expected()
+	want := expected(t)
 	want.InitPid, want.Process.Filter = pid, []byte{1}
 	err := ReadPosture(pid, want)
 	if err == nil || !strings.Contains(err.Error(), "seccomp mode 0, want 2") {
@@ -189,7 +195,7 @@ func TestPostureOfTheDead(t *testing.T) {
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
-	want := expected()
+	want := expected(t)
 	want.InitPid = cmd.Process.Pid
 	time.Sleep(50 * time.Millisecond)
 	if err := ReadPosture(cmd.Process.Pid, want); err == nil {

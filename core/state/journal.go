@@ -15,6 +15,8 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/nucleus-runtime/nucleus/internal/failpoint"
+	"github.com/nucleus-runtime/nucleus/internal/plainfile"
+	"github.com/nucleus-runtime/nucleus/internal/plainjson"
 )
 
 const journalName = "journal.jsonl"
@@ -48,14 +50,36 @@ type Journal struct {
 	// last is the step of the last record if that is an intent, lastAt where it begins.
 	last   string
 	lastAt int64
+	// left are the effects that are still to be undone, if fresh: of a journal that this
+	// process has begun.
+	fresh bool
+	left  effects
+}
+
+// effects are intents that were not undone, oldest first.
+type effects []Record
+
+// note takes one more record.
+func (e *effects) note(r Record) {
+	switch r.Phase {
+	case Intent:
+		// A later intent of a step knows more of the same effect.
+		if i := slices.IndexFunc(*e, func(x Record) bool { return x.Step == r.Step }); i >= 0 {
+			(*e)[i] = r
+		} else {
+			*e = append(*e, r)
+		}
+	case Undone:
+		*e = slices.DeleteFunc(*e, func(x Record) bool { return x.Step == r.Step })
+	}
 }
 
 func createJournal(path string) (*Journal, error) {
-	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE|os.O_EXCL|os.O_APPEND|unix.O_NOFOLLOW, 0o600)
+	f, err := plainfile.Open(path, os.O_RDWR|os.O_CREATE|os.O_EXCL|os.O_APPEND|unix.O_NOFOLLOW, 0o600)
 	if err != nil {
 		return nil, fmt.Errorf("journal: %w", err)
 	}
-	return &Journal{f: f}, nil
+	return &Journal{f: f, fresh: true}, nil
 }
 
 // openJournal opens the journal of a dead sandbox; one that died before it had
@@ -109,7 +133,7 @@ func (j *Journal) mend() error {
 // Intent writes down that an effect is about to happen; once more for the same step,
 // that more is known of it.
 func (j *Journal) Intent(step string, data any) error {
-	b, err := json.Marshal(data)
+	b, err := plainjson.Marshal(data)
 	if err != nil {
 		return fmt.Errorf("journal: %s: %w", step, err)
 	}
@@ -130,6 +154,7 @@ func (j *Journal) Retract(step string) error {
 	taken := false
 	if j.last == step && j.f.Truncate(j.lastAt) == nil {
 		j.size, j.last, taken = j.lastAt, "", true
+		j.left.note(Record{Phase: Undone, Step: step})
 	}
 	j.mu.Unlock()
 	if taken {
@@ -163,6 +188,7 @@ func (j *Journal) append(r Record) error {
 		j.last = r.Step
 	}
 	j.size += int64(n)
+	j.left.note(r)
 	failpoint.Record(j.seq)
 	return nil
 }
@@ -192,7 +218,7 @@ func (j *Journal) Reset() error {
 	if err := j.f.Truncate(0); err != nil {
 		return fmt.Errorf("journal: %w", err)
 	}
-	j.size, j.seq, j.last = 0, 0, ""
+	j.size, j.seq, j.last, j.fresh, j.left = 0, 0, "", true, nil
 	return nil
 }
 
@@ -206,7 +232,7 @@ func (j *Journal) Close() error {
 // pending reads the intents that were not undone. A torn last line, which only
 // a full disk can leave, is an intent whose effect did not happen.
 func pending(r io.Reader) ([]Record, error) {
-	var out []Record
+	var out effects
 	br := bufio.NewReader(r)
 	for {
 		line, err := br.ReadBytes('\n')
@@ -220,25 +246,18 @@ func pending(r io.Reader) ([]Record, error) {
 		if err := json.Unmarshal(line, &rec); err != nil {
 			return nil, fmt.Errorf("journal: %w", err)
 		}
-		switch rec.Phase {
-		case Intent:
-			// A later intent of a step knows more of the same effect.
-			if i := slices.IndexFunc(out, func(r Record) bool { return r.Step == rec.Step }); i >= 0 {
-				out[i] = rec
-			} else {
-				out = append(out, rec)
-			}
-		case Undone:
-			out = slices.DeleteFunc(out, func(r Record) bool { return r.Step == rec.Step })
-		}
+		out.note(rec)
 	}
 }
 
 // Pending gives the effects of a sandbox that are still to be undone, oldest
-// first. It reads the file that is open, so a live sandbox can undo what it did
-// even if somebody has removed the state root.
+// first. What this process has written itself it remembers; of what another one wrote it
+// reads the file that is open: either way somebody may have removed the state root.
 func (d *Dir) Pending() ([]Record, error) {
 	d.Journal.mu.Lock()
 	defer d.Journal.mu.Unlock()
+	if d.Journal.fresh {
+		return slices.Clone(d.Journal.left), nil
+	}
 	return pending(io.NewSectionReader(d.Journal.f, 0, maxJournal))
 }

@@ -2,6 +2,7 @@ package state
 
 import (
 	"io"
+	"math/rand/v2"
 	"os"
 	"path/filepath"
 	"strconv"
@@ -185,4 +186,48 @@ func TestRetractTakesTheIntentBack(t *testing.T) {
 	want("behind an undone one", "a1", 5)
 	do(j.Undone("a"), j.Reset(), j.Intent("d", 4), j.Retract("d"), j.Intent("d", 5))
 	want("begun anew", "d5", 1)
+}
+
+// TestWhatIsRememberedIsWhatTheFileHas: gc finds what a supervisor would have undone itself.
+func TestWhatIsRememberedIsWhatTheFileHas(t *testing.T) {
+	root := open(t, filepath.Join(t.TempDir(), "root"))
+	d := create(t, root, NewID(), "x")
+	defer d.Remove()
+	random := rand.New(rand.NewPCG(1, 2))
+	for i := range 500 {
+		step := string(rune('a' + random.IntN(4)))
+		var err error
+		switch random.IntN(8) {
+		case 0, 1, 2:
+			err = d.Journal.Intent(step, i)
+		case 3:
+			err = d.Journal.Done(step)
+		case 4, 5:
+			err = d.Journal.Undone(step)
+		case 6: // of a step without an earlier intent
+			if got, _ := d.Pending(); !strings.Contains(steps(got), "r") {
+				if err = d.Journal.Intent("r", i); err == nil && random.IntN(2) == 0 {
+					err = d.Journal.Done(step) // then it is not the last record
+				}
+			}
+			if err == nil {
+				err = d.Journal.Retract("r")
+			}
+		case 7:
+			if random.IntN(8) == 0 {
+				err = d.Journal.Reset()
+			}
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		got, err := d.Pending()
+		if err != nil {
+			t.Fatal(err)
+		}
+		want, err := pending(io.NewSectionReader(d.Journal.f, 0, maxJournal))
+		if err != nil || steps(got) != steps(want) {
+			t.Fatalf("after %d: %q is remembered, the file has %q (%v)", i, steps(got), steps(want), err)
+		}
+	}
 }

@@ -5,7 +5,6 @@ package state
 import (
 	"crypto/rand"
 	"encoding/hex"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -13,10 +12,13 @@ import (
 	"path/filepath"
 	"strings"
 	"time"
+	"unsafe"
 
 	"golang.org/x/sys/unix"
 
 	"github.com/nucleus-runtime/nucleus/internal/failpoint"
+	"github.com/nucleus-runtime/nucleus/internal/plainfile"
+	"github.com/nucleus-runtime/nucleus/internal/plainjson"
 )
 
 // Environment variable that overrides the state root.
@@ -194,7 +196,11 @@ func flock(fd, how int) error {
 // NewID makes a sandbox id: 32 hexadecimal digits.
 func NewID() string {
 	var b [16]byte
-	_, _ = rand.Read(b[:]) // never fails (crypto/rand)
+	// By hand: crypto/rand, and unix.Getrandom by the vDSO, set up a generator first, which is
+	// for who draws more than once.
+	if n, _, errno := unix.RawSyscall(unix.SYS_GETRANDOM, uintptr(unsafe.Pointer(&b[0])), uintptr(len(b)), 0); errno != 0 || int(n) != len(b) {
+		_, _ = rand.Read(b[:]) // never fails
+	}
 	return hex.EncodeToString(b[:])
 }
 
@@ -300,12 +306,12 @@ func (d *Dir) abandon() {
 func (d *Dir) WriteJSON(name string, v any) error { return writeJSON(d.Path, name, v) }
 
 func writeJSON(dir, name string, v any) error {
-	b, err := json.Marshal(v)
+	b, err := plainjson.Marshal(v)
 	if err != nil {
 		return fmt.Errorf("encoding %s: %w", name, err)
 	}
 	tmp := filepath.Join(dir, "."+name)
-	f, err := os.OpenFile(tmp, os.O_WRONLY|os.O_CREATE|os.O_TRUNC|unix.O_NOFOLLOW, 0o600)
+	f, err := plainfile.Open(tmp, os.O_WRONLY|os.O_CREATE|os.O_TRUNC|unix.O_NOFOLLOW, 0o600)
 	if err != nil {
 		return full(err)
 	}
@@ -314,7 +320,12 @@ func writeJSON(dir, name string, v any) error {
 		_ = os.Remove(tmp) // it takes room, of which there is none
 		return full(err)
 	}
-	return os.Rename(tmp, filepath.Join(dir, name))
+	// os.Rename would look at the target first, which is no directory.
+	path := filepath.Join(dir, name)
+	if err := unix.Rename(tmp, path); err != nil {
+		return &os.LinkError{Op: "rename", Old: tmp, New: path, Err: err}
+	}
+	return nil
 }
 
 // RemoveJSON takes a file of WriteJSON away, which may not be there.
@@ -336,11 +347,31 @@ func (d *Dir) Remove() error {
 			}
 		}
 		failpoint.Hit("name freed")
-		return os.RemoveAll(d.Path)
+		return d.removeFiles()
 	})
 	_ = unix.Close(d.lock)
 	d.lock = -1
 	return errors.Join(err, rerr)
+}
+
+// removeFiles removes the directory. It has a handful of files and no directory of its own, so
+// that what os.RemoveAll finds out at every step is known.
+func (d *Dir) removeFiles() error {
+	buf := make([]byte, 4096)
+	for {
+		n, err := unix.ReadDirent(d.lock, buf)
+		if err != nil || n <= 0 {
+			break
+		}
+		_, _, names := unix.ParseDirent(buf[:n], -1, nil)
+		for _, name := range names {
+			_ = unix.Unlinkat(d.lock, name, 0) // what stays is for os.RemoveAll
+		}
+	}
+	if unix.Rmdir(d.Path) == nil {
+		return nil
+	}
+	return os.RemoveAll(d.Path)
 }
 
 // Release lets a sandbox go that could not be removed; gc will try again.

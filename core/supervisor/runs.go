@@ -29,7 +29,7 @@ func (v *Supervisor) make(ctx context.Context) (Run, error) {
 			return nil, err
 		}
 	}
-	s, err := v.cfg.Make(ctx, streams)
+	s, err := v.cfg.Make(ctx, streams, v.settled)
 	if err != nil {
 		if v.output != nil {
 			v.output.drop()
@@ -247,20 +247,21 @@ func (v *Supervisor) begin(ctx context.Context) error {
 	if err := s.Start(ctx); err != nil {
 		return err
 	}
-	go v.follow(s, s.Running())
-	go v.follow(s, s.Ready())
+	go v.follow(s)
 	return nil
 }
 
 // follow passes on what becomes of a run. Who waits for it, and looks at the record then,
 // sees it there.
-func (v *Supervisor) follow(s Run, news <-chan struct{}) {
-	select {
-	case <-s.Gone():
-	case <-news:
-		_ = v.write() // as in make
+func (v *Supervisor) follow(s Run) {
+	for _, news := range []<-chan struct{}{s.Running(), s.Ready()} {
+		select {
+		case <-s.Gone():
+		case <-news:
+			_ = v.write() // as in make
+		}
+		v.passOn(s)
 	}
-	v.passOn(s)
 }
 
 // passOn tells of the first run that has come so far.
@@ -489,7 +490,6 @@ func (v *Supervisor) renew(ctx context.Context) error {
 	case err != nil:
 		return err
 	}
-	v.writePlan()
 	_ = v.write() // as in make
 	return v.begin(ctx)
 }

@@ -149,7 +149,7 @@ func supervise(t *testing.T, restart *plan.Restart, change func(*bench)) *bench 
 	b := &bench{t: t, began: time.Now(), next: func(int) *fakeRun { return &fakeRun{lasts: time.Second, code: 3} }}
 	b.Supervisor = unmade(Config{
 		Dir: d, Plan: p, Log: audit.NewLog("", "web"), Locate: func(err error) error { return err },
-		Make: func(ctx context.Context, _ exec.Streams) (Run, error) {
+		Make: func(ctx context.Context, _ exec.Streams, _ func(*plan.Plan)) (Run, error) {
 			n := len(b.runs) + 1
 			if b.making != nil {
 				if err := b.making(ctx, n); err != nil {

@@ -29,8 +29,9 @@ type Config struct {
 	Dir  *state.Dir // its own from here
 	Plan *plan.Plan
 	Log  *audit.Log
-	// Make takes the plan up to the start gate.
-	Make func(context.Context, exec.Streams) (Run, error)
+	// Make takes the plan up to the start gate. It calls settled with what holds for the run,
+	// while init is at work.
+	Make func(ctx context.Context, s exec.Streams, settled func(*plan.Plan)) (Run, error)
 	// Streams are those of a sandbox in the foreground.
 	Streams  exec.Streams
 	Detached bool
@@ -133,7 +134,7 @@ func New(ctx context.Context, cfg Config) (*Supervisor, error) {
 // unmade is a supervisor without a run.
 func unmade(cfg Config) *Supervisor {
 	return &Supervisor{
-		cfg: cfg, created: time.Now(), served: make(chan struct{}), start: make(chan struct{}), done: make(chan struct{}), over: make(chan struct{}),
+		cfg: cfg, created: time.Now().UTC(), served: make(chan struct{}), start: make(chan struct{}), done: make(chan struct{}), over: make(chan struct{}),
 		turn: make(chan struct{}), hurry: make(chan struct{}, 1), started: make(chan struct{}), ready: make(chan struct{}),
 	}
 }
@@ -152,26 +153,48 @@ func (v *Supervisor) open(ctx context.Context) (err error) {
 	run, err := v.make(ctx)
 	if err == nil {
 		v.run, v.runs = run, 1
-		if v.server, err = control.Listen(v.cfg.Dir.Path); err == nil {
-			if v.cfg.Stack != nil {
-				err = v.cfg.Dir.WriteJSON(StackName, v.cfg.Stack)
-			}
-			if err == nil {
-				err = v.write()
-			}
-			if err == nil {
-				v.writePlan()
-				return nil
-			}
-			_ = v.server.Close()
+		if err = v.serve(); err == nil {
+			return nil
 		}
 		err = failed(lifecycle.StatePhase(errors.Join(err, run.Destroy(ctx))))
+	}
+	if v.server != nil {
+		_ = v.server.Close()
 	}
 	v.noPid()
 	if v.output != nil {
 		_ = v.output.finish() // nothing was written
 	}
 	return err
+}
+
+// settled writes down what holds for a run, and makes room for clients, who find nobody yet.
+func (v *Supervisor) settled(p *plan.Plan) {
+	v.writePlan(p)
+	_ = v.bind() // serve does it again
+}
+
+func (v *Supervisor) bind() (err error) {
+	if v.server == nil {
+		v.server, err = control.Bind(v.cfg.Dir.Path)
+	}
+	return err
+}
+
+// serve is ready for clients.
+func (v *Supervisor) serve() error {
+	if err := v.bind(); err != nil {
+		return err
+	}
+	if err := v.server.Listen(); err != nil {
+		return err
+	}
+	if v.cfg.Stack != nil {
+		if err := v.cfg.Dir.WriteJSON(StackName, v.cfg.Stack); err != nil {
+			return err
+		}
+	}
+	return v.write()
 }
 
 // ID is the sandbox's: 32 hexadecimal digits.
@@ -225,10 +248,10 @@ func (v *Supervisor) record() Record {
 	return r
 }
 
-// writePlan writes down what holds for the present run. Nothing depends on it: on a full
-// disk there is none, not that of another run.
-func (v *Supervisor) writePlan() {
-	if v.cfg.Dir.WriteJSON(PlanName, v.present().Plan().Bare()) != nil {
+// writePlan writes down what holds for a run. Nothing depends on it: on a full disk there is
+// none, not that of another run.
+func (v *Supervisor) writePlan(p *plan.Plan) {
+	if v.cfg.Dir.WriteJSON(PlanName, p.Bare()) != nil {
 		_ = v.cfg.Dir.RemoveJSON(PlanName)
 	}
 }

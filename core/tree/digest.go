@@ -11,6 +11,8 @@ import (
 	"sync"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/nucleus-runtime/nucleus/internal/processors"
 )
 
 const (
@@ -58,7 +60,9 @@ func Attest(ctx context.Context, root *os.File, workers int) (Summary, error) {
 
 func attest(ctx context.Context, root, workers int) (Summary, error) {
 	if workers <= 0 {
-		workers = runtime.GOMAXPROCS(0)
+		var release func()
+		workers, release = processors.All()
+		defer release()
 	}
 	d := &digester{ctx: ctx, m: newManifest()}
 	if workers == 1 {

@@ -163,6 +163,7 @@ func (p *Program) Clone(flags uintptr, cgroup int) (*Born, error) {
 	return p.clone(flags, cgroup, clone)
 }
 
+// cloner clones with all signals blocked.
 type cloner func(args *cloneArgs, stack []byte, program *step, note *outcome) (uintptr, syscall.Errno)
 
 func (p *Program) clone(flags uintptr, cgroup int, clone cloner) (_ *Born, err error) {
@@ -198,22 +199,12 @@ func (p *Program) clone(flags uintptr, cgroup int, clone cloner) (_ *Born, err e
 	if b.dumpable, err = unix.PrctlRetInt(unix.PR_GET_DUMPABLE, 0, 0, 0, 0); err != nil {
 		return nil, os.NewSyscallError("prctl PR_GET_DUMPABLE", err)
 	}
-	r, errno := blocked(func() (uintptr, syscall.Errno) { return clone(b.args, b.stack, &p.steps[0], b.note) })
+	r, errno := clone(b.args, b.stack, &p.steps[0], b.note)
 	if errno != 0 {
 		return nil, os.NewSyscallError("clone3", errno)
 	}
 	b.Pid, b.PidFD = int(r), int(*pidfd)
 	return b, nil
-}
-
-// blocked clones with all signals blocked: until the child has put its handlers to
-// their defaults, they are the Go runtime's.
-func blocked(clone func() (uintptr, syscall.Errno)) (uintptr, syscall.Errno) {
-	all, old := ^uint64(0), uint64(0)
-	syscall.RawSyscall6(syscall.SYS_RT_SIGPROCMASK, unix.SIG_SETMASK, uintptr(unsafe.Pointer(&all)), uintptr(unsafe.Pointer(&old)), 8, 0, 0)
-	pid, errno := clone()
-	syscall.RawSyscall6(syscall.SYS_RT_SIGPROCMASK, unix.SIG_SETMASK, uintptr(unsafe.Pointer(&old)), 0, 8, 0, 0)
-	return pid, errno
 }
 
 // Await returns when the process has executed its program. If it could not, or

@@ -7,11 +7,12 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-func cloneRun(args *cloneArgs, size uintptr, program *step, outcome *outcome) (pid, errno uintptr)
+func cloneRun(args *cloneArgs, size uintptr, program *step, outcome *outcome, all, old *uint64) (pid, errno uintptr)
 
 func clone(args *cloneArgs, stack []byte, program *step, note *outcome) (uintptr, syscall.Errno) {
 	args.flags |= unix.CLONE_VM
 	args.stack, args.stackSize = uint64(uintptr(unsafe.Pointer(&stack[0]))), uint64(len(stack))
-	pid, errno := cloneRun(args, unsafe.Sizeof(*args), program, note)
+	all, old := ^uint64(0), uint64(0)
+	pid, errno := cloneRun(args, unsafe.Sizeof(*args), program, note, &all, &old)
 	return pid, syscall.Errno(errno)
 }

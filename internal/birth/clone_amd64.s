@@ -1,11 +1,22 @@
 #include "textflag.h"
 
-// func cloneRun(args *cloneArgs, size uintptr, program *step, outcome *outcome) (pid, errno uintptr)
+// func cloneRun(args *cloneArgs, size uintptr, program *step, outcome *outcome, all, old *uint64) (pid, errno uintptr)
 //
 // In the parent it returns like a system call. The child, on the stack that args
 // names, carries out the program and never returns: it runs no Go code, for its
 // memory is the parent's and the Go runtime knows nothing of it.
-TEXT ·cloneRun(SB), NOSPLIT, $0-48
+//
+// All signals are blocked meanwhile: until the child has put its handlers to their
+// defaults, they are the Go runtime's. It is here, where no goroutine is preempted, that
+// the mask is set and set back, or it would take runtime.LockOSThread to do both on one
+// thread, the first of which has Go's runtime start a thread more.
+TEXT ·cloneRun(SB), NOSPLIT, $0-64
+	MOVQ	$2, DI // SIG_SETMASK
+	MOVQ	all+32(FP), SI
+	MOVQ	old+40(FP), DX
+	MOVQ	$8, R10
+	MOVQ	$14, AX // rt_sigprocmask
+	SYSCALL
 	MOVQ	args+0(FP), DI
 	MOVQ	size+8(FP), SI
 	MOVQ	program+16(FP), R12
@@ -14,15 +25,22 @@ TEXT ·cloneRun(SB), NOSPLIT, $0-48
 	SYSCALL
 	TESTQ	AX, AX
 	JZ	next
-	CMPQ	AX, $0xfffffffffffff001
+	MOVQ	AX, BX
+	MOVQ	$2, DI
+	MOVQ	old+40(FP), SI
+	MOVQ	$0, DX
+	MOVQ	$8, R10
+	MOVQ	$14, AX
+	SYSCALL
+	CMPQ	BX, $0xfffffffffffff001
 	JCS	parent
-	NEGQ	AX
-	MOVQ	$0, pid+32(FP)
-	MOVQ	AX, errno+40(FP)
+	NEGQ	BX
+	MOVQ	$0, pid+48(FP)
+	MOVQ	BX, errno+56(FP)
 	RET
 parent:
-	MOVQ	AX, pid+32(FP)
-	MOVQ	$0, errno+40(FP)
+	MOVQ	BX, pid+48(FP)
+	MOVQ	$0, errno+56(FP)
 	RET
 
 	// R12 is the current step, R13 the outcome; the kernel preserves both.

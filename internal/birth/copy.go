@@ -1,6 +1,7 @@
 package birth
 
 import (
+	"runtime"
 	"syscall"
 	"unsafe"
 
@@ -9,12 +10,23 @@ import (
 
 // cloneCopy is for where there is no assembly: the child has a copy of the memory,
 // and so can carry out its list in Go, as the child in Go's own forkExec does. It
-// costs what a fork costs.
+// costs what a fork costs. As in clone_amd64.s all signals are blocked meanwhile.
+func cloneCopy(args *cloneArgs, _ []byte, program *step, note *outcome) (uintptr, syscall.Errno) {
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
+	all, old := ^uint64(0), uint64(0)
+	syscall.RawSyscall6(syscall.SYS_RT_SIGPROCMASK, unix.SIG_SETMASK, uintptr(unsafe.Pointer(&all)), uintptr(unsafe.Pointer(&old)), 8, 0, 0)
+	pid, errno := fork(args, program, note)
+	syscall.RawSyscall6(syscall.SYS_RT_SIGPROCMASK, unix.SIG_SETMASK, uintptr(unsafe.Pointer(&old)), 0, 8, 0, 0)
+	return pid, errno
+}
+
+// fork returns in the parent alone.
 //
 //go:norace
 //go:nocheckptr
 //go:noinline
-func cloneCopy(args *cloneArgs, _ []byte, program *step, note *outcome) (uintptr, syscall.Errno) {
+func fork(args *cloneArgs, program *step, note *outcome) (uintptr, syscall.Errno) {
 	pid, _, errno := syscall.RawSyscall(unix.SYS_CLONE3, uintptr(unsafe.Pointer(args)), unsafe.Sizeof(*args), 0)
 	if pid != 0 || errno != 0 {
 		return pid, errno

@@ -4,14 +4,15 @@ package procid
 
 import (
 	"fmt"
-	"os"
 	"strings"
+
+	"github.com/nucleus-runtime/nucleus/internal/plainfile"
 )
 
 // Start is when a process was started, in clock ticks since boot (field 22 of
 // proc_pid_stat(5)).
 func Start(pid int) (string, error) {
-	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+	b, err := plainfile.Read(fmt.Sprintf("/proc/%d/stat", pid))
 	if err != nil {
 		return "", err
 	}
@@ -25,6 +26,6 @@ func Start(pid int) (string, error) {
 
 // Boot is the id of this boot.
 func Boot() (string, error) {
-	b, err := os.ReadFile("/proc/sys/kernel/random/boot_id")
+	b, err := plainfile.Read("/proc/sys/kernel/random/boot_id")
 	return strings.TrimSpace(string(b)), err
 }

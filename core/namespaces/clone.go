@@ -18,13 +18,25 @@ func program(b born, maps [2]int, from [4]int) (*birth.Program, error) {
 		// Its own copy of the writing end would keep it waiting, and with it the
 		// sandbox's lock held, if its maker died now.
 		p.Call(birth.Must, "close", unix.SYS_CLOSE, uintptr(maps[1]))
-		one := new([8]byte)
-		p.Keep(one)
-		p.Call(birth.One, "read", unix.SYS_READ, uintptr(maps[0]), uintptr(unsafe.Pointer(one)), 1)
 	}
 	// The clone takes the handlers away (CLONE_CLEAR_SIGHAND), and what was ignored
 	// gets init's handlers, but for these: Go leaves them as it finds them, to hooks.
 	p.DefaultSignals(unix.SIGHUP, unix.SIGINT, unix.SIGCONT, unix.SIGTSTP, unix.SIGTTIN, unix.SIGTTOU)
+	if len(b.tasks) > 0 {
+		zero, err := p.String("0")
+		if err != nil {
+			return nil, err
+		}
+		for _, f := range b.tasks {
+			p.Keep(f)
+			p.Call(birth.Must, "write tasks", unix.SYS_WRITE, f.Fd(), zero, 1)
+		}
+	}
+	if b.waitForMaps {
+		one := new([8]byte)
+		p.Keep(one)
+		p.Call(birth.One, "read", unix.SYS_READ, uintptr(maps[0]), uintptr(unsafe.Pointer(one)), 1)
+	}
 	p.Call(birth.Must, "setsid", unix.SYS_SETSID)
 	if b.root {
 		if b.setGroups {
@@ -119,11 +131,22 @@ func spawn(b born) (pid, pidfd int, err error) {
 	if b.waitForMaps {
 		if err = b.writeMaps(child.Pid); err == nil {
 			_, err = unix.Write(maps[1], []byte{1})
-			b.mapped(child.Pid)
 		}
 	}
 	closeMaps()
-	if err := child.Await(err); err != nil {
+	if err == nil && !b.helpers {
+		b.mapped(child.Pid)
+	}
+	awaited := make(chan error, 1)
+	go func(err error) {
+		err = child.Await(err)
+		b.execed(child.Pid, err)
+		awaited <- err
+	}(err)
+	if err == nil && !b.helpers {
+		b.beside()
+	}
+	if err := <-awaited; err != nil {
 		return 0, -1, err
 	}
 	return child.Pid, child.PidFD, nil
