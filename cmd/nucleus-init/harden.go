@@ -1,6 +1,7 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"syscall"
@@ -77,28 +78,32 @@ func (e *ruleError) Unwrap() error { return e.err }
 func addRule(rs int, r initproto.PathRule) error {
 	fd, err := unix.Open(r.Path, unix.O_PATH|unix.O_CLOEXEC, 0)
 	if err != nil {
-		if r.Optional && (err == unix.ENOENT || err == unix.EACCES) {
+		if r.Optional && (errors.Is(err, unix.ENOENT) || errors.Is(err, unix.EACCES)) {
 			return nil
 		}
 		return fmt.Errorf("landlock rule for %q: %w", r.Path, os.NewSyscallError("open", err))
 	}
 	defer unix.Close(fd)
-	var st unix.Stat_t
-	if err := unix.Fstat(fd, &st); err != nil {
-		return os.NewSyscallError("fstat", err)
+	if err = grant(rs, fd, r.Access); errors.Is(err, unix.EINVAL) && r.Access&dirOnly != 0 {
+		var st unix.Stat_t
+		if err := unix.Fstat(fd, &st); err != nil {
+			return os.NewSyscallError("fstat", err)
+		}
+		if st.Mode&unix.S_IFMT != unix.S_IFDIR {
+			err = grant(rs, fd, r.Access&^dirOnly)
+		}
 	}
-	access := r.Access
-	if st.Mode&unix.S_IFMT != unix.S_IFDIR {
-		access &^= dirOnly
-	}
-	if access == 0 {
-		return nil
-	}
-	rule := llsys.PathBeneathAttr{ParentFd: fd, AllowedAccess: access}
-	if err := llsys.LandlockAddPathBeneathRule(rs, &rule, 0); err != nil {
+	if err != nil {
 		return fmt.Errorf("landlock rule for %q: %w", r.Path, os.NewSyscallError("landlock_add_rule", err))
 	}
 	return nil
+}
+
+func grant(rs, fd int, access uint64) error {
+	if access == 0 {
+		return nil
+	}
+	return llsys.LandlockAddPathBeneathRule(rs, &llsys.PathBeneathAttr{ParentFd: fd, AllowedAccess: access}, 0)
 }
 
 // dropCaps leaves init, on all its threads, with what spawning needs. It must

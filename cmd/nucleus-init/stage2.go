@@ -211,6 +211,15 @@ func fileNote() (note *progress, fd int, err error) {
 	return note, fd, nil
 }
 
+// noteFor gives the page of the workload's stage 2, and the file that it is in, or -1.
+func noteFor(setup *initproto.Setup) (*progress, int, error) {
+	if setup.Direct {
+		return fileNote()
+	}
+	note, err := sharedNote()
+	return note, -1, err
+}
+
 func mapNote(fd, flags int) (*progress, error) {
 	b, err := unix.Mmap(fd, 0, os.Getpagesize(), unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED|flags)
 	if err != nil {
@@ -446,12 +455,7 @@ out:
 // sees its end by itself.
 func (in *initProcess) startWorkload(setup *initproto.Setup, fds []int, tty terminal) error {
 	defer tty.close()
-	note, noteFD, err := (*progress)(nil), -1, error(nil)
-	if setup.Direct {
-		note, noteFD, err = fileNote()
-	} else {
-		note, err = sharedNote()
-	}
+	note, noteFD, err := noteFor(setup)
 	if err != nil {
 		return err
 	}

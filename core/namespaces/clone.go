@@ -19,7 +19,9 @@ func program(b born, maps [2]int, from [4]int) (*birth.Program, error) {
 		// sandbox's lock held, if its maker died now.
 		p.Call(birth.Must, "close", unix.SYS_CLOSE, uintptr(maps[1]))
 	}
-	p.DefaultSignals()
+	// The clone takes the handlers away (CLONE_CLEAR_SIGHAND), and what was ignored
+	// gets init's handlers, but for these: Go leaves them as it finds them, to hooks.
+	p.DefaultSignals(unix.SIGHUP, unix.SIGINT, unix.SIGCONT, unix.SIGTSTP, unix.SIGTTIN, unix.SIGTTOU)
 	if len(b.tasks) > 0 {
 		zero, err := p.String("0")
 		if err != nil {
@@ -124,7 +126,7 @@ func spawn(b born) (pid, pidfd int, err error) {
 	if err != nil {
 		return 0, -1, err
 	}
-	child, err := p.Clone(b.flags, b.cgroup)
+	child, err := p.Clone(b.flags|unix.CLONE_CLEAR_SIGHAND, b.cgroup)
 	if err != nil {
 		return 0, -1, err
 	}

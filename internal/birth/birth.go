@@ -109,11 +109,17 @@ func (p *Program) Strings(ss ...string) (uintptr, error) {
 	return uintptr(unsafe.Pointer(&list[0])), nil
 }
 
-// DefaultSignals takes the Go runtime's handlers away, which the child must not run.
-// Until then, and until Unblock, it takes no signal.
-func (p *Program) DefaultSignals() {
-	for n := uintptr(1); n <= 64; n++ {
-		p.Call(Ignore, "rt_sigaction", unix.SYS_RT_SIGACTION, n, uintptr(unsafe.Pointer(&p.action)), 0, 8)
+// DefaultSignals takes handlers away, or that a signal is ignored; of all signals if none
+// is named. The Go runtime's handlers the child must not run: until they are gone, and
+// until Unblock, it takes no signal.
+func (p *Program) DefaultSignals(signals ...unix.Signal) {
+	if len(signals) == 0 {
+		for n := unix.Signal(1); n <= 64; n++ {
+			signals = append(signals, n)
+		}
+	}
+	for _, n := range signals {
+		p.Call(Ignore, "rt_sigaction", unix.SYS_RT_SIGACTION, uintptr(n), uintptr(unsafe.Pointer(&p.action)), 0, 8)
 	}
 }
 

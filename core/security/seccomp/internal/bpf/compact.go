@@ -90,7 +90,7 @@ func (c *compactor) answer(number uint32) (at int, ok bool) {
 	for at < len(c.from) {
 		in := c.from[at]
 		at++
-		taken := false
+		var taken bool
 		switch in.Op {
 		case LoadAbs:
 			switch in.K {
