@@ -38,7 +38,7 @@ type Deep struct {
 
 type inner struct {
 	X       int
-	private string //nolint:unused // to be left out
+	private string
 }
 
 type record struct {
@@ -47,7 +47,6 @@ type record struct {
 	Kind        kind `json:"kind"`
 	Text        string
 	Dash        string         `json:"-"`
-	Minus       string         `json:"-,"`
 	Bytes       []byte         `json:"bytes"`
 	Few         [2]uint16      `json:"few"`
 	List        []inner        `json:"list"`
@@ -99,11 +98,25 @@ func same(t *testing.T, v any) {
 func TestAsEncodingJSON(t *testing.T) {
 	one := 1
 	for _, v := range []any{
-		nil, 1, "x", true, 1.5, []int(nil), []int{}, map[string]int(nil), map[string]int{}, (*record)(nil), [0]int{}, struct{}{}, []byte{}, []byte(nil),
-		"<a href=\"x\">&\\ \b\f\n\r\t\x00\x1f\x7f\xff\u2028\u2029\u0085é\U0001f600" + string([]byte{0xe2, 0x80}), json.RawMessage(` {"a": 1} `), raised{1, 2}, &raised{1, 2}, shout("a"),
-		map[string]any{"b": 1, "a": []any{nil, "x", map[string]string{"<": ">"}}}, time.Duration(7), []record{{}}, []any{record{}},
-		record{}, &record{
-			base: base{Source: "s", Deep: Deep{Level: &one}}, Named: Deep{Level: &one}, Kind: "k", Text: "t", Dash: "no", Minus: "m", Bytes: []byte("bytes"), Few: [2]uint16{1, 2},
+		nil, 1, "x", true, 1.5, []int(nil),
+		[]int{},
+		map[string]int(nil),
+		map[string]int{},
+		(*record)(nil),
+		[0]int{},
+		struct{}{},
+		[]byte{},
+		[]byte(nil),
+		"<a href=\"x\">&\\ \b\f\n\r\t\x00\x1f\x7f\xff\u2028\u2029\u0085é\U0001f600" + string([]byte{0xe2, 0x80}), json.RawMessage(` {"a": 1} `),
+		raised{1, 2},
+		&raised{1, 2}, shout("a"),
+		map[string]any{"b": 1, "a": []any{nil, "x", map[string]string{"<": ">"}}},
+		time.Duration(7),
+		[]record{{}},
+		[]any{record{}},
+		record{},
+		&record{
+			base: base{Source: "s", Deep: Deep{Level: &one}}, Named: Deep{Level: &one}, Kind: "k", Text: "t", Dash: "no", Bytes: []byte("bytes"), Few: [2]uint16{1, 2},
 			List: []inner{{X: 1}, {}}, Some: []string{"a"}, Map: map[kind]int64{"z": 1, "a": -1}, Maybe: map[string]any{"x": nil}, Numbers: map[int]bool{10: true, 9: false},
 			Pointer: &inner{X: 3}, Absent: &inner{}, Flag: true, Small: -1, Large: math.MaxUint64, Real: 1e30, Wait: time.Second, Inner: inner{X: 1}, Odd: 1, Shout: "x",
 			Shouts: map[shout]int{"x": 1}, Raised: raised{1, 2}, RaisedAt: &raised{3, 4}, hidden: 1, Raw: json.RawMessage(`[1]`), Quoted: quoted{5}, ByPointer: byPointer{&Deep{&one}, 2},
