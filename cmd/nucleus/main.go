@@ -37,6 +37,7 @@ type app struct {
 	inherited      []*os.File        // descriptors that the caller named: fd:N
 	supervisorFD   int               // where a supervisor of its own tells that it is ready, 0 for none
 	ready          *os.File          // it, once opened
+	stackLock      *os.File          // held until then, nil for a sandbox of no stack
 }
 
 func main() {
