@@ -38,6 +38,9 @@ type enclosed struct {
 	state     *os.File // the program's directory
 	// checkpoint is what images of the sandbox are compared by.
 	checkpoint identity
+	// stuck: it is paused by the program, which has not let it go on after a save. Under
+	// Sandbox.freezing.
+	stuck bool
 }
 
 // delivers tells whether signals go by a call of the program.
