@@ -125,7 +125,6 @@ Long flags take one dash or two: -config is --config.`,
   nucleus doctor`,
 		SilenceUsage: true, SilenceErrors: true, Version: version,
 		DisableSuggestions: true, SuggestionsMinimumDistance: 2, // mistyped asks for them
-		CompletionOptions: cobra.CompletionOptions{HiddenDefaultCmd: true},
 	}
 	c.PersistentFlags().StringVar(&a.stateRoot, "state-root", "", "directory that keeps track of sandboxes (default /run/nucleus; for users $XDG_RUNTIME_DIR/nucleus, else /tmp/nucleus-UID; env NUCLEUS_STATE_ROOT)")
 	c.PersistentFlags().StringVar(&a.hostConfigPath, "host-config", "", "host configuration (default /etc/nucleus/nucleus.hcl, ~/.config/nucleus/nucleus.hcl for users)")
