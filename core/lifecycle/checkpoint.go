@@ -25,15 +25,12 @@ type identity struct{ program, config string }
 
 const askForCheckpoint = "write checkpoint = true in the job's runtime block"
 
-// mayCheckpoint looks at whether the sandbox's state can be saved, if it is to be; and
-// whether it can go on from the image that it was given.
+// mayCheckpoint notes what images of the sandbox are compared by, if there are to be any,
+// and looks at whether it can go on from the image that it was given.
 func (s *Sandbox) mayCheckpoint() error {
 	r, a := s.plan.Runtime, s.foreign.answer
 	if !r.Checkpoint {
 		return nil
-	}
-	if !a.Checkpoint.Given() {
-		return &PhaseError{Phase: "exec", Origin: "runtime.checkpoint", Hint: "remove the line, or take another runtime", Err: fmt.Errorf("runtime %q cannot save the state of a sandbox", r.Plugin)}
 	}
 	program, err := sum(a.File)
 	if err != nil {
