@@ -170,7 +170,7 @@ func TestALoanThatCannotBeGivenBackIsOwed(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if done, err := rt.Collect(t.Context()); err == nil || len(done) > 0 {
+		if done, err := rt.Collect(t.Context()); err == nil || len(done.Sandboxes) > 0 {
 			t.Errorf("%T: %v, %v", from, done, err)
 		} else if c, ok := from.(*collector); ok != !errors.Is(err, core.ErrNoPlugins) || ok && c.record.Provider != "bank" {
 			t.Errorf("%T: %v", from, err)
@@ -181,7 +181,7 @@ func TestALoanThatCannotBeGivenBackIsOwed(t *testing.T) {
 	if rt, err = core.New(o); err != nil {
 		t.Fatal(err)
 	}
-	if done, err := rt.Collect(t.Context()); err != nil || len(done) != 1 || len(c.record.Leases) != 1 || c.record.Leases[0].ID != "lease-1" {
+	if done, err := rt.Collect(t.Context()); err != nil || len(done.Sandboxes) != 1 || len(c.record.Leases) != 1 || c.record.Leases[0].ID != "lease-1" {
 		t.Errorf("%v, %v, record %+v", done, err, c.record)
 	}
 }

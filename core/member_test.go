@@ -95,7 +95,11 @@ func TestPluginAsksForAMemberOfTheStack(t *testing.T) {
 				defer file.Close()
 				return outcomeOf(int(file.Fd()))
 			}
-			running.has, running.err = d.Look(ctx, "db")
+			for end := time.Now().Add(10 * time.Second); time.Now().Before(end); time.Sleep(5 * time.Millisecond) {
+				if running.has, running.err = d.Look(ctx, "db"); running.err == nil {
+					break // until then it is what was known a moment ago
+				}
+			}
 			tcp, udp, six, refused = dial(member.TCP, member.V4, 5432), dial(member.UDP, member.V4, 53), dial(member.TCP, member.V6, 5432), dial(member.TCP, member.V4, 5433)
 			other.has, other.err = d.Look(ctx, "web")
 			_, web = d.Dial(ctx, member.TCP, member.V4, "web", 5432)

@@ -358,15 +358,18 @@ func Failed(err error) Result {
 	return res
 }
 
-// Collect removes what sandboxes left whose supervisor was killed, and gives
-// their ids. It is safe beside live sandboxes. Without Options.Hooks, Secrets and Networks it leaves what
+// Collected is what Collect has removed.
+type Collected = lifecycle.Collected
+
+// Collect removes what sandboxes left whose supervisor was killed, and tells
+// what that was. It is safe beside live sandboxes. Without Options.Hooks, Secrets and Networks it leaves what
 // a plugin has to be called for, with an error that is ErrNoPlugins.
-func (r *Runtime) Collect(ctx context.Context) ([]string, error) {
+func (r *Runtime) Collect(ctx context.Context) (Collected, error) {
 	if _, err := r.open(); err != nil {
-		return nil, err
+		return Collected{}, err
 	}
-	ids, err := lifecycle.Collect(ctx, r.state, lifecycle.Sources{Secrets: r.o.Secrets, Hooks: r.o.Hooks, Networks: r.o.Networks}, r.o.Events...)
-	return ids, errors.Join(err, supervisor.RemoveGroups(r.state))
+	done, err := lifecycle.Collect(ctx, r.state, lifecycle.Sources{Secrets: r.o.Secrets, Hooks: r.o.Hooks, Networks: r.o.Networks}, r.o.Events...)
+	return done, errors.Join(err, supervisor.RemoveGroups(r.state))
 }
 
 // Open finds what sandboxes need on disk, makes the state root if it is

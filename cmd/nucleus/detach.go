@@ -60,6 +60,18 @@ func (a *app) readyPipe() error {
 	return nil
 }
 
+// takeStackLock takes over the descriptor that nucleus up has passed.
+func (a *app) takeStackLock(fd int) error {
+	var st unix.Stat_t
+	if err := unix.Fstat(fd, &st); err != nil || st.Mode&unix.S_IFMT != unix.S_IFREG || fd < 3 {
+		return &usageError{err: fmt.Errorf("-%s %d: not a lock that nucleus has made", stackLockFlag, fd), hint: "nucleus up -config stack.hcl"}
+	}
+	unix.CloseOnExec(fd)
+	a.stackLock = os.NewFile(uintptr(fd), "stack lock")
+	a.inherited = append(a.inherited, a.stackLock)
+	return nil
+}
+
 // leave starts the process of its own, and waits until it says that the sandbox is
 // ready, or ends.
 func (a *app) leave(f *runFlags) error {
@@ -76,7 +88,7 @@ func (a *app) leave(f *runFlags) error {
 	if err != nil {
 		return err
 	}
-	p, r, err := a.startSupervisor(f.parent, os.Args, in, a.stderr, events)
+	p, r, err := a.startSupervisor(f.parent, os.Args, in, a.stderr, events, nil)
 	if err != nil {
 		return err
 	}
@@ -136,8 +148,9 @@ func neverReady(m readyMessage, kept bool) error {
 // startSupervisor starts this program once more, in a session of its own and, where there
 // is a place for one (cgroupParent as in -cgroup-parent), a control group apart from ours,
 // and gives the pipe on which it tells that its sandbox is ready. Its standard input is /dev/null if in
-// is nil, and so is its output. What events is, if anything, keeps its number.
-func (a *app) startSupervisor(cgroupParent string, args []string, in, stderr, events *os.File) (p *os.Process, told *os.File, err error) {
+// is nil, and so is its output. What events is, if anything, keeps its number. lock is that
+// of the stack, nil for none.
+func (a *app) startSupervisor(cgroupParent string, args []string, in, stderr, events, lock *os.File) (p *os.Process, told *os.File, err error) {
 	told, w, err := os.Pipe()
 	if err != nil {
 		return nil, nil, os.NewSyscallError("pipe2", err)
@@ -166,6 +179,10 @@ func (a *app) startSupervisor(cgroupParent string, args []string, in, stderr, ev
 		}
 	}
 	args = slices.Insert(slices.Clone(args), 1, "--"+supervisorFlag+"="+strconv.Itoa(fd))
+	if lock != nil {
+		args = append(args, "--"+stackLockFlag+"="+strconv.Itoa(len(files)))
+		files = append(files, lock)
+	}
 	host, err := a.hostConfiguration()
 	if err != nil {
 		return nil, nil, err
@@ -200,11 +217,15 @@ func callersDescriptor(f *runFlags) (*os.File, error) {
 	return x, nil
 }
 
-// tellReady says that the sandbox is ready, and lets go of the caller's descriptors.
+// tellReady says that the sandbox is ready, and lets go of the caller's descriptors. If
+// nobody listens any more, the lock of the stack stays held: the sandbox has to go first.
 func (a *app) tellReady(m readyMessage) error {
 	defer a.ready.Close()
 	if err := a.tell(m); err != nil {
 		return fmt.Errorf("nobody waits for the sandbox any more: %w", err)
+	}
+	if a.stackLock != nil {
+		_ = a.stackLock.Close() // nothing was written to it
 	}
 	failpoint.Hit("ready told")
 	// From here on this process is there for one sandbox, perhaps beside hundreds of its

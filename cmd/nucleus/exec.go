@@ -38,8 +38,9 @@ is read back from the kernel before it starts. Its environment is the job's, wit
 secrets. The exit code is the command's; 128+n if signal n ended it; 125 if Nucleus
 failed, 126 if the command cannot be executed, 127 if it is not found.
 
-Signals are passed on. If this process ends, the command is killed, unless -detach. The
-keys to detach (-detach-keys) leave a command with -tty running.`,
+Signals are passed on; a second Ctrl-C within 3 seconds kills the command. If this process
+ends, the command is killed, unless -detach. The keys to detach (-detach-keys) leave a
+command with -tty running.`,
 		Example: `  nucleus exec web ls -l /srv
   nucleus exec -tty web /bin/sh
   nucleus exec -env DEBUG=1 -workdir /tmp web -- sh -c 'env; pwd'`,
@@ -123,9 +124,15 @@ func (a *app) exec(ctx context.Context, f *execFlags, ref string, argv []string)
 	if !f.tty {
 		pass = io.Files()
 	}
-	x, started, err := a.runExec(c, at, io, r, pass, caught)
+	w := &wishes{c: c, io: io, caught: caught, started: make(chan struct{}), done: make(chan struct{}), leave: make(chan struct{})}
+	defer close(w.done)
+	go w.pass()
+	x, started, err := a.runExec(c, at, io, r, pass, w)
 	if started {
-		io.Wait(io.Detached()) // whatever has happened: the caller's terminal is raw until then
+		io.Wait(w.leave) // whatever has happened: the caller's terminal is raw until then
+	}
+	if err != nil && w.gaveUp.Load() {
+		return unended(at)
 	}
 	if err != nil {
 		return err
@@ -141,7 +148,7 @@ func (a *app) exec(ctx context.Context, f *execFlags, ref string, argv []string)
 }
 
 // runExec speaks with the supervisor until the command has ended.
-func (a *app) runExec(c *control.Conn, at state.Ref, io *exec.Stdio, r supervisor.ExecRequest, pass []*os.File, caught <-chan unix.Signal) (x supervisor.Exited, started bool, err error) {
+func (a *app) runExec(c *control.Conn, at state.Ref, io *exec.Stdio, r supervisor.ExecRequest, pass []*os.File, w *wishes) (x supervisor.Exited, started bool, err error) {
 	m, files, err := c.Ask(supervisor.VerbExec, r, pass...)
 	if err != nil {
 		return x, false, controlError(at, err)
@@ -164,25 +171,7 @@ func (a *app) runExec(c *control.Conn, at state.Ref, io *exec.Stdio, r superviso
 	if r.Detach {
 		return x, true, nil
 	}
-	done := make(chan struct{})
-	defer close(done)
-	go func() {
-		for {
-			select {
-			case n := <-caught:
-				_ = c.Send(supervisor.VerbSignal, supervisor.SignalRequest{Signal: int(n)}) // its end is on the way
-			case <-done:
-				return
-			}
-		}
-	}()
-	go func() {
-		select {
-		case <-io.Detached():
-			_ = c.Send(supervisor.VerbDetach, nil) // its end is on the way
-		case <-done:
-		}
-	}()
+	close(w.started)
 	m, files, err = c.Recv()
 	control.CloseAll(files)
 	if err == nil && m.Kind == supervisor.KindDetached {

@@ -32,6 +32,7 @@ type jobFlags struct {
 	hostFuncs bool
 	parent    string
 	inStack   string // of a child of nucleus up: the stack that its sandbox is of
+	stackLock int    // its lock's descriptor
 }
 
 func (f *jobFlags) add(c *cobra.Command) {

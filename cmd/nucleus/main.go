@@ -38,6 +38,7 @@ type app struct {
 	inherited      []*os.File        // descriptors that the caller named: fd:N
 	supervisorFD   int               // where a supervisor of its own tells that it is ready, 0 for none
 	ready          *os.File          // it, once opened
+	stackLock      *os.File          // held until then, nil for a sandbox of no stack
 }
 
 func main() {
@@ -127,7 +128,7 @@ Long flags take one dash or two: -config is --config.`,
   nucleus doctor`,
 		SilenceUsage: true, SilenceErrors: true,
 		DisableSuggestions: true, SuggestionsMinimumDistance: 2, // mistyped asks for them
-		CompletionOptions: cobra.CompletionOptions{HiddenDefaultCmd: true, DisableDefaultCmd: len(verbs) == 1},
+		CompletionOptions: cobra.CompletionOptions{DisableDefaultCmd: len(verbs) == 1},
 	}
 	c.PersistentFlags().StringVar(&a.stateRoot, "state-root", "", "directory that keeps track of sandboxes (default /run/nucleus; for users $XDG_RUNTIME_DIR/nucleus, else /tmp/nucleus-UID; env NUCLEUS_STATE_ROOT)")
 	c.PersistentFlags().StringVar(&a.hostConfigPath, "host-config", "", "host configuration (default /etc/nucleus/nucleus.hcl, ~/.config/nucleus/nucleus.hcl for users)")

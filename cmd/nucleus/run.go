@@ -70,6 +70,8 @@ has a readiness block, and prints the sandbox's id.`,
 	c.Flags().BoolVar(&f.detach, "detach", false, "print the id once the workload runs, and leave the sandbox to a process of its own")
 	c.Flags().StringVar(&f.inStack, inStackFlag, "", "")
 	_ = c.Flags().MarkHidden(inStackFlag) // it exists
+	c.Flags().IntVar(&f.stackLock, stackLockFlag, 0, "")
+	_ = c.Flags().MarkHidden(stackLockFlag) // as above
 	c.Flags().BoolVar(&f.trace, "trace", false, "print where each millisecond of the run goes, to standard error")
 	c.Flags().BoolVar(&f.json, "json", false, "print the result as JSON to standard error when the sandbox has ended")
 	return c
@@ -148,6 +150,11 @@ func (a *app) run(ctx context.Context, f *runFlags, argv []string) error {
 		}
 		if err := a.readyPipe(); err != nil {
 			return err
+		}
+		if f.inStack != "" {
+			if err := a.takeStackLock(f.stackLock); err != nil {
+				return err
+			}
 		}
 	}
 	if f.console != "" && !f.detach {

@@ -29,7 +29,13 @@ import (
 // process that holds it: each of its sandboxes has a supervisor, and a file that says
 // which stack it is of.
 
-const inStackFlag = "in-stack"
+const (
+	inStackFlag = "in-stack"
+	// stackLockFlag names the descriptor of the stack's lock. A supervisor holds it too,
+	// until its sandbox is ready: after the death of the nucleus up that has started it,
+	// what it does about that is not over before it has let go.
+	stackLockFlag = "stack-lock-fd"
+)
 
 type stackFlags struct {
 	jobFlags
@@ -54,6 +60,7 @@ type members struct {
 	file string // absolute, "" if none is named
 	root *state.Root
 	of   map[string]member
+	held *state.StackLock // nil for who only looks
 
 	speaking sync.Mutex
 }
@@ -93,7 +100,7 @@ func (a *app) stack(f *stackFlags) (*members, error) {
 func (m *members) sandbox(job string) string { return stack.Sandbox(m.name, job) }
 
 // lock keeps others from starting and stopping what is of the stack.
-func (m *members) lock(ctx context.Context) (func(), error) {
+func (m *members) lock(ctx context.Context) (*state.StackLock, error) {
 	return m.root.LockStack(ctx, m.name, func() {
 		m.problem("warning", fmt.Sprintf("another process is starting or stopping stack %q: waiting for it", m.name), "")
 	})
@@ -105,12 +112,11 @@ func (m *members) hold(ctx context.Context) (context.Context, func(), error) {
 	if err != nil {
 		return nil, nil, err
 	}
-	unlock, err := m.lock(ctx)
-	if err != nil {
+	if m.held, err = m.lock(ctx); err != nil {
 		release()
 		return nil, nil, m.gaveUp(err)
 	}
-	return ctx, func() { unlock(); release() }, nil
+	return ctx, func() { m.held.Release(); release() }, nil
 }
 
 // look finds what there is of the stack. A stack of another file is an error.

@@ -215,8 +215,8 @@ func (u *upping) start(ctx context.Context, name string, reached func(job.Condit
 	return u.say(name, "ended with exit code 0")
 }
 
-// awaitReady waits for a sandbox that an earlier nucleus up has started and was killed
-// before it was ready.
+// awaitReady waits for a sandbox that was ready once and is not now: its workload is
+// being started again.
 func (u *upping) awaitReady(ctx context.Context, name string) error {
 	for {
 		r, err := u.record(ctx, u.root, u.of[name].ref)
@@ -257,7 +257,7 @@ func (u *upping) launch(ctx context.Context, name string, reached func(job.Condi
 		return err
 	}
 	defer said.Close()
-	p, r, err := u.startSupervisor(u.f.parent, u.arguments(name), in, said, nil)
+	p, r, err := u.startSupervisor(u.f.parent, u.arguments(name), in, said, nil, u.held.File())
 	if err != nil {
 		return err
 	}

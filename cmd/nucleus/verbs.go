@@ -175,13 +175,14 @@ func (a *app) gcCommand() *cobra.Command {
 		Long: `Remove what sandboxes left whose supervisor was killed, and tell plugins what they
 are owed. Safe beside live sandboxes, at any time. Every run does the same first, but
 for plugins: these are started here, with the -host-config that the sandboxes ran with.
-Network plugins that this user has run also look for what no sandbox has written down.`,
+Network plugins that this user has run also look for what no sandbox has written down.
+Prints the ids of sandboxes, and what plugins have removed: the plugin's name, and what it was.`,
 		Example: `  nucleus gc
   nucleus gc -json`,
 		Args: cobra.NoArgs,
 		RunE: func(c *cobra.Command, _ []string) error { return a.gc(c.Context(), asJSON) },
 	}
-	c.Flags().BoolVar(&asJSON, "json", false, "print the ids of the removed sandboxes as JSON")
+	c.Flags().BoolVar(&asJSON, "json", false, "print what was removed as JSON")
 	return c
 }
 
@@ -206,29 +207,46 @@ func (a *app) gc(ctx context.Context, asJSON bool) error {
 	if err := ownDescriptors(); err != nil { // poststop hooks may run
 		return err
 	}
-	ids, err := rt.Collect(ctx)
+	done, err := rt.Collect(ctx)
 	if errors.Is(err, core.ErrNoPlugins) {
 		err = &hintedError{err: err, hint: "install nucleus-full beside nucleus-init (make install), then run nucleus gc again"}
 	}
 	err = errors.Join(err, rundir.Sweep(rundir.Default()))
 	if asJSON {
-		if ids == nil {
-			ids = []string{}
-		}
-		if jerr := a.printJSON(struct {
-			Version   int      `json:"version"`
-			Collected []string `json:"collected"`
-		}{1, ids}); jerr != nil {
-			return jerr
-		}
-		return err
+		return errors.Join(a.printJSON(collectedJSON(done)), err)
 	}
-	for _, id := range ids {
-		if _, werr := fmt.Fprintln(a.out, id); werr != nil {
-			return werr
+	lines := done.Sandboxes
+	for _, n := range done.Networks {
+		for _, what := range n.Removed {
+			lines = append(lines, n.Backend+": "+what)
+		}
+	}
+	for _, line := range lines {
+		if _, werr := fmt.Fprintln(a.out, line); werr != nil {
+			return errors.Join(werr, err)
 		}
 	}
 	return err
+}
+
+// collected is what gc prints.
+type collected struct {
+	Version   int                `json:"version"`
+	Collected []string           `json:"collected"` // ids of sandboxes
+	Networks  []collectedNetwork `json:"networks"`
+}
+
+type collectedNetwork struct {
+	Backend string   `json:"backend"`
+	Removed []string `json:"removed"`
+}
+
+func collectedJSON(done core.Collected) collected {
+	c := collected{Version: 1, Collected: append([]string{}, done.Sandboxes...), Networks: []collectedNetwork{}}
+	for _, n := range done.Networks {
+		c.Networks = append(c.Networks, collectedNetwork(n))
+	}
+	return c
 }
 
 func (a *app) rootfsCommand() *cobra.Command {

@@ -13,6 +13,7 @@ import (
 	"strings"
 	"sync"
 	"time"
+	"unicode"
 
 	"golang.org/x/sys/unix"
 )
@@ -147,10 +148,11 @@ func (l *Log) Err() error {
 }
 
 // Clean makes text from outside safe to show: control characters, which could
-// forge lines or drive a terminal, become spaces.
+// forge lines or drive a terminal, become spaces, and so do those that turn the
+// direction of writing, by which text can look like another (CVE-2021-42574).
 func Clean(s string) string {
 	return strings.Map(func(r rune) rune {
-		if r < 0x20 || r >= 0x7f && r < 0xa0 {
+		if unicode.IsControl(r) || unicode.Is(unicode.Bidi_Control, r) {
 			return ' '
 		}
 		return r

@@ -127,10 +127,14 @@ func TestConcurrentEvents(t *testing.T) {
 
 func TestClean(t *testing.T) {
 	for in, want := range map[string]string{
-		"plain äöü 漢字":        "plain äöü 漢字",
-		"a\tb\r\nc\x00d\x7fe": "a b  c d e",
-		"\x1b[31mred":         " [31mred",
-		"c1 \u0085\u009b":     "c1   ",
+		"plain äöü 漢字":                         "plain äöü 漢字",
+		"a\tb\r\nc\x00d\x7fe":                  "a b  c d e",
+		"\x1b[31mred":                          " [31mred",
+		"c1 \u0085\u009b":                      "c1   ",
+		"a\u202ab\u202bc\u202cd\u202de\u202ef": "a b c d e f",
+		"a\u2066b\u2067c\u2068d\u2069e":        "a b c d e",
+		"a\u200eb\u200fc\u061cd":               "a b c d",
+		"שלום\u200dعربي":                       "שלום\u200dعربي",
 	} {
 		if got := Clean(in); got != want {
 			t.Errorf("Clean(%q) = %q, want %q", in, got, want)

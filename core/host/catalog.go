@@ -53,6 +53,9 @@ func probes() []probe {
 
 		{name: featNft, place: sandboxed, flags: net, needs: []string{featNetNS}, run: probeNft},
 		{name: featTProxy, place: sandboxed, flags: net, needs: []string{featNft}, run: probeTProxy},
+		{name: featForwarding, place: sandboxed, flags: net, needs: []string{featNft}, run: probeForwarding},
+		{name: featNumgen, place: sandboxed, flags: net, needs: []string{featNft}, run: probeNumgen},
+		{name: featConntrack, place: sandboxed, flags: net, needs: []string{featNetNS}, run: probeConntrack},
 		{name: featTun, place: sandboxed, flags: net, needs: []string{featNetNS}, run: probeTun, explain: explainTun},
 		{name: featVeth, place: sandboxed, flags: net, needs: []string{featNetNS}, run: func(string) (string, error) { return addsLink("veth") }},
 		{name: featBridge, place: sandboxed, flags: net, needs: []string{featNetNS}, run: func(string) (string, error) { return addsLink("bridge") }},

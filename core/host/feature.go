@@ -43,6 +43,9 @@ const (
 	featSysfsMount    = "sysfs-mount"
 	featNft           = "nftables.userns"
 	featTProxy        = "tproxy.userns"
+	featForwarding    = "nftables.forwarding"
+	featNumgen        = "nftables.numgen"
+	featConntrack     = "conntrack-netlink"
 	featTun           = "tun"
 	featVeth          = "veth"
 	featBridge        = "bridge"
@@ -58,6 +61,8 @@ func since(name string) string {
 		return "3.13"
 	case featCgroupNS:
 		return "4.6"
+	case featNumgen:
+		return "4.9"
 	case featTimeNS, featOpenat2:
 		return "5.6"
 	case featLandlock:

@@ -95,7 +95,7 @@ func judgeMode(mode string, needs []string, state map[string]fact.State) ModeVer
 // one of its ways.
 type NetworkVerdict struct {
 	Plugin  string
-	Path    string // "" for one with a single way
+	Path    string // "" for one with a single way, or for what it does whatever a job asks for
 	State   fact.State
 	Missing []string
 	Unsure  []string
@@ -112,12 +112,14 @@ func Networks(h fact.Host, features []fact.Feature) []NetworkVerdict {
 	if h.Privileged {
 		state["root"] = fact.Available
 	}
+	bridge := []string{"root", featNetNS, featVeth, featBridge, featNft, featForwarding}
 	var out []NetworkVerdict
 	for _, x := range []struct {
 		plugin, path string
 		needs        []string
 	}{
-		{"netbridge", "", []string{"root", featNetNS, featVeth, featBridge, featNft}},
+		{"netbridge", "", bridge},
+		{"netbridge", "names", append(slices.Clone(bridge), featNumgen, featConntrack)},
 		{"netuserspace", "kernel", []string{featNetNS, featNft, featTProxy}},
 		{"netuserspace", "netstack", []string{featNetNS, featTun}},
 	} {

@@ -114,7 +114,7 @@ func TestModesOfAHostThatNobodyProbed(t *testing.T) {
 func TestNetworks(t *testing.T) {
 	features := func(without ...string) []fact.Feature {
 		var out []fact.Feature
-		for _, n := range []string{featNetNS, featVeth, featBridge, featNft, featTProxy, featTun} {
+		for _, n := range []string{featNetNS, featVeth, featBridge, featNft, featForwarding, featNumgen, featConntrack, featTProxy, featTun} {
 			f := fact.Feature{Name: n, State: fact.Available}
 			if slices.Contains(without, n) {
 				f.State = fact.Unavailable
@@ -128,12 +128,15 @@ func TestNetworks(t *testing.T) {
 		features []fact.Feature
 		want     string
 	}{
-		"root":              {fact.Host{Privileged: true}, features(), "yes [] yes [] yes []"},
-		"a user":            {fact.Host{}, features(), "no [root] yes [] yes []"},
-		"no nftables":       {fact.Host{Privileged: true}, features(featNft, featTProxy), "no [nftables.userns] no [nftables.userns tproxy.userns] yes []"},
-		"no tproxy":         {fact.Host{}, features(featTProxy), "no [root] no [tproxy.userns] yes []"},
-		"no tap":            {fact.Host{Privileged: true}, features(featTun), "yes [] yes [] no [tun]"},
-		"nobody has looked": {fact.Host{Privileged: true}, nil, "? [] ? [] ? []"},
+		"root":              {fact.Host{Privileged: true}, features(), "yes [] yes [] yes [] yes []"},
+		"a user":            {fact.Host{}, features(), "no [root] no [root] yes [] yes []"},
+		"no nftables":       {fact.Host{Privileged: true}, features(featNft, featTProxy), "no [nftables.userns] no [nftables.userns] no [nftables.userns tproxy.userns] yes []"},
+		"no tproxy":         {fact.Host{}, features(featTProxy), "no [root] no [root] no [tproxy.userns] yes []"},
+		"no tap":            {fact.Host{Privileged: true}, features(featTun), "yes [] yes [] yes [] no [tun]"},
+		"no numgen":         {fact.Host{Privileged: true}, features(featNumgen), "yes [] no [nftables.numgen] yes [] yes []"},
+		"no ctnetlink":      {fact.Host{Privileged: true}, features(featConntrack), "yes [] no [conntrack-netlink] yes [] yes []"},
+		"no forwarding":     {fact.Host{Privileged: true}, features(featForwarding), "no [nftables.forwarding] no [nftables.forwarding] yes [] yes []"},
+		"nobody has looked": {fact.Host{Privileged: true}, nil, "? [] ? [] ? [] ? []"},
 	} {
 		var got []string
 		for _, v := range Networks(tc.host, tc.features) {

@@ -37,14 +37,14 @@ func nftBatch(family uint8, kind string, hook, priority uint32, rules ...[]byte)
 		batch = append(batch, message(unix.NFNL_SUBSYS_NFTABLES<<8|kind, unix.NLM_F_REQUEST|unix.NLM_F_ACK|unix.NLM_F_CREATE, next, body)...)
 	}
 	batch = append(batch, message(unix.NFNL_MSG_BATCH_BEGIN, unix.NLM_F_REQUEST, 1, nfgen(unix.AF_UNSPEC, unix.NFNL_SUBSYS_NFTABLES))...)
-	name := []byte("probe\x00")
+	name, chain := []byte("probe\x00"), fmt.Appendf(nil, "%s-%d\x00", kind, hook)
 	add(unix.NFT_MSG_NEWTABLE, attr(unix.NFTA_TABLE_NAME, name))
 	at := append(attr(unix.NFTA_HOOK_HOOKNUM, be32(hook)), attr(unix.NFTA_HOOK_PRIORITY, be32(priority))...)
 	add(unix.NFT_MSG_NEWCHAIN,
-		attr(unix.NFTA_CHAIN_TABLE, name), attr(unix.NFTA_CHAIN_NAME, name),
+		attr(unix.NFTA_CHAIN_TABLE, name), attr(unix.NFTA_CHAIN_NAME, chain),
 		attr(unix.NFTA_CHAIN_HOOK|unix.NLA_F_NESTED, at), attr(unix.NFTA_CHAIN_TYPE, []byte(kind+"\x00")))
 	for _, r := range rules {
-		add(unix.NFT_MSG_NEWRULE, attr(unix.NFTA_RULE_TABLE, name), attr(unix.NFTA_RULE_CHAIN, name), attr(unix.NFTA_RULE_EXPRESSIONS|unix.NLA_F_NESTED, r))
+		add(unix.NFT_MSG_NEWRULE, attr(unix.NFTA_RULE_TABLE, name), attr(unix.NFTA_RULE_CHAIN, chain), attr(unix.NFTA_RULE_EXPRESSIONS|unix.NLA_F_NESTED, r))
 	}
 	batch = append(batch, message(unix.NFNL_MSG_BATCH_END, unix.NLM_F_REQUEST, next+1, nfgen(unix.AF_UNSPEC, unix.NFNL_SUBSYS_NFTABLES))...)
 	return transact(unix.NETLINK_NETFILTER, batch)

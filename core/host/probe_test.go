@@ -74,7 +74,7 @@ func TestAFeatureThatIsRefusedIsUnavailable(t *testing.T) {
 		{noArg(unix.SYS_MOUNT, 3, unix.MS_NOSUID|unix.MS_NODEV|unix.MS_NOEXEC|unix.MS_RDONLY), []string{featSysfsMount}},
 		{noArg(unix.SYS_IOCTL, 1, scope), []string{featDevpts}},
 		{noArg(unix.SYS_IOCTL, 1, unix.TUNSETIFF), []string{featTun}},
-		{noArg(unix.SYS_SOCKET, 0, unix.AF_NETLINK), []string{featNft, featVeth, featBridge}},
+		{noArg(unix.SYS_SOCKET, 0, unix.AF_NETLINK), []string{featNft, featForwarding, featNumgen, featConntrack, featVeth, featBridge}},
 	} {
 		t.Run(strings.Join(tc.want, ","), func(t *testing.T) {
 			free := Probe(t.Context(), ProbeOptions{Host: quick(t), Only: tc.want})

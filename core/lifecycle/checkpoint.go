@@ -25,15 +25,12 @@ type identity struct{ program, config string }
 
 const askForCheckpoint = "write checkpoint = true in the job's runtime block"
 
-// mayCheckpoint looks at whether the sandbox's state can be saved, if it is to be; and
-// whether it can go on from the image that it was given.
+// mayCheckpoint notes what images of the sandbox are compared by, if there are to be any,
+// and looks at whether it can go on from the image that it was given.
 func (s *Sandbox) mayCheckpoint() error {
 	r, a := s.plan.Runtime, s.foreign.answer
 	if !r.Checkpoint {
 		return nil
-	}
-	if !a.Checkpoint.Given() {
-		return &PhaseError{Phase: "exec", Origin: "runtime.checkpoint", Hint: "remove the line, or take another runtime", Err: fmt.Errorf("runtime %q cannot save the state of a sandbox", r.Plugin)}
 	}
 	program, err := sum(a.File)
 	if err != nil {
@@ -77,7 +74,11 @@ func sum(f *os.File) (string, error) {
 func ImagePhase(err error) error {
 	e := &PhaseError{Phase: "checkpoint", Err: err}
 	var ie *checkpoint.Error
-	if errors.As(err, &ie) {
+	var se *stuckError
+	switch {
+	case errors.As(err, &se):
+		e.Hint = se.hint()
+	case errors.As(err, &ie):
 		e.Hint = ie.Hint
 	}
 	return e
@@ -133,6 +134,9 @@ func (s *Sandbox) Checkpoint(ctx context.Context, path string, leave bool) (err 
 		}
 		err = ImagePhase(err)
 		s.log.Emit(audit.CheckpointFailed, err, nil)
+		if s.Status() == StatusPaused {
+			s.log.Emit(audit.Paused, nil, nil)
+		}
 		return err
 	}
 	s.log.Emit(audit.Checkpointed, nil, map[string]any{"image": path, "left_running": leave})
@@ -209,19 +213,55 @@ func (s *Sandbox) commandsRun(n int) error {
 // resumeTime is for a program that lets its sandbox go on, which takes milliseconds.
 const resumeTime = 30 * time.Second
 
-// endSaving has the sandbox go on.
+// endSaving has the sandbox go on. Where that fails it counts as paused: nobody knows
+// whether it goes on, and Resume tries it again.
 func (s *Sandbox) endSaving(paused bool) (err error) {
 	if paused {
 		ctx, cancel := context.WithTimeout(context.Background(), resumeTime)
 		defer cancel()
 		err = s.callProgram(ctx, "let the sandbox go on", s.foreign.answer.Checkpoint.Resume, nil)
 	}
+	s.freezing.Lock()
+	defer s.freezing.Unlock()
+	to := StatusRunning
+	if s.foreign.stuck = err != nil; err != nil {
+		to = StatusPaused
+	}
 	s.pauses.Add(1)
-	s.become(StatusRunning)
-	if s.over() {
+	s.become(to)
+	if err == nil || s.over() {
 		return nil // it need not
 	}
-	return err
+	return &stuckError{name: s.dir.Name, err: err}
+}
+
+// stuckError is of a sandbox that does not go on after its state was saved.
+type stuckError struct {
+	name string
+	err  error
+}
+
+func (e *stuckError) Error() string { return "the sandbox stays paused: " + e.err.Error() }
+func (e *stuckError) Unwrap() error { return e.err }
+func (e *stuckError) hint() string {
+	return "nucleus resume " + e.name + ", or nucleus kill " + e.name
+}
+
+// unstick is Resume where the program holds the sandbox still. It is called with freezing
+// held, and lets go of it: whoever ends the sandbox does not wait for a call of the program.
+func (s *Sandbox) unstick() error {
+	s.become(StatusCheckpointing) // nobody pauses it meanwhile
+	s.freezing.Unlock()
+	var se *stuckError
+	err := s.endSaving(true)
+	switch {
+	case errors.As(err, &se):
+		return &PhaseError{Phase: "resume", Origin: "runtime", Err: err, Hint: se.hint()}
+	case s.over():
+		return errEnded
+	}
+	s.log.Emit(audit.Resumed, nil, nil)
+	return nil
 }
 
 // save fills a draft and makes it the image. It tells whether the workload stands still

@@ -17,11 +17,11 @@ const collectTime = 20 * time.Second
 
 // collectNetworks has the backends of networks remove what no journal of the root names:
 // what a sandbox has left whose directory is gone, for instance. What a journal does name
-// has its undo, which knows more.
-func collectNetworks(ctx context.Context, root *state.Root, from network.Source, log *audit.Log) error {
+// has its undo, which knows more. It tells what they have removed, also beside an error.
+func collectNetworks(ctx context.Context, root *state.Root, from network.Source, log *audit.Log) (done []network.Collected, err error) {
 	ctx, cancel := context.WithTimeout(ctx, collectTime)
 	defer cancel()
-	err := root.Survey(ctx, stepNetwork, func(all map[string]state.Record) error {
+	err = root.Survey(ctx, stepNetwork, func(all map[string]state.Record) error {
 		keep := make(map[string]network.Record, len(all))
 		for id, rec := range all {
 			var r network.Record
@@ -37,11 +37,12 @@ func collectNetworks(ctx context.Context, root *state.Root, from network.Source,
 				removed[i] = audit.Clean(what)
 			}
 			log.Emit(audit.NetworkCollected, nil, map[string]any{"backend": c.Backend, "removed": removed})
+			done = append(done, network.Collected{Backend: c.Backend, Removed: removed})
 		}
 		return err
 	})
 	if err != nil {
-		return fmt.Errorf("removing what networks have left: %w", &sourceError{err})
+		return done, fmt.Errorf("removing what networks have left: %w", &sourceError{err})
 	}
-	return nil
+	return done, nil
 }

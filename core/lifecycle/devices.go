@@ -13,14 +13,14 @@ import (
 
 // mayOpenDevices refuses a program that needs a device which its user on the host may not
 // open: what it says of that by itself has no remedy.
-func (s *Sandbox) mayOpenDevices(devices []string) error {
-	uid, uok := plan.HostID(s.plan.IDs.UIDs, 0)
-	gid, gok := plan.HostID(s.plan.IDs.GIDs, 0)
+func mayOpenDevices(p *plan.Plan, privileged bool, devices []string) error {
+	uid, uok := plan.HostID(p.IDs.UIDs, 0)
+	gid, gok := plan.HostID(p.IDs.GIDs, 0)
 	if !uok || !gok {
 		return nil
 	}
 	groups := []int{int(gid)}
-	if !s.cfg.Privileged {
+	if !privileged {
 		own, err := os.Getgroups()
 		if err != nil {
 			return os.NewSyscallError("getgroups", err)
@@ -31,7 +31,7 @@ func (s *Sandbox) mayOpenDevices(devices []string) error {
 		if err := mayOpen(d, uid, groups); err != nil {
 			return &PhaseError{
 				Phase: "exec", Origin: "runtime", Hint: fmt.Sprintf("let it: setfacl -m u:%d:rw %s (until the next boot), or have the runtime do without it", uid, d),
-				Err: fmt.Errorf("runtime %q needs %s: %w", s.plan.Runtime.Plugin, d, err),
+				Err: fmt.Errorf("runtime %q needs %s: %w", p.Runtime.Plugin, d, err),
 			}
 		}
 	}

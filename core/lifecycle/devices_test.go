@@ -61,15 +61,15 @@ func TestADeviceThatItsUserMayNotOpenIsTold(t *testing.T) {
 			t.Logf("no access control lists here: %s", out)
 		}
 	}
-	s := &Sandbox{plan: &plan.Plan{Runtime: &plan.Runtime{Plugin: "box"}}}
+	p := &plan.Plan{Runtime: &plan.Runtime{Plugin: "box"}}
 	ids := []specs.LinuxIDMapping{{ContainerID: 0, HostID: another, Size: 1}}
-	s.plan.IDs.UIDs, s.plan.IDs.GIDs, s.cfg.Privileged = ids, ids, true
+	p.IDs.UIDs, p.IDs.GIDs = ids, ids
 	device += "-plain"
 	if err := os.WriteFile(device, nil, 0o600); err != nil {
 		t.Fatal(err)
 	}
 	var pe *PhaseError
-	if err := s.mayOpenDevices([]string{device}); err == nil || (!errors.As(err, &pe) || pe.Origin != "runtime" || !strings.Contains(pe.Hint, "setfacl -m u:"+strconv.Itoa(int(another))+":rw "+device)) {
+	if err := mayOpenDevices(p, true, []string{device}); err == nil || (!errors.As(err, &pe) || pe.Origin != "runtime" || !strings.Contains(pe.Hint, "setfacl -m u:"+strconv.Itoa(int(another))+":rw "+device)) {
 		t.Errorf("error %#v", err)
 	}
 }

@@ -38,6 +38,9 @@ type enclosed struct {
 	state     *os.File // the program's directory
 	// checkpoint is what images of the sandbox are compared by.
 	checkpoint identity
+	// stuck: it is paused by the program, which has not let it go on after a save. Under
+	// Sandbox.freezing.
+	stuck bool
 }
 
 // delivers tells whether signals go by a call of the program.
@@ -69,14 +72,6 @@ func (s *Sandbox) askRuntime(ctx context.Context) error {
 	}
 	s.foreign.answer = a
 	close(s.foreign.asked)
-	if err := s.mayOpenDevices(a.Program.Devices); err != nil {
-		return err
-	}
-	if a.OwnNetwork {
-		if err := s.mustDial(); err != nil {
-			return err
-		}
-	}
 	if err := s.mayCheckpoint(); err != nil {
 		return err
 	}
@@ -84,8 +79,8 @@ func (s *Sandbox) askRuntime(ctx context.Context) error {
 	return nil
 }
 
-// AskRuntime asks the plugin of a plan how a sandbox of it is run. The program's file is
-// the caller's to close.
+// AskRuntime asks the plugin of a plan how a sandbox of it is run, and looks at whether it
+// can be here. The program's file is the caller's to close.
 func AskRuntime(ctx context.Context, source runtimes.Source, sandbox string, p *plan.Plan, privileged bool) (*runtimes.Answer, error) {
 	r := p.Runtime
 	if source == nil {
@@ -113,21 +108,41 @@ func AskRuntime(ctx context.Context, source runtimes.Source, sandbox string, p *
 		}
 		return nil, e
 	}
+	if err := runsHere(p, privileged, a); err != nil {
+		_ = a.File.Close() // was not read
+		return nil, err
+	}
 	return a, nil
 }
 
+// runsHere tells why a sandbox cannot be run as a plugin has said.
+func runsHere(p *plan.Plan, privileged bool, a *runtimes.Answer) error {
+	if err := mayOpenDevices(p, privileged, a.Program.Devices); err != nil {
+		return err
+	}
+	if a.OwnNetwork {
+		if err := mustDial(p); err != nil {
+			return err
+		}
+	}
+	if p.Runtime.Checkpoint && !a.Checkpoint.Given() {
+		return &PhaseError{Phase: "exec", Origin: "runtime.checkpoint", Hint: "remove the line, or take another runtime", Err: fmt.Errorf("runtime %q cannot save the state of a sandbox", p.Runtime.Plugin)}
+	}
+	return nil
+}
+
 // mustDial refuses probes that would have to reach a network stack of the program's own.
-func (s *Sandbox) mustDial() error {
+func mustDial(p *plan.Plan) error {
 	e := &PhaseError{Phase: "exec", Hint: "probe by exec = [...], or have the runtime use the sandbox's network namespace"}
 	switch {
-	case s.plan.Readiness != nil && len(s.plan.Readiness.Addrs) > 0:
+	case p.Readiness != nil && len(p.Readiness.Addrs) > 0:
 		e.Origin = "readiness"
-	case s.plan.Health != nil && len(s.plan.Health.Addrs) > 0:
+	case p.Health != nil && len(p.Health.Addrs) > 0:
 		e.Origin = "health"
 	default:
 		return nil
 	}
-	e.Err = fmt.Errorf("runtime %q has a network stack of its own, where no connection can be made from outside", s.plan.Runtime.Plugin)
+	e.Err = fmt.Errorf("runtime %q has a network stack of its own, where no connection can be made from outside", p.Runtime.Plugin)
 	return e
 }
 

@@ -35,7 +35,7 @@ func (s *Sandbox) openBroker() (*os.File, error) {
 	if err != nil {
 		return nil, err
 	}
-	b, theirs, err := member.New(policy, s.cfg.Dial, s.unreached())
+	b, theirs, err := member.New(policy, s.cfg.Dial, member.Tell{Failed: s.unreached(), Denied: s.denied})
 	if err != nil {
 		return nil, err
 	}

@@ -152,6 +152,9 @@ func (s *Sandbox) Pause(ctx context.Context) error {
 // Resume lets a paused sandbox go on.
 func (s *Sandbox) Resume(context.Context) error {
 	s.freezing.Lock()
+	if s.Status() == StatusPaused && s.foreign.stuck {
+		return s.unstick()
+	}
 	defer s.freezing.Unlock()
 	switch st := s.Status(); st {
 	case StatusPaused:
@@ -182,7 +185,7 @@ func (s *Sandbox) thaw() error {
 func (s *Sandbox) unfreeze(to Status) {
 	s.freezing.Lock()
 	defer s.freezing.Unlock()
-	if s.Status() == StatusPaused {
+	if s.Status() == StatusPaused && !s.foreign.stuck { // a program that holds it still is killed
 		if err := s.thaw(); err != nil {
 			s.log.Emit(audit.UndoFailed, err, map[string]any{"step": stepFrozen})
 		}

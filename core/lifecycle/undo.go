@@ -198,16 +198,21 @@ type Sources struct {
 	Runtimes runtimes.Source
 }
 
-// Collect cleans up after every sandbox whose supervisor is gone and gives
-// their ids. It may run beside live sandboxes at any time. What it cannot clean
+// Collected is what was removed.
+type Collected struct {
+	Sandboxes []string // their ids
+	Networks  []network.Collected
+}
+
+// Collect cleans up after every sandbox whose supervisor is gone, and tells what it has
+// removed. It may run beside live sandboxes at any time. What it cannot clean
 // up it leaves and tells of in the error, and goes on with the others.
 // Without sources what a plugin has to be called for is left as well, with an error
 // that is ErrNoPlugins. With one of networks their backends remove what no sandbox has
 // written down.
-func Collect(ctx context.Context, root *state.Root, from Sources, sinks ...io.Writer) ([]string, error) {
+func Collect(ctx context.Context, root *state.Root, from Sources, sinks ...io.Writer) (done Collected, err error) {
 	dead, err := root.Dead()
 	errs := []error{err}
-	var done []string
 	for _, d := range dead {
 		log := audit.NewLog(d.ID, d.Name, sinks...)
 		if err := collect(ctx, d, &undoing{log: log, sandbox: d.ID, name: d.Name, hooks: from.Hooks, secrets: from.Secrets, networks: from.Networks}); err != nil {
@@ -219,10 +224,11 @@ func Collect(ctx context.Context, root *state.Root, from Sources, sinks ...io.Wr
 			continue
 		}
 		log.Emit(audit.Collected, nil, nil)
-		done = append(done, d.ID)
+		done.Sandboxes = append(done.Sandboxes, d.ID)
 	}
 	if from.Networks != nil {
-		errs = append(errs, collectNetworks(ctx, root, from.Networks, audit.NewLog("", "", sinks...)))
+		done.Networks, err = collectNetworks(ctx, root, from.Networks, audit.NewLog("", "", sinks...))
+		errs = append(errs, err)
 	}
 	errs = append(errs, root.Sweep())
 	return done, errors.Join(errs...)

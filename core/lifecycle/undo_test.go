@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"reflect"
 	"strconv"
 	"strings"
 	"testing"
@@ -103,7 +104,7 @@ func TestOnlyTheRecordedProcessIsKilled(t *testing.T) {
 			r := root(t)
 			died(t, r, map[string]any{stepInit: id}, stepInit)
 			done, err := Collect(t.Context(), r, Sources{})
-			if err != nil || len(done) != 1 || sandboxes(t, r) != 0 {
+			if err != nil || len(done.Sandboxes) != 1 || sandboxes(t, r) != 0 {
 				t.Errorf("collected %q, %v, with %d sandboxes left", done, err, sandboxes(t, r))
 			}
 			select {
@@ -195,7 +196,7 @@ func TestCollectGoesOn(t *testing.T) {
 	if err == nil || !strings.Contains(err.Error(), `"teleport": written by another version`) || !strings.Contains(err.Error(), "notes.txt") {
 		t.Errorf("error %v, want both the unknown step and the foreign file", err)
 	}
-	if len(done) != 1 || done[0] != good {
+	if len(done.Sandboxes) != 1 || done.Sandboxes[0] != good {
 		t.Errorf("collected %q, want %q", done, good)
 	}
 	select {
@@ -207,7 +208,7 @@ func TestCollectGoesOn(t *testing.T) {
 		t.Errorf("%d entries are left, want the bad sandbox and the foreign file", n)
 	}
 	// And again, with the same outcome: nothing of it is half done.
-	if done, err := Collect(t.Context(), r, Sources{}); len(done) != 0 || err == nil {
+	if done, err := Collect(t.Context(), r, Sources{}); len(done.Sandboxes) != 0 || err == nil {
 		t.Errorf("once more: %q, %v", done, err)
 	}
 }
@@ -216,7 +217,7 @@ func TestBadDataIsAnErrorAndStays(t *testing.T) {
 	for _, step := range []string{stepInit, stepCgroup} {
 		r := root(t)
 		died(t, r, map[string]any{step: "no object"}, step)
-		if done, err := Collect(t.Context(), r, Sources{}); err == nil || len(done) != 0 || sandboxes(t, r) != 1 {
+		if done, err := Collect(t.Context(), r, Sources{}); err == nil || len(done.Sandboxes) != 0 || sandboxes(t, r) != 1 {
 			t.Errorf("%s: collected %q, %v", step, done, err)
 		}
 	}
@@ -247,10 +248,10 @@ func TestCollectStopsWhenTimeIsOver(t *testing.T) {
 	died(t, r, nil)
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
-	if done, err := Collect(ctx, r, Sources{}); !errors.Is(err, context.Canceled) || len(done) != 0 {
+	if done, err := Collect(ctx, r, Sources{}); !errors.Is(err, context.Canceled) || len(done.Sandboxes) != 0 {
 		t.Errorf("collected %q, %v, want context.Canceled", done, err)
 	}
-	if done, err := Collect(t.Context(), r, Sources{}); err != nil || len(done) != 1 {
+	if done, err := Collect(t.Context(), r, Sources{}); err != nil || len(done.Sandboxes) != 1 {
 		t.Errorf("then with time: %q, %v", done, err)
 	}
 }
@@ -307,7 +308,10 @@ func TestNetworksAreNotCollectedOnAGuess(t *testing.T) {
 	if err := d.Announce(t.Context(), stepNetwork, network.Record{Backend: "lan"}); err != nil {
 		t.Fatal(err)
 	}
-	_, err = Collect(t.Context(), r, Sources{Networks: c}, &events)
+	done, err := Collect(t.Context(), r, Sources{Networks: c}, &events)
+	if want := []network.Collected{{Backend: "lan", Removed: []string{"link one", " [31mlink two"}}}; !reflect.DeepEqual(done.Networks, want) {
+		t.Errorf("%q, want %q", done.Networks, want)
+	}
 	if err == nil || !strings.Contains(err.Error(), "link three is busy") || len(c.keep) != 1 || c.keep[d.ID].Backend != "lan" {
 		t.Errorf("%v, %+v", err, c.keep)
 	}

@@ -7,6 +7,7 @@ import (
 	"encoding/json"
 	"strconv"
 	"time"
+	"unicode"
 	"unicode/utf8"
 )
 
@@ -101,7 +102,7 @@ func plain(s []byte) int {
 // a terminal obeys, and the first bytes of what is inert.
 var special = func() (t [256]bool) {
 	for c := range t {
-		t[c] = c < 0x20 || c == '"' || c == '\\' || c == 0x7f || c == 0xc2 || c == 0xe2
+		t[c] = c < 0x20 || c == '"' || c == '\\' || c == 0x7f || c == 0xc2 || c == 0xd8 || c == 0xe2
 	}
 	return t
 }()
@@ -110,7 +111,7 @@ var special = func() (t [256]bool) {
 // characters, which drive a terminal, and those that turn the direction of
 // writing, by which text can look like another (CVE-2021-42574).
 func inert(r rune) bool {
-	return r < 0x20 || r >= 0x7f && r < 0xa0 || r >= 0x202a && r <= 0x202e || r >= 0x2066 && r <= 0x2069
+	return unicode.IsControl(r) || unicode.Is(unicode.Bidi_Control, r)
 }
 
 // parse decodes a line of a file. What is no record has been written by

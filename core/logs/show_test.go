@@ -24,7 +24,7 @@ func rec(s Stream, text string, partial bool) Record {
 
 func TestShow(t *testing.T) {
 	const at = "2026-01-02T03:04:05.000000000Z"
-	hostile := rec(Out, "a\tb\x1b[2J\r\x00\x7f\x9b\xff\u009b\u202e\u2066ä漢\\\r", false)
+	hostile := rec(Out, "a\tb\x1b[2J\r\x00\x7f\x9b\xff\u009b\u202e\u2066\u200f\u061cä漢\\\r", false)
 	for _, test := range []struct {
 		what    string
 		p       Printer
@@ -32,8 +32,8 @@ func TestShow(t *testing.T) {
 		want    string
 	}{
 		{"as it was", Printer{}, []Record{hostile}, string(hostile.Text) + "\n"},
-		{"safe", Printer{Safe: true}, []Record{hostile}, `a` + "\t" + `b^[[2J\x0d\x00\x7f\x9b\xff\x9b\u202e\u2066ä漢\` + "\n"},
-		{"safe JSON", Printer{Safe: true, JSON: true}, []Record{rec(Out, "\x1b\u009b\u202e\x7f\t", false)}, `{"t":"` + at + `","s":"out","m":"\u001b\u009b\u202e\u007f\t"}` + "\n"},
+		{"safe", Printer{Safe: true}, []Record{hostile}, `a` + "\t" + `b^[[2J\x0d\x00\x7f\x9b\xff\x9b\u202e\u2066\u200f\u061cä漢\` + "\n"},
+		{"safe JSON", Printer{Safe: true, JSON: true}, []Record{rec(Out, "\x1b\u009b\u202e\u200e\u061c\x7f\t", false)}, `{"t":"` + at + `","s":"out","m":"\u001b\u009b\u202e\u200e\u061c\u007f\t"}` + "\n"},
 		{"a line in pieces", Printer{}, []Record{rec(Out, "a", true), rec(Out, "b", false)}, "ab\n"},
 		{"the end of a terminal's line in two", Printer{Safe: true}, []Record{rec(Terminal, "a\r", true), rec(Terminal, "\r", false)}, "a\\x0d\n"},
 		{"times", Printer{Timestamps: true}, []Record{rec(Out, "a", false), rec(Err, "b", false)}, at + " a\n" + at + " b\n"},

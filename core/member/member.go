@@ -5,6 +5,7 @@
 package member
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -18,6 +19,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/nucleus-runtime/nucleus/sdk/dnsname"
+	"github.com/nucleus-runtime/nucleus/sdk/network"
 	"github.com/nucleus-runtime/nucleus/sdk/network/egress"
 	"github.com/nucleus-runtime/nucleus/sdk/network/member"
 	"github.com/nucleus-runtime/nucleus/sdk/plugin/descriptors"
@@ -32,12 +34,23 @@ type Dial func(ctx context.Context, q member.Request) (member.Families, *os.File
 // not waited for to accept.
 const dialTime = 5 * time.Second
 
+// Tell is who hears of what a plugin is not given.
+type Tell struct {
+	// Failed is told why a job could not be reached where that is not the job's own doing.
+	Failed func(job string, err error)
+	// Denied is told what was refused because there was too much of it.
+	Denied func(network.Denial)
+}
+
 // Broker answers one plugin.
 type Broker struct {
-	conn   *net.UnixConn
-	policy *egress.Policy
-	dial   Dial
-	failed func(job string, err error)
+	conn     *net.UnixConn
+	policy   *egress.Policy
+	dial     Dial
+	failed   func(job string, err error)
+	known    known
+	rate     rate
+	refusals refusals
 
 	ctx    context.Context
 	cancel context.CancelFunc
@@ -45,16 +58,15 @@ type Broker struct {
 }
 
 // New gives the plugin's end of a pair on which it may ask, which is the caller's to
-// close. failed is told why a job could not be reached where that is not the job's own
-// doing.
-func New(p *egress.Policy, dial Dial, failed func(job string, err error)) (*Broker, *os.File, error) {
+// close.
+func New(p *egress.Policy, dial Dial, tell Tell) (*Broker, *os.File, error) {
 	fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_SEQPACKET|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, 0)
 	if err != nil {
 		return nil, nil, os.NewSyscallError("socketpair", err)
 	}
 	ours, theirs := os.NewFile(uintptr(fds[0]), "members"), os.NewFile(uintptr(fds[1]), "members")
 	defer ours.Close()
-	b := &Broker{policy: p, dial: dial, failed: failed, done: make(chan struct{})}
+	b := &Broker{policy: p, dial: dial, failed: tell.Failed, refusals: refusals{tell: tell.Denied}, done: make(chan struct{})}
 	if b.conn, err = descriptors.Conn(ours); err == nil {
 		// What is sent and not read counts against all descriptors that our user has on
 		// their way (unix(7), ETOOMANYREFS): a plugin that does not read gets no more.
@@ -74,6 +86,7 @@ func (b *Broker) Close() {
 	b.cancel()
 	_ = b.conn.Close() // it may have cut the plugin off already
 	<-b.done
+	b.refusals.close()
 }
 
 // serve answers until one of both ends is closed, or the plugin breaks the contract.
@@ -139,7 +152,16 @@ func (b *Broker) pass(a member.Answer, file *os.File) error {
 // decide holds a request to the rules, and has it carried out.
 func (b *Broker) decide(q member.Request) (member.Answer, *os.File) {
 	a := member.Answer{ID: q.ID, Outcome: member.Refused}
-	if !b.allowed(q) {
+	rule, ok := b.allowed(q)
+	if !ok {
+		return a, nil
+	}
+	if a, ok := b.known.answer(q); ok {
+		return a, nil
+	}
+	if !b.rate.take() {
+		b.refusals.add(refusal{protocol: cmp.Or(q.Protocol.String(), "dns"), job: q.Job, rule: rule})
+		a.Outcome, a.Errno = member.Failed, uint16(unix.EAGAIN)
 		return a, nil
 	}
 	ctx, cancel := context.WithTimeout(b.ctx, dialTime)
@@ -149,22 +171,30 @@ func (b *Broker) decide(q member.Request) (member.Answer, *os.File) {
 	switch {
 	case err == nil:
 		a.Outcome, a.Families = member.Done, families
+		if q.Protocol == member.None && families != 0 {
+			b.known.keep(q.Job, families)
+		}
 		return a, file
 	case errors.As(err, &errno) && errno > 0 && errno < 1<<12:
 		a.Outcome, a.Errno = member.Failed, uint16(errno)
+	case errors.Is(err, member.ErrAbsent):
+		a.Outcome = member.Absent
+		b.known.keep(q.Job, 0)
 	default:
 		a.Outcome = member.Absent
-		if !errors.Is(err, member.ErrAbsent) && b.ctx.Err() == nil {
+		if b.ctx.Err() == nil {
 			b.failed(q.Job, err)
 		}
 	}
 	return a, nil
 }
 
-func (b *Broker) allowed(q member.Request) bool {
+// allowed tells whether the rules have that, and by which of them.
+func (b *Broker) allowed(q member.Request) (rule int, ok bool) {
 	name := dnsname.Name(q.Job)
+	v := b.policy.Job(name, q.Protocol.String(), q.Port)
 	if q.Protocol != member.None {
-		return b.policy.Job(name, q.Protocol.String(), q.Port).Allow
+		return v.Rule, v.Allow
 	}
-	return slices.Contains(b.policy.Jobs(), name)
+	return v.Rule, slices.Contains(b.policy.Jobs(), name)
 }

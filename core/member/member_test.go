@@ -30,6 +30,8 @@ type stack struct {
 	err   error
 	block chan struct{} // waited for, if not nil
 	told  []string
+
+	denials []network.Denial
 }
 
 func (s *stack) dial(ctx context.Context, q wire.Request) (wire.Families, *os.File, error) {
@@ -67,6 +69,12 @@ func (s *stack) failed(job string, err error) {
 	s.told = append(s.told, job+": "+err.Error())
 }
 
+func (s *stack) denied(d network.Denial) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.denials = append(s.denials, d)
+}
+
 // broker gives the plugin's end. One rule has two ports of one job.
 func broker(t *testing.T, s *stack) (*os.File, *member.Broker) {
 	t.Helper()
@@ -77,7 +85,7 @@ func broker(t *testing.T, s *stack) (*os.File, *member.Broker) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	b, theirs, err := member.New(p, s.dial, s.failed)
+	b, theirs, err := member.New(p, s.dial, member.Tell{Failed: s.failed, Denied: s.denied})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -11,9 +11,27 @@ import (
 	"golang.org/x/sys/unix"
 )
 
+// StackLock is the lock of a stack. It is held for as long as its file is open anywhere:
+// who inherits the file holds it too.
+type StackLock struct {
+	file      *os.File
+	dir, path string
+}
+
+// File is what a child inherits, which is to hold the lock even if this process dies.
+func (l *StackLock) File() *os.File { return l.file }
+
+// Release lets others start and stop jobs of the stack, whoever has inherited the file.
+func (l *StackLock) Release() {
+	// Who has opened the file by now sees that it is not there any more.
+	_ = os.Remove(l.path)
+	_ = l.file.Close()
+	_ = os.Remove(l.dir) // unless another stack is being worked on
+}
+
 // LockStack holds the lock of a stack, for who starts or stops its jobs. waiting is
 // called once if somebody else holds it: it is waited for until the context ends.
-func (r *Root) LockStack(ctx context.Context, name string, waiting func()) (unlock func(), err error) {
+func (r *Root) LockStack(ctx context.Context, name string, waiting func()) (*StackLock, error) {
 	if !validName(name) {
 		return nil, &NameError{name}
 	}
@@ -32,12 +50,7 @@ func (r *Root) LockStack(ctx context.Context, name string, waiting func()) (unlo
 		}
 		err = flock(fd, unix.LOCK_EX|unix.LOCK_NB)
 		if err == nil && isAt(fd, path) {
-			return func() {
-				// Who has opened the file by now sees that it is not there any more.
-				_ = os.Remove(path)
-				_ = unix.Close(fd)
-				_ = os.Remove(dir) // unless another stack is being worked on
-			}, nil
+			return &StackLock{file: os.NewFile(uintptr(fd), path), dir: dir, path: path}, nil
 		}
 		_ = unix.Close(fd)
 		if err == nil {

@@ -17,7 +17,7 @@ func TestOneAtATimeWorksOnAStack(t *testing.T) {
 	for range 8 {
 		wg.Go(func() {
 			for range 20 {
-				unlock, err := r.LockStack(t.Context(), "app", func() { waited.Add(1) })
+				lock, err := r.LockStack(t.Context(), "app", func() { waited.Add(1) })
 				if err != nil {
 					t.Error(err)
 					return
@@ -26,7 +26,7 @@ func TestOneAtATimeWorksOnAStack(t *testing.T) {
 					t.Errorf("%d hold the lock", n)
 				}
 				inside.Add(-1)
-				unlock()
+				lock.Release()
 			}
 		})
 	}
@@ -39,16 +39,16 @@ func TestOneAtATimeWorksOnAStack(t *testing.T) {
 
 func TestWaitingForAStackCanBeGivenUp(t *testing.T) {
 	r := open(t, filepath.Join(t.TempDir(), "state"))
-	unlock, err := r.LockStack(t.Context(), "app", nil)
+	lock, err := r.LockStack(t.Context(), "app", nil)
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer unlock()
+	defer lock.Release()
 	other, err := r.LockStack(t.Context(), "other", nil)
 	if err != nil {
 		t.Fatal(err)
 	}
-	other()
+	other.Release()
 	why := errors.New("interrupted")
 	ctx, cancel := context.WithCancelCause(t.Context())
 	if _, err := r.LockStack(ctx, "app", func() { cancel(why) }); !errors.Is(err, why) {

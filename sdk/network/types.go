@@ -267,7 +267,7 @@ const (
 	ReasonPrivate    Reason = "private"    // the name has only addresses that are not public, and no rule has their block
 	ReasonUnbound    Reason = "unbound"    // an address of the network's own for a name that was never asked for
 	ReasonHost       Reason = "host"       // the host itself, or another sandbox: no rule reaches those
-	ReasonLimit      Reason = "limit"      // more connections than a sandbox may have
+	ReasonLimit      Reason = "limit"      // more connections than a sandbox may have, or begin in a second
 	ReasonProtocol   Reason = "protocol"   // a protocol that this network does not carry
 	ReasonUnresolved Reason = "unresolved" // the name cannot be resolved now
 )

@@ -21,6 +21,9 @@ import (
 // dialled are the setups in which the core makes the connections between jobs.
 var dialled = []string{"netuserspace/user", "netuserspace/root", "netstack/user", "netstack/root"}
 
+// known is longer than it is remembered that a job is not there.
+const known = 200 * time.Millisecond
+
 // dialledStack is the stack, whose rule has ports more: one at which the job serves its
 // loopback alone, one at which nobody listens, and two at which it serves one family.
 func (s *site) dialledStack() string {
@@ -113,6 +116,7 @@ func TestJobsThatTheCoreConnects(t *testing.T) {
 			s.must("pause", "shop-db")
 			s.passes("shop-web", tcp("while it is paused", "db:5432"))
 			s.must("resume", "shop-db")
+			time.Sleep(known)
 			s.passes("shop-web", tcp("open", "db:5432"))
 		}
 		s.must("stop", "shop-db")
@@ -123,6 +127,7 @@ func TestJobsThatTheCoreConnects(t *testing.T) {
 		}
 		s.passes("twin-web", tcp("open", "db:5432"))
 		s.must("up", "-config", path)
+		time.Sleep(known)
 		s.passes("shop-web", tcp("open", "db:5432"))
 
 		s.must("stop", "shop-web")
@@ -206,6 +211,7 @@ func TestConnectionsBetweenJobsLeaveNothing(t *testing.T) {
 		if err := <-restarted; err != nil {
 			t.Error(err)
 		}
+		time.Sleep(known)
 		s.passes("shop-web", tcp("open", "db:5432"))
 		for end := time.Now().Add(10 * time.Second); s.open("db") > db || s.open("web") > web; time.Sleep(50 * time.Millisecond) {
 			if time.Now().After(end) {
@@ -213,6 +219,27 @@ func TestConnectionsBetweenJobsLeaveNothing(t *testing.T) {
 			}
 		}
 		s.must("down", "-config", filepath.Join(s.who.dir, "shop.hcl"))
+	})
+}
+
+// A job that connects to another without end is refused for a while, which is told with
+// the line of its rule and how much it was; then it connects as ever.
+func TestJobThatConnectsWithoutEnd(t *testing.T) {
+	sitesOf(t, []string{"netuserspace/user"}, func(t *testing.T, s *site) {
+		path := s.dialledStack()
+		s.must("up", "-config", path)
+		var all []probe.Probe
+		for i := range 20 {
+			all = append(all, probe.Probe{ID: fmt.Sprint("nobody ", i), Kind: probe.TCP, To: "db:6001", Times: 600})
+		}
+		s.passes("shop-web", all...)
+		if refused := s.refusals("shop-web"); !slices.ContainsFunc(refused, func(s string) bool { return strings.HasPrefix(s, "tcp db limit "+path+":29") }) || len(refused) > 60 {
+			t.Errorf("denials: %q", refused)
+		}
+		s.passes("shop-cron", tcp("by name", "db:5432"))
+		time.Sleep(time.Second) // a thousand more
+		s.passes("shop-web", probe.Probe{ID: "open", Kind: probe.TCP, To: "db:5432", Times: 100})
+		s.must("down", "-config", path)
 	})
 }
 

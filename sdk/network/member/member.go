@@ -106,7 +106,8 @@ const (
 	Refused
 	// Absent: there is no such job in the stack that runs, or it cannot be reached.
 	Absent
-	// Failed: Errno says why there is no connection.
+	// Failed: Errno says why there is no connection; EAGAIN, also of a question where a job
+	// is, that the sandbox asks for too much in a second.
 	Failed
 )
 

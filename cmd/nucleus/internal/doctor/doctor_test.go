@@ -38,6 +38,7 @@ func sample() Report {
 		},
 		Networks: []host.NetworkVerdict{
 			{Plugin: "netbridge", State: fact.Unavailable, Missing: []string{"root", "veth"}},
+			{Plugin: "netbridge", Path: "names", State: fact.Unavailable, Missing: []string{"root", "veth", "nftables.numgen"}},
 			{Plugin: "netuserspace", Path: "kernel", State: fact.Unknown, Unsure: []string{"tproxy.userns"}},
 			{Plugin: "netuserspace", Path: "netstack", State: fact.Available},
 		},

@@ -52,7 +52,7 @@ func writeTable(w io.Writer, r Report) error {
 	for _, n := range r.Networks {
 		name := n.Plugin
 		if n.Path != "" {
-			name += ", " + n.Path + " path"
+			name += ", " + n.Path
 		}
 		networks = append(networks, [3]string{name, yesNo(n.State), strings.Join(append(slices.Clone(n.Missing), n.Unsure...), ", ")})
 	}

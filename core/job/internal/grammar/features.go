@@ -8,6 +8,6 @@ func Features() []string {
 		"landlock", "landlock.tcp", "landlock.scope", "seccomp", "seccomp.notify", "seccomp.log", "no-new-privs", "keyring-session", "lockdown",
 		"cgroup", "cgroup.memory", "cgroup.cpu", "cgroup.pids", "cgroup.io", "cgroup.freezer", "cgroup.swap", "cgroup.kill", "clone-into-cgroup",
 		"pidfd", "openat2", "close-range", "memfd-sealing", "mount-api", "mount-setattr", "idmapped-mounts", "overlayfs", "overlayfs.userns",
-		"tmpfs.noswap", "devpts", "proc-mount", "sysfs-mount", "nftables.userns", "tproxy.userns", "tun", "veth", "bridge",
+		"tmpfs.noswap", "devpts", "proc-mount", "sysfs-mount", "nftables.userns", "tproxy.userns", "nftables.forwarding", "nftables.numgen", "conntrack-netlink", "tun", "veth", "bridge",
 	}
 }
