@@ -64,8 +64,11 @@ func (p *Prepared) context(m plan.Mount) error {
 }
 
 // Stream gives a function that packs the trees that init unpacks, and owns them from
-// now on. It returns what they hold once all have been read, or the reader has gone.
+// now on; nil for none. It returns what they hold once all have been read, or the reader has gone.
 func (p *Prepared) Stream() func(context.Context) ([]tree.Summary, error) {
+	if len(p.streams) == 0 {
+		return nil
+	}
 	streams := p.streams
 	p.streams = nil
 	return func(ctx context.Context) ([]tree.Summary, error) { return pack(ctx, streams) }

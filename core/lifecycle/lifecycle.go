@@ -483,17 +483,18 @@ func (s *Sandbox) prepareFS(ctx context.Context) error {
 }
 
 func (s *Sandbox) sendSetup(ctx context.Context) error {
-	r, w, err := os.Pipe()
-	if err != nil {
-		return phase("exec", err)
+	// Without the poller of Go's runtime, which would wake a thread for each of its events.
+	var gate [2]int
+	if err := unix.Pipe2(gate[:], unix.O_CLOEXEC); err != nil {
+		return phase("exec", os.NewSyscallError("pipe2", err))
 	}
-	defer r.Close()
-	s.gate = w
+	defer unix.Close(gate[0])
+	s.gate = os.NewFile(uintptr(gate[1]), "start gate")
 	fds := make([]int, 0, len(s.prep.Files)+1)
 	for _, f := range s.prep.Files {
 		fds = append(fds, int(f.Fd()))
 	}
-	fds = append(fds, int(r.Fd()))
+	fds = append(fds, gate[0])
 	s.process.Gate = int32(len(fds) - 1)
 	fds = s.passSockets(fds)
 	late := s.expectSecrets(len(fds))
@@ -513,11 +514,14 @@ func (s *Sandbox) sendSetup(ctx context.Context) error {
 	}
 	s.prep.Files = nil
 	s.streamed = make(chan streamResult, 1)
-	stream := s.prep.Stream()
-	go func() {
-		sums, err := stream(ctx)
-		s.streamed <- streamResult{sums, err}
-	}()
+	if stream := s.prep.Stream(); stream != nil {
+		go func() {
+			sums, err := stream(ctx)
+			s.streamed <- streamResult{sums, err}
+		}()
+	} else {
+		s.streamed <- streamResult{}
+	}
 	return phase("exec", s.stdio.Started())
 }
 
