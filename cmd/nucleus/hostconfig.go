@@ -40,8 +40,12 @@ func (a *app) hostConfiguration() (*hostconfig.Config, error) {
 	if path == "" {
 		return h.config, nil
 	}
+	// Most hosts have none: that needs no text of an error.
+	if a.hostConfigPath == "" && errors.Is(unix.Access(path, unix.F_OK), unix.ENOENT) {
+		return h.config, nil
+	}
 	h.source, h.err = readTrusted(path)
-	if errors.Is(h.err, fs.ErrNotExist) && a.hostConfigPath == "" {
+	if errors.Is(h.err, fs.ErrNotExist) && a.hostConfigPath == "" { // it has gone since
 		h.err = nil
 		return h.config, nil
 	}

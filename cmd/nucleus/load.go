@@ -16,6 +16,7 @@ import (
 	"github.com/nucleus-runtime/nucleus/core/exec"
 	"github.com/nucleus-runtime/nucleus/core/job"
 	"github.com/nucleus-runtime/nucleus/core/pluginhost/rundir"
+	"github.com/nucleus-runtime/nucleus/internal/plainfile"
 )
 
 // maxJobFile is read of a job file at most, so that -config /dev/zero ends.
@@ -154,7 +155,7 @@ func (a *app) readJob(config string) (string, []byte, error) {
 		b, err := a.readPiped()
 		return "<stdin>", b, err
 	}
-	f, err := os.Open(filepath.Clean(config))
+	f, err := plainfile.Open(filepath.Clean(config), os.O_RDONLY, 0)
 	if err != nil {
 		return "", nil, fmt.Errorf("job file: %w", err)
 	}
