@@ -81,7 +81,11 @@ func New(s Sockets, e *exit.Exit, own4, own6 netip.Addr) (*Path, error) {
 func (p *Path) take(s Sockets) error {
 	for i := range 2 {
 		if s.Raw[i] != nil {
-			p.raw[i] = &raw{s.Raw[i]}
+			f, err := unwatched(s.Raw[i])
+			if err != nil {
+				return err
+			}
+			p.raw[i] = &raw{f}
 		}
 		if s.TCP[i] != nil {
 			l, err := p.takeListener(s.TCP[i])
@@ -107,15 +111,14 @@ func (p *Path) take(s Sockets) error {
 	if s.Tap == nil {
 		return nil
 	}
-	fd, err := takeOver(s.Tap)
+	file, err := unwatched(s.Tap)
 	if err != nil {
 		return err
 	}
-	// It blocks until it is a file, or Go's own loop would watch that, too.
-	err = unix.SetNonblock(fd, false)
-	p.tap = &tap{file: os.NewFile(uintptr(fd), "tap")}
+	fd := int(file.Fd())
+	p.tap = &tap{file: file}
 	p.tap.pings = ping.New(p.exit, p.tap.give)
-	return errors.Join(err, unix.SetNonblock(fd, true), p.loop.watch(fd, unix.EPOLLIN, tapReader{p, fd}))
+	return errors.Join(unix.SetNonblock(fd, true), p.loop.watch(fd, unix.EPOLLIN, tapReader{p, fd}))
 }
 
 // Start serves until Close.

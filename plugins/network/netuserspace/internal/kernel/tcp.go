@@ -54,6 +54,20 @@ func takeOver(c interface {
 	return fd, err
 }
 
+// unwatched gives a file of its own to a descriptor that Go's own loop does not watch: it
+// would wake a thread for each packet that has left.
+func unwatched(f *os.File) (*os.File, error) {
+	fd, err := takeOver(f)
+	if err != nil {
+		return nil, err
+	}
+	if err := unix.SetNonblock(fd, false); err != nil { // or it would be watched as a file
+		_ = unix.Close(fd)
+		return nil, os.NewSyscallError("fcntl", err)
+	}
+	return os.NewFile(uintptr(fd), f.Name()), nil
+}
+
 func (l *listener) drop() {} // the path closes it
 
 func (l *listener) ready(int, uint32) {
