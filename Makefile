@@ -203,14 +203,14 @@ bench-gvisor: deps-test build
 
 # Written in one piece a program is kept in the page cache in large folios, until that
 # lets it go; to map and unmap fewer of them is worth 4 % of a start (Linux 6.18, ext4).
-program = rm -f $(2) && dd if=$(1) of=$(2) bs=64M status=none && chmod 0755 $(2)
+program = install -m 0755 /dev/null $(2) && dd if=$(1) of=$(2) bs=64M status=none
 
 ## install: into PREFIX (/usr/local), below DESTDIR
 .PHONY: install
 install: build
 	install -d $(DESTDIR)$(BINDIR) $(DESTDIR)$(LIBEXECDIR) $(DESTDIR)$(DOCDIR)
 	$(call program,bin/nucleus,$(DESTDIR)$(BINDIR)/nucleus)
-	for c in $(filter-out nucleus,$(COMMANDS)) nucleus-full; do $(call program,bin/$$c,$(DESTDIR)$(LIBEXECDIR)/$$c); done
+	for c in $(filter-out nucleus,$(COMMANDS)) nucleus-full; do $(call program,bin/$$c,$(DESTDIR)$(LIBEXECDIR)/$$c) || exit 1; done
 	install -d $(DESTDIR)$(LIBEXECDIR)/plugins
 	cp -df --preserve=links bin/plugins/nucleus-plugin-* $(DESTDIR)$(LIBEXECDIR)/plugins/
 	chmod 0755 $(DESTDIR)$(LIBEXECDIR)/plugins/*

@@ -126,6 +126,7 @@ type Sandbox struct {
 	pauses   atomic.Uint64 // that have begun
 	mu       sync.Mutex
 	status   Status
+	aborted  bool
 	changed  func()        // is called after each change of the status
 	runs     chan struct{} // closed when the workload runs
 	dropped  chan struct{} // closed when nobody wants it to be started any more
@@ -358,6 +359,8 @@ func (s *Sandbox) cloneInit(ctx context.Context) error {
 		Mapped: func(pid int) {
 			if pid != 0 {
 				s.mappedNS = fmt.Sprintf("/proc/%d/ns/user", pid)
+			} else {
+				cancel() // what it is prepared for will not be
 			}
 			mapped()
 		},
@@ -376,6 +379,9 @@ func (s *Sandbox) cloneInit(ctx context.Context) error {
 	_ = s.initConn.Close()
 	s.mu.Lock()
 	s.init = in
+	if s.aborted && in != nil { // while nobody could know of it
+		in.Kill()
+	}
 	s.mu.Unlock()
 	cloned()
 	mapped()
@@ -562,6 +568,7 @@ func (s *Sandbox) send(k initproto.Kind) error {
 func (s *Sandbox) abort() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	s.aborted = true
 	if s.init != nil {
 		s.init.Kill()
 	}

@@ -116,7 +116,7 @@ func (s *Sandbox) Start(ctx context.Context) error {
 		s.log.Emit(audit.Failed, err, nil)
 		return errors.Join(err, s.Destroy(ctx))
 	}
-	s.started = time.Now().UTC()
+	s.started = time.Now()
 	if _, err := s.gate.Write([]byte{1}); err != nil {
 		return errors.Join(phase("exec", fmt.Errorf("opening the start gate: %w", err)), s.Destroy(ctx))
 	}
@@ -434,7 +434,7 @@ func (s *Sandbox) running() {
 	s.mu.Lock()
 	first := s.result.Started.IsZero()
 	if first {
-		s.result.Started = s.started
+		s.result.Started = s.started.UTC()
 		if s.status == StatusCreated {
 			s.status = StatusRunning
 		}

@@ -73,7 +73,7 @@ func (s *Sandbox) teardown(ctx context.Context, asked bool) error {
 	if s.net.link != nil {
 		defer s.net.link.Close()
 	}
-	u := &undoing{log: s.log, sandbox: s.dir.ID, name: s.dir.Name, live: &s.bounds, group: s.group, loans: s.loans, networks: s.cfg.Networks, net: &s.net}
+	u := &undoing{log: s.log, sandbox: s.dir.ID, name: s.dir.Name, live: &s.bounds, group: s.group, loans: s.loans, networks: s.cfg.Networks, net: &s.net, settled: s.mounts.wait}
 	if s.result.Cause != "" {
 		u.end = &s.result
 	}

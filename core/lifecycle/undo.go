@@ -59,6 +59,9 @@ type undoing struct {
 	loans loans
 	net   *connection
 	end   *exec.Result
+	// settled, if not nil, returns when what is undone beside the journal is done: nobody
+	// else is told of an end before.
+	settled func()
 }
 
 // undo is one effect's inverse. It works from the intent's data alone, in any
@@ -99,6 +102,9 @@ func unwind(ctx context.Context, d *state.Dir, u *undoing) (warning, err error) 
 	}
 	var errs []error
 	for _, r := range undoOrder(records) {
+		if undoRank[r.Step] > 0 && u.settled != nil {
+			u.settled()
+		}
 		f, ok := undo[r.Step]
 		if !ok {
 			errs = append(errs, fmt.Errorf("undoing %q: written by another version of Nucleus", r.Step))
@@ -127,14 +133,16 @@ func unwind(ctx context.Context, d *state.Dir, u *undoing) (warning, err error) 
 	return warning, errors.Join(errs...)
 }
 
+// undoRank puts what others have to be told behind what is done here, rank 0.
+var undoRank = map[string]int{stepImage: 1, stepNetwork: 1, stepLoans: 1, stepPlugins: 2, stepHooks: 3}
+
 // undoOrder is the last effect first; but what plugins have to be told comes after
 // everything that is done here, and the poststop hooks at the very end. Nobody writes to
 // an image any more once init is gone.
 func undoOrder(records []state.Record) []state.Record {
-	rank := map[string]int{stepImage: 1, stepNetwork: 1, stepLoans: 1, stepPlugins: 2, stepHooks: 3}
 	out := slices.Clone(records)
 	slices.Reverse(out)
-	slices.SortStableFunc(out, func(a, b state.Record) int { return cmp.Compare(rank[a.Step], rank[b.Step]) })
+	slices.SortStableFunc(out, func(a, b state.Record) int { return cmp.Compare(undoRank[a.Step], undoRank[b.Step]) })
 	return out
 }
 

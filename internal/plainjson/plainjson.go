@@ -23,9 +23,11 @@ var (
 	timeType      = reflect.TypeFor[time.Time]()
 )
 
-// Marshal gives what json.Marshal gives, but for a value whose pointer alone is a
-// json.Marshaler or an encoding.TextMarshaler, and for embedded structs two of which have a
-// field of the same name: a type of that kind is for encoding/json.
+// Marshal gives what json.Marshal gives for the types that records are made of, which the
+// tests of their packages compare. Types for encoding/json alone are those whose pointer
+// only is a json.Marshaler, an encoding.TextMarshaler or has IsZero; json.Number; embedded
+// structs with a field of a name that is also elsewhere, or unexported ones with a name in
+// their tag; names in tags that it would refuse; and pointers that come back to themselves.
 func Marshal(v any) ([]byte, error) {
 	if v == nil {
 		return []byte("null"), nil

@@ -11,5 +11,4 @@ import (
 func init() {
 	processors.One()
 	stack.Deep() // for this goroutine, which initialises the packages and runs the command
-	monitorLater()
 }

@@ -176,7 +176,7 @@ func (k *looker) look(epoll int, events []unix.EpollEvent) int {
 			k.vain = 0
 			return n
 		}
-		_, _, _ = unix.RawSyscall(unix.SYS_SCHED_YIELD, 0, 0, 0)
+		_, _, _ = unix.Syscall(unix.SYS_SCHED_YIELD, 0, 0, 0)
 	}
 	k.vain = min(max(1, 2*k.vain), mostTurns)
 	k.skip = k.vain
