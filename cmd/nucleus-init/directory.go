@@ -17,9 +17,9 @@ type directory struct {
 	path string
 	fd   int
 	lent bool // fd is closed by somebody else
-	// own: it is on a file system that the builder made. Nobody else makes or moves
-	// anything there, so what a name stands for stays what it was; and nothing is
-	// created anywhere else.
+	// own: it is on a file system that the builder made, and nothing is created anywhere
+	// else. Nobody else makes or moves anything there, but what is below an overlay: no
+	// operation on a name may follow a link.
 	own bool
 	// group: what is made in it belongs to its group (S_ISGID).
 	group bool

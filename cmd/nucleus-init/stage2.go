@@ -56,7 +56,7 @@ type prepared struct {
 	umask   uintptr
 	bound   uint64
 	ambient uint64
-	keep    bool
+	first   bool // of the sandbox: nobody else is in it
 	hdr     unix.CapUserHeader
 	caps    [2]unix.CapUserData
 	rlimits []rlimit
@@ -99,7 +99,7 @@ func prepare(p *initproto.Process, d initproto.Dial, fds []int, tty int, note *p
 	}
 	pr := &prepared{
 		uid: uintptr(p.UID), gid: uintptr(p.GID), groups: p.Groups, setgrp: p.SetGroups, umask: uintptr(p.Umask),
-		bound: p.Caps.Bounding, ambient: p.Caps.Ambient, keep: p.Caps.Permitted != 0, tty: uintptr(tty), keyring: p.NewKeyring,
+		bound: p.Caps.Bounding, ambient: p.Caps.Ambient, tty: uintptr(tty), keyring: p.NewKeyring,
 		gate: uintptr(fds[p.Gate]), gateAt: firstFD, note: note, flags: uintptr(p.FilterFlags),
 	}
 	if tty != 0 {
@@ -240,11 +240,13 @@ func fork(p *prepared) (pid int, pidfd int, errno syscall.Errno) {
 	// Signals stay blocked in the child until their handlers, which belong to
 	// the Go runtime, are gone.
 	syscall.RawSyscall6(syscall.SYS_RT_SIGPROCMASK, unix.SIG_SETMASK, uintptr(unsafe.Pointer(&all)), uintptr(unsafe.Pointer(&old)), 8, 0, 0)
-	if len(p.secrets) > 0 {
-		// They are overwritten here while the child still needs them.
-		pid, pidfd, errno = forkCopy(p)
-	} else {
+	if p.first && len(p.secrets) == 0 {
 		pid, pidfd, errno = forkShared(p)
+	} else {
+		// Secrets are overwritten here while the child still needs them. And where a
+		// workload runs it could stop the child just when its change of ids has made its
+		// memory dumpable (fs.suid_dumpable, proc(5)), and read and write it by ptrace.
+		pid, pidfd, errno = forkCopy(p)
 	}
 	syscall.RawSyscall6(syscall.SYS_RT_SIGPROCMASK, unix.SIG_SETMASK, uintptr(unsafe.Pointer(&old)), 0, 8, 0, 0)
 	return pid, pidfd, errno
@@ -341,11 +343,10 @@ func child(p *prepared) {
 		}
 	}
 	p.note.step = uint32(initproto.StepKeepCaps)
-	if p.keep {
-		// Without it a change from uid 0 empties the permitted set (W10).
-		if _, _, e = syscall.RawSyscall6(syscall.SYS_PRCTL, unix.PR_SET_KEEPCAPS, 1, 0, 0, 0, 0); e != 0 {
-			goto fail
-		}
+	// Without it a change from uid 0 empties the permitted set (W10). A workload that is
+	// to have none may not trace this process either, as long as it has more.
+	if _, _, e = syscall.RawSyscall6(syscall.SYS_PRCTL, unix.PR_SET_KEEPCAPS, 1, 0, 0, 0, 0); e != 0 {
+		goto fail
 	}
 	p.note.step = uint32(initproto.StepGID)
 	if _, _, e = syscall.RawSyscall(syscall.SYS_SETRESGID, p.gid, p.gid, p.gid); e != 0 {
@@ -353,6 +354,11 @@ func child(p *prepared) {
 	}
 	p.note.step = uint32(initproto.StepUID)
 	if _, _, e = syscall.RawSyscall(syscall.SYS_SETRESUID, p.uid, p.uid, p.uid); e != 0 {
+		goto fail
+	}
+	// The change of ids has made the memory, which may still be init's, what
+	// fs.suid_dumpable says (proc(5)).
+	if _, _, e = syscall.RawSyscall6(syscall.SYS_PRCTL, unix.PR_SET_DUMPABLE, 0, 0, 0, 0, 0); e != 0 {
 		goto fail
 	}
 	p.note.step = uint32(initproto.StepCaps)
@@ -367,11 +373,6 @@ func child(p *prepared) {
 		if _, _, e = syscall.RawSyscall6(syscall.SYS_PRCTL, unix.PR_CAP_AMBIENT, unix.PR_CAP_AMBIENT_RAISE, c, 0, 0, 0); e != 0 {
 			goto fail
 		}
-	}
-	// The memory is still init's, and a change of ids gives it what fs.suid_dumpable
-	// says (proc(5)).
-	if _, _, e = syscall.RawSyscall6(syscall.SYS_PRCTL, unix.PR_SET_DUMPABLE, 0, 0, 0, 0, 0); e != 0 {
-		goto fail
 	}
 	p.note.step = uint32(initproto.StepClose)
 	for i = 0; i < len(p.listen); i++ {
@@ -467,6 +468,7 @@ func (in *initProcess) startWorkload(setup *initproto.Setup, fds []int, tty term
 	if setup.Direct {
 		return in.becomeWorkload(pr, noteFD, tty.master)
 	}
+	pr.first = true
 	pid, pidfd, errno := fork(pr)
 	pr.passed()
 	if errno != 0 {

@@ -63,6 +63,11 @@ func terminalFor(uid, gid uint32) (terminal, error) {
 		made <- outcome{t, err}
 	}()
 	o := <-made
+	// A change of the ids for files makes all our memory what fs.suid_dumpable says, too.
+	if err := unix.Prctl(unix.PR_SET_DUMPABLE, 0, 0, 0, 0); err != nil && o.err == nil {
+		o.t.close()
+		return terminal{master: -1}, os.NewSyscallError("prctl PR_SET_DUMPABLE", err)
+	}
 	return o.t, o.err
 }
 

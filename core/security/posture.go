@@ -52,9 +52,14 @@ func ReadOwn() (*Own, error) {
 	o.uncounted = err != nil
 	for _, n := range nsFiles {
 		// A kernel that has no such namespace has no such file.
-		if m, err := unix.Readlinkat(proc, "ns/"+n.file, p.buf); err == nil {
-			o.ns[n.file] = string(p.buf[:m])
+		m, err := unix.Readlinkat(proc, "ns/"+n.file, p.buf)
+		if errors.Is(err, unix.ENOENT) {
+			continue
 		}
+		if err != nil {
+			return nil, os.NewSyscallError("readlinkat ns/"+n.file, err)
+		}
+		o.ns[n.file] = string(p.buf[:m])
 	}
 	if err := unix.Statx(unix.AT_FDCWD, "/", 0, unix.STATX_INO, &o.root); err != nil {
 		return nil, os.NewSyscallError("statx /", err)
