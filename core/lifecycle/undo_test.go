@@ -213,6 +213,42 @@ func TestCollectGoesOn(t *testing.T) {
 	}
 }
 
+// Hooks and plugins may take away what the sandbox has had mounted.
+func TestOthersAreToldWhenAllIsSettled(t *testing.T) {
+	r := root(t)
+	pid, ended := sleeper(t)
+	id, err := identify(pid)
+	if err != nil {
+		t.Fatal(err)
+	}
+	died(t, r, map[string]any{stepLoans: []int{}, stepInit: id}, stepLoans, stepInit)
+	dead, err := r.Dead()
+	if err != nil || len(dead) != 1 {
+		t.Fatalf("%d dead sandboxes, %v", len(dead), err)
+	}
+	settled := false
+	u := &undoing{log: audit.NewLog(dead[0].ID, ""), settled: func() {
+		settled = true
+		select {
+		case <-ended:
+		case <-time.After(5 * time.Second):
+			t.Error("what is undone here is not before")
+		}
+		if records, err := dead[0].Pending(); err != nil || len(records) != 1 || records[0].Step != stepLoans {
+			t.Errorf("pending %v, %v", records, err)
+		}
+	}}
+	if _, err := unwind(t.Context(), dead[0], u); !errors.Is(err, ErrNoPlugins) {
+		t.Errorf("%v, want that nobody takes loans back", err)
+	}
+	if !settled {
+		t.Error("nobody waited")
+	}
+	if err := dead[0].Release(); err != nil {
+		t.Error(err)
+	}
+}
+
 func TestBadDataIsAnErrorAndStays(t *testing.T) {
 	for _, step := range []string{stepInit, stepCgroup} {
 		r := root(t)
