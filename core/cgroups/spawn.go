@@ -9,10 +9,11 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Spawn is for who makes a process by os/exec or syscall; for others there is Doors. It runs
-// start so that the process that it makes is born in the group, and so is never moved: moving a process makes the kernel wait for an RCU grace
-// period (cgroup_attach_lock() takes a per-CPU rwsem for writing), which is 4 to
-// 30 ms, more than the rest of a sandbox's start.
+// Spawn is for who makes a process by os/exec or syscall; for others there is Doors. It
+// runs start so that the process that it makes is born in the group, and so is never
+// moved: moving a process makes the kernel wait for an RCU grace period
+// (cgroup_attach_lock() takes a per-CPU rwsem for writing), which is 4 to 30 ms, more
+// than the rest of a sandbox's start.
 //
 // On v2 start gets the group as a descriptor to clone into (CLONE_INTO_CGROUP).
 // On v1 the calling thread itself goes into the group, makes the process, and

@@ -111,7 +111,6 @@ func (p Program) Run(d Data) (verdict uint32, steps int) {
 	for pc := 0; pc < len(p); pc++ {
 		in := p[pc]
 		steps++
-		taken := false
 		switch in.Op {
 		case LoadAbs:
 			a = d.word(in.K)
@@ -124,22 +123,29 @@ func (p Program) Run(d Data) (verdict uint32, steps int) {
 			continue
 		case Return:
 			return in.K, steps
-		case JumpEqual:
-			taken = a == in.K
-		case JumpGreater:
-			taken = a > in.K
-		case JumpGreaterE:
-			taken = a >= in.K
-		case JumpSet:
-			taken = a&in.K != 0
 		}
-		if taken {
-			pc += int(in.JT)
-		} else {
-			pc += int(in.JF)
-		}
+		pc += in.skip(a)
 	}
 	return 0, steps
+}
+
+// skip is how many instructions a conditional jump leaves out.
+func (in Instruction) skip(a uint32) int {
+	taken := false
+	switch in.Op {
+	case JumpEqual:
+		taken = a == in.K
+	case JumpGreater:
+		taken = a > in.K
+	case JumpGreaterE:
+		taken = a >= in.K
+	case JumpSet:
+		taken = a&in.K != 0
+	}
+	if taken {
+		return int(in.JT)
+	}
+	return int(in.JF)
 }
 
 // word reads the seccomp_data at a byte offset, little endian.

@@ -90,7 +90,6 @@ func (c *compactor) answer(number uint32) (at int, ok bool) {
 	for at < len(c.from) {
 		in := c.from[at]
 		at++
-		var taken bool
 		switch in.Op {
 		case LoadAbs:
 			switch in.K {
@@ -101,25 +100,14 @@ func (c *compactor) answer(number uint32) (at int, ok bool) {
 			default:
 				return at - 1, true
 			}
-			continue
 		case JumpAlways:
 			at += int(in.K)
-			continue
 		case Return:
 			return at - 1, true
-		case JumpEqual:
-			taken = a == in.K
-		case JumpGreater:
-			taken = a > in.K
-		case JumpGreaterE:
-			taken = a >= in.K
+		case JumpEqual, JumpGreater, JumpGreaterE:
+			at += in.skip(a)
 		default:
 			return 0, false // bits of the number: it is no range
-		}
-		if taken {
-			at += int(in.JT)
-		} else {
-			at += int(in.JF)
 		}
 	}
 	return 0, false
