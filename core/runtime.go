@@ -230,6 +230,9 @@ type RunOptions struct {
 	// then needs none of its own, and the start is a little faster. Only a program
 	// that knows all of its packages can say so.
 	ThreadsStay bool
+	// Begun is what Begin has made of the plan's job, nil for nothing; Create takes it over.
+	// It takes ThreadsStay: otherwise init is made on a thread of its own.
+	Begun *Begun
 	// Detached: what the workload writes goes into a log in the sandbox's directory,
 	// and to whoever attaches, instead of to Streams, of which only Console is used.
 	Detached bool
@@ -281,6 +284,10 @@ func onThread(create func() (*lifecycle.Sandbox, error)) (*lifecycle.Sandbox, er
 // Create takes a plan through its phases up to the start gate. Sandboxes whose
 // supervisor died earlier are cleaned up first.
 func (r *Runtime) Create(ctx context.Context, p *plan.Plan, o RunOptions) (*Sandbox, error) {
+	defer o.Begun.Dismiss()
+	if o.Begun != nil && !o.ThreadsStay {
+		return nil, errors.New("core: RunOptions.Begun without ThreadsStay")
+	}
 	if err := r.Open(ctx); err != nil {
 		return nil, err
 	}
@@ -315,7 +322,7 @@ func (r *Runtime) Create(ctx context.Context, p *plan.Plan, o RunOptions) (*Sand
 			Dir: d, InitPath: path, Init: program, Refused: append([]string{r.state.Path(), r.init.dir}, r.o.Refused...),
 			Seccomp: seccomp.Compiler{Helper: filepath.Join(r.init.dir, "nucleus-seccomp"), CacheDir: r.cacheDir()},
 			Cgroups: r.cgroups, Privileged: r.host.Privileged, Streams: streams, Log: log, Lap: r.o.Lap, Manager: r.o.Manager, Listen: o.Sockets,
-			Member: place, Dial: dial, Image: from, Settled: settled,
+			Member: place, Dial: dial, Image: from, Settled: settled, Begun: o.Begun,
 			Sources: lifecycle.Sources{Secrets: r.o.Secrets, Hooks: r.o.Hooks, Networks: r.o.Networks, Runtimes: r.o.Runtimes},
 		}, p)
 	}

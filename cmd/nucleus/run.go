@@ -229,6 +229,8 @@ func (a *app) run(ctx context.Context, f *runFlags, argv []string) error {
 		return err
 	}
 	tr.lap("job decoded")
+	begun := rt.Begin(j)
+	defer begun.Dismiss()
 	p, err := rt.Plan(j)
 	if err != nil {
 		return err
@@ -241,7 +243,7 @@ func (a *app) run(ctx context.Context, f *runFlags, argv []string) error {
 	if f.console != "" && !p.Process.Terminal {
 		return &hintedError{err: errors.New("-console-socket: the job has no terminal to hand over"), hint: "write tty = true in the job"}
 	}
-	res, err := a.supervise(ctx, rt, p, core.RunOptions{Name: exact, Sockets: sockets, Journal: journal, Restore: f.restore}, f)
+	res, err := a.supervise(ctx, rt, p, core.RunOptions{Begun: begun, Name: exact, Sockets: sockets, Journal: journal, Restore: f.restore}, f)
 	tr.print(a.stderr)
 	if f.json {
 		if jerr := json.NewEncoder(a.stderr).Encode(res); jerr != nil && err == nil {

@@ -64,6 +64,8 @@ type Config struct {
 	// to others of it: to no job that a rule does not have.
 	Member *sdk.Member
 	Dial   member.Dial
+	// Begun is the init that this run takes if it is the first that comes to it, nil for none.
+	Begun *namespaces.Begun
 	// Sources: without one of them a plan that needs it fails.
 	Sources
 	// Settled is called with the plan once nothing changes it any more before the start
@@ -355,7 +357,7 @@ func (s *Sandbox) cloneInit(ctx context.Context) error {
 	var rerr, perr error
 	in, err := s.spawn(namespaces.Options{
 		Path: s.cfg.InitPath, Program: s.cfg.Init, Stdio: s.stdio.FDs(), Control: s.initConn.FD(), LastCap: uintptr(security.LastCap()),
-		MaxFiles: s.files.Max,
+		MaxFiles: s.files.Max, Begun: s.cfg.Begun,
 		Mapped: func(pid int) {
 			if pid != 0 {
 				s.mappedNS = fmt.Sprintf("/proc/%d/ns/user", pid)

@@ -1,7 +1,7 @@
 package namespaces
 
 import (
-	"os"
+	"fmt"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
@@ -10,32 +10,17 @@ import (
 	"github.com/nucleus-runtime/nucleus/internal/failpoint"
 )
 
-// program lays out init's first steps. from holds its descriptors-to-be, all of
-// them above those that they become.
-func program(b born, maps [2]int, from [4]int) (*birth.Program, error) {
-	p := birth.New()
-	if b.waitForMaps {
-		// Its own copy of the writing end would keep it waiting, and with it the
-		// sandbox's lock held, if its maker died now.
-		p.Call(birth.Must, "close", unix.SYS_CLOSE, uintptr(maps[1]))
-	}
-	// The clone takes the handlers away (CLONE_CLEAR_SIGHAND), and what was ignored
-	// gets init's handlers, but for these: Go leaves them as it finds them, to hooks.
-	p.DefaultSignals(unix.SIGHUP, unix.SIGINT, unix.SIGCONT, unix.SIGTSTP, unix.SIGTTIN, unix.SIGTTOU)
+// follow adds to what a begun init does all that depends on the plan.
+func (g *Begun) follow(b born) error {
+	p := g.program
 	if len(b.tasks) > 0 {
 		zero, err := p.String("0")
 		if err != nil {
-			return nil, err
+			return err
 		}
-		for _, f := range b.tasks {
-			p.Keep(f)
-			p.Call(birth.Must, "write tasks", unix.SYS_WRITE, f.Fd(), zero, 1)
+		for i := range b.tasks {
+			p.Call(birth.Must, "write tasks", unix.SYS_WRITE, uintptr(firstPassed+len(b.fds)+i), zero, 1)
 		}
-	}
-	if b.waitForMaps {
-		one := new([8]byte)
-		p.Keep(one)
-		p.Call(birth.One, "read", unix.SYS_READ, uintptr(maps[0]), uintptr(unsafe.Pointer(one)), 1)
 	}
 	p.Call(birth.Must, "setsid", unix.SYS_SETSID)
 	if b.root {
@@ -67,76 +52,82 @@ func program(b born, maps [2]int, from [4]int) (*birth.Program, error) {
 	}
 	// After the change of ids, which clears it.
 	p.Call(birth.Must, "prctl PR_SET_PDEATHSIG", unix.SYS_PRCTL, unix.PR_SET_PDEATHSIG, uintptr(unix.SIGKILL))
-	for to, fd := range from {
-		p.Call(birth.Must, "dup3", unix.SYS_DUP3, uintptr(fd), uintptr(to), 0)
+	for to := range b.fds {
+		p.Call(birth.Must, "dup3", unix.SYS_DUP3, uintptr(firstPassed+to), uintptr(to), 0)
 	}
-	// Whoever started the supervisor may have left files of the host open in it (a shell's
-	// `9<file`, a service manager's sockets); its own are close-on-exec.
-	p.Call(birth.Must, "close_range", unix.SYS_CLOSE_RANGE, uintptr(len(from)), uintptr(^uint32(0)), unix.CLOSE_RANGE_CLOEXEC)
 	if b.maxFiles > 0 {
-		few := &unix.Rlimit{Cur: uint64(len(from)), Max: b.maxFiles}
+		few := &unix.Rlimit{Cur: uint64(len(b.fds)), Max: b.maxFiles}
 		p.Keep(few)
 		p.Call(birth.Must, "prlimit64", unix.SYS_PRLIMIT64, 0, unix.RLIMIT_NOFILE, uintptr(unsafe.Pointer(few)), 0)
 	}
 	p.Slack()
 	path, err := p.String(b.path)
 	if err != nil {
-		return nil, err
+		return err
 	}
 	argv, err := p.Strings(b.argv...)
 	if err != nil {
-		return nil, err
+		return err
 	}
 	envv, err := p.Strings(b.env...)
 	if err != nil {
-		return nil, err
+		return err
 	}
 	p.Unblock()
 	if b.program >= 0 {
-		p.Call(birth.Must, "execveat", unix.SYS_EXECVEAT, uintptr(b.program), path, argv, envv, unix.AT_EMPTY_PATH)
+		p.Call(birth.Must, "execveat", unix.SYS_EXECVEAT, uintptr(firstPassed+len(b.fds)+len(b.tasks)), path, argv, envv, unix.AT_EMPTY_PATH)
 	} else {
 		p.Call(birth.Must, "execve", unix.SYS_EXECVE, path, argv, envv)
 	}
-	return p, nil
+	return nil
 }
 
-// spawn makes init. The calling thread is its parent.
+// passed are the descriptors that init gets.
+func (b born) passed() []int {
+	fds := append([]int(nil), b.fds[:]...)
+	for _, f := range b.tasks {
+		fds = append(fds, int(f.Fd()))
+	}
+	if b.program >= 0 {
+		fds = append(fds, b.program)
+	}
+	return fds
+}
+
+// spawn makes init. The calling thread is its parent, but of one that was begun.
 func spawn(b born) (pid, pidfd int, err error) {
-	var maps [2]int
-	if err := unix.Pipe2(maps[:], unix.O_CLOEXEC); err != nil {
-		return 0, -1, os.NewSyscallError("pipe2", err)
+	fds := b.passed()
+	if len(fds) > maxPassed {
+		return 0, -1, fmt.Errorf("init cannot be given %d descriptors", len(fds))
 	}
-	defer unix.Close(maps[0])
-	closeMaps := func() {
-		if maps[1] >= 0 {
-			_ = unix.Close(maps[1]) // the child sees the end and gives up
-			maps[1] = -1
+	g := b.begun
+	if !g.take(b) {
+		if g, err = newBegun(b.flags); err != nil {
+			return 0, -1, err
 		}
 	}
-	defer closeMaps()
-	var from [4]int
-	for i, fd := range b.fds {
-		// High ones, so that no copy lands on one that is still to be copied.
-		if from[i], err = unix.FcntlInt(uintptr(fd), unix.F_DUPFD_CLOEXEC, 16); err != nil {
-			return 0, -1, os.NewSyscallError("fcntl F_DUPFD_CLOEXEC", err)
-		}
-		defer unix.Close(from[i])
-	}
-	p, err := program(b, maps, from)
-	if err != nil {
+	defer g.close()
+	if err := g.follow(b); err != nil {
+		g.abandon(err)
 		return 0, -1, err
 	}
-	child, err := p.Clone(b.flags|unix.CLONE_CLEAR_SIGHAND, b.cgroup)
+	if g.child == nil {
+		g.child, err = g.program.Clone(g.cloneFlags(), b.cgroup)
+	} else {
+		err = g.child.Proceed()
+	}
 	if err != nil {
+		g.abandon(err)
 		return 0, -1, err
 	}
+	child := g.child
 	failpoint.Hit("init cloned")
-	if b.waitForMaps {
-		if err = b.writeMaps(child.Pid); err == nil {
-			_, err = unix.Write(maps[1], []byte{1})
-		}
+	if b.writes {
+		err = b.writeMaps(child.Pid)
 	}
-	closeMaps()
+	if err == nil {
+		err = g.pass(fds)
+	}
 	if err == nil && !b.helpers {
 		b.mapped(child.Pid)
 	}

@@ -48,6 +48,9 @@ type Options struct {
 	// Go's runtime would open the host's cgroup files, and those of huge pages, for
 	// numbers that init has no use for.
 	MaxFiles uint64
+	// Begun is an init that has been begun for this plan, nil for none. Start makes another one
+	// if it does not fit.
+	Begun *Begun
 	// Each of these may be nil. Mapped is called once the user namespace has its id maps, or
 	// without a pid if those who write them could not. Init may not have come as far as its
 	// exec by then, and Start may still fail.
@@ -102,6 +105,7 @@ func Start(p *plan.Plan, o Options) (*Init, error) {
 	for _, n := range p.Namespaces {
 		b.flags |= flags[n.Type]
 	}
+	b.begun = o.Begun
 	if o.Program != nil {
 		b.path, b.program = "", int(o.Program.Fd())
 	}
@@ -115,7 +119,7 @@ func Start(p *plan.Plan, o Options) (*Init, error) {
 		// user namespace, were they not ambient.
 		b.ambient = ambient(o.LastCap)
 	default:
-		b.waitForMaps = true
+		b.writes = true
 		_, uid := plan.HostID(p.IDs.UIDs, 0)
 		_, gid := plan.HostID(p.IDs.GIDs, 0)
 		// As 0:0 inside it keeps its capabilities over the exec; where the maps
@@ -154,23 +158,24 @@ func Start(p *plan.Plan, o Options) (*Init, error) {
 // of the terminal, and those that are sent to the supervisor's process group,
 // are the supervisor's to pass on.
 type born struct {
-	path        string
-	program     int // descriptor to execute instead of path, -1 for none
-	argv, env   []string
-	fds         [4]int
-	flags       uintptr
-	maxFiles    uint64 // the hard limit, if it has room for its own descriptors alone
-	cgroup      int    // descriptor to clone into, -1 for none
-	tasks       []*os.File
-	waitForMaps bool // until this process has written uids and gids
-	helpers     bool // others write them
-	mapped      func(pid int)
-	beside      func()
-	execed      func(int, error)
-	uids, gids  []specs.LinuxIDMapping
-	setGroups   bool
-	root        bool // becomes 0:0
-	ambient     []uintptr
+	path       string
+	program    int // descriptor to execute instead of path, -1 for none
+	argv, env  []string
+	fds        [4]int
+	flags      uintptr
+	maxFiles   uint64 // the hard limit, if it has room for its own descriptors alone
+	cgroup     int    // descriptor to clone into, -1 for none
+	tasks      []*os.File
+	begun      *Begun
+	writes     bool // this process writes uids and gids before init goes on
+	helpers    bool // others write them
+	mapped     func(pid int)
+	beside     func()
+	execed     func(int, error)
+	uids, gids []specs.LinuxIDMapping
+	setGroups  bool
+	root       bool // becomes 0:0
+	ambient    []uintptr
 }
 
 // writeMaps writes the id maps of a process in a new user namespace.

@@ -161,21 +161,29 @@ func (m *maker) unsupported() {
 	}
 }
 
-func (m *maker) namespaces() {
+// Namespaces gives the types of those that a job's sandbox has, which nothing else has a
+// say in.
+func Namespaces(j *job.Job) []specs.LinuxNamespaceType {
 	types := []specs.LinuxNamespaceType{specs.MountNamespace, specs.PIDNamespace, specs.IPCNamespace, specs.UTSNamespace, specs.CgroupNamespace}
-	if m.p.IDs.Kind != "none" {
+	if j.Namespaces.User != "host" {
 		types = append([]specs.LinuxNamespaceType{specs.UserNamespace}, types...)
 	}
-	if m.j.Network.Backend != "host" {
+	if j.Network.Backend != "host" {
 		types = append(types, specs.NetworkNamespace)
 	}
+	if j.Namespaces.Time {
+		types = append(types, specs.TimeNamespace)
+	}
+	return types
+}
+
+func (m *maker) namespaces() {
 	if m.j.Namespaces.Time {
 		if f := m.h.Feature("timens"); f.State == fact.Unavailable || !m.h.KernelAtLeast(5, 6) {
 			m.fail("namespaces.time", "remove the line, or use a kernel with CONFIG_TIME_NS (Linux 5.6)", "this kernel has no time namespaces")
 		}
-		types = append(types, specs.TimeNamespace)
 	}
-	for _, t := range types {
+	for _, t := range Namespaces(m.j) {
 		m.p.Namespaces = append(m.p.Namespaces, specs.LinuxNamespace{Type: t})
 	}
 	if !m.h.Privileged && m.p.IDs.Kind == "none" {

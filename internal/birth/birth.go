@@ -67,20 +67,32 @@ type Program struct {
 	keep   []any
 	action [4]uint64 // struct sigaction with SIG_DFL
 	mask   uint64
+	await  int  // the step that HoldExec has added, -1 for none
+	begun  bool // a process carries it out: its steps must stay where they are
 }
 
 // New gives a program without steps.
 func New() *Program {
-	p := &Program{}
+	p := &Program{await: -1}
 	p.keep = append(p.keep, p)
 	return p
 }
 
 // Call adds a step. name is for the error.
 func (p *Program) Call(check Check, name string, nr uintptr, args ...uintptr) {
+	if p.begun && len(p.steps) == cap(p.steps) {
+		panic("birth: more steps than a begun process has room for")
+	}
 	s := step{nr: nr, check: check}
 	copy(s.args[:], args)
 	p.steps, p.names = append(p.steps, s), append(p.names, name)
+}
+
+// HoldExec adds a step that gives the descriptor by which the exec is noticed a number, so
+// that a later step can close all others.
+func (p *Program) HoldExec(fd int) {
+	p.await = len(p.steps)
+	p.Call(Must, "dup3", unix.SYS_DUP3, 0, uintptr(fd), unix.O_CLOEXEC)
 }
 
 // Keep holds on to what an argument points to.
@@ -155,7 +167,12 @@ type Born struct {
 // other child before its exec would not be ours to write.
 var cloning sync.Mutex
 
-const childStack = 16 << 10
+const (
+	childStack = 16 << 10
+	// begunSteps is the most that a program has whose process is begun. Three quarters of
+	// them could be ambient capabilities.
+	begunSteps = 128
+)
 
 // Clone makes the process. The calling thread is its parent. cgroup is a descriptor
 // of the v2 control group to be born in, or -1.
@@ -163,24 +180,68 @@ func (p *Program) Clone(flags uintptr, cgroup int) (*Born, error) {
 	return p.clone(flags, cgroup, clone)
 }
 
+// Begin is Clone for a program of which the end is not known yet. Its last step must wait
+// for something that is done after Proceed, and further ones are added before that; none
+// before may change ids.
+func (p *Program) Begin(flags uintptr) (*Born, error) {
+	p.steps = append(make([]step, 0, begunSteps), p.steps...)
+	p.begun = true
+	b := &Born{Pid: -1, PidFD: -1, program: p}
+	if err := b.bear(flags, -1, clone); err != nil {
+		return nil, err
+	}
+	return b, nil
+}
+
+// Proceed comes before what a begun process waits for.
+func (b *Born) Proceed() (err error) {
+	cloning.Lock()
+	if b.dumpable, err = unix.PrctlRetInt(unix.PR_GET_DUMPABLE, 0, 0, 0, 0); err != nil {
+		cloning.Unlock()
+		return os.NewSyscallError("prctl PR_GET_DUMPABLE", err)
+	}
+	b.unlock = cloning.Unlock
+	return nil
+}
+
 // cloner clones with all signals blocked.
 type cloner func(args *cloneArgs, stack []byte, program *step, note *outcome) (uintptr, syscall.Errno)
 
-func (p *Program) clone(flags uintptr, cgroup int, clone cloner) (_ *Born, err error) {
+func (p *Program) clone(flags uintptr, cgroup int, clone cloner) (*Born, error) {
 	b := &Born{Pid: -1, PidFD: -1, program: p}
-	var execed [2]int
-	if err := unix.Pipe2(execed[:], unix.O_CLOEXEC); err != nil {
-		return nil, os.NewSyscallError("pipe2", err)
+	if err := b.Proceed(); err != nil {
+		return nil, err
 	}
-	b.execed = execed[0]
+	if err := b.bear(flags, cgroup, clone); err != nil {
+		return nil, err
+	}
+	return b, nil
+}
+
+func (b *Born) bear(flags uintptr, cgroup int, clone cloner) (err error) {
+	p := b.program
+	b.execed = -1
 	defer func() {
-		_ = unix.Close(execed[1]) // the child has its own, until it execs
 		if err != nil {
 			b.free()
 		}
 	}()
+	var execed [2]int
+	if err := unix.Pipe2(execed[:], unix.O_CLOEXEC); err != nil {
+		return os.NewSyscallError("pipe2", err)
+	}
+	b.execed = execed[0]
+	defer unix.Close(execed[1]) // the child has its own, until it execs
+	if p.await >= 0 {
+		held, err := unix.FcntlInt(uintptr(execed[1]), unix.F_DUPFD_CLOEXEC, highFD)
+		if err != nil {
+			return os.NewSyscallError("fcntl F_DUPFD_CLOEXEC", err)
+		}
+		defer unix.Close(held)
+		p.steps[p.await].args[0] = uintptr(held)
+	}
 	if b.stack, err = unix.Mmap(-1, 0, childStack, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED|unix.MAP_ANONYMOUS); err != nil {
-		return nil, os.NewSyscallError("mmap", err)
+		return os.NewSyscallError("mmap", err)
 	}
 	// At the end of the stack that the child reaches last: it is shared with a child
 	// that has a copy of the rest of our memory, too.
@@ -194,28 +255,32 @@ func (p *Program) clone(flags uintptr, cgroup int, clone cloner) (_ *Born, err e
 		b.args.flags |= unix.CLONE_INTO_CGROUP
 		b.args.cgroup = uint64(cgroup)
 	}
-	cloning.Lock()
-	b.unlock = cloning.Unlock
-	if b.dumpable, err = unix.PrctlRetInt(unix.PR_GET_DUMPABLE, 0, 0, 0, 0); err != nil {
-		return nil, os.NewSyscallError("prctl PR_GET_DUMPABLE", err)
-	}
 	r, errno := clone(b.args, b.stack, &p.steps[0], b.note)
 	if errno != 0 {
-		return nil, os.NewSyscallError("clone3", errno)
+		return os.NewSyscallError("clone3", errno)
 	}
 	b.Pid, b.PidFD = int(r), int(*pidfd)
-	return b, nil
+	return nil
 }
+
+// highFD is above the numbers that descriptors are given in a child.
+const highFD = 16
 
 // Await returns when the process has executed its program. If it could not, or
 // failed is an error, it is ended and collected, its pidfd closed.
 func (b *Born) Await(failed error) error {
+	if failed != nil {
+		_ = unix.PidfdSendSignal(b.PidFD, unix.SIGKILL, nil, 0) // it may have ended by itself
+	}
 	awaitEnd(b.execed)
 	err := failed
-	if derr := unix.Prctl(unix.PR_SET_DUMPABLE, uintptr(b.dumpable&1), 0, 0, 0); err == nil && derr != nil {
-		err = os.NewSyscallError("prctl PR_SET_DUMPABLE", derr)
+	if b.unlock != nil {
+		if derr := unix.Prctl(unix.PR_SET_DUMPABLE, uintptr(b.dumpable&1), 0, 0, 0); err == nil && derr != nil {
+			err = os.NewSyscallError("prctl PR_SET_DUMPABLE", derr)
+		}
 	}
-	if err == nil && b.note.errno != 0 {
+	// Its own failure is the first cause of what failed in telling it something.
+	if errno := syscall.Errno(b.note.errno); errno != 0 && (err == nil || errno != syscall.ECANCELED) {
 		err = b.failure()
 	}
 	runtime.KeepAlive(b.program)
@@ -224,7 +289,7 @@ func (b *Born) Await(failed error) error {
 	if err == nil {
 		return nil
 	}
-	_ = unix.PidfdSendSignal(b.PidFD, unix.SIGKILL, nil, 0) // it may have ended by itself
+	_ = unix.PidfdSendSignal(b.PidFD, unix.SIGKILL, nil, 0)
 	var ws syscall.WaitStatus
 	for {
 		if _, werr := syscall.Wait4(b.Pid, &ws, 0, nil); !errors.Is(werr, unix.EINTR) {
@@ -236,7 +301,9 @@ func (b *Born) Await(failed error) error {
 }
 
 func (b *Born) free() {
-	_ = unix.Close(b.execed)
+	if b.execed >= 0 {
+		_ = unix.Close(b.execed)
+	}
 	if b.stack != nil {
 		_ = unix.Munmap(b.stack)
 	}

@@ -7,6 +7,10 @@ import (
 	"golang.org/x/sys/unix"
 )
 
+// Shared tells whether a child has its maker's memory until its exec, and so sees steps that
+// are added to its program meanwhile.
+const Shared = true
+
 func cloneRun(args *cloneArgs, size uintptr, program *step, outcome *outcome, all, old *uint64) (pid, errno uintptr)
 
 func clone(args *cloneArgs, stack []byte, program *step, note *outcome) (uintptr, syscall.Errno) {

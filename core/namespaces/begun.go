@@ -1,0 +1,170 @@
+package namespaces
+
+import (
+	"errors"
+	"os"
+	"sync"
+	"unsafe"
+
+	specs "github.com/opencontainers/runtime-spec/specs-go"
+	"golang.org/x/sys/unix"
+
+	"github.com/nucleus-runtime/nucleus/internal/birth"
+)
+
+// Begun is an init that has its namespaces and nothing else: it waits to be told who it is,
+// what it gets and what it executes. A network namespace takes the kernel longer than
+// all others, and can be made while the rest is thought out.
+//
+// Until then it is as good as a descriptor of the process that has begun it. It ends with
+// that one, however it ends, for it waits for a message on a socket of which nobody else has
+// the other end.
+type Begun struct {
+	flags   uintptr
+	program *birth.Program
+	child   *birth.Born // nil before it is made
+	ours    int         // end of the socket, -1 once it is closed
+	theirs  int
+
+	mu    sync.Mutex
+	taken bool // by Start, or dismissed
+}
+
+// The descriptors of a begun init. Below are those that it keeps; until it has them their
+// places are taken, so that what it is passed comes by number.
+const (
+	execFD      = 4
+	firstPassed = execFD + 1
+	maxPassed   = 64
+)
+
+// message is what init waits for, and where the kernel puts it. (Not on a stack: these move.)
+type message struct {
+	header  unix.Msghdr
+	data    unix.Iovec
+	one     [8]byte
+	control [unix.SizeofCmsghdr + maxPassed*4]byte
+}
+
+var errDismissed = errors.New("init is not wanted")
+
+// Begin makes an init that Start may take. Like Start, it is called on a thread that lives as
+// long as the sandbox. It gives nil where the steps of a process must be known when it is made.
+func Begin(types []specs.LinuxNamespaceType) (*Begun, error) {
+	if !birth.Shared {
+		return nil, nil
+	}
+	f := uintptr(0)
+	for _, t := range types {
+		f |= flags[t]
+	}
+	g, err := newBegun(f)
+	if err != nil {
+		return nil, err
+	}
+	if g.child, err = g.program.Begin(g.cloneFlags()); err != nil {
+		g.close()
+		return nil, err
+	}
+	return g, nil
+}
+
+// newBegun lays out init's first steps, those that are the same for all plans with these flags.
+func newBegun(flags uintptr) (*Begun, error) {
+	pair, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_SEQPACKET|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return nil, os.NewSyscallError("socketpair", err)
+	}
+	g := &Begun{flags: flags, program: birth.New(), ours: pair[0], theirs: pair[1]}
+	// A high one, so that no copy lands on it.
+	high, err := unix.FcntlInt(uintptr(g.theirs), unix.F_DUPFD_CLOEXEC, 16)
+	if err != nil {
+		g.close()
+		return nil, os.NewSyscallError("fcntl F_DUPFD_CLOEXEC", err)
+	}
+	_ = unix.Close(g.theirs)
+	g.theirs = high
+
+	p := g.program
+	p.HoldExec(execFD)
+	for fd := range execFD {
+		p.Call(birth.Must, "dup3", unix.SYS_DUP3, uintptr(g.theirs), uintptr(fd), 0)
+	}
+	// Whoever started the supervisor may have left files of the host open in it (a shell's
+	// `9<file`, a service manager's sockets). And with its own copy of our end it would wait
+	// for ever, and hold the sandbox's lock, if its maker died now.
+	p.Call(birth.Must, "close_range", unix.SYS_CLOSE_RANGE, firstPassed, uintptr(^uint32(0)), 0)
+	// The clone takes the handlers away (CLONE_CLEAR_SIGHAND), and what was ignored
+	// gets init's handlers, but for these: Go leaves them as it finds them, to hooks.
+	p.DefaultSignals(unix.SIGHUP, unix.SIGINT, unix.SIGCONT, unix.SIGTSTP, unix.SIGTTIN, unix.SIGTTOU)
+	if flags&unix.CLONE_NEWNET != 0 {
+		p.Call(birth.Must, "unshare CLONE_NEWNET", unix.SYS_UNSHARE, unix.CLONE_NEWNET)
+	}
+	m := &message{}
+	p.Keep(m)
+	m.data.Base = &m.one[0]
+	m.data.SetLen(len(m.one))
+	m.header.Iov = &m.data
+	m.header.SetIovlen(1)
+	m.header.Control = &m.control[0]
+	m.header.SetControllen(len(m.control))
+	p.Call(birth.One, "recvmsg", unix.SYS_RECVMSG, 0, uintptr(unsafe.Pointer(&m.header)), unix.MSG_CMSG_CLOEXEC)
+	return g, nil
+}
+
+// cloneFlags are those of its birth: the network namespace it makes by itself, beside us.
+func (g *Begun) cloneFlags() uintptr { return g.flags&^unix.CLONE_NEWNET | unix.CLONE_CLEAR_SIGHAND }
+
+// take tells whether init is the one that is to be started, which must be born in its group.
+// If it is not, it is dismissed.
+func (g *Begun) take(b born) bool {
+	if g == nil {
+		return false
+	}
+	if g.flags != b.flags || b.cgroup >= 0 {
+		g.Dismiss()
+		return false
+	}
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	taken := g.taken
+	g.taken = true
+	return !taken
+}
+
+// pass tells init to go on, with these descriptors.
+func (g *Begun) pass(fds []int) error {
+	return os.NewSyscallError("sendmsg", unix.Sendmsg(g.ours, []byte{1}, unix.UnixRights(fds...), nil, unix.MSG_NOSIGNAL))
+}
+
+// Dismiss ends an init that was not started. It may be called at any time, of nil, too.
+func (g *Begun) Dismiss() {
+	if g == nil {
+		return
+	}
+	g.mu.Lock()
+	taken := g.taken
+	g.taken = true
+	g.mu.Unlock()
+	if !taken {
+		g.abandon(errDismissed)
+		g.close()
+	}
+}
+
+// abandon ends and collects what has been made.
+func (g *Begun) abandon(why error) {
+	if g.child != nil {
+		_ = g.child.Await(why) // which it returns
+		g.child = nil
+	}
+}
+
+func (g *Begun) close() {
+	for _, fd := range []*int{&g.ours, &g.theirs} {
+		if *fd >= 0 {
+			_ = unix.Close(*fd)
+			*fd = -1
+		}
+	}
+}
