@@ -103,6 +103,11 @@ func onThread(f func()) {
 // begin starts init as the lifecycle does, from a thread that stays.
 func begin(t *testing.T, p *plan.Plan) (*started, error) {
 	t.Helper()
+	return startWith(t, p, nil)
+}
+
+func startWith(t *testing.T, p *plan.Plan, g *Begun) (*started, error) {
+	t.Helper()
 	pair, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_SEQPACKET|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
 		t.Fatal(err)
@@ -117,7 +122,7 @@ func begin(t *testing.T, p *plan.Plan) (*started, error) {
 	failed := make(chan error)
 	onThread(func() {
 		var err error
-		s.in, err = Start(p, Options{Path: "/proc/self/exe", Stdio: [3]int{n, n, n}, Control: pair[1], LastCap: lastCap(t)})
+		s.in, err = Start(p, Options{Path: "/proc/self/exe", Stdio: [3]int{n, n, n}, Control: pair[1], LastCap: lastCap(t), Begun: g})
 		_ = unix.Close(pair[1])
 		failed <- err
 		<-s.release

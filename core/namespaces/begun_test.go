@@ -1,0 +1,133 @@
+package namespaces
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"strings"
+	"testing"
+	"time"
+
+	specs "github.com/opencontainers/runtime-spec/specs-go"
+	"golang.org/x/sys/unix"
+
+	"github.com/nucleus-runtime/nucleus/core/plan"
+	"github.com/nucleus-runtime/nucleus/internal/testutil"
+)
+
+var allTypes = []specs.LinuxNamespaceType{specs.UserNamespace, specs.PIDNamespace, specs.MountNamespace, specs.NetworkNamespace, specs.UTSNamespace, specs.IPCNamespace, specs.CgroupNamespace}
+
+func mustBegin(t *testing.T, types []specs.LinuxNamespaceType) *Begun {
+	t.Helper()
+	g, err := Begin(types)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if g == nil {
+		t.Skip("not on this architecture")
+	}
+	t.Cleanup(g.Dismiss)
+	return g
+}
+
+// gone waits for a process to be no more, collected by whoever has to.
+func gone(t *testing.T, pid int) {
+	t.Helper()
+	for end := time.Now().Add(10 * time.Second); !errors.Is(unix.Kill(pid, 0), unix.ESRCH); {
+		if time.Now().After(end) {
+			t.Fatalf("process %d is still there", pid)
+		}
+		time.Sleep(time.Millisecond)
+	}
+}
+
+func TestBegunIsTheInitThatStarts(t *testing.T) {
+	testutil.Needs(t, testutil.UserNS)
+	g := mustBegin(t, allTypes)
+	pid := g.child.Pid
+	s, err := startWith(t, &plan.Plan{Namespaces: all, IDs: oneID()}, g)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if s.in.Pid != pid {
+		t.Errorf("process %d was begun, and %d started", pid, s.in.Pid)
+	}
+	if v := s.seen; v.Pid != 1 || v.UID != 0 || v.GID != 0 || v.Death != int(unix.SIGKILL) {
+		t.Errorf("pid %d, ids %d:%d, death signal %d, want 1, 0:0, SIGKILL", v.Pid, v.UID, v.GID, v.Death)
+	}
+	if ours, theirs := links("/proc/self/ns"), links(fmt.Sprintf("/proc/%d/ns", pid)); ours["net"] == theirs["net"] || ours["user"] == theirs["user"] {
+		t.Errorf("namespaces %v, ours %v", theirs, ours)
+	}
+	for fd, want := range map[string]bool{"0": true, "1": true, "2": true, "3": true} {
+		if _, err := os.Readlink(fmt.Sprintf("/proc/%d/fd/%s", pid, fd)); (err == nil) != want {
+			t.Errorf("descriptor %s: %v", fd, err)
+		}
+	}
+	g.Dismiss() // changes nothing any more
+	if err := unix.Kill(pid, 0); err != nil {
+		t.Errorf("dismissed when it ran: %v", err)
+	}
+}
+
+func TestDismissed(t *testing.T) {
+	testutil.Needs(t, testutil.UserNS)
+	g := mustBegin(t, allTypes)
+	pid := g.child.Pid
+	g.Dismiss()
+	gone(t, pid)
+	g.Dismiss()
+	(*Begun)(nil).Dismiss()
+}
+
+// One that was begun for other namespaces is no use, and must not be left.
+func TestBegunThatDoesNotFit(t *testing.T) {
+	testutil.Needs(t, testutil.UserNS)
+	g := mustBegin(t, allTypes[:2])
+	pid := g.child.Pid
+	s, err := startWith(t, &plan.Plan{Namespaces: all, IDs: oneID()}, g)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if s.in.Pid == pid {
+		t.Error("it has been started")
+	}
+	gone(t, pid)
+}
+
+// What is begun ends with its maker, though that cannot say so any more. The test runs
+// itself for one that begins an init and is killed.
+func TestBegunEndsWithItsMaker(t *testing.T) {
+	testutil.Needs(t, testutil.UserNS)
+	if os.Getenv("NUCLEUS_TEST_BEGIN") != "" {
+		g := mustBegin(t, allTypes)
+		fmt.Printf("begun %d\n", g.child.Pid)
+		select {}
+	}
+	cmd := exec.Command("/proc/self/exe", "-test.run", "^"+t.Name()+"$")
+	cmd.Env = append(os.Environ(), "NUCLEUS_TEST_BEGIN=1")
+	out, err := cmd.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	var pid int
+	_, err = fmt.Fscanf(out, "begun %d\n", &pid)
+	_ = cmd.Process.Kill()
+	_ = cmd.Wait() // killed
+	if err != nil {
+		t.Fatal(err)
+	}
+	for end := time.Now().Add(10 * time.Second); ; time.Sleep(time.Millisecond) {
+		b, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
+		// Collected by the host's init, which may take its time.
+		if err != nil || strings.Contains(string(b), "State:\tZ") || strings.Contains(string(b), "State:\tX") {
+			return
+		}
+		if time.Now().After(end) {
+			t.Fatalf("it lives: %s", b)
+		}
+	}
+}
