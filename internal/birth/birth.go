@@ -14,7 +14,6 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"runtime"
 	"sync"
 	"syscall"
 	"time"
@@ -167,6 +166,10 @@ type Born struct {
 // other child before its exec would not be ours to write.
 var cloning sync.Mutex
 
+// living are the programs that are carried out. A process whose maker has forgotten it
+// must not go on with what the garbage collector has made of its list.
+var living sync.Map
+
 const (
 	childStack = 16 << 10
 	// begunSteps is the most that a program has whose process is begun. Three quarters of
@@ -255,8 +258,10 @@ func (b *Born) bear(flags uintptr, cgroup int, clone cloner) (err error) {
 		b.args.flags |= unix.CLONE_INTO_CGROUP
 		b.args.cgroup = uint64(cgroup)
 	}
+	living.Store(b, nil)
 	r, errno := clone(b.args, b.stack, &p.steps[0], b.note)
 	if errno != 0 {
+		living.Delete(b)
 		return os.NewSyscallError("clone3", errno)
 	}
 	b.Pid, b.PidFD = int(r), int(*pidfd)
@@ -283,8 +288,7 @@ func (b *Born) Await(failed error) error {
 	if errno := syscall.Errno(b.note.errno); errno != 0 && (err == nil || errno != syscall.ECANCELED) {
 		err = b.failure()
 	}
-	runtime.KeepAlive(b.program)
-	runtime.KeepAlive(b.args)
+	living.Delete(b)
 	b.free()
 	if err == nil {
 		return nil

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"io"
 	"os"
+	"runtime"
 	"strings"
 	"syscall"
 	"testing"
@@ -137,5 +138,42 @@ func TestGivenUp(t *testing.T) {
 func TestNoStringWithNUL(t *testing.T) {
 	if _, err := New().Strings("a", "b\x00c"); err == nil {
 		t.Error("no error")
+	}
+}
+
+// Who begins a process and forgets it has left the collector nothing of it to take.
+func TestForgotten(t *testing.T) {
+	if !Shared {
+		t.Skip("no process can be begun on this architecture")
+	}
+	var wait [2]int
+	if err := unix.Pipe2(wait[:], unix.O_CLOEXEC); err != nil {
+		t.Fatal(err)
+	}
+	pid := func() int {
+		p := New()
+		one := new([8]byte)
+		p.Keep(one)
+		p.Call(Must, "close", unix.SYS_CLOSE, uintptr(wait[1]))
+		p.Call(One, "read", unix.SYS_READ, uintptr(wait[0]), uintptr(unsafe.Pointer(one)), 1)
+		b, err := p.Begin(0)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return b.Pid
+	}()
+	var rubbish [][]byte
+	for range 3 {
+		runtime.GC()
+		for range 2000 {
+			rubbish = append(rubbish, make([]byte, begunSteps*int(unsafe.Sizeof(step{}))))
+		}
+	}
+	runtime.KeepAlive(rubbish)
+	_ = unix.Close(wait[0])
+	_ = unix.Close(wait[1])
+	var ws syscall.WaitStatus
+	if _, err := syscall.Wait4(pid, &ws, 0, nil); err != nil || ws.ExitStatus() != 1 {
+		t.Errorf("wait status %#x (%v), want exit 1", int(ws), err)
 	}
 }
