@@ -409,9 +409,6 @@ func (s *Sandbox) prepare(ctx context.Context) error {
 	if err := s.openHooks(); err != nil {
 		return err
 	}
-	if err := s.limitGroup(); err != nil {
-		return err
-	}
 	if err := s.askRuntime(ctx); err != nil {
 		return err
 	}
@@ -538,6 +535,10 @@ func (s *Sandbox) sendSetup(ctx context.Context) error {
 // only then is stage 2 made.
 func (s *Sandbox) openGates(context.Context) error {
 	if s.group != nil {
+		// Init is at work on the file system by now, which takes longer.
+		if err := s.limitGroup(); err != nil {
+			return err
+		}
 		if err := s.dir.Journal.Done(stepCgroup); err != nil {
 			return phase("cgroups", err)
 		}
