@@ -35,6 +35,9 @@ can run the job; no other plugin is started.`,
   nucleus plan -config job.hcl -json
   nucleus plan -config job.hcl -oci > config.json`,
 		RunE: func(c *cobra.Command, args []string) error {
+			if len(args) > 0 && c.ArgsLenAtDash() != 0 {
+				return unexpected("plan", args[0])
+			}
 			p, err := a.makePlan(c.Context(), &f, args)
 			if err != nil {
 				return err
