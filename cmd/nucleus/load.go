@@ -156,7 +156,7 @@ func (a *app) decoded(f *jobFlags, j *job.Job, diags hcl.Diagnostics) (*job.Job,
 func (a *app) readJob(config string) (string, []byte, error) {
 	if config == "-" {
 		b, err := a.readPiped()
-		return "<stdin>", b, err
+		return pipedName, b, err
 	}
 	b, err := readBounded(config)
 	if err != nil {
@@ -164,6 +164,9 @@ func (a *app) readJob(config string) (string, []byte, error) {
 	}
 	return config, b, nil
 }
+
+// pipedName is what a file on standard input is called.
+const pipedName = "<stdin>"
 
 // readBounded reads as much of a file as tells that it is too long, which /dev/zero is.
 func readBounded(path string) ([]byte, error) {

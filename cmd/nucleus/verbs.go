@@ -129,6 +129,9 @@ func (a *app) validate(ctx context.Context, config string, jobs []*job.Job) erro
 	if printed != nil {
 		return printed
 	}
+	if config == "-" {
+		config = pipedName
+	}
 	for _, j := range jobs {
 		if _, err := fmt.Fprintf(a.out, "%s: job %q is valid\n", config, j.Name); err != nil {
 			return err
