@@ -1,6 +1,7 @@
 package core
 
 import (
+	"errors"
 	"io"
 	"os"
 	"path/filepath"
@@ -25,7 +26,10 @@ func accounts(j *job.Job) plan.Accounts {
 		return plan.Accounts{} // the file system phase tells, with the job's line
 	}
 	defer unix.Close(root)
-	return plan.Accounts{Passwd: readBeneath(root, "etc/passwd"), Group: readBeneath(root, "etc/group")}
+	return plan.Accounts{
+		Passwd: readBeneath(root, "etc/passwd", plan.OwnAccounts().Passwd),
+		Group:  readBeneath(root, "etc/group", plan.OwnAccounts().Group),
+	}
 }
 
 func readSmall(path string) []byte {
@@ -37,11 +41,15 @@ func readSmall(path string) []byte {
 	return readBounded(f)
 }
 
-// readBeneath reads a file of an untrusted tree, whose links may lead anywhere.
-func readBeneath(root int, path string) []byte {
+// readBeneath reads a file of an untrusted tree, whose links may lead anywhere. One that
+// is not there has what the sandbox gets in its place.
+func readBeneath(root int, path string, absent []byte) []byte {
 	fd, err := unix.Openat2(root, path, &unix.OpenHow{
 		Flags: unix.O_RDONLY | unix.O_CLOEXEC | unix.O_NONBLOCK, Resolve: unix.RESOLVE_IN_ROOT | unix.RESOLVE_NO_MAGICLINKS,
 	})
+	if errors.Is(err, unix.ENOENT) {
+		return absent
+	}
 	if err != nil {
 		return nil
 	}

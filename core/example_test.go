@@ -9,8 +9,11 @@ import (
 	"io"
 	"os"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/nucleus-runtime/nucleus/core"
 	"github.com/nucleus-runtime/nucleus/core/job"
+	"github.com/nucleus-runtime/nucleus/core/lifecycle"
 	"github.com/nucleus-runtime/nucleus/core/plan"
 	"github.com/nucleus-runtime/nucleus/core/secret"
 )
@@ -114,6 +117,61 @@ func ExampleRuntime_Create() {
 	// workload.started
 	// workload.exited
 	// sandbox.removed
+}
+
+// Between Start and Wait a program looks at a sandbox, runs further commands in it
+// and sends its workload signals. If the program ends, the sandbox does.
+func ExampleSandbox_exec() {
+	rt, err := core.New(options)
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	j, _ := job.FromCommand("worker", []string{"/bin/sh", "-c", "trap 'exit 5' HUP; while :; do sleep 0.01; done"}, "/")
+	p, err := rt.Plan(j)
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	ctx := context.Background()
+	s, err := rt.Create(ctx, p, core.RunOptions{})
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	if err := s.Start(ctx); err != nil {
+		fmt.Println(err)
+		return
+	}
+	stats, err := s.Stats(ctx)
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	fmt.Println(stats.Name, stats.Status)
+
+	r, w, err := os.Pipe()
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	command, err := s.Exec(ctx, lifecycle.Command{Args: []string{"cat", "/proc/1/comm"}, Stdio: [3]*os.File{nil, w, nil}})
+	_ = w.Close()
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	said, _ := io.ReadAll(r)
+	code, _, err := command.Wait()
+	fmt.Printf("%q %d %v\n", said, code, err)
+
+	s.Signal(unix.SIGHUP)
+	res, err := s.Wait()
+	fmt.Println(res.Cause, res.ExitCode, err)
+	// Output:
+	// worker running
+	// "nucleus-init\n" 0 <nil>
+	// exit 5 <nil>
 }
 
 // An embedding program that knows where its secrets are gives them itself. Their

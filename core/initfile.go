@@ -51,7 +51,7 @@ func findInit(libexec string) (*initFile, error) {
 			return nil, fmt.Errorf("nucleus-init: %s: %w", f.path, err)
 		}
 	}
-	return nil, fmt.Errorf("nucleus-init not found in %s: run make build, or make install", strings.Join(dirs, ", "))
+	return nil, fmt.Errorf("nucleus-init not found in %s: make install puts it there; a program that embeds core may name another directory (Options.Libexec)", strings.Join(dirs, ", "))
 }
 
 // Program gives the path of a program that is installed beside nucleus-init.

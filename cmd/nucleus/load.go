@@ -120,11 +120,13 @@ func (a *app) jobOptions(f *jobFlags) (job.Options, error) {
 		}
 		o.Vars[k] = v
 	}
+	sources := map[string][]byte{}
 	for _, path := range f.varFiles {
-		b, err := os.ReadFile(filepath.Clean(path))
+		b, err := readBounded(path)
 		if err != nil {
 			return o, fmt.Errorf("variables: %w", err)
 		}
+		sources[path] = b
 		o.VarFiles = append(o.VarFiles, job.VarFile{Name: path, Src: b})
 	}
 	dir, err := filepath.Abs(filepath.Dir(f.config))
@@ -137,7 +139,8 @@ func (a *app) jobOptions(f *jobFlags) (job.Options, error) {
 		return o, err
 	}
 	o.Defaults = host.Defaults
-	a.sources = map[string][]byte{host.File: a.host.source}
+	sources[host.File] = a.host.source
+	a.sources = sources
 	return o, nil
 }
 
@@ -153,18 +156,26 @@ func (a *app) decoded(f *jobFlags, j *job.Job, diags hcl.Diagnostics) (*job.Job,
 func (a *app) readJob(config string) (string, []byte, error) {
 	if config == "-" {
 		b, err := a.readPiped()
-		return "<stdin>", b, err
+		return pipedName, b, err
 	}
-	f, err := plainfile.Open(filepath.Clean(config), os.O_RDONLY, 0)
-	if err != nil {
-		return "", nil, fmt.Errorf("job file: %w", err)
-	}
-	defer f.Close()
-	b, err := io.ReadAll(io.LimitReader(f, maxJobFile))
+	b, err := readBounded(config)
 	if err != nil {
 		return "", nil, fmt.Errorf("job file: %w", err)
 	}
 	return config, b, nil
+}
+
+// pipedName is what a file on standard input is called.
+const pipedName = "<stdin>"
+
+// readBounded reads as much of a file as tells that it is too long, which /dev/zero is.
+func readBounded(path string) ([]byte, error) {
+	f, err := plainfile.Open(filepath.Clean(path), os.O_RDONLY, 0)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	return io.ReadAll(io.LimitReader(f, maxJobFile))
 }
 
 // runtime makes the library's Runtime with what the flags and the host

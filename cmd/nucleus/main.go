@@ -137,6 +137,8 @@ Long flags take one dash or two: -config is --config.`,
 	c.SetFlagErrorFunc(func(c *cobra.Command, err error) error {
 		if text, _, ok := strings.Cut(err.Error(), ": strconv."); ok {
 			err = errors.New(text + ": not a number that fits")
+		} else if name, ok := strings.CutPrefix(err.Error(), "unknown flag: --"); ok {
+			err = errors.New("unknown flag: -" + name) // as the help writes it
 		}
 		return &usageError{err: err, hint: c.CommandPath() + " -h"}
 	})

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"path/filepath"
 	"strings"
 
 	"github.com/nucleus-runtime/nucleus/core/audit"
@@ -70,7 +71,10 @@ func hintOf(err error) string {
 	}
 	var oe *state.OwnerError
 	if errors.As(err, &oe) {
-		if oe.UID == oe.Want {
+		switch {
+		case oe.UID == oe.Want && oe.Foreign:
+			return fmt.Sprintf("name a directory for sandboxes alone, for instance %s", filepath.Join(oe.Path, "nucleus"))
+		case oe.UID == oe.Want:
 			return fmt.Sprintf("chmod 0700 %s", oe.Path)
 		}
 		return "name a directory of your own: NUCLEUS_STATE_ROOT=DIR nucleus run …"

@@ -59,7 +59,7 @@ has a readiness block, and prints the sandbox's id.`,
 		Args: cobra.ArbitraryArgs,
 		RunE: func(c *cobra.Command, args []string) error {
 			if len(args) > 0 && c.ArgsLenAtDash() != 0 {
-				return &usageError{err: fmt.Errorf("unexpected argument %q: the command comes after --", args[0]), hint: "nucleus run -- COMMAND ARGS..."}
+				return unexpected("run", args[0])
 			}
 			return a.run(c.Context(), &f, args)
 		},
@@ -75,6 +75,15 @@ has a readiness block, and prints the sandbox's id.`,
 	c.Flags().BoolVar(&f.trace, "trace", false, "print where each millisecond of the run goes, to standard error")
 	c.Flags().BoolVar(&f.json, "json", false, "print the result as JSON to standard error when the sandbox has ended")
 	return c
+}
+
+// unexpected is an argument that stands before --.
+func unexpected(verb, arg string) error {
+	hint := "nucleus " + verb + " -- COMMAND ARGS..."
+	if strings.HasSuffix(arg, ".hcl") {
+		hint = "nucleus " + verb + " -config " + arg
+	}
+	return &usageError{err: fmt.Errorf("unexpected argument %q: the command comes after --", arg), hint: hint}
 }
 
 func (f *runFlags) addRun(c *cobra.Command) {
@@ -125,7 +134,7 @@ start, or nucleus rm.`,
 		Args: cobra.ArbitraryArgs,
 		RunE: func(c *cobra.Command, args []string) error {
 			if len(args) > 0 && c.ArgsLenAtDash() != 0 {
-				return &usageError{err: fmt.Errorf("unexpected argument %q: the command comes after --", args[0]), hint: "nucleus create -- COMMAND ARGS..."}
+				return unexpected("create", args[0])
 			}
 			return a.run(c.Context(), &f, args)
 		},

@@ -386,7 +386,7 @@ func (a *app) record(ctx context.Context, root *state.Root, x state.Ref) (*super
 		return nil, err
 	}
 	if !x.Kept() && !held(root, x) {
-		r.Status = statusDead
+		died(&r)
 	}
 	return &r, nil
 }
@@ -404,6 +404,12 @@ func ask(ctx context.Context, x state.Ref, r *supervisor.Record) error {
 
 // statusDead is a sandbox whose supervisor was killed: gc takes what is left of it.
 const statusDead = "dead"
+
+// died takes out of a record what the killed supervisor did not: its numbers may be those of
+// other processes by now.
+func died(r *supervisor.Record) {
+	r.Status, r.Ready, r.Pid, r.InitPid, r.Supervisor = statusDead, false, 0, 0, 0
+}
 
 func (a *app) psCommand() *cobra.Command {
 	var asJSON, all bool
@@ -459,7 +465,7 @@ func (a *app) ps(ctx context.Context, all, asJSON bool) error {
 			if _, err := os.Lstat(x.Path); err != nil {
 				continue // gone since we looked
 			}
-			r.Status = statusDead
+			died(&r)
 		}
 		if all || held[x.ID] {
 			list = append(list, r)
@@ -476,7 +482,7 @@ func (a *app) ps(ctx context.Context, all, asJSON bool) error {
 	fmt.Fprintln(t, "NAME\tID\tSTATUS\tPID\tAGE\tJOB")
 	for _, r := range list {
 		pid, age := "-", "-"
-		if r.Pid != 0 && r.Status != statusDead {
+		if r.Pid != 0 {
 			pid = fmt.Sprint(r.Pid)
 		}
 		if !r.Created.IsZero() {

@@ -146,7 +146,7 @@ func (m *members) look() error {
 		}
 		k.ref, k.alive = x, held[x.ID]
 		if !k.alive && k.record.Status != lifecycle.StatusStopped {
-			k.record.Status = statusDead
+			died(&k.record)
 		}
 		if m.file != "" && k.stack.File != "" && k.stack.File != m.file {
 			return &hintedError{

@@ -68,7 +68,7 @@ func (a *app) psStack(ctx context.Context, f *stackFlags, asJSON bool) error {
 		st, ready, pid, age := j.Status, "-", "-", "-"
 		if r := j.Record; r != nil {
 			st = status(*r)
-			if r.Pid != 0 && r.Status != statusDead {
+			if r.Pid != 0 {
 				pid, ready = fmt.Sprint(r.Pid), "no"
 				if r.Ready {
 					ready = "yes"

@@ -35,6 +35,9 @@ can run the job; no other plugin is started.`,
   nucleus plan -config job.hcl -json
   nucleus plan -config job.hcl -oci > config.json`,
 		RunE: func(c *cobra.Command, args []string) error {
+			if len(args) > 0 && c.ArgsLenAtDash() != 0 {
+				return unexpected("plan", args[0])
+			}
 			p, err := a.makePlan(c.Context(), &f, args)
 			if err != nil {
 				return err
@@ -125,6 +128,9 @@ func (a *app) validate(ctx context.Context, config string, jobs []*job.Job) erro
 	}
 	if printed != nil {
 		return printed
+	}
+	if config == "-" {
+		config = pipedName
 	}
 	for _, j := range jobs {
 		if _, err := fmt.Fprintf(a.out, "%s: job %q is valid\n", config, j.Name); err != nil {

@@ -120,6 +120,9 @@ func (d *decoder) job(b hclread.Block) {
 	})
 }
 
+const volumeHint = `Write a volume "name" block with source = "/srv/data" and target = "/data".`
+
+// jobHints are for the words of other tools.
 func jobHints() map[string]string {
 	return map[string]string{
 		"depends_on":  `Write a block for each job: depends_on { job = "db" }.`,
@@ -136,7 +139,14 @@ func jobHints() map[string]string {
 		"ports":       `Write a publish block in the network block, with host = "127.0.0.1:8080" and container = 8080.`,
 		"dns":         `Write it in a network block: network "netbridge" { dns = ["10.0.0.1"] }.`,
 		"egress":      `Write it in a network block, for instance in network "netuserspace" { ... }.`,
-		"mount":       `Write a volume "name" block with source = "/srv/data" and target = "/data".`,
+		"mount":       volumeHint,
+		"mounts":      volumeHint,
+		"bind":        volumeHint,
+		"binds":       volumeHint,
+		"privileged":  "Nothing makes a job that: keep the capabilities that it needs with security { capabilities { keep = [...] } }.",
+		"cap_add":     `Write security { capabilities { keep = ["NET_BIND_SERVICE"] } }.`,
+		"cap_drop":    "No capability is kept that security { capabilities { keep = [...] } } does not name.",
+		"read_only":   `The root is. What is to be written goes to /tmp, a tmpfs, a workspace, a volume, or rootfs { writable = "overlay" }.`,
 		"plugin":      "Plugins are set up in the host configuration: /etc/nucleus/nucleus.hcl.",
 		"seccomp":     "Write it in the security block: security { ... }.",
 		"landlock":    "Write it in the security block: security { ... }.",

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"os"
 	"time"
 
 	"github.com/nucleus-runtime/nucleus/core/audit"
@@ -152,12 +151,7 @@ func (s *Sandbox) healthIs(st probe.Status) {
 
 // run is a try of a probe with a command.
 func (s *Sandbox) run(ctx context.Context, probe plan.Probe) error {
-	null, err := os.OpenFile("/dev/null", os.O_RDWR, 0)
-	if err != nil {
-		return err
-	}
-	defer null.Close()
-	p, err := s.Exec(context.WithoutCancel(ctx), Command{Args: probe.Exec, Stdio: [3]*os.File{null, null, null}, Quiet: true})
+	p, err := s.Exec(context.WithoutCancel(ctx), Command{Args: probe.Exec, Quiet: true})
 	if err != nil {
 		return err
 	}

@@ -1,10 +1,12 @@
 package lifecycle
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"os"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -37,7 +39,8 @@ type Command struct {
 	TTY     bool
 	// Size is what the terminal has from the beginning.
 	Size exec.Size
-	// Stdio is what it gets as 0, 1 and 2, unless it has a terminal.
+	// Stdio is what it gets as 0, 1 and 2, unless it has a terminal: pipes, /dev/null, or
+	// nil, which is /dev/null.
 	Stdio [3]*os.File
 	// Quiet has no events.
 	Quiet bool
@@ -351,6 +354,17 @@ func (s *Sandbox) sendSpawn(sp *initproto.Spawn, c Command, further ...*os.File)
 	defer r.Close()
 	fds := []int{int(r.Fd())}
 	if !c.TTY && len(sp.Dial.Addrs) == 0 {
+		if slices.Contains(c.Stdio[:], nil) {
+			null, err := os.OpenFile(os.DevNull, os.O_RDWR, 0)
+			if err != nil {
+				_ = w.Close()
+				return nil, err
+			}
+			defer null.Close()
+			for i, f := range c.Stdio {
+				c.Stdio[i] = cmp.Or(f, null)
+			}
+		}
 		for i, f := range c.Stdio {
 			if err := exec.Passed(f); err != nil {
 				_ = w.Close()

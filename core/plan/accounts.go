@@ -9,6 +9,19 @@ import (
 // Accounts are the contents of /etc/passwd and /etc/group, nil if there are none.
 type Accounts struct{ Passwd, Group []byte }
 
+const (
+	ownRoot      = "root:x:0:0:root:/root:/bin/sh\n"
+	ownNobody    = "nobody:x:65534:65534:nobody:/nonexistent:/usr/sbin/nologin\n"
+	groupRoot    = "root:x:0:\n"
+	groupTTY     = "tty:x:5:\n"
+	groupNogroup = "nogroup:x:65534:\n"
+)
+
+// OwnAccounts are what every sandbox has where its rootfs has no such files.
+func OwnAccounts() Accounts {
+	return Accounts{Passwd: []byte(ownRoot + ownNobody), Group: []byte(groupRoot + groupTTY + groupNogroup)}
+}
+
 // Resolve gives the ids of a USER[:GROUP] by the rules of a job's user: each is a name or
 // a number, and without GROUP a user has the group that it has in passwd.
 func (a Accounts) Resolve(s string) (uid, gid uint32, err error) {

@@ -245,17 +245,17 @@ func (m *maker) files(id identity) {
 	}
 	rootfs := m.j.Rootfs != nil
 	var pw, gr strings.Builder
-	pw.WriteString("root:x:0:0:root:/root:/bin/sh\n")
-	gr.WriteString("root:x:0:\n")
+	pw.WriteString(ownRoot)
+	gr.WriteString(groupRoot)
 	if id.uid != 0 && id.uid != 65534 {
 		fmt.Fprintf(&pw, "%s:x:%d:%d:%s:%s:/bin/sh\n", id.name, id.uid, id.gid, id.name, id.home)
 	}
 	if id.gid != 0 && id.gid != 65534 {
 		fmt.Fprintf(&gr, "%s:x:%d:\n", id.name, id.gid)
 	}
-	gr.WriteString("tty:x:5:\n")
-	pw.WriteString("nobody:x:65534:65534:nobody:/nonexistent:/usr/sbin/nologin\n")
-	gr.WriteString("nogroup:x:65534:\n")
+	gr.WriteString(groupTTY)
+	pw.WriteString(ownNobody)
+	gr.WriteString(groupNogroup)
 	add("/etc/passwd", pw.String(), rootfs)
 	add("/etc/group", gr.String(), rootfs)
 }

@@ -218,7 +218,7 @@ func TestBoxSeenFromOutside(t *testing.T) {
 				t.Fatal(err)
 			}
 			defer p.Close()
-			want := map[string]string{"NoNewPrivs": "1", "Umask": "0077", "Seccomp_filters": strconv.Itoa(inherited + filters), "CapEff": "0000000000000000"}
+			want := map[string]string{"NoNewPrivs": "1", "Umask": "0077", "Seccomp_filters": strconv.Itoa(inherited + filters), "CapEff": "0000000000000000", "Name": "chatty"}
 			if inherited+filters > 0 {
 				want["Seccomp"] = "2"
 			}

@@ -91,6 +91,8 @@ type OwnerError struct {
 	Path      string
 	Want, UID int
 	Mode      uint32
+	// Foreign: it holds files and is no state root, so that somebody else needs its mode.
+	Foreign bool
 }
 
 func (e *OwnerError) Error() string {
@@ -123,7 +125,7 @@ func Open(path string) (*Root, error) {
 	}
 	if int(st.Uid) != os.Geteuid() || st.Mode&0o077 != 0 {
 		_ = unix.Close(fd)
-		return nil, &OwnerError{Path: path, Want: os.Geteuid(), UID: int(st.Uid), Mode: st.Mode & 0o7777}
+		return nil, &OwnerError{Path: path, Want: os.Geteuid(), UID: int(st.Uid), Mode: st.Mode & 0o7777, Foreign: foreign(path)}
 	}
 	for _, sub := range []string{"sandboxes", "names"} {
 		if err := unix.Mkdirat(fd, sub, 0o700); err != nil && !errors.Is(err, unix.EEXIST) {
@@ -132,6 +134,15 @@ func Open(path string) (*Root, error) {
 		}
 	}
 	return &Root{path: path, fd: fd}, nil
+}
+
+// foreign reports a directory with files in it that is no state root.
+func foreign(path string) bool {
+	if _, err := os.Lstat(filepath.Join(path, "sandboxes")); err == nil {
+		return false
+	}
+	entries, err := os.ReadDir(path)
+	return err != nil || len(entries) > 0
 }
 
 // Path gives the directory.

@@ -80,7 +80,7 @@ func TestFetchStaysBelowDirs(t *testing.T) {
 }
 
 func TestConfigurationsAreChecked(t *testing.T) {
-	if _, err := New(Config{Dirs: []string{"/a", "b"}}); err == nil || err.Error() != `dirs[1]: "b" is not one; write a clean absolute path, for instance "/etc/nucleus/secrets/db"` {
+	if _, err := New(Config{Dirs: []string{"/a", "b"}}); err == nil || err.Error() != `dirs[1]: "b" is no clean absolute path; write for instance "/etc/nucleus/secrets/db"` {
 		t.Errorf("error %v", err)
 	}
 	p := provider(t, Config{}, nil)

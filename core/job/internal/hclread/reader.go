@@ -2,6 +2,7 @@ package hclread
 
 import (
 	"fmt"
+	"slices"
 	"sort"
 	"strings"
 
@@ -276,21 +277,36 @@ func (r *Reader) unknown(b Block, s Schema, name string, at hcl.Range, isBlock b
 		r.Error(at, "Attribute written as a block", fmt.Sprintf("%s is an attribute: write %s = ... with an equals sign.", Quote(name), name))
 		return
 	case !isBlock && findNested(s.Blocks, name) != nil:
-		how := name + " { ... }"
-		if findNested(s.Blocks, name).Label != "" {
-			how = name + ` "..." { ... }`
-		}
-		r.Error(at, "Block written as an attribute", fmt.Sprintf("%s is a block: write %s without an equals sign.", Quote(name), how))
+		r.Error(at, "Block written as an attribute", fmt.Sprintf("%s is a block: write %s without an equals sign.", Quote(name), s.form(name)))
 		return
 	}
-	var names []string
+	var attrs, blocks []string
 	for _, a := range s.Attrs {
-		names = append(names, a.Name)
+		attrs = append(attrs, a.Name)
 	}
 	for _, n := range s.Blocks {
-		names = append(names, n.Name)
+		blocks = append(blocks, n.Name)
 	}
-	r.Error(at, summary, fmt.Sprintf("There is no %s %s in %s.%s", kind, Quote(name), where, SuggestOr(name, names)))
+	known := attrs
+	if isBlock {
+		known = blocks
+	}
+	hint := SuggestOr(name, known)
+	if near := Suggest(name, slices.Concat(attrs, blocks)); near != "" {
+		hint = " Did you mean " + Quote(near) + "?"
+		if !isBlock && findAttr(s.Attrs, near) == nil {
+			hint = " Did you mean " + s.form(near) + "?"
+		}
+	}
+	r.Error(at, summary, fmt.Sprintf("There is no %s %s in %s.%s", kind, Quote(name), where, hint))
+}
+
+// form is how a block is written.
+func (s Schema) form(block string) string {
+	if findNested(s.Blocks, block).Label != "" {
+		return block + ` "..." { ... }`
+	}
+	return block + " { ... }"
 }
 
 func sortedAttrs(b *hclsyntax.Body) []*hclsyntax.Attribute {

@@ -226,6 +226,9 @@ func (r *Reader) lookup(root, name string, at hcl.Range, path []string) (cty.Val
 		}
 	default:
 		detail := fmt.Sprintf("%s is not known in expressions. If it is text, write it in quotes: %s. Variables are written var.NAME, locals local.NAME.", root, Quote(root))
+		if root == strings.ToUpper(root) { // as the environment's are
+			detail = fmt.Sprintf("%s is not known in expressions. Write $${%s} for a ${%s} that a shell is to see, var.NAME for a variable of this file.", root, root, root)
+		}
 		if _, isVar := r.scope.vars[root]; isVar {
 			detail = fmt.Sprintf("Write var.%s to use the variable, or %s in quotes if it is text.", root, Quote(root))
 		} else if _, isLocal := r.scope.locals[root]; isLocal {

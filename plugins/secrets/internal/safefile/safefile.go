@@ -38,7 +38,7 @@ const (
 // Path checks a path of a configuration.
 func Path(attr, path string) error {
 	if !filepath.IsAbs(path) || filepath.Clean(path) != path || strings.ContainsRune(path, 0) {
-		return fault.Config(attr, "write a clean absolute path, for instance \"/etc/nucleus/secrets/db\"", "%q is not one", path)
+		return fault.Config(attr, "write for instance \"/etc/nucleus/secrets/db\"", "%q is no clean absolute path", path)
 	}
 	return nil
 }

@@ -13,10 +13,12 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"path/filepath"
 	"strconv"
 	"strings"
 	"syscall"
 	"time"
+	"unsafe"
 )
 
 // How host and plugin know each other. The cookie is no secret: it tells a plugin
@@ -55,6 +57,7 @@ func init() {
 
 func take() Process {
 	p := Process{ByHost: true, Parent: os.Getppid(), peerUID: -1}
+	rename()
 	// What we make, sockets above all, is for our user alone. The host cannot set
 	// the mask for us: it is the host's whole process's.
 	syscall.Umask(0o077)
@@ -80,6 +83,16 @@ func take() Process {
 		_ = os.Unsetenv(k) // it fails only for names that are none
 	}
 	return p
+}
+
+// rename gives the process the name that ps(1) and ss(8) show of it: the host executes a
+// descriptor, so it would be that one's number. It is the main thread's, where init
+// functions run. nucleus-plugin-NAME is NAME, as the kernel keeps 15 bytes.
+func rename() {
+	name, err := syscall.BytePtrFromString(strings.TrimPrefix(filepath.Base(os.Args[0]), "nucleus-plugin-"))
+	if err == nil {
+		_, _, _ = syscall.RawSyscall(syscall.SYS_PRCTL, syscall.PR_SET_NAME, uintptr(unsafe.Pointer(name)), 0)
+	}
 }
 
 // swapStdout gives descriptor 1 to the log and keeps what it was. By number, so
