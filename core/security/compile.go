@@ -6,6 +6,8 @@ package security
 
 import (
 	"fmt"
+	"os"
+	"slices"
 	"strings"
 
 	"github.com/moby/sys/capability"
@@ -112,11 +114,35 @@ func limits(rs []specs.POSIXRlimit) ([]initproto.Rlimit, error) {
 		}
 		out = append(out, initproto.Rlimit{Resource: n, Soft: r.Soft, Hard: r.Hard})
 	}
-	return out, nil
+	if slices.ContainsFunc(out, func(r initproto.Rlimit) bool { return r.Resource == unix.RLIMIT_NOFILE }) {
+		return out, nil
+	}
+	var own unix.Rlimit
+	if err := unix.Getrlimit(unix.RLIMIT_NOFILE, &own); err != nil {
+		return out, os.NewSyscallError("getrlimit", err)
+	}
+	own = fewer(own)
+	return append(out, initproto.Rlimit{Resource: unix.RLIMIT_NOFILE, Soft: own.Cur, Hard: own.Max}), nil
 }
 
-// Inherited gives this process's limits of a resource, which a sandbox has whose plan
-// says nothing of it; false for a name that there is not.
+// reservedFiles is how much less a workload has of RLIMIT_NOFILE than its init and whoever
+// started it. The kernel refuses to pass descriptors to a process whose user has more of
+// them on the way than the process may have open (unix(7), ETOOMANYREFS), and counts
+// all processes of the user together, in whatever sandbox: with a limit as high as
+// init's, a workload that leaves its own unread could keep each of these from passing
+// one. A single message has 253 at most (SCM_MAX_FD).
+const reservedFiles = 4096
+
+// fewer gives what a workload has of a limit of files, unless its job says.
+func fewer(own unix.Rlimit) unix.Rlimit {
+	if own.Max != unix.RLIM_INFINITY {
+		own.Max -= min(reservedFiles, own.Max/4)
+	}
+	own.Cur = min(own.Cur, own.Max)
+	return own
+}
+
+// Inherited gives the limits of a resource that a sandbox has whose plan says nothing of it; false for a name that there is not.
 func Inherited(name string) (soft, hard uint64, ok bool) {
 	n, ok := rlimits[name]
 	if !ok {
@@ -125,6 +151,9 @@ func Inherited(name string) (soft, hard uint64, ok bool) {
 	var r unix.Rlimit
 	if err := unix.Getrlimit(int(n), &r); err != nil {
 		return 0, 0, false
+	}
+	if n == unix.RLIMIT_NOFILE {
+		r = fewer(r)
 	}
 	return r.Cur, r.Max, true
 }

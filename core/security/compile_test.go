@@ -109,12 +109,47 @@ func TestWhatCannotBeCompiledIsAnError(t *testing.T) {
 func TestRlimitNumbers(t *testing.T) {
 	for name, want := range map[string]uint32{"RLIMIT_CPU": 0, "RLIMIT_FSIZE": 1, "RLIMIT_DATA": 2, "RLIMIT_STACK": 3, "RLIMIT_CORE": 4, "RLIMIT_RSS": 5, "RLIMIT_NPROC": 6, "RLIMIT_NOFILE": 7, "RLIMIT_MEMLOCK": 8, "RLIMIT_AS": 9, "RLIMIT_LOCKS": 10, "RLIMIT_SIGPENDING": 11, "RLIMIT_MSGQUEUE": 12, "RLIMIT_NICE": 13, "RLIMIT_RTPRIO": 14, "RLIMIT_RTTIME": 15} {
 		got, err := Process(planOf(func(p *plan.Plan) { p.Process.Rlimits = []specs.POSIXRlimit{{Type: name, Soft: 1, Hard: 2}} }))
-		if err != nil || len(got.Rlimits) != 1 || got.Rlimits[0] != (initproto.Rlimit{Resource: want, Soft: 1, Hard: 2}) {
+		if err != nil || len(got.Rlimits) == 0 || got.Rlimits[0] != (initproto.Rlimit{Resource: want, Soft: 1, Hard: 2}) {
 			t.Errorf("%s: %+v, %v", name, got.Rlimits, err)
 		}
 		if limitNames[want] == "" {
 			t.Errorf("%s has no row in /proc/PID/limits", name)
 		}
+	}
+}
+
+func TestFilesOfAWorkloadAreFewerThanInits(t *testing.T) {
+	for own, want := range map[unix.Rlimit]unix.Rlimit{
+		{Cur: 1024, Max: 1 << 20}:          {Cur: 1024, Max: 1<<20 - reservedFiles},
+		{Cur: 20000, Max: 20000}:           {Cur: 20000 - reservedFiles, Max: 20000 - reservedFiles},
+		{Cur: 1024, Max: 1024}:             {Cur: 768, Max: 768},
+		{Cur: 64, Max: unix.RLIM_INFINITY}: {Cur: 64, Max: unix.RLIM_INFINITY},
+		{Cur: 0, Max: 0}:                   {Cur: 0, Max: 0},
+	} {
+		if got := fewer(own); got != want {
+			t.Errorf("of %v: %v, want %v", own, got, want)
+		}
+	}
+	var own unix.Rlimit
+	if err := unix.Getrlimit(unix.RLIMIT_NOFILE, &own); err != nil {
+		t.Fatal(err)
+	}
+	for what, rs := range map[string][]specs.POSIXRlimit{"none": nil, "another": {{Type: "RLIMIT_CORE"}}} {
+		got, err := Process(planOf(func(p *plan.Plan) { p.Process.Rlimits = rs }))
+		if err != nil || len(got.Rlimits) != len(rs)+1 {
+			t.Errorf("%s: %+v, %v", what, got.Rlimits, err)
+			continue
+		}
+		soft, hard, _ := Inherited("RLIMIT_NOFILE")
+		if last := got.Rlimits[len(rs)]; last != (initproto.Rlimit{Resource: unix.RLIMIT_NOFILE, Soft: soft, Hard: hard}) || hard >= own.Max {
+			t.Errorf("%s: %+v, and this process has %v", what, last, own)
+		}
+	}
+	got, err := Process(planOf(func(p *plan.Plan) {
+		p.Process.Rlimits = []specs.POSIXRlimit{{Type: "RLIMIT_NOFILE", Soft: 5, Hard: own.Max}}
+	}))
+	if err != nil || len(got.Rlimits) != 1 || got.Rlimits[0].Hard != own.Max {
+		t.Errorf("what the job says: %+v, %v", got.Rlimits, err)
 	}
 }
 
