@@ -84,6 +84,9 @@ func (in *initProcess) run() error {
 			return err
 		}
 	}
+	if setup.UserNS {
+		limitWatches()
+	}
 	if setup.Loopback {
 		if err := loopbackUp(); err != nil {
 			return err
@@ -140,17 +143,6 @@ func (in *initProcess) run() error {
 		return err
 	}
 	return in.serve()
-}
-
-// limitPending holds for init what is the workload's of pending signals: they are counted
-// where they are sent to, and a process that is to be a further command is sent them before
-// it has a limit of its own. A limit that cannot be set is stage 2's to tell of.
-func limitPending(rs []initproto.Rlimit) {
-	for _, r := range rs {
-		if r.Resource == unix.RLIMIT_SIGPENDING {
-			_ = unix.Prlimit(0, unix.RLIMIT_SIGPENDING, &unix.Rlimit{Cur: r.Soft, Max: r.Hard}, nil)
-		}
-	}
 }
 
 // receive waits for one message of the start. Its descriptors are the caller's.
