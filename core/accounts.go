@@ -2,6 +2,7 @@ package core
 
 import (
 	"errors"
+	"fmt"
 	"io"
 	"os"
 	"path/filepath"
@@ -41,11 +42,12 @@ func readSmall(path string) []byte {
 	return readBounded(f)
 }
 
-// readBeneath reads a file of an untrusted tree, whose links may lead anywhere. One that
-// is not there has what the sandbox gets in its place.
+// readBeneath reads a file of an untrusted tree, whose links may lead anywhere. It is looked
+// at before it is opened: a device could take that for a command (a watchdog's begins to
+// count, a tape is rewound). One that is not there has what the sandbox gets in its place.
 func readBeneath(root int, path string, absent []byte) []byte {
 	fd, err := unix.Openat2(root, path, &unix.OpenHow{
-		Flags: unix.O_RDONLY | unix.O_CLOEXEC | unix.O_NONBLOCK, Resolve: unix.RESOLVE_IN_ROOT | unix.RESOLVE_NO_MAGICLINKS,
+		Flags: unix.O_PATH | unix.O_CLOEXEC, Resolve: unix.RESOLVE_IN_ROOT | unix.RESOLVE_NO_MAGICLINKS,
 	})
 	if errors.Is(err, unix.ENOENT) {
 		return absent
@@ -53,11 +55,17 @@ func readBeneath(root int, path string, absent []byte) []byte {
 	if err != nil {
 		return nil
 	}
-	f := os.NewFile(uintptr(fd), path)
-	defer f.Close()
-	if st, err := f.Stat(); err != nil || !st.Mode().IsRegular() {
+	defer unix.Close(fd)
+	var st unix.Stat_t
+	if err := unix.Fstat(fd, &st); err != nil || st.Mode&unix.S_IFMT != unix.S_IFREG {
 		return nil
 	}
+	// Not to wait for who has a lease on it (fcntl(2), F_SETLEASE).
+	f, err := os.OpenFile(fmt.Sprintf("/proc/self/fd/%d", fd), os.O_RDONLY|unix.O_NONBLOCK, 0)
+	if err != nil {
+		return nil
+	}
+	defer f.Close()
 	return readBounded(f)
 }
 

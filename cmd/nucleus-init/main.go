@@ -78,10 +78,14 @@ func (in *initProcess) run() error {
 	if err := unix.Prlimit(0, int(setup.Files.Resource), &files, nil); err != nil {
 		return os.NewSyscallError("prlimit RLIMIT_NOFILE", err)
 	}
+	limitPending(setup.Process.Rlimits)
 	if setup.SetIDs {
 		if err := becomeRoot(); err != nil {
 			return err
 		}
+	}
+	if setup.UserNS {
+		limitWatches()
 	}
 	if setup.Loopback {
 		if err := loopbackUp(); err != nil {

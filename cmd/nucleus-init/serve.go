@@ -81,7 +81,12 @@ func (in *initProcess) socket(msg []byte) error {
 	case errors.As(err, &errno):
 		made.Errno = uint32(errno)
 	}
-	return in.conn.Send(initproto.Encode(initproto.KindSocketMade, &made), pass...)
+	err = in.conn.Send(initproto.Encode(initproto.KindSocketMade, &made), pass...)
+	if len(pass) > 0 && errors.Is(err, unix.ETOOMANYREFS) { // as in spawn
+		made.Errno = uint32(unix.ETOOMANYREFS)
+		return in.conn.Send(initproto.Encode(initproto.KindSocketMade, &made))
+	}
+	return err
 }
 
 // signal passes a signal on. A workload that is gone is no error: its Exited

@@ -77,7 +77,24 @@ func (in *initProcess) spawn(msg []byte, fds []int) error {
 	if len(pass) > 1 {
 		_ = unix.Close(pass[1]) // the supervisor has its own
 	}
+	if len(pass) > 0 && errors.Is(serr, unix.ETOOMANYREFS) {
+		// Processes of init's user, perhaps in other sandboxes, leave so many descriptors
+		// unread that no more can be passed. What waits at its gate ends with that.
+		in.spawned.drop(s.ID)
+		refused := initproto.Spawned{ID: s.ID, Errno: uint32(unix.ETOOMANYREFS), What: "passing it on: " + serr.Error()}
+		return in.conn.Send(initproto.Encode(initproto.KindSpawned, &refused))
+	}
 	return serr
+}
+
+// drop kills a process that nobody was told of: its end is nobody's to hear either. It is
+// called with the lock held.
+func (s *spawned) drop(id uint32) {
+	p := s.byID[id]
+	_ = unix.PidfdSendSignal(p.pidfd, unix.SIGKILL, nil, 0)
+	_ = unix.Close(p.pidfd)
+	unmapNote(p.note)
+	delete(s.byID, id)
 }
 
 // stage2For gives the descriptors that the supervisor gets: the pidfd, which stays

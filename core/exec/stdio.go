@@ -9,6 +9,7 @@ import (
 	"io"
 	"os"
 	"sync"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -33,6 +34,7 @@ type Stdio struct {
 	ends    []*os.File // the other ends, which copying closes
 	copies  []func()
 	outputs []*Output // that are copied
+	input   *os.File  // the workload's, if it is copied
 	wg      sync.WaitGroup
 	stop    [2]int // a pipe that ends the copying of input
 	gone    [2]int // a pipe that tells of the end of the sandbox
@@ -96,7 +98,7 @@ func (s *Stdio) add(i int, f *os.File) error {
 		return os.NewSyscallError("fcntl", err)
 	}
 	if i == 0 {
-		s.ends = append(s.ends, w)
+		s.ends, s.input = append(s.ends, w), w
 		s.child[0] = r
 		s.owned = append(s.owned, r)
 		s.copies = append(s.copies, func() { s.feed(f, w) })
@@ -295,6 +297,10 @@ func (s *Stdio) Wait(giveUp <-chan struct{}) {
 	if s.stop[1] >= 0 {
 		_ = unix.Close(s.stop[1])
 		s.stop[1] = -1
+	}
+	if s.input != nil {
+		// A process of the sandbox can have sent its end to somebody who reads nothing.
+		_ = s.input.SetWriteDeadline(time.Now()) // closed: the copying has ended
 	}
 	if !s.Copies() {
 		s.restore()

@@ -126,7 +126,7 @@ func (s *Stdio) feedTerminal(from, master *os.File, end bool) {
 		n, err := from.Read(buf)
 		keys, found := detach.pass(buf[:n])
 		if len(keys) > 0 {
-			if _, err := master.Write(keys); err != nil {
+			if !s.press(master, keys) {
 				return
 			}
 		}
@@ -136,7 +136,7 @@ func (s *Stdio) feedTerminal(from, master *os.File, end bool) {
 		}
 		if errors.Is(err, io.EOF) {
 			if end {
-				_, _ = master.Write([]byte{endOfFile}) // the workload may be gone
+				s.press(master, []byte{endOfFile}) // the workload may be gone
 			}
 			return
 		}
@@ -144,6 +144,38 @@ func (s *Stdio) feedTerminal(from, master *os.File, end bool) {
 			return
 		}
 	}
+}
+
+// press writes to the master, and tells whether to go on. A terminal that nobody reads takes
+// 64 KiB; more would wait for as long as it is open, which may be for longer than the
+// sandbox lives (screen). What poll(2) tells is that there is room for one byte.
+func (s *Stdio) press(master *os.File, keys []byte) bool {
+	for len(keys) > 0 {
+		var wrote bool
+		err := withFD(master, func(fd int) error {
+			fds := []unix.PollFd{{Fd: int32(fd), Events: unix.POLLOUT}, {Fd: int32(s.stop[0]), Events: unix.POLLIN}}
+			_, err := unix.Poll(fds, -1)
+			if errors.Is(err, unix.EINTR) || err == nil && fds[0].Revents == 0 && fds[1].Revents == 0 {
+				return nil
+			}
+			if err != nil || fds[1].Revents != 0 {
+				return io.EOF
+			}
+			n, err := unix.Write(fd, keys[:1])
+			wrote = n == 1
+			if errors.Is(err, unix.EINTR) {
+				return nil
+			}
+			return err
+		})
+		if err != nil {
+			return false
+		}
+		if wrote {
+			keys = keys[1:]
+		}
+	}
+	return true
 }
 
 // restore gives the caller its terminal back.

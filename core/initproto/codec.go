@@ -216,6 +216,7 @@ func (s *Setup) code(c *coder) {
 	c.flag(&s.Loopback)
 	c.flag(&s.CgroupNS)
 	c.flag(&s.SetIDs)
+	c.flag(&s.UserNS)
 	c.flag(&s.Direct)
 	c.flag(&s.Hold)
 	c.u64(&s.InitCaps)

@@ -96,6 +96,8 @@ type Setup struct {
 	// SetIDs: the id maps were written from outside after the clone, so init has
 	// its capabilities but no mapped id yet; it must set itself to 0:0 first.
 	SetIDs bool
+	// UserNS: init is in a user namespace of the sandbox's own, whose limits it sets.
+	UserNS bool
 	// Direct: init itself becomes the workload, as PID 1, instead of making a
 	// child for it.
 	Direct bool

@@ -296,11 +296,15 @@ func (m *maker) rlimits() {
 		m.p.Process.Rlimits = append(m.p.Process.Rlimits, specs.POSIXRlimit{Type: "RLIMIT_" + strings.ToUpper(r.Type), Soft: r.Soft, Hard: r.Hard})
 	}
 	if !given["core"] {
-		// A core dump is written by the kernel, or piped to a program of the
-		// host's that runs outside the sandbox (core(5)).
-		m.p.Process.Rlimits = append(m.p.Process.Rlimits, specs.POSIXRlimit{Type: "RLIMIT_CORE"})
+		m.p.Process.Rlimits = append(m.p.Process.Rlimits, noCore)
 	}
 }
+
+// noCore is the limit with which there are no core dumps: one that is written is a page at
+// least, and for one that is piped to a program of the host's, which runs outside the
+// sandbox as root, no limit counts but this: with 0 the program runs (do_coredump() in the
+// kernel's fs/coredump.c).
+var noCore = specs.POSIXRlimit{Type: "RLIMIT_CORE", Soft: 1, Hard: 1}
 
 // Pids gives the limit of processes and threads, 0 for none.
 func (p *Plan) Pids() int64 {

@@ -75,6 +75,11 @@ func DeviceMount(path string) Mount {
 	return Mount{Mount: specs.Mount{Destination: path, Type: "bind", Source: path, Options: []string{"bind", "ro", "nosuid", "noexec"}}, Kind: MountDevice}
 }
 
+// maxTerminals bounds the terminals of a sandbox. The kernel counts those of all together, and
+// has no more than kernel.pty.max less kernel.pty.reserve for them, 3072 where nobody has
+// changed that.
+const maxTerminals = 256
+
 func (m *maker) devMounts(add func(Mount), id identity) {
 	add(Mount{Mount: specs.Mount{Destination: "/dev", Type: "tmpfs", Source: "dev", Options: []string{"nosuid", "noexec", "mode=0755", fmt.Sprintf("size=%d", devSize)}}, Kind: MountFS})
 	// Read-only, which does not hinder reading and writing a device: it keeps a
@@ -83,7 +88,7 @@ func (m *maker) devMounts(add func(Mount), id identity) {
 	for _, d := range []string{"null", "zero", "full", "random", "urandom", "tty"} {
 		add(DeviceMount("/dev/" + d))
 	}
-	pts := []string{"nosuid", "noexec", "newinstance", "ptmxmode=0666", "mode=0620"}
+	pts := []string{"nosuid", "noexec", "newinstance", "ptmxmode=0666", "mode=0620", fmt.Sprintf("max=%d", maxTerminals)}
 	add(Mount{Mount: specs.Mount{Destination: "/dev/pts", Type: "devpts", Source: "devpts", Options: pts}, Kind: MountFS})
 	add(Mount{Mount: specs.Mount{Destination: "/dev/shm", Type: "tmpfs", Source: "shm", Options: []string{"nosuid", "nodev", "noexec", "mode=1777", fmt.Sprintf("size=%d", m.p.Root.Size)}}, Kind: MountFS})
 	add(Mount{Mount: specs.Mount{Destination: "/dev/mqueue", Type: "mqueue", Source: "mqueue", Options: []string{"nosuid", "nodev", "noexec"}}, Kind: MountFS, Optional: true})

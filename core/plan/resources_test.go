@@ -96,9 +96,9 @@ func TestPidsPerUserNamespace(t *testing.T) {
 
 func TestRlimits(t *testing.T) {
 	for _, c := range []struct{ lines, want string }{
-		{"", "[{RLIMIT_CORE 0 0}]"},
+		{"", "[{RLIMIT_CORE 1 1}]"},
 		{"rlimit \"core\" {\nsoft = 5\nhard = 9\n}", "[{RLIMIT_CORE 9 5}]"},
-		{"rlimit \"nofile\" {\nsoft = 1\nhard = \"unlimited\"\n}", "[{RLIMIT_NOFILE 18446744073709551615 1} {RLIMIT_CORE 0 0}]"},
+		{"rlimit \"nofile\" {\nsoft = 1\nhard = \"unlimited\"\n}", "[{RLIMIT_NOFILE 18446744073709551615 1} {RLIMIT_CORE 1 1}]"},
 	} {
 		p := mustPlan(t, jobOf(t, "resources {", c.lines, "}"), rootV2())
 		if got := fmt.Sprint(p.Process.Rlimits); got != c.want {

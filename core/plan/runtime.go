@@ -51,7 +51,7 @@ func (m *maker) runtime() {
 	}
 	name := j.Runtime.Plugin
 	r := &Runtime{Plugin: name, Config: j.Runtime.Config, Eval: j.EvalContext(), Capabilities: runtimeCaps, Checkpoint: j.Runtime.Checkpoint}
-	r.Rlimits = []specs.POSIXRlimit{{Type: "RLIMIT_CORE"}}
+	r.Rlimits = []specs.POSIXRlimit{noCore}
 	for _, t := range m.h.Toolchain {
 		r.Libraries = append(r.Libraries, toolchainMount(t))
 	}

@@ -57,7 +57,8 @@ func limits(as manifest.Service) map[int]uint64 {
 	if as == manifest.Network {
 		files = maxNetworkFiles
 	}
-	return map[int]uint64{unix.RLIMIT_CORE: 0, unix.RLIMIT_NOFILE: files, unix.RLIMIT_MEMLOCK: 8 << 20}
+	// 1 and not 0, with which the kernel runs the host's program for core dumps (core(5)).
+	return map[int]uint64{unix.RLIMIT_CORE: 1, unix.RLIMIT_NOFILE: files, unix.RLIMIT_MEMLOCK: 8 << 20}
 }
 
 const (

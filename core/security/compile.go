@@ -6,6 +6,8 @@ package security
 
 import (
 	"fmt"
+	"os"
+	"slices"
 	"strings"
 
 	"github.com/moby/sys/capability"
@@ -112,18 +114,74 @@ func limits(rs []specs.POSIXRlimit) ([]initproto.Rlimit, error) {
 		}
 		out = append(out, initproto.Rlimit{Resource: n, Soft: r.Soft, Hard: r.Hard})
 	}
+	for _, n := range lowered {
+		if slices.ContainsFunc(out, func(r initproto.Rlimit) bool { return r.Resource == n }) {
+			continue
+		}
+		own, err := inherited(n)
+		if err != nil {
+			return out, err
+		}
+		out = append(out, initproto.Rlimit{Resource: n, Soft: own.Cur, Hard: own.Max})
+	}
 	return out, nil
 }
 
-// Inherited gives this process's limits of a resource, which a sandbox has whose plan
-// says nothing of it; false for a name that there is not.
+// lowered are the limits of which a sandbox has less than its caller, unless its job says. What
+// they limit the kernel counts for whoever made the user namespace as well, in all
+// sandboxes and outside together (inc_rlimit_ucounts() in its kernel/ucount.c): with as
+// much a workload could take all.
+var lowered = []uint32{unix.RLIMIT_NOFILE, unix.RLIMIT_SIGPENDING, unix.RLIMIT_MSGQUEUE}
+
+// reservedFiles is how much less a workload has of RLIMIT_NOFILE than its init and whoever
+// started it. The kernel refuses to pass descriptors to a process whose user has more of
+// them on the way than the process may have open (unix(7), ETOOMANYREFS): with a limit
+// as high as init's, a workload that leaves its own unread could keep each of these from
+// passing one. A single message has 253 at most (SCM_MAX_FD).
+const reservedFiles = 4096
+
+// Signals and timers that are pending. Without room for one, timer_create(2) and
+// sigqueue(3) fail, root's too.
+const (
+	fewestSignals = 128
+	mostSignals   = 1024
+)
+
+// lower gives what a workload has of a limit.
+func lower(resource uint32, own unix.Rlimit) unix.Rlimit {
+	switch resource {
+	case unix.RLIMIT_NOFILE:
+		if own.Max != unix.RLIM_INFINITY {
+			own.Max -= min(reservedFiles, own.Max/4)
+		}
+	case unix.RLIMIT_SIGPENDING:
+		own.Max = min(own.Max, max(fewestSignals, min(mostSignals, own.Max/64)))
+	case unix.RLIMIT_MSGQUEUE:
+		if own.Max != unix.RLIM_INFINITY {
+			own.Max /= 4
+		}
+	}
+	own.Cur = min(own.Cur, own.Max)
+	return own
+}
+
+// inherited gives what a sandbox has of a limit if nobody says anything of it.
+func inherited(resource uint32) (unix.Rlimit, error) {
+	var own unix.Rlimit
+	if err := unix.Getrlimit(int(resource), &own); err != nil {
+		return own, os.NewSyscallError("getrlimit", err)
+	}
+	return lower(resource, own), nil
+}
+
+// Inherited gives the limits of a resource that a sandbox has whose plan says nothing of it; false for a name that there is not.
 func Inherited(name string) (soft, hard uint64, ok bool) {
 	n, ok := rlimits[name]
 	if !ok {
 		return 0, 0, false
 	}
-	var r unix.Rlimit
-	if err := unix.Getrlimit(int(n), &r); err != nil {
+	r, err := inherited(n)
+	if err != nil {
 		return 0, 0, false
 	}
 	return r.Cur, r.Max, true

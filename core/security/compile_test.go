@@ -109,12 +109,56 @@ func TestWhatCannotBeCompiledIsAnError(t *testing.T) {
 func TestRlimitNumbers(t *testing.T) {
 	for name, want := range map[string]uint32{"RLIMIT_CPU": 0, "RLIMIT_FSIZE": 1, "RLIMIT_DATA": 2, "RLIMIT_STACK": 3, "RLIMIT_CORE": 4, "RLIMIT_RSS": 5, "RLIMIT_NPROC": 6, "RLIMIT_NOFILE": 7, "RLIMIT_MEMLOCK": 8, "RLIMIT_AS": 9, "RLIMIT_LOCKS": 10, "RLIMIT_SIGPENDING": 11, "RLIMIT_MSGQUEUE": 12, "RLIMIT_NICE": 13, "RLIMIT_RTPRIO": 14, "RLIMIT_RTTIME": 15} {
 		got, err := Process(planOf(func(p *plan.Plan) { p.Process.Rlimits = []specs.POSIXRlimit{{Type: name, Soft: 1, Hard: 2}} }))
-		if err != nil || len(got.Rlimits) != 1 || got.Rlimits[0] != (initproto.Rlimit{Resource: want, Soft: 1, Hard: 2}) {
+		if err != nil || len(got.Rlimits) == 0 || got.Rlimits[0] != (initproto.Rlimit{Resource: want, Soft: 1, Hard: 2}) {
 			t.Errorf("%s: %+v, %v", name, got.Rlimits, err)
 		}
 		if limitNames[want] == "" {
 			t.Errorf("%s has no row in /proc/PID/limits", name)
 		}
+	}
+}
+
+func TestWhatTheCallerSharesIsLowered(t *testing.T) {
+	const all = unix.RLIM_INFINITY
+	for _, x := range []struct {
+		resource  uint32
+		own, want unix.Rlimit
+	}{
+		{unix.RLIMIT_NOFILE, unix.Rlimit{Cur: 1024, Max: 1 << 20}, unix.Rlimit{Cur: 1024, Max: 1<<20 - reservedFiles}},
+		{unix.RLIMIT_NOFILE, unix.Rlimit{Cur: 20000, Max: 20000}, unix.Rlimit{Cur: 20000 - reservedFiles, Max: 20000 - reservedFiles}},
+		{unix.RLIMIT_NOFILE, unix.Rlimit{Cur: 1024, Max: 1024}, unix.Rlimit{Cur: 768, Max: 768}},
+		{unix.RLIMIT_NOFILE, unix.Rlimit{Cur: 64, Max: all}, unix.Rlimit{Cur: 64, Max: all}},
+		{unix.RLIMIT_SIGPENDING, unix.Rlimit{Cur: 96365, Max: 96365}, unix.Rlimit{Cur: 1024, Max: 1024}},
+		{unix.RLIMIT_SIGPENDING, unix.Rlimit{Cur: 10, Max: 3900}, unix.Rlimit{Cur: 10, Max: 128}},
+		{unix.RLIMIT_SIGPENDING, unix.Rlimit{Cur: 16000, Max: 16000}, unix.Rlimit{Cur: 250, Max: 250}},
+		{unix.RLIMIT_SIGPENDING, unix.Rlimit{Cur: all, Max: all}, unix.Rlimit{Cur: 1024, Max: 1024}},
+		{unix.RLIMIT_SIGPENDING, unix.Rlimit{Cur: 5, Max: 7}, unix.Rlimit{Cur: 5, Max: 7}},
+		{unix.RLIMIT_MSGQUEUE, unix.Rlimit{Cur: 819200, Max: 819200}, unix.Rlimit{Cur: 204800, Max: 204800}},
+		{unix.RLIMIT_MSGQUEUE, unix.Rlimit{Cur: all, Max: all}, unix.Rlimit{Cur: all, Max: all}},
+		{unix.RLIMIT_CPU, unix.Rlimit{Cur: 5, Max: all}, unix.Rlimit{Cur: 5, Max: all}},
+	} {
+		if got := lower(x.resource, x.own); got != x.want {
+			t.Errorf("of limit %d, %v: %v, want %v", x.resource, x.own, got, x.want)
+		}
+	}
+	for what, rs := range map[string][]specs.POSIXRlimit{"none": nil, "another": {{Type: "RLIMIT_CORE"}}} {
+		got, err := Process(planOf(func(p *plan.Plan) { p.Process.Rlimits = rs }))
+		if err != nil || len(got.Rlimits) != len(rs)+len(lowered) {
+			t.Errorf("%s: %+v, %v", what, got.Rlimits, err)
+			continue
+		}
+		for i, name := range []string{"RLIMIT_NOFILE", "RLIMIT_SIGPENDING", "RLIMIT_MSGQUEUE"} {
+			soft, hard, ok := Inherited(name)
+			if r := got.Rlimits[len(rs)+i]; !ok || r != (initproto.Rlimit{Resource: rlimits[name], Soft: soft, Hard: hard}) {
+				t.Errorf("%s: %s is %+v, and what is inherited %d, %d", what, name, r, soft, hard)
+			}
+		}
+	}
+	got, err := Process(planOf(func(p *plan.Plan) {
+		p.Process.Rlimits = []specs.POSIXRlimit{{Type: "RLIMIT_SIGPENDING", Soft: 5, Hard: 90000}}
+	}))
+	if err != nil || len(got.Rlimits) != len(lowered) || got.Rlimits[0].Hard != 90000 {
+		t.Errorf("what the job says: %+v, %v", got.Rlimits, err)
 	}
 }
 

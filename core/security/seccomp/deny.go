@@ -126,6 +126,9 @@ const (
 
 	seccompNewListener = 1 << 3
 
+	setLease      = 1024 // F_SETLEASE
+	setDelegation = 1040 // F_SETDELEG, of directories, too, from Linux 6.19 on
+
 	low32 = 0xffffffff
 )
 
@@ -157,7 +160,7 @@ func argumentRules(add func(name string, action Action, conds ...Cond)) {
 	// and look like a failure of ours. Its own limits a process names by 0.
 	add("prlimit64", ActAllow, is32(0, 0))
 	add("prlimit64", Errno(syscall.EPERM))
-	for _, name := range []string{"ioctl", "seccomp"} {
+	for _, name := range []string{"fcntl", "ioctl", "seccomp"} {
 		add(name, ActAllow)
 	}
 }
@@ -166,6 +169,11 @@ func argumentRules(add func(name string, action Action, conds ...Cond)) {
 func deniedArguments(add func(name string, action Action, conds ...Cond)) {
 	for _, request := range []uint64{tiocsti, tioclinux, tiocsetd} {
 		add("ioctl", Errno(syscall.EPERM), is32(1, request))
+	}
+	// A lease has others wait in open(2), for 45 seconds (fs.lease-break-time) each time it is taken anew, root's of the host
+	// included. The owner of a file can take one through a read-only mount; EACCES is what others get.
+	for _, command := range []uint64{setLease, setDelegation} {
+		add("fcntl", Errno(syscall.EACCES), is32(1, command))
 	}
 	// A listener lets one process answer the calls of others. The kernel takes only one for each process, and that is the
 	// host's to use; EINVAL is what a kernel without the flag says.

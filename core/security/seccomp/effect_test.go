@@ -125,6 +125,7 @@ func TestRefusedCallsDoNotReachTheKernel(t *testing.T) {
 		"process_vm_writev":    {call{unix.SYS_PROCESS_VM_WRITEV, [6]uintptr{bad, bad, 1, bad, 1}}, unix.EPERM},
 		"pidfd_getfd":          {call{unix.SYS_PIDFD_GETFD, [6]uintptr{bad, 0}}, unix.EPERM},
 		"personality":          {call{unix.SYS_PERSONALITY, [6]uintptr{0x0400000}}, unix.EPERM},
+		"lease":                {call{unix.SYS_FCNTL, [6]uintptr{bad, 1<<40 | unix.F_SETLEASE, unix.F_WRLCK}}, unix.EACCES},
 		"prlimit of another":   {call{unix.SYS_PRLIMIT64, [6]uintptr{1, unix.RLIMIT_CPU, bad, 0}}, unix.EPERM},
 		"seccomp listener":     {call{unix.SYS_SECCOMP, [6]uintptr{1, unix.SECCOMP_FILTER_FLAG_NEW_LISTENER, bad}}, unix.EINVAL},
 		"no such call":         {call{1000, [6]uintptr{}}, unix.ENOSYS},

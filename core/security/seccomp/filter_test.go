@@ -292,7 +292,7 @@ func TestEveryKnownCallIsDecidedOnPurpose(t *testing.T) {
 	for _, d := range append([]denial{killed}, refused...) {
 		lists = append(lists, d.names...)
 	}
-	lists = append(lists, "clone", "ioctl", "personality", "prlimit64", "seccomp", "socket", "socketpair")
+	lists = append(lists, "clone", "fcntl", "ioctl", "personality", "prlimit64", "seccomp", "socket", "socketpair")
 	lists = append(lists, deliberate...)
 	for _, goarch := range arches {
 		for _, c := range sysno.Table(goarch) {
