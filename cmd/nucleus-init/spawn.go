@@ -27,15 +27,20 @@ func (s *spawned) ended(pid int, ws syscall.WaitStatus) (initproto.Ended, bool) 
 		if p.pid == pid {
 			delete(s.byID, id)
 			e := initproto.Ended{ID: id, Exited: p.exited(uint32(ws)), Answer: p.note.heard()}
-			_ = unix.Close(p.pidfd)
-			unmapNote(p.note)
-			if p.remove != "" {
-				_ = unix.Unlink(p.remove) // it may have made none
-			}
+			p.free()
 			return e, true
 		}
 	}
 	return initproto.Ended{}, false
+}
+
+// free lets go of what init keeps for a process that has ended, or is not wanted.
+func (p *stage2) free() {
+	_ = unix.Close(p.pidfd)
+	unmapNote(p.note)
+	if p.remove != "" {
+		_ = unix.Unlink(p.remove) // it may have made none
+	}
 }
 
 // signal does nothing for a process that is gone: its end is on the way, or told.
@@ -92,8 +97,7 @@ func (in *initProcess) spawn(msg []byte, fds []int) error {
 func (s *spawned) drop(id uint32) {
 	p := s.byID[id]
 	_ = unix.PidfdSendSignal(p.pidfd, unix.SIGKILL, nil, 0)
-	_ = unix.Close(p.pidfd)
-	unmapNote(p.note)
+	p.free()
 	delete(s.byID, id)
 }
 

@@ -87,6 +87,7 @@ type Sandbox struct {
 	conn    *channel.Conn
 	init    *namespaces.Init
 	group   *cgroups.Group
+	limited bool
 	prep    *fs.Prepared
 	stdio   *exec.Stdio
 	process initproto.Process
@@ -289,7 +290,7 @@ func (s *Sandbox) compile(ctx context.Context) error {
 }
 
 // makeGroup makes the control group that init is born in; its limits come
-// while init is on its way.
+// when init has been told what to do, and before it gets anything to do it with.
 func (s *Sandbox) makeGroup(context.Context) error {
 	if !s.plan.Cgroup.Wanted {
 		return nil
@@ -309,10 +310,12 @@ func (s *Sandbox) makeGroup(context.Context) error {
 	return nil
 }
 
+// limitGroup sets the limits, once.
 func (s *Sandbox) limitGroup() error {
-	if s.group == nil {
+	if s.group == nil || s.limited {
 		return nil
 	}
+	s.limited = true
 	return phase("cgroups", s.group.Limit())
 }
 
@@ -399,6 +402,11 @@ func (s *Sandbox) cloneInit(ctx context.Context) error {
 	if perr != nil {
 		// The first cause is the one to show: what the other says then is that it was ended.
 		return cmp.Or(s.fetchFailed(), perr)
+	}
+	if len(s.plan.PluginHooks) > 0 { // who are told that limits are set
+		if err := s.limitGroup(); err != nil {
+			return err
+		}
 	}
 	s.tell(hooks.PostNamespaces, nil)
 	return s.reach(ctx, hooks.PreFS)
@@ -513,6 +521,11 @@ func (s *Sandbox) sendSetup(ctx context.Context) error {
 	if err := s.conn.Send(initproto.Encode(initproto.KindSetup, setup), fds...); err != nil {
 		return s.broken("fs", err)
 	}
+	// Beside the first of init's work, that with mounts, which takes longer. What fills the
+	// sandbox, and whoever is waited for, comes after it.
+	if err := s.limitGroup(); err != nil {
+		return err
+	}
 	// Init has its own copies; ours would keep pipes open that it must see end.
 	for _, f := range s.prep.Files {
 		_ = f.Close()
@@ -535,10 +548,6 @@ func (s *Sandbox) sendSetup(ctx context.Context) error {
 // only then is stage 2 made.
 func (s *Sandbox) openGates(context.Context) error {
 	if s.group != nil {
-		// Init is at work on the file system by now, which takes longer.
-		if err := s.limitGroup(); err != nil {
-			return err
-		}
 		if err := s.dir.Journal.Done(stepCgroup); err != nil {
 			return phase("cgroups", err)
 		}

@@ -10,6 +10,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/nucleus-runtime/nucleus/internal/birth"
+	"github.com/nucleus-runtime/nucleus/internal/failpoint"
 )
 
 // Begun is an init that has its namespaces and nothing else: it waits to be told who it is,
@@ -17,8 +18,7 @@ import (
 // all others, and can be made while the rest is thought out.
 //
 // Until then it is as good as a descriptor of the process that has begun it. It ends with
-// that one, however it ends, for it waits for a message on a socket of which nobody else has
-// the other end.
+// the thread that has made it, however that ends, and with the socket on which it waits for a message.
 type Begun struct {
 	flags   uintptr
 	program *birth.Program
@@ -31,7 +31,7 @@ type Begun struct {
 }
 
 // The descriptors of a begun init. Below are those that it keeps; until it has them their
-// places are taken, so that what it is passed comes by number.
+// places are taken, so that what it is passed comes by number. All are below birth.HighFD.
 const (
 	execFD      = 4
 	firstPassed = execFD + 1
@@ -62,10 +62,13 @@ func Begin(types []specs.LinuxNamespaceType) (*Begun, error) {
 	if err != nil {
 		return nil, err
 	}
-	if g.child, err = g.program.Begin(g.cloneFlags()); err != nil {
+	g.child, err = g.program.Begin(g.cloneFlags())
+	g.closeTheirs() // with a copy of ours a message would be sent to nobody
+	if err != nil {
 		g.close()
 		return nil, err
 	}
+	failpoint.Hit("init begun")
 	return g, nil
 }
 
@@ -76,8 +79,7 @@ func newBegun(flags uintptr) (*Begun, error) {
 		return nil, os.NewSyscallError("socketpair", err)
 	}
 	g := &Begun{flags: flags, program: birth.New(), ours: pair[0], theirs: pair[1]}
-	// A high one, so that no copy lands on it.
-	high, err := unix.FcntlInt(uintptr(g.theirs), unix.F_DUPFD_CLOEXEC, 16)
+	high, err := unix.FcntlInt(uintptr(g.theirs), unix.F_DUPFD_CLOEXEC, birth.HighFD)
 	if err != nil {
 		g.close()
 		return nil, os.NewSyscallError("fcntl F_DUPFD_CLOEXEC", err)
@@ -100,6 +102,9 @@ func newBegun(flags uintptr) (*Begun, error) {
 	if flags&unix.CLONE_NEWNET != 0 {
 		p.Call(birth.Must, "unshare CLONE_NEWNET", unix.SYS_UNSHARE, unix.CLONE_NEWNET)
 	}
+	// And here already, for until it executes its program it may be that a child of our
+	// process that executes none has a copy of our end.
+	p.Call(birth.Must, "prctl PR_SET_PDEATHSIG", unix.SYS_PRCTL, unix.PR_SET_PDEATHSIG, uintptr(unix.SIGKILL))
 	m := &message{}
 	p.Keep(m)
 	m.data.Base = &m.one[0]
@@ -161,10 +166,16 @@ func (g *Begun) abandon(why error) {
 }
 
 func (g *Begun) close() {
-	for _, fd := range []*int{&g.ours, &g.theirs} {
-		if *fd >= 0 {
-			_ = unix.Close(*fd)
-			*fd = -1
-		}
+	g.closeTheirs()
+	if g.ours >= 0 {
+		_ = unix.Close(g.ours)
+		g.ours = -1
+	}
+}
+
+func (g *Begun) closeTheirs() {
+	if g.theirs >= 0 {
+		_ = unix.Close(g.theirs)
+		g.theirs = -1
 	}
 }

@@ -131,3 +131,26 @@ func TestBegunEndsWithItsMaker(t *testing.T) {
 		}
 	}
 }
+
+// It takes the first free numbers for what it is passed: that 0 to 4 are taken is its own
+// doing, not its maker's.
+func TestBegunWithoutStandardStreams(t *testing.T) {
+	testutil.Needs(t, testutil.UserNS)
+	if os.Getenv("NUCLEUS_TEST_BEGIN") != "" {
+		for fd := range 3 {
+			_ = unix.Close(fd)
+		}
+		g := mustBegin(t, allTypes)
+		s, err := startWith(t, &plan.Plan{Namespaces: all, IDs: oneID()}, g)
+		if err != nil || s.seen.Pid != 1 {
+			os.Exit(3)
+		}
+		os.Exit(4)
+	}
+	cmd := exec.Command("/proc/self/exe", "-test.run", "^"+t.Name()+"$")
+	cmd.Env = append(os.Environ(), "NUCLEUS_TEST_BEGIN=1")
+	_ = cmd.Run() // its exit code tells
+	if cmd.ProcessState.ExitCode() != 4 {
+		t.Errorf("%v, want exit status 4", cmd.ProcessState)
+	}
+}

@@ -50,7 +50,7 @@ func (g *Begun) follow(b born) error {
 			p.Call(birth.Must, "prctl PR_CAP_AMBIENT", unix.SYS_PRCTL, unix.PR_CAP_AMBIENT, unix.PR_CAP_AMBIENT_RAISE, n, 0, 0)
 		}
 	}
-	// After the change of ids, which clears it.
+	// Once more after the change of ids, which clears it.
 	p.Call(birth.Must, "prctl PR_SET_PDEATHSIG", unix.SYS_PRCTL, unix.PR_SET_PDEATHSIG, uintptr(unix.SIGKILL))
 	for to := range b.fds {
 		p.Call(birth.Must, "dup3", unix.SYS_DUP3, uintptr(firstPassed+to), uintptr(to), 0)
@@ -113,6 +113,7 @@ func spawn(b born) (pid, pidfd int, err error) {
 	}
 	if g.child == nil {
 		g.child, err = g.program.Clone(g.cloneFlags(), b.cgroup)
+		g.closeTheirs()
 	} else {
 		err = g.child.Proceed()
 	}

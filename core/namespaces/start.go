@@ -243,6 +243,7 @@ func runHelpers(pid int, ids plan.IDs) error {
 
 func startError(err error, p *plan.Plan) error {
 	e := &UnsupportedError{Err: fmt.Errorf("creating namespaces: %w", err)}
+	var maps *os.PathError
 	switch {
 	case errors.Is(err, unix.ENOSPC):
 		e.Err = fmt.Errorf("creating namespaces: the limit of their number is reached: %w", err)
@@ -251,6 +252,14 @@ func startError(err error, p *plan.Plan) error {
 		e.Remedy = "this host does not let you make user namespaces: see nucleus doctor"
 	case errors.Is(err, unix.EPERM):
 		e.Remedy = "run as root with CAP_SYS_ADMIN"
+	case errors.As(err, &maps): // of a process that was killed
+		e.Err = fmt.Errorf("writing id maps: %w", err)
+	case errors.Is(err, unix.ETOOMANYREFS):
+		e.Err = fmt.Errorf("starting nucleus-init: its descriptors cannot be passed: %w", err)
+		e.Remedy = "end the process of this user that leaves so many unread, or raise the limit of open files (ulimit -n)"
+	case errors.Is(err, unix.EBADF):
+		e.Err = fmt.Errorf("starting nucleus-init: it did not get all descriptors: %w", err)
+		e.Remedy = "raise the limit of open files (ulimit -n)"
 	case errors.Is(err, unix.EACCES), errors.Is(err, unix.ENOENT):
 		e.Err = fmt.Errorf("starting nucleus-init: %w", err)
 		e.Remedy = "install nucleus-init where every user can execute it (make install)"

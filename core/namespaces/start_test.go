@@ -330,12 +330,22 @@ func TestStartErrorsTellWhatToDo(t *testing.T) {
 		{user, unix.EACCES, "make install"},
 		{user, unix.ENOENT, "make install"},
 		{user, unix.EAGAIN, "ulimit -u"},
+		{user, unix.ETOOMANYREFS, "ulimit -n"},
+		{user, unix.EBADF, "ulimit -n"},
 	} {
 		err := startError(test.err, test.p)
 		var ue *UnsupportedError
 		if !errors.As(err, &ue) || !strings.Contains(ue.Remedy, test.remedy) || !errors.Is(err, test.err) {
 			t.Errorf("%v: %v with remedy %q, want %q", test.err, err, ue.Remedy, test.remedy)
 		}
+	}
+}
+
+// It is no missing program that a killed init is not in /proc any more.
+func TestMapsOfAKilledInit(t *testing.T) {
+	err := startError(&os.PathError{Op: "open", Path: "/proc/1/uid_map", Err: unix.ENOENT}, &plan.Plan{IDs: plan.IDs{Kind: "single"}})
+	if !strings.HasPrefix(err.Error(), "writing id maps: ") || strings.Contains(err.Error(), "nucleus-init") {
+		t.Errorf("error %v", err)
 	}
 }
 

@@ -87,7 +87,7 @@ func (l *launch) start() (*os.Process, error) {
 	}
 	for _, f := range files {
 		// High ones, so that no copy lands on one that is still to be copied.
-		fd, err := unix.FcntlInt(f.Fd(), unix.F_DUPFD_CLOEXEC, 16)
+		fd, err := unix.FcntlInt(f.Fd(), unix.F_DUPFD_CLOEXEC, birth.HighFD)
 		if err != nil {
 			return nil, os.NewSyscallError("fcntl F_DUPFD_CLOEXEC", err)
 		}

@@ -68,6 +68,7 @@ type Program struct {
 	mask   uint64
 	await  int  // the step that HoldExec has added, -1 for none
 	begun  bool // a process carries it out: its steps must stay where they are
+	full   bool // there was no room for a step
 }
 
 // New gives a program without steps.
@@ -80,7 +81,8 @@ func New() *Program {
 // Call adds a step. name is for the error.
 func (p *Program) Call(check Check, name string, nr uintptr, args ...uintptr) {
 	if p.begun && len(p.steps) == cap(p.steps) {
-		panic("birth: more steps than a begun process has room for")
+		p.full = true // Proceed says so
+		return
 	}
 	s := step{nr: nr, check: check}
 	copy(s.args[:], args)
@@ -172,9 +174,12 @@ var living sync.Map
 
 const (
 	childStack = 16 << 10
-	// begunSteps is the most that a program has whose process is begun. Three quarters of
-	// them could be ambient capabilities.
-	begunSteps = 128
+	// begunSteps is the most that a program has whose process is begun: those of init with
+	// as many capabilities and descriptors as there can be.
+	begunSteps = 192
+	// HighFD is above the numbers that descriptors are given in a child: a copy from there or
+	// above lands on none that is still to be copied.
+	HighFD = 16
 )
 
 // Clone makes the process. The calling thread is its parent. cgroup is a descriptor
@@ -198,6 +203,9 @@ func (p *Program) Begin(flags uintptr) (*Born, error) {
 
 // Proceed comes before what a begun process waits for.
 func (b *Born) Proceed() (err error) {
+	if b.program.full {
+		return fmt.Errorf("more than %d steps of a process", begunSteps)
+	}
 	cloning.Lock()
 	if b.dumpable, err = unix.PrctlRetInt(unix.PR_GET_DUMPABLE, 0, 0, 0, 0); err != nil {
 		cloning.Unlock()
@@ -236,7 +244,7 @@ func (b *Born) bear(flags uintptr, cgroup int, clone cloner) (err error) {
 	b.execed = execed[0]
 	defer unix.Close(execed[1]) // the child has its own, until it execs
 	if p.await >= 0 {
-		held, err := unix.FcntlInt(uintptr(execed[1]), unix.F_DUPFD_CLOEXEC, highFD)
+		held, err := unix.FcntlInt(uintptr(execed[1]), unix.F_DUPFD_CLOEXEC, HighFD)
 		if err != nil {
 			return os.NewSyscallError("fcntl F_DUPFD_CLOEXEC", err)
 		}
@@ -268,9 +276,6 @@ func (b *Born) bear(flags uintptr, cgroup int, clone cloner) (err error) {
 	return nil
 }
 
-// highFD is above the numbers that descriptors are given in a child.
-const highFD = 16
-
 // Await returns when the process has executed its program. If it could not, or
 // failed is an error, it is ended and collected, its pidfd closed.
 func (b *Born) Await(failed error) error {
@@ -284,8 +289,7 @@ func (b *Born) Await(failed error) error {
 			err = os.NewSyscallError("prctl PR_SET_DUMPABLE", derr)
 		}
 	}
-	// Its own failure is the first cause of what failed in telling it something.
-	if errno := syscall.Errno(b.note.errno); errno != 0 && (err == nil || errno != syscall.ECANCELED) {
+	if b.note.errno != 0 { // the first cause of what failed in telling it something
 		err = b.failure()
 	}
 	living.Delete(b)
