@@ -9,6 +9,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/nucleus-runtime/nucleus/internal/birth"
+	"github.com/nucleus-runtime/nucleus/sdk/manifest"
 )
 
 // apart tells whether a plugin gets a user namespace of its own, beside those of the
@@ -16,12 +17,15 @@ import (
 //
 // Who has the user that owns a user namespace, and is in its parent, has every
 // capability in it, with whatever sets of its own (user_namespaces(7), cap_capable() in
-// the kernel). So a plugin that runs as the caller would have them over the caller's
-// sandboxes, and over all of which it holds a descriptor. From beside it has none, nor
-// may it look into processes there (cap_ptrace_access_check()). One that has a user of
+// the kernel). A backend of networks that runs as the caller would have them over the
+// networks of the caller's sandboxes, of which it holds sockets. From beside it has none,
+// nor may it look into processes there (cap_ptrace_access_check()). One that has a user of
 // its own owns nothing, and one that was given capabilities is to change the host.
-func apart(switchTo bool, caps []string) bool {
-	return !switchTo && os.Geteuid() != 0 && len(caps) == 0
+//
+// The others hold nothing of a sandbox, and have to tell whose a file is: a namespace
+// that an ordinary user makes has no root, and shows root's files as anybody's.
+func apart(as manifest.Service, switchTo bool, caps []string) bool {
+	return as == manifest.Network && !switchTo && os.Geteuid() != 0 && len(caps) == 0
 }
 
 // rootIsNobody is that no user id gives capabilities, nor a change of it, for good
@@ -74,9 +78,9 @@ func (l *launch) refused(err error) error {
 	case made && errors.Is(err, unix.ENOSPC):
 		return &apartError{
 			fmt.Errorf("making its user namespace: the limit of their number, or of their depth, is reached: %w", err),
-			"raise the limit in /proc/sys/user/max_user_namespaces; nested ones are 32 deep at most",
+			"raise the limit in /proc/sys/user/max_user_namespaces",
 		}
-	case errors.Is(err, unix.EPERM) && (made || strings.HasSuffix(call.Syscall, "_map") || strings.HasPrefix(call.Syscall, "prctl ")):
+	case errors.Is(err, unix.EPERM) && (made || strings.HasPrefix(call.Syscall, "write ") || strings.HasPrefix(call.Syscall, "prctl ")):
 		return &apartError{fmt.Errorf("making its user namespace: %w", err), "this host does not let you make user namespaces: see nucleus doctor"}
 	}
 	return err

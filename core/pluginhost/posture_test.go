@@ -12,7 +12,7 @@ import (
 // A process that is not what it is to be is told from one that is, by each of its parts.
 func TestPostureOfAProcess(t *testing.T) {
 	r := newRig(t, nil)
-	p, err := r.Host.Start(t.Context(), "chatty", manifest.Hooks)
+	p, err := r.Host.Start(t.Context(), "chatty", manifest.Network)
 	if err != nil {
 		t.Fatal(err)
 	}
