@@ -33,7 +33,7 @@ func TestPluginThatWasTakenOver(t *testing.T) {
 		if exitCode(t, cmd, err) == 0 {
 			t.Fatalf("the plugin has not attacked: %s", out)
 		}
-		if !strings.Contains(string(out), "3 processes, 32 attempts, not refused: []") {
+		if !strings.Contains(string(out), "3 processes, 34 attempts, not refused: []") {
 			t.Errorf("it says: %s", out)
 		}
 		if got := s.addressesOf("shop-db"); len(got) == 0 {

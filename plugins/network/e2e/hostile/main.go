@@ -9,6 +9,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -24,23 +25,31 @@ import (
 )
 
 func main() {
-	n := &hostile{netuserspace.New()}
+	n := &hostile{netuserspace.New().Own()}
 	plugin.Serve(plugin.Plugin{
 		Name: "hostile", Version: "1", Network: n, Config: config.To(n.Network), HandleVersions: netuserspace.HandleVersions,
 		Needs: plugin.Needs{HostNetwork: true}, Lifetime: plugin.Resident,
 	})
 }
 
-// hostile is honest until it has a way to another job.
+// hostile is honest until it has a way to another job, and serves its sandbox.
 type hostile struct{ *netuserspace.Network }
 
 func (h *hostile) Attach(ctx context.Context, r *network.AttachRequest) (*network.AttachResponse, error) {
-	for _, f := range r.Files {
-		if f.Name() == network.MembersFile {
-			return nil, attack(ctx, f)
+	var members *os.File
+	own := *r
+	own.Files = slices.DeleteFunc(slices.Clone(r.Files), func(f *os.File) bool {
+		is := f.Name() == network.MembersFile
+		if is {
+			members, own.Egress = f, network.Egress{}
 		}
+		return is
+	})
+	answer, err := h.Network.Attach(ctx, &own)
+	if members == nil || err != nil {
+		return answer, err
 	}
-	return h.Network.Attach(ctx, r)
+	return nil, attack(ctx, members)
 }
 
 // attempt gives nil if it succeeded.
@@ -60,7 +69,7 @@ func attack(ctx context.Context, members *os.File) error {
 		return fmt.Errorf("no socket of the other sandbox: %w", err)
 	}
 	defer s.Close()
-	all := withSocket(int(s.Fd()))
+	all := append(withSocket(int(s.Fd())), onItsOwn()...)
 	victims := processes("/probe/db.json")
 	for i, pid := range victims {
 		all = append(all, withProcess(fmt.Sprint(i, " "), pid)...)
@@ -129,6 +138,28 @@ func withSocket(fd int) []attempt {
 				return fmt.Errorf("it came, and setns: %s", err)
 			}
 			return nil
+		}},
+	}
+}
+
+// onItsOwn is the beginning of a connection to whatever the plugin's user may ask: the
+// supervisors of other jobs, by which commands run there, are among it.
+func onItsOwn() []attempt {
+	return []attempt{
+		{"a Unix socket", func() error {
+			fd, err := unix.Socket(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+			if err == nil {
+				unix.Close(fd)
+			}
+			return err
+		}},
+		{"a pair of Unix sockets", func() error {
+			fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
+			if err == nil {
+				unix.Close(fds[0])
+				unix.Close(fds[1])
+			}
+			return err
 		}},
 	}
 }
