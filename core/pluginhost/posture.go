@@ -32,9 +32,17 @@ func (l *launch) verify(pid int) error {
 	if state := status.Get("State"); strings.HasPrefix(state, "Z") || strings.HasPrefix(state, "X") {
 		return nil // it has ended, which is what is told of it
 	}
-	four := func(id uint32) string { return strings.Repeat(fmt.Sprint(id, "\t"), 3) + fmt.Sprint(id) }
-	check("its uid", status.Get("Uid"), four(l.uid))
-	check("its gid", status.Get("Gid"), four(l.gid))
+	own, err := statusOf("self")
+	if err != nil {
+		return err
+	}
+	uids, gids := own.Get("Uid"), own.Get("Gid")
+	if l.switchU {
+		four := func(id uint32) string { return strings.Repeat(fmt.Sprint(id, "\t"), 3) + fmt.Sprint(id) }
+		uids, gids = four(l.uid), four(l.gid)
+	}
+	check("its uid", status.Get("Uid"), uids)
+	check("its gid", status.Get("Gid"), gids)
 	const none = "0000000000000000"
 	sets := []string{"CapInh", "CapPrm", "CapEff", "CapAmb"}
 	if l.apart {
@@ -45,10 +53,6 @@ func (l *launch) verify(pid int) error {
 	}
 	check("its no_new_privs", status.Get("NoNewPrivs"), "1")
 	if n := len(l.box.filters()); n > 0 {
-		own, err := statusOf("self")
-		if err != nil {
-			return err
-		}
 		check("its seccomp mode", status.Get("Seccomp"), "2")
 		// It may have added some. A kernel before 5.9 counts none.
 		before, uncounted := strconv.Atoi(own.Get("Seccomp_filters"))
@@ -59,17 +63,17 @@ func (l *launch) verify(pid int) error {
 	}
 	if l.apart {
 		theirs, err := os.Readlink(fmt.Sprintf("/proc/%d/ns/user", pid))
-		own, oerr := os.Readlink("/proc/self/ns/user")
-		uids, uerr := plainfile.Read(fmt.Sprintf("/proc/%d/uid_map", pid))
-		gids, gerr := plainfile.Read(fmt.Sprintf("/proc/%d/gid_map", pid))
+		ours, oerr := os.Readlink("/proc/self/ns/user")
+		uidMap, uerr := plainfile.Read(fmt.Sprintf("/proc/%d/uid_map", pid))
+		gidMap, gerr := plainfile.Read(fmt.Sprintf("/proc/%d/gid_map", pid))
 		if err := errors.Join(err, oerr, uerr, gerr); err != nil {
 			return fmt.Errorf("reading its posture: %w", err)
 		}
-		if theirs == own {
+		if theirs == ours {
 			bad = append(bad, "its user namespace is ours")
 		}
-		check("its uid_map", strings.Join(strings.Fields(string(uids)), " "), fmt.Sprintf("%d %d 1", l.uid, l.uid))
-		check("its gid_map", strings.Join(strings.Fields(string(gids)), " "), fmt.Sprintf("%d %d 1", l.gid, l.gid))
+		check("its uid_map", strings.Join(strings.Fields(string(uidMap)), " "), fmt.Sprintf("%d %d 1", l.uid, l.uid))
+		check("its gid_map", strings.Join(strings.Fields(string(gidMap)), " "), fmt.Sprintf("%d %d 1", l.gid, l.gid))
 	}
 	if len(bad) > 0 {
 		return errors.New("the posture of its process is not the planned one: " + strings.Join(bad, "; "))

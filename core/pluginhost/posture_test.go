@@ -22,8 +22,8 @@ func TestPostureOfAProcess(t *testing.T) {
 		t.Fatalf("as it is: %v", err)
 	}
 	for what, change := range map[string]func(*launch){
-		"its uid is":     func(l *launch) { l.uid++ },
-		"its gid is":     func(l *launch) { l.gid++ },
+		"its uid is":     func(l *launch) { l.uid, l.switchU = l.uid+1, true },
+		"its gid is":     func(l *launch) { l.gid, l.switchU = l.gid+1, true },
 		"its uid_map is": func(l *launch) { l.uid, l.apart = l.uid+1, true },
 		"its gid_map is": func(l *launch) { l.gid, l.apart = l.gid+1, true },
 		"":               func(l *launch) { l.uid, l.caps = l.uid+1, []string{"CAP_SETUID"} },
