@@ -135,7 +135,7 @@ func withSocket(fd int) []attempt {
 				return e
 			}
 			if err := unix.Setns(int(ns), unix.CLONE_NEWNET); err != nil {
-				return fmt.Errorf("it came, and setns: %s", err)
+				return errors.New("it came, and setns: " + err.Error()) // not a refusal
 			}
 			return nil
 		}},
@@ -183,7 +183,7 @@ func withProcess(who string, pid int) []attempt {
 			}
 			defer unix.Close(fd)
 			if err := unix.Setns(fd, kind); err != nil {
-				return fmt.Errorf("it was opened, and setns: %s", err)
+				return errors.New("it was opened, and setns: " + err.Error()) // not a refusal
 			}
 			return nil
 		}
