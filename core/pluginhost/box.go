@@ -153,12 +153,20 @@ func (b box) enter(p *birth.Program, domain int) {
 	if domain >= 0 {
 		p.Call(birth.Must, "landlock_restrict_self", unix.SYS_LANDLOCK_RESTRICT_SELF, uintptr(domain), 0)
 	}
+	for _, f := range b.filters() {
+		load(p, f)
+	}
+}
+
+// filters are those of system calls.
+func (b box) filters() (all []seccomp.Filter) {
 	if b.offline {
-		load(p, seccomp.LocalFilter())
+		all = append(all, seccomp.LocalFilter())
 	}
 	if b.confined {
-		load(p, seccomp.Default())
+		all = append(all, seccomp.Default())
 	}
+	return all
 }
 
 func load(p *birth.Program, f seccomp.Filter) {

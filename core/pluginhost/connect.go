@@ -185,5 +185,11 @@ func (p *Plugin) notReady(err error) error {
 	if fate := p.proc.fate(); fate != "" && !errors.Is(err, errLong) && !errors.Is(err, context.Canceled) && !errors.Is(err, context.DeadlineExceeded) {
 		err = fmt.Errorf("it ended before it was ready (%s)", fate)
 	}
-	return p.failed("starting it", err)
+	e := p.failed("starting it", err)
+	var made *apartError
+	var known *Error
+	if errors.As(err, &made) && errors.As(e, &known) {
+		known.Hint = made.remedy
+	}
+	return e
 }

@@ -148,7 +148,7 @@ func (h *Host) start(ctx context.Context, program *Program, as manifest.Service,
 		}
 	}
 	p.proc = &process{
-		launch: launch{program: program, uid: uid, gid: gid, switchU: switchTo, caps: program.Host.Caps, box: boxOf(as, program.Host)},
+		launch: launch{program: program, uid: uid, gid: gid, switchU: switchTo, caps: program.Host.Caps, box: boxOf(as, program.Host), apart: apart(as, switchTo, program.Host.Caps)},
 		group:  p.group,
 		done:   make(chan struct{}),
 	}

@@ -28,6 +28,7 @@ type launch struct {
 	switchU bool     // to uid and gid
 	caps    []string // canonical; all that it may ever have
 	box     box
+	apart   bool // in a user namespace of its own
 	// socketDir is where it makes its socket, and may write.
 	socketDir string
 	// group is the control group that it is born in, nil for none.
@@ -119,12 +120,16 @@ func (l *launch) start() (*os.Process, error) {
 	if cgroup != nil {
 		into = int(cgroup.Fd())
 	}
-	child, err := steps.Clone(0, into)
-	if err != nil {
-		return nil, err
+	var flags uintptr
+	if l.apart {
+		flags = unix.CLONE_NEWUSER
 	}
-	if err := child.Await(nil); err != nil {
-		return nil, err
+	child, err := steps.Clone(flags, into)
+	if err == nil {
+		err = child.Await(nil)
+	}
+	if err != nil {
+		return nil, l.refused(err)
 	}
 	_ = unix.Close(child.PidFD)
 	return os.FindProcess(child.Pid)
@@ -147,6 +152,11 @@ func (l *launch) steps(tasks []*os.File, from []int, domain int) (*birth.Program
 	p := birth.New()
 	p.DefaultSignals()
 	p.Call(birth.Must, "setsid", unix.SYS_SETSID)
+	if l.apart {
+		if err := l.maps(p); err != nil {
+			return nil, err
+		}
+	}
 	zero, err := p.String("0")
 	if err != nil {
 		return nil, err
@@ -209,7 +219,7 @@ func (l *launch) privileges(p *birth.Program, keep []capability.Cap) error {
 		return err
 	}
 	dropped := birth.Ignore
-	if l.root() {
+	if l.root() || l.apart {
 		dropped = birth.Must
 	}
 	for c := capability.Cap(0); c <= last; c++ {
@@ -219,13 +229,18 @@ func (l *launch) privileges(p *birth.Program, keep []capability.Cap) error {
 	}
 	// The ambient and inheritable sets are the caller's, and outlast an execve.
 	p.Call(birth.Must, "prctl PR_CAP_AMBIENT_CLEAR_ALL", unix.SYS_PRCTL, unix.PR_CAP_AMBIENT, unix.PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0)
+	if l.apart {
+		p.Call(birth.Must, "prctl PR_SET_SECUREBITS", unix.SYS_PRCTL, unix.PR_SET_SECUREBITS, rootIsNobody, 0, 0, 0)
+	}
 	header := &unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
 	now, then := new([2]unix.CapUserData), new([2]unix.CapUserData)
-	if err := unix.Capget(header, &now[0]); err != nil {
-		return os.NewSyscallError("capget", err)
-	}
-	for i := range now {
-		now[i].Inheritable = 0
+	if !l.apart {
+		if err := unix.Capget(header, &now[0]); err != nil {
+			return os.NewSyscallError("capget", err)
+		}
+		for i := range now {
+			now[i].Inheritable = 0
+		}
 	}
 	p.Keep(header)
 	p.Keep(now)

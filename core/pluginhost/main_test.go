@@ -62,6 +62,9 @@ func TestMain(m *testing.M) {
 	if len(os.Args) == 3 && os.Args[1] == asCaller {
 		call(os.Args[2])
 	}
+	if len(os.Args) == 2 && os.Args[1] == asFull {
+		startWhereFull()
+	}
 	os.Exit(run(m))
 }
 

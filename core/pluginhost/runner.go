@@ -86,6 +86,12 @@ func (p *process) Start(context.Context) (err error) {
 		closeAll(theirs)
 		return fmt.Errorf("executing %s: %w", p.launch.program.Path, err)
 	}
+	if err := p.launch.verify(proc.Pid); err != nil {
+		_ = unix.Kill(-proc.Pid, unix.SIGKILL)
+		_, _ = proc.Wait() // killed: its state tells nothing
+		closeAll(theirs)
+		return err
+	}
 	// Else the end of the plugin would not be the end of the channel.
 	closeAll([]*os.File{outW, errW, lifeR, p.launch.side})
 	p.proc, p.held = proc, lifeW

@@ -15,6 +15,7 @@ import (
 
 	"github.com/nucleus-runtime/nucleus/core/initproto"
 	"github.com/nucleus-runtime/nucleus/core/plan"
+	"github.com/nucleus-runtime/nucleus/internal/procstatus"
 )
 
 // PostureError lists every difference between what was planned and what the
@@ -47,8 +48,8 @@ func ReadOwn() (*Own, error) {
 	if err != nil {
 		return nil, fmt.Errorf("reading our own posture: %w", err)
 	}
-	o := &Own{seccomp: status(text).get("Seccomp"), ns: make(map[string]string, len(nsFiles))}
-	o.filters, err = strconv.Atoi(status(text).get("Seccomp_filters"))
+	o := &Own{seccomp: procstatus.Text(text).Get("Seccomp"), ns: make(map[string]string, len(nsFiles))}
+	o.filters, err = strconv.Atoi(procstatus.Text(text).Get("Seccomp_filters"))
 	o.uncounted = err != nil
 	for _, n := range nsFiles {
 		// A kernel that has no such namespace has no such file.
@@ -133,13 +134,13 @@ func ReadInitPosture(pid int, own *Own, setup *initproto.Setup) error {
 	defer unix.Close(proc)
 	p := &posture{dir: proc, pid: pid, want: Expected{Own: own}, buf: make([]byte, 8192)}
 	keep := fmt.Sprintf("%016x", setup.InitCaps)
-	s, err := p.awaitFilters(count(setup.InitFilter), func(s status) bool { return s.get("CapEff") == keep && s.get("CapPrm") == keep })
+	s, err := p.awaitFilters(count(setup.InitFilter), func(s procstatus.Text) bool { return s.Get("CapEff") == keep && s.Get("CapPrm") == keep })
 	if err != nil {
 		return fmt.Errorf("init: %w", err)
 	}
-	p.check("init's effective set", s.get("CapEff"), keep)
-	p.check("init's permitted set", s.get("CapPrm"), keep)
-	p.check("init's no_new_privs", s.get("NoNewPrivs"), "1")
+	p.check("init's effective set", s.Get("CapEff"), keep)
+	p.check("init's permitted set", s.Get("CapPrm"), keep)
+	p.check("init's no_new_privs", s.Get("NoNewPrivs"), "1")
 	if len(p.bad) > 0 {
 		return &PostureError{p.bad}
 	}
@@ -200,9 +201,9 @@ func (p *posture) link(name string) string {
 // atGate waits until stage 2 has loaded its filters, which is the last thing it
 // does, and gives its status. Stage 2 cannot tell us by itself: a filter may
 // forbid every call that could.
-func (p *posture) atGate() (status, error) {
+func (p *posture) atGate() (procstatus.Text, error) {
 	w := p.want.Process
-	sleeps := func(s status) bool { return strings.HasPrefix(s.get("State"), "S") }
+	sleeps := func(s procstatus.Text) bool { return strings.HasPrefix(s.Get("State"), "S") }
 	s, err := p.awaitFilters(count(append([][]byte{p.want.InitFilter, w.Filter}, w.Narrow...)...), sleeps)
 	if err != nil {
 		return nil, fmt.Errorf("stage 2: %w", err)
@@ -224,7 +225,7 @@ func count(filters ...[]byte) (n int) {
 // process has itself, and has handed down: run in a container or by a service
 // manager, it may well have some. Where there is nothing to count, no filter or a
 // kernel before 5.9, settled says that it is time.
-func (p *posture) awaitFilters(n int, settled func(status) bool) (status, error) {
+func (p *posture) awaitFilters(n int, settled func(procstatus.Text) bool) (procstatus.Text, error) {
 	own := p.want.Own
 	mode := "2"
 	if n == 0 {
@@ -236,15 +237,15 @@ func (p *posture) awaitFilters(n int, settled func(status) bool) (status, error)
 		if err != nil {
 			return nil, fmt.Errorf("reading the posture: %w", err)
 		}
-		s := status(b)
-		if state := s.get("State"); strings.HasPrefix(state, "Z") || strings.HasPrefix(state, "X") {
+		s := procstatus.Text(b)
+		if state := s.Get("State"); strings.HasPrefix(state, "Z") || strings.HasPrefix(state, "X") {
 			return nil, fmt.Errorf("reading the posture: %w", unix.ESRCH)
 		}
-		ready := s.get("Seccomp") == mode
+		ready := s.Get("Seccomp") == mode
 		if n == 0 || own.uncounted {
 			ready = ready && settled(s)
 		} else {
-			ready = ready && s.get("Seccomp_filters") == strconv.Itoa(own.filters+n)
+			ready = ready && s.Get("Seccomp_filters") == strconv.Itoa(own.filters+n)
 		}
 		if ready {
 			// Read once more: the kernel writes the lines one after the other, and
@@ -252,30 +253,17 @@ func (p *posture) awaitFilters(n int, settled func(status) bool) (status, error)
 			if b, err = p.read("status"); err != nil {
 				return nil, fmt.Errorf("reading the posture: %w", err)
 			}
-			return status(b), nil
+			return procstatus.Text(b), nil
 		}
 		if time.Now().After(deadline) {
-			return nil, fmt.Errorf("not ready within %s (seccomp mode %s, want %s; %s filters, want %d)", filterWait, s.get("Seccomp"), mode, s.get("Seccomp_filters"), own.filters+n)
+			return nil, fmt.Errorf("not ready within %s (seccomp mode %s, want %s; %s filters, want %d)", filterWait, s.Get("Seccomp"), mode, s.Get("Seccomp_filters"), own.filters+n)
 		}
 		// Not time.Sleep: to wake another thread up takes longer than this.
 		_ = unix.Nanosleep(&unix.Timespec{Nsec: int64(wait)}, nil) // EINTR: a shorter wait
 	}
 }
 
-// status is the text of /proc/PID/status.
-type status []byte
-
-// get gives the value of a line, "" if there is none.
-func (s status) get(key string) string {
-	for line := range bytes.Lines(s) {
-		if k, v, ok := bytes.Cut(line, []byte(":")); ok && string(k) == key {
-			return string(bytes.TrimSpace(v))
-		}
-	}
-	return ""
-}
-
-func (p *posture) credentials(s status) {
+func (p *posture) credentials(s procstatus.Text) {
 	w := p.want.Process
 	ids := p.want.Plan.IDs
 	uid, gid := w.UID, w.GID
@@ -287,8 +275,8 @@ func (p *posture) credentials(s status) {
 		d := strconv.FormatUint(uint64(id), 10)
 		return d + "\t" + d + "\t" + d + "\t" + d
 	}
-	p.check("uid", s.get("Uid"), four(uid))
-	p.check("gid", s.get("Gid"), four(gid))
+	p.check("uid", s.Get("Uid"), four(uid))
+	p.check("gid", s.Get("Gid"), four(gid))
 	if w.SetGroups {
 		var groups []string
 		for _, g := range w.Groups {
@@ -297,21 +285,21 @@ func (p *posture) credentials(s status) {
 			}
 			groups = append(groups, strconv.FormatUint(uint64(g), 10))
 		}
-		got := strings.Fields(s.get("Groups"))
+		got := strings.Fields(s.Get("Groups"))
 		slices.Sort(got)
 		slices.Sort(groups)
 		p.check("supplementary groups", strings.Join(got, " "), strings.Join(groups, " "))
 	}
 	hex := func(v uint64) string { return fmt.Sprintf("%016x", v) }
-	p.check("bounding set", s.get("CapBnd"), hex(w.Caps.Bounding))
-	p.check("permitted set", s.get("CapPrm"), hex(w.Caps.Permitted))
-	p.check("effective set", s.get("CapEff"), hex(w.Caps.Effective))
-	p.check("inheritable set", s.get("CapInh"), hex(w.Caps.Inheritable))
-	p.check("ambient set", s.get("CapAmb"), hex(w.Caps.Ambient))
-	p.check("no_new_privs", s.get("NoNewPrivs"), "1")
-	p.check("umask", s.get("Umask"), fmt.Sprintf("%04o", w.Umask))
+	p.check("bounding set", s.Get("CapBnd"), hex(w.Caps.Bounding))
+	p.check("permitted set", s.Get("CapPrm"), hex(w.Caps.Permitted))
+	p.check("effective set", s.Get("CapEff"), hex(w.Caps.Effective))
+	p.check("inheritable set", s.Get("CapInh"), hex(w.Caps.Inheritable))
+	p.check("ambient set", s.Get("CapAmb"), hex(w.Caps.Ambient))
+	p.check("no_new_privs", s.Get("NoNewPrivs"), "1")
+	p.check("umask", s.Get("Umask"), fmt.Sprintf("%04o", w.Umask))
 	if p.want.Plan.Init {
-		p.check("threads", s.get("Threads"), "1") // else the Go runtime's go at execve
+		p.check("threads", s.Get("Threads"), "1") // else the Go runtime's go at execve
 	}
 }
 

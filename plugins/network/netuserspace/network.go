@@ -34,6 +34,8 @@ var HandleVersions = []uint32{handleVersion}
 
 // Network serves one sandbox at a time; with its process, what it does ends.
 type Network struct {
+	giveUp func() error // before the first sandbox
+
 	mu       sync.Mutex
 	settings Settings
 	attached map[string]*attachment // by sandbox
@@ -49,7 +51,9 @@ var (
 )
 
 // New makes one.
-func New() *Network { return &Network{attached: make(map[string]*attachment)} }
+func New() *Network {
+	return &Network{giveUp: func() error { return nil }, attached: make(map[string]*attachment)}
+}
 
 // JoinsStacks says that rules with jobs are kept.
 func (n *Network) JoinsStacks() {}
@@ -120,6 +124,9 @@ func (n *Network) Attach(_ context.Context, r *network.AttachRequest) (*network.
 	policy, err := egress.New(r.Egress)
 	if err != nil {
 		return nil, errs.ConfigErrorf(nil, "the policy: %v", err)
+	}
+	if err := n.giveUp(); err != nil {
+		return nil, fmt.Errorf("giving up Unix sockets: %w", err)
 	}
 	raiseLimit()
 	upstream, err := resolver.Upstream(r.DNS)

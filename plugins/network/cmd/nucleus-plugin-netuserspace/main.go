@@ -14,7 +14,7 @@ var version = "dev"
 func main() { plugin.Serve(self()) }
 
 func self() plugin.Plugin {
-	n := netuserspace.New()
+	n := netuserspace.New().Own()
 	return plugin.Plugin{
 		Name: "netuserspace", Version: version, Description: "connects sandboxes without privileges on the host",
 		DocsURL: "https://github.com/nucleus-runtime/nucleus/tree/main/plugins/network",
