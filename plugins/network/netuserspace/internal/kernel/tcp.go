@@ -80,7 +80,8 @@ func (l *listener) ready(int, uint32) {
 
 // accept accepts one connection, and reports whether there may be more.
 func (l *listener) accept() bool {
-	fd, from, err := unix.Accept4(l.fd, unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC)
+	// That of x/sys asks the kernel for the protocol of each address.
+	fd, from, err := syscall.Accept4(l.fd, unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC)
 	switch {
 	case err == nil:
 		l.path.accepted(fd, addrPort(from))
@@ -113,18 +114,18 @@ func (l *listener) pause() {
 	})
 }
 
-func addrPort(sa unix.Sockaddr) netip.AddrPort {
+func addrPort(sa syscall.Sockaddr) netip.AddrPort {
 	switch sa := sa.(type) {
-	case *unix.SockaddrInet4:
+	case *syscall.SockaddrInet4:
 		return netip.AddrPortFrom(netip.AddrFrom4(sa.Addr), uint16(sa.Port))
-	case *unix.SockaddrInet6:
+	case *syscall.SockaddrInet6:
 		return netip.AddrPortFrom(netip.AddrFrom16(sa.Addr).Unmap(), uint16(sa.Port))
 	}
 	return netip.AddrPort{}
 }
 
 func (p *Path) accepted(fd int, from netip.AddrPort) {
-	to, err := unix.Getsockname(fd)
+	to, err := syscall.Getsockname(fd)
 	if err != nil {
 		_ = unix.Close(fd)
 		return
