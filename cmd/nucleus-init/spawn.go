@@ -35,11 +35,11 @@ func (s *spawned) ended(pid int, ws syscall.WaitStatus) (initproto.Ended, bool) 
 }
 
 // free lets go of what init keeps for a process that has ended, or is not wanted.
-func (p *stage2) free() {
-	_ = unix.Close(p.pidfd)
-	unmapNote(p.note)
-	if p.remove != "" {
-		_ = unix.Unlink(p.remove) // it may have made none
+func (s *stage2) free() {
+	_ = unix.Close(s.pidfd)
+	unmapNote(s.note)
+	if s.remove != "" {
+		_ = unix.Unlink(s.remove) // it may have made none
 	}
 }
 
