@@ -143,6 +143,10 @@ func ExampleSandbox_exec() {
 		fmt.Println(err)
 		return
 	}
+	select {
+	case <-s.Running():
+	case <-s.Ended(): // before it ran
+	}
 	stats, err := s.Stats(ctx)
 	if err != nil {
 		fmt.Println(err)

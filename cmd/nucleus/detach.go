@@ -276,18 +276,11 @@ func (a *app) awaitStart(ctx context.Context, s *core.Sandbox) error {
 // it is so.
 func (a *app) awaitRunning(s *core.Sandbox, probed, early bool) {
 	m := readyMessage{ID: s.ID()}
-	ended := make(chan struct{})
-	var res core.Result
-	var failed error
-	go func() {
-		res, failed = s.Wait()
-		close(ended)
-	}()
 	if early {
 		select {
 		case <-s.Running():
 			_ = a.tell(readyMessage{ID: s.ID(), Started: true}) // nobody waits any more: that is found out below
-		case <-ended:
+		case <-s.Ended():
 		}
 	}
 	look := time.NewTicker(200 * time.Millisecond)
@@ -296,8 +289,9 @@ func (a *app) awaitRunning(s *core.Sandbox, probed, early bool) {
 		select {
 		case <-s.Ready():
 			waits = false
-		case <-ended:
-			if failed != nil {
+		case <-s.Ended():
+			res, err := s.Wait()
+			if err != nil {
 				return // the caller hears of it by our exit code
 			}
 			select {

@@ -74,6 +74,9 @@ func (v *Supervisor) Running() <-chan struct{} { return v.started }
 // Ready is closed once a workload of the sandbox was ready.
 func (v *Supervisor) Ready() <-chan struct{} { return v.ready }
 
+// Ended is closed when Wait has an answer.
+func (v *Supervisor) Ended() <-chan struct{} { return v.over }
+
 // Abandoned is closed when nobody wants a held sandbox to be started any more.
 func (v *Supervisor) Abandoned() <-chan struct{} { return v.present().Abandoned() }
 
