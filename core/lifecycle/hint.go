@@ -27,11 +27,15 @@ func (s *Sandbox) stageFailure(x initproto.Exited) error {
 	if !errors.As(err, &se) || se.Errno == 0 {
 		return err
 	}
+	rlimits := s.plan.Process.Rlimits
+	if s.plan.Runtime != nil {
+		rlimits = s.plan.Runtime.Rlimits
+	}
 	switch {
 	case se.Step == initproto.StepCwd:
 		return workdirFailure(s.plan, se)
-	case se.Step == initproto.StepRlimit && se.Index < len(s.plan.Process.Rlimits):
-		return rlimitFailure(s.plan.Process.Rlimits[se.Index], se)
+	case se.Step == initproto.StepRlimit && se.Index < len(rlimits):
+		return rlimitFailure(rlimits[se.Index], se)
 	}
 	return err
 }

@@ -107,7 +107,7 @@ func (b box) domain(socketDir string) (fd int, err error) {
 		return -1, os.NewSyscallError("landlock_create_ruleset", err)
 	}
 	// When it is entered, the plugin's own descriptors have taken the low numbers.
-	rs, err := unix.FcntlInt(uintptr(made), unix.F_DUPFD_CLOEXEC, 16)
+	rs, err := unix.FcntlInt(uintptr(made), unix.F_DUPFD_CLOEXEC, birth.HighFD)
 	_ = unix.Close(made)
 	if err != nil {
 		return -1, os.NewSyscallError("fcntl F_DUPFD_CLOEXEC", err)

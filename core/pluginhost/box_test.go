@@ -246,7 +246,7 @@ func TestBoxSeenFromOutside(t *testing.T) {
 				t.Fatal(err)
 			}
 			files = min(files, own.Max)
-			for _, want := range []string{"Max core file size 0 0 bytes", fmt.Sprintf("Max open files %d %d files", files, files), "Max locked memory 8388608 8388608 bytes"} {
+			for _, want := range []string{"Max core file size 1 1 bytes", fmt.Sprintf("Max open files %d %d files", files, files), "Max locked memory 8388608 8388608 bytes"} {
 				if !strings.Contains(strings.Join(strings.Fields(string(limits)), " "), want) {
 					t.Errorf("no %q in\n%s", want, limits)
 				}

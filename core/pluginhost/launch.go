@@ -58,8 +58,14 @@ func limits(as manifest.Service) map[int]uint64 {
 	if as == manifest.Network {
 		files = maxNetworkFiles
 	}
-	// 1 and not 0, with which the kernel runs the host's program for core dumps (core(5)).
-	return map[int]uint64{unix.RLIMIT_CORE: 1, unix.RLIMIT_NOFILE: files, unix.RLIMIT_MEMLOCK: 8 << 20}
+	return map[int]uint64{
+		unix.RLIMIT_CORE:    1, // and not 0, with which the kernel runs the host's program for core dumps (core(5))
+		unix.RLIMIT_NOFILE:  files,
+		unix.RLIMIT_MEMLOCK: 8 << 20,
+		// The kernel counts these for its user with all that the user has elsewhere.
+		unix.RLIMIT_SIGPENDING: 1024,
+		unix.RLIMIT_MSGQUEUE:   0,
+	}
 }
 
 const (

@@ -7,6 +7,8 @@ import (
 	"strconv"
 	"strings"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/nucleus-runtime/nucleus/internal/plainfile"
 	"github.com/nucleus-runtime/nucleus/internal/procstatus"
 )
@@ -26,6 +28,11 @@ func (l *launch) verify(pid int) error {
 		}
 	}
 	status, err := statusOf(strconv.Itoa(pid))
+	if err != nil && !l.apart && (errors.Is(err, unix.ENOENT) || errors.Is(err, unix.EPERM) || errors.Is(err, unix.EACCES)) {
+		// It is not dumpable already, and where /proc is mounted with hidepid that takes it out of
+		// its user's sight. A process that can do that has come through all of its steps.
+		return nil
+	}
 	if err != nil {
 		return err
 	}

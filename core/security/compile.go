@@ -112,6 +112,13 @@ func limits(rs []specs.POSIXRlimit) ([]initproto.Rlimit, error) {
 		if !ok {
 			return out, fmt.Errorf("resource limit %q: unknown", r.Type)
 		}
+		if n == unix.RLIMIT_CORE && r.Hard <= noCore {
+			own, err := inherited(n)
+			if err != nil {
+				return out, err
+			}
+			r.Soft, r.Hard = own.Max, own.Max
+		}
 		out = append(out, initproto.Rlimit{Resource: n, Soft: r.Soft, Hard: r.Hard})
 	}
 	for _, n := range lowered {
@@ -147,9 +154,17 @@ const (
 	mostSignals   = 1024
 )
 
+// noCore is the limit of core files that says that there are none, as 0 does. For the kernel
+// the two differ: with 0 it still runs the program of the host that it may have for
+// core dumps (do_coredump() in its fs/coredump.c). So 0 is made 1, unless this process
+// may have no more itself.
+const noCore = 1
+
 // lower gives what a workload has of a limit.
 func lower(resource uint32, own unix.Rlimit) unix.Rlimit {
 	switch resource {
+	case unix.RLIMIT_CORE:
+		own.Max = min(own.Max, noCore)
 	case unix.RLIMIT_NOFILE:
 		if own.Max != unix.RLIM_INFINITY {
 			own.Max -= min(reservedFiles, own.Max/4)
@@ -174,7 +189,8 @@ func inherited(resource uint32) (unix.Rlimit, error) {
 	return lower(resource, own), nil
 }
 
-// Inherited gives the limits of a resource that a sandbox has whose plan says nothing of it; false for a name that there is not.
+// Inherited gives the limits of a resource that a sandbox has whose plan says nothing of it;
+// false for a name that there is not.
 func Inherited(name string) (soft, hard uint64, ok bool) {
 	n, ok := rlimits[name]
 	if !ok {
