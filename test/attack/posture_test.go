@@ -31,6 +31,20 @@ type posture struct {
 	Keys       string
 }
 
+// lowered gives SOFT:HARD with less of a hard limit that is a number.
+func lowered(limit string, share func(hard uint64) uint64) string {
+	soft, hard, _ := strings.Cut(limit, ":")
+	h, err := strconv.ParseUint(hard, 10, 64)
+	if err != nil {
+		return limit
+	}
+	h = share(h)
+	if s, err := strconv.ParseUint(soft, 10, 64); err == nil {
+		soft = strconv.FormatUint(min(s, h), 10)
+	}
+	return soft + ":" + strconv.FormatUint(h, 10)
+}
+
 func (r result) posture(t *testing.T) posture {
 	t.Helper()
 	lines := r.lines("POSTURE")
@@ -107,7 +121,14 @@ func TestPosture(t *testing.T) {
 			t.Errorf("descriptors: %v", got.Files)
 		}
 		limits := outside.Limits
-		limits["Max core file size"] = "0:0"
+		limits["Max core file size"] = "1:1"
+		for row, share := range map[string]func(hard uint64) uint64{ // of what the kernel counts for the caller as well
+			"Max open files":      func(hard uint64) uint64 { return hard - min(4096, hard/4) },
+			"Max pending signals": func(hard uint64) uint64 { return min(hard, max(128, min(1024, hard/64))) },
+			"Max msgqueue size":   func(hard uint64) uint64 { return hard / 4 },
+		} {
+			limits[row] = lowered(limits[row], share)
+		}
 		if l.UID != 0 && got.Limits["Max processes"] == "512:512" { // the limit of processes where there is no group for it
 			limits["Max processes"] = "512:512"
 		}
