@@ -17,13 +17,24 @@ func (e *explainer) security() {
 		caps = "none"
 	}
 	e.add("capabilities", caps, e.by("bounding set, capset(2), ambient set"), "security.capabilities.keep")
+	given := map[string]bool{}
 	for _, r := range p.Process.Rlimits {
+		given[r.Type] = true
 		name := strings.ToLower(strings.TrimPrefix(r.Type, "RLIMIT_"))
 		paths := []string{fmt.Sprintf("resources.rlimit[%q]", name)}
 		if name == "nproc" && (p.Pids() == 0 || p.Runtime != nil) {
 			paths = append(paths, "resources.pids")
 		}
 		e.add("rlimit "+name, fmt.Sprintf("%s:%s", LimitText(r.Soft), LimitText(r.Hard)), e.by("prlimit(2)"), paths...)
+	}
+	for _, l := range []struct{ name, value string }{ // security.Inherited has the figures
+		{"msgqueue", "a quarter of the caller's"},
+		{"nofile", "the caller's less 4096, or less a quarter"},
+		{"sigpending", "a 64th of the caller's, 128 to 1024"},
+	} {
+		if p.Runtime == nil && !given["RLIMIT_"+strings.ToUpper(l.name)] {
+			e.add("rlimit "+l.name, l.value, e.by("prlimit(2)"))
+		}
 	}
 	e.add("session keyring", "its own", "keyctl(KEYCTL_JOIN_SESSION_KEYRING)")
 	if p.SocketActivation {
