@@ -2,7 +2,6 @@ package core
 
 import (
 	"errors"
-	"fmt"
 	"io"
 	"os"
 	"path/filepath"
@@ -11,6 +10,7 @@ import (
 
 	"github.com/nucleus-runtime/nucleus/core/job"
 	"github.com/nucleus-runtime/nucleus/core/plan"
+	"github.com/nucleus-runtime/nucleus/internal/plainfile"
 )
 
 // accounts reads the files that a job's user and group names are looked up in:
@@ -42,31 +42,14 @@ func readSmall(path string) []byte {
 	return readBounded(f)
 }
 
-// readBeneath reads a file of an untrusted tree, whose links may lead anywhere. It is looked
-// at before it is opened: a device could take that for a command (a watchdog's begins to
-// count, a tape is rewound). One that is not there has what the sandbox gets in its place.
+// readBeneath reads a file of a rootfs. One that is not there has what the sandbox gets in its
+// place.
 func readBeneath(root int, path string, absent []byte) []byte {
-	fd, err := unix.Openat2(root, path, &unix.OpenHow{
-		Flags: unix.O_PATH | unix.O_CLOEXEC, Resolve: unix.RESOLVE_IN_ROOT | unix.RESOLVE_NO_MAGICLINKS,
-	})
+	b, err := plainfile.Regular(root, path, unix.RESOLVE_IN_ROOT|unix.RESOLVE_NO_MAGICLINKS, maxSmall)
 	if errors.Is(err, unix.ENOENT) {
 		return absent
 	}
-	if err != nil {
-		return nil
-	}
-	defer unix.Close(fd)
-	var st unix.Stat_t
-	if err := unix.Fstat(fd, &st); err != nil || st.Mode&unix.S_IFMT != unix.S_IFREG {
-		return nil
-	}
-	// Not to wait for who has a lease on it (fcntl(2), F_SETLEASE).
-	f, err := os.OpenFile(fmt.Sprintf("/proc/self/fd/%d", fd), os.O_RDONLY|unix.O_NONBLOCK, 0)
-	if err != nil {
-		return nil
-	}
-	defer f.Close()
-	return readBounded(f)
+	return b
 }
 
 func readBounded(f *os.File) []byte {

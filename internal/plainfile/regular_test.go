@@ -1,4 +1,4 @@
-package lifecycle
+package plainfile
 
 import (
 	"bytes"
@@ -14,14 +14,15 @@ import (
 
 // What a workload may have put in the place of a file is not waited for, not followed and
 // not read.
-func TestReadInsideReadsSmallFilesOnly(t *testing.T) {
+func TestRegularReadsSmallFilesOnly(t *testing.T) {
+	const most = 4096
 	dir := t.TempDir()
 	root := filepath.Join(dir, "root")
 	at := func(name string) string { return filepath.Join(root, "etc", name) }
 	if err := os.MkdirAll(at("dir"), 0o755); err != nil {
 		t.Fatal(err)
 	}
-	for name, b := range map[string][]byte{"good": []byte("root:x:0:0:::\n"), "full": bytes.Repeat([]byte("x"), maxAccounts), "big": bytes.Repeat([]byte("x"), maxAccounts+1), "leased": nil} {
+	for name, b := range map[string][]byte{"good": []byte("root:x:0:0:::\n"), "full": bytes.Repeat([]byte("x"), most), "big": bytes.Repeat([]byte("x"), most+1), "leased": nil} {
 		if err := os.WriteFile(at(name), b, 0o644); err != nil {
 			t.Fatal(err)
 		}
@@ -70,7 +71,7 @@ func TestReadInsideReadsSmallFilesOnly(t *testing.T) {
 		done := make(chan struct{})
 		go func() {
 			defer close(done)
-			b, err := readInside(fd, "etc/"+name)
+			b, err := Regular(fd, "etc/"+name, unix.RESOLVE_BENEATH|unix.RESOLVE_NO_SYMLINKS, most)
 			switch {
 			case want == "" && (err != nil || len(b) == 0):
 				t.Errorf("%s: %d bytes, %v", name, len(b), err)
