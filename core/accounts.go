@@ -39,7 +39,11 @@ func readSmall(path string) []byte {
 		return nil
 	}
 	defer f.Close()
-	return readBounded(f)
+	b, err := io.ReadAll(io.LimitReader(f, maxSmall+1))
+	if err != nil || len(b) > maxSmall {
+		return nil
+	}
+	return b
 }
 
 // readBeneath reads a file of a rootfs. One that is not there has what the sandbox gets in its
@@ -48,14 +52,6 @@ func readBeneath(root int, path string, absent []byte) []byte {
 	b, err := plainfile.Regular(root, path, unix.RESOLVE_IN_ROOT|unix.RESOLVE_NO_MAGICLINKS, maxSmall)
 	if errors.Is(err, unix.ENOENT) {
 		return absent
-	}
-	return b
-}
-
-func readBounded(f *os.File) []byte {
-	b, err := io.ReadAll(io.LimitReader(f, maxSmall+1))
-	if err != nil || len(b) > maxSmall {
-		return nil
 	}
 	return b
 }

@@ -8,7 +8,6 @@ import (
 	"io"
 	"os"
 	"strconv"
-	"strings"
 	"syscall"
 	"time"
 
@@ -20,6 +19,7 @@ import (
 	"github.com/nucleus-runtime/nucleus/core/plan"
 	"github.com/nucleus-runtime/nucleus/core/security"
 	"github.com/nucleus-runtime/nucleus/internal/plainfile"
+	"github.com/nucleus-runtime/nucleus/internal/procstatus"
 	"github.com/nucleus-runtime/nucleus/sdk/hooks"
 )
 
@@ -276,18 +276,11 @@ func pidOf(fd int) (int, error) {
 	if err != nil {
 		return 0, err
 	}
-	pid, err := strconv.Atoi(field(b, "Pid"))
+	pid, err := strconv.Atoi(procstatus.Text(b).Get("Pid"))
 	if err != nil || pid <= 0 {
 		return 0, fmt.Errorf("pidfd of stage 2: %w", unix.ESRCH)
 	}
 	return pid, nil
-}
-
-// field gives a value of a file of proc that has a line "NAME: value" for each.
-func field(b []byte, name string) string {
-	_, rest, _ := strings.Cut(string(b), "\n"+name+":")
-	line, _, _ := strings.Cut(rest, "\n")
-	return strings.TrimSpace(line)
 }
 
 // audit reads the sandbox's mounts back from the kernel.

@@ -18,6 +18,7 @@ import (
 	"github.com/nucleus-runtime/nucleus/core/initproto/channel"
 	"github.com/nucleus-runtime/nucleus/core/plan"
 	"github.com/nucleus-runtime/nucleus/internal/failpoint"
+	"github.com/nucleus-runtime/nucleus/internal/procstatus"
 	"github.com/nucleus-runtime/nucleus/internal/tail"
 )
 
@@ -293,7 +294,7 @@ func innerPid(pid int) (int, error) {
 	if err != nil {
 		return 0, err
 	}
-	ids := strings.Fields(field(b, "NSpid"))
+	ids := strings.Fields(procstatus.Text(b).Get("NSpid"))
 	if len(ids) == 0 {
 		return 0, fmt.Errorf("/proc/%d/status: no NSpid", pid)
 	}

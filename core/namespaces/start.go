@@ -91,7 +91,7 @@ func Start(p *plan.Plan, o Options) (*Init, error) {
 	// further command leaves some.
 	b := born{
 		path: o.Path, argv: []string{"nucleus-init"}, env: []string{"GOMAXPROCS=1", "GOGC=25"}, fds: [4]int{o.Stdio[0], o.Stdio[1], o.Stdio[2], o.Control},
-		program: -1, cgroup: -1, tasks: o.Tasks, maxFiles: o.MaxFiles, uids: p.IDs.UIDs, gids: p.IDs.GIDs, setGroups: p.IDs.SetGroups, helpers: p.IDs.Helpers, mapped: o.Mapped, beside: o.Beside, execed: o.Execed,
+		program: -1, cgroup: -1, tasks: o.Tasks, maxFiles: o.MaxFiles, uids: p.IDs.UIDs, gids: p.IDs.GIDs, setGroups: p.IDs.SetGroups, helpers: p.IDs.Helpers, mapped: o.Mapped, beside: o.Beside, execed: o.Execed, begun: o.Begun,
 	}
 	if b.mapped == nil {
 		b.mapped = func(int) {}
@@ -105,7 +105,6 @@ func Start(p *plan.Plan, o Options) (*Init, error) {
 	for _, n := range p.Namespaces {
 		b.flags |= flags[n.Type]
 	}
-	b.begun = o.Begun
 	if o.Program != nil {
 		b.path, b.program = "", int(o.Program.Fd())
 	}

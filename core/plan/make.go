@@ -300,11 +300,13 @@ func (m *maker) rlimits() {
 	}
 }
 
-// noCore is the limit with which there are no core dumps: one that is written is a page at
+// NoCore is the limit with which there are no core dumps: one that is written is a page at
 // least, and for one that is piped to a program of the host's, which runs outside the
 // sandbox as root, no limit counts but this: with 0 the program runs (do_coredump() in the
 // kernel's fs/coredump.c).
-var noCore = specs.POSIXRlimit{Type: "RLIMIT_CORE", Soft: 1, Hard: 1}
+const NoCore = 1
+
+var noCore = specs.POSIXRlimit{Type: "RLIMIT_CORE", Soft: NoCore, Hard: NoCore}
 
 // Pids gives the limit of processes and threads, 0 for none.
 func (p *Plan) Pids() int64 {

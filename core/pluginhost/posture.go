@@ -45,8 +45,7 @@ func (l *launch) verify(pid int) error {
 	}
 	uids, gids := own.Get("Uid"), own.Get("Gid")
 	if l.switchU {
-		four := func(id uint32) string { return strings.Repeat(fmt.Sprint(id, "\t"), 3) + fmt.Sprint(id) }
-		uids, gids = four(l.uid), four(l.gid)
+		uids, gids = procstatus.Four(l.uid), procstatus.Four(l.gid)
 	}
 	check("its uid", status.Get("Uid"), uids)
 	check("its gid", status.Get("Gid"), gids)

@@ -112,7 +112,7 @@ func limits(rs []specs.POSIXRlimit) ([]initproto.Rlimit, error) {
 		if !ok {
 			return out, fmt.Errorf("resource limit %q: unknown", r.Type)
 		}
-		if n == unix.RLIMIT_CORE && r.Hard <= noCore {
+		if n == unix.RLIMIT_CORE && r.Hard <= plan.NoCore { // none, as 0 says it, too; unless this process may have no more itself
 			own, err := inherited(n)
 			if err != nil {
 				return out, err
@@ -154,17 +154,11 @@ const (
 	mostSignals   = 1024
 )
 
-// noCore is the limit of core files that says that there are none, as 0 does. For the kernel
-// the two differ: with 0 it still runs the program of the host that it may have for
-// core dumps (do_coredump() in its fs/coredump.c). So 0 is made 1, unless this process
-// may have no more itself.
-const noCore = 1
-
 // lower gives what a workload has of a limit.
 func lower(resource uint32, own unix.Rlimit) unix.Rlimit {
 	switch resource {
 	case unix.RLIMIT_CORE:
-		own.Max = min(own.Max, noCore)
+		own.Max = min(own.Max, plan.NoCore)
 	case unix.RLIMIT_NOFILE:
 		if own.Max != unix.RLIM_INFINITY {
 			own.Max -= min(reservedFiles, own.Max/4)

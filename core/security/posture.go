@@ -271,12 +271,8 @@ func (p *posture) credentials(s procstatus.Text) {
 		uid, _ = plan.HostID(ids.UIDs, w.UID)
 		gid, _ = plan.HostID(ids.GIDs, w.GID)
 	}
-	four := func(id uint32) string {
-		d := strconv.FormatUint(uint64(id), 10)
-		return d + "\t" + d + "\t" + d + "\t" + d
-	}
-	p.check("uid", s.Get("Uid"), four(uid))
-	p.check("gid", s.Get("Gid"), four(gid))
+	p.check("uid", s.Get("Uid"), procstatus.Four(uid))
+	p.check("gid", s.Get("Gid"), procstatus.Four(gid))
 	if w.SetGroups {
 		var groups []string
 		for _, g := range w.Groups {

@@ -12,3 +12,9 @@ func TestGet(t *testing.T) {
 		}
 	}
 }
+
+func TestFour(t *testing.T) {
+	if got, want := Four(65534), "65534\t65534\t65534\t65534"; got != want {
+		t.Errorf("%q, want %q", got, want)
+	}
+}
