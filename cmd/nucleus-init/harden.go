@@ -106,22 +106,47 @@ func grant(rs, fd int, access uint64) error {
 	return llsys.LandlockAddPathBeneathRule(rs, &llsys.PathBeneathAttr{ParentFd: fd, AllowedAccess: access}, 0)
 }
 
-// dropCaps leaves init, on all its threads, with what spawning needs. It must
-// come before the Landlock domain: on kernels before 6.15 a domain with scoped
-// signals keeps a thread from signalling its own siblings, which is how the Go
-// runtime reaches them.
-func dropCaps(keep uint64) error {
-	hdr := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
-	var data [2]unix.CapUserData
-	for i := range data {
+// caps is a set of capabilities in the form of capset(2).
+type caps struct {
+	header unix.CapUserHeader
+	data   [2]unix.CapUserData
+}
+
+// capsOf is the set that init keeps, for spawning.
+func capsOf(keep uint64) *caps {
+	c := &caps{header: unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}}
+	for i := range c.data {
 		v := uint32(keep >> (32 * i))
-		data[i] = unix.CapUserData{Effective: v, Permitted: v}
+		c.data[i] = unix.CapUserData{Effective: v, Permitted: v}
 	}
-	_, _, e := syscall.AllThreadsSyscall(syscall.SYS_CAPSET, uintptr(unsafe.Pointer(&hdr)), uintptr(unsafe.Pointer(&data)), 0)
+	return c
+}
+
+// dropOwnCaps leaves this thread, and stage 2 that it forks, with the set that init keeps.
+func dropOwnCaps(keep uint64) error {
+	c := capsOf(keep)
+	if err := unix.Capset(&c.header, &c.data[0]); err != nil {
+		return fmt.Errorf("dropping capabilities: %w", os.NewSyscallError("capset", err))
+	}
+	return nil
+}
+
+// dropCaps leaves init with that set on all its threads. To reach them takes longer than
+// stage 2 does to get ready, so where that is possible it comes after the fork, beside it.
+func dropCaps(keep uint64) error {
+	c := capsOf(keep)
+	_, _, e := syscall.AllThreadsSyscall(syscall.SYS_CAPSET, uintptr(unsafe.Pointer(&c.header)), uintptr(unsafe.Pointer(&c.data)), 0)
 	if e != 0 {
 		return fmt.Errorf("dropping capabilities: %w", os.NewSyscallError("capset", e))
 	}
 	return nil
+}
+
+// signalsSiblings tells whether this thread, once it is in its Landlock domain, can still
+// signal the others, which is how the Go runtime reaches them. Not so on kernels before 6.15
+// (ABI 7) where signals are scoped; fixed by 18eb75f3af40 of the kernel.
+func signalsSiblings(l initproto.Landlock) bool {
+	return l.ABI == 0 || l.ABI >= 7 || l.Scoped&llsys.ScopeSignal == 0
 }
 
 // ignoreSignals keeps the workload from ending its own init, or making it dump
@@ -159,7 +184,12 @@ func harden(setup *initproto.Setup, null int) error {
 			return os.NewSyscallError("dup3", err)
 		}
 	}
-	if err := ignoreSignals(); err != nil {
+	if signalsSiblings(setup.Landlock) { // else it was done before
+		if err := dropCaps(setup.InitCaps); err != nil {
+			return err
+		}
+	}
+	if err := ignoreSignals(); err != nil { // those too by which threads are reached
 		return err
 	}
 	fprog, err := program(setup.InitFilter)

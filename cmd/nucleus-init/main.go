@@ -129,7 +129,11 @@ func (in *initProcess) run() error {
 	if err != nil {
 		return err
 	}
-	if err := dropCaps(setup.InitCaps); err != nil {
+	drop := dropCaps
+	if !setup.Direct && signalsSiblings(setup.Landlock) {
+		drop = dropOwnCaps // those of the other threads in harden
+	}
+	if err := drop(setup.InitCaps); err != nil {
 		return err
 	}
 	if err := restrictLandlock(setup.Landlock); err != nil {

@@ -10,5 +10,6 @@ import (
 
 func init() {
 	processors.One()
+	processors.Quiet()
 	stack.Deep() // for this goroutine, which initialises the packages and runs the command
 }
