@@ -90,8 +90,12 @@ type Expected struct {
 	InitFilter []byte
 }
 
-// filterWait bounds how long stage 2 may take to load its filter.
-const filterWait = 5 * time.Second
+const (
+	// filterWait bounds how long stage 2 may take to load its filter.
+	filterWait = 5 * time.Second
+	// filterSpin is how much of it is waited for without a sleep.
+	filterSpin = 300 * time.Microsecond
+)
 
 // ReadPosture reads what the kernel says of stage 2, which waits at the start
 // gate, and compares it with the plan. Any difference is a PostureError.
@@ -231,8 +235,8 @@ func (p *posture) awaitFilters(n int, settled func(procstatus.Text) bool) (procs
 	if n == 0 {
 		mode = own.seccomp
 	}
-	deadline := time.Now().Add(filterWait)
-	for wait := 20 * time.Microsecond; ; wait = min(wait*2, 200*time.Microsecond) {
+	began := time.Now()
+	for wait := 20 * time.Microsecond; ; {
 		b, err := p.read("status")
 		if err != nil {
 			return nil, fmt.Errorf("reading the posture: %w", err)
@@ -255,11 +259,18 @@ func (p *posture) awaitFilters(n int, settled func(procstatus.Text) bool) (procs
 			}
 			return procstatus.Text(b), nil
 		}
-		if time.Now().After(deadline) {
+		waited := time.Since(began)
+		if waited > filterWait {
 			return nil, fmt.Errorf("not ready within %s (seccomp mode %s, want %s; %s filters, want %d)", filterWait, s.Get("Seccomp"), mode, s.Get("Seccomp_filters"), own.filters+n)
+		}
+		// As a rule it is a matter of some microseconds, and a sleep is late by fifty and more.
+		if waited < filterSpin {
+			_, _, _ = unix.RawSyscall(unix.SYS_SCHED_YIELD, 0, 0, 0)
+			continue
 		}
 		// Not time.Sleep: to wake another thread up takes longer than this.
 		_ = unix.Nanosleep(&unix.Timespec{Nsec: int64(wait)}, nil) // EINTR: a shorter wait
+		wait = min(wait*2, 200*time.Microsecond)
 	}
 }
 

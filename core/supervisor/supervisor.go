@@ -194,6 +194,9 @@ func (v *Supervisor) serve() error {
 			return err
 		}
 	}
+	if !v.cfg.Held {
+		return nil // its start comes next, and writes one: until then, who wants to know asks us
+	}
 	return v.write()
 }
 
