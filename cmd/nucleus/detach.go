@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"runtime"
 	"runtime/debug"
 	"slices"
 	"strconv"
@@ -24,6 +25,7 @@ import (
 	"github.com/nucleus-runtime/nucleus/core/audit"
 	"github.com/nucleus-runtime/nucleus/core/supervisor"
 	"github.com/nucleus-runtime/nucleus/internal/failpoint"
+	"github.com/nucleus-runtime/nucleus/internal/processors"
 )
 
 // A sandbox that is not in the foreground has a process of its own, the same program
@@ -192,6 +194,9 @@ func (a *app) startSupervisor(cgroupParent string, args []string, in, stderr, ev
 		if group != nil {
 			sys.UseCgroupFD, sys.CgroupFD = true, int(group.Fd())
 		}
+		runtime.LockOSThread()
+		defer runtime.UnlockOSThread()
+		processors.Punctual()
 		//nolint:forbidigo // this program once more: its environment and arguments are what it would have itself
 		p, err = os.StartProcess("/proc/self/exe", args, &os.ProcAttr{Files: files, Env: os.Environ(), Sys: sys})
 		return err

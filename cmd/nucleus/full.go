@@ -6,6 +6,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"strconv"
 	"strings"
@@ -16,6 +17,7 @@ import (
 	"github.com/nucleus-runtime/nucleus/core"
 	"github.com/nucleus-runtime/nucleus/core/job"
 	"github.com/nucleus-runtime/nucleus/core/job/hostconfig"
+	"github.com/nucleus-runtime/nucleus/internal/processors"
 )
 
 // There are two builds of this command. The plugin host brings gRPC, whose mere
@@ -122,6 +124,8 @@ func (a *app) becomeFull() error {
 			return os.NewSyscallError("fcntl F_SETFD", err)
 		}
 	}
+	runtime.LockOSThread() // for good: it is what this process becomes
+	processors.Punctual()
 	return &hintedError{err: fmt.Errorf("%s: %w", path, syscall.Exec(path, os.Args, env)), hint: "install nucleus-full beside nucleus-init (make install)"}
 }
 

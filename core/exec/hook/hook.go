@@ -23,6 +23,7 @@ import (
 
 	"github.com/nucleus-runtime/nucleus/core/plan"
 	"github.com/nucleus-runtime/nucleus/core/trusted"
+	"github.com/nucleus-runtime/nucleus/internal/processors"
 	"github.com/nucleus-runtime/nucleus/internal/tail"
 )
 
@@ -104,6 +105,7 @@ func Run(ctx context.Context, h plan.Hook, program *os.File, state []byte) error
 	// The parent-death signal follows the thread (golang#27505).
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()
+	processors.Punctual()
 	err := cmd.Run()
 	switch {
 	case err == nil, errors.Is(err, exec.ErrWaitDelay): // done; what it left behind holds the output

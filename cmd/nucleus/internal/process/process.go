@@ -10,6 +10,6 @@ import (
 
 func init() {
 	processors.One()
-	processors.Quiet()
+	processors.LateMonitor()
 	stack.Deep() // for this goroutine, which initialises the packages and runs the command
 }
