@@ -13,24 +13,6 @@ import (
 	"github.com/nucleus-runtime/nucleus/core/initproto"
 )
 
-// loopbackUp brings up the loopback interface of the sandbox's network namespace.
-func loopbackUp() error {
-	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
-	if err != nil {
-		return fmt.Errorf("loopback: %w", os.NewSyscallError("socket", err))
-	}
-	defer unix.Close(fd)
-	ifr, err := unix.NewIfreq("lo")
-	if err != nil {
-		return err
-	}
-	ifr.SetUint16(unix.IFF_UP | unix.IFF_RUNNING)
-	if err := unix.IoctlIfreq(fd, unix.SIOCSIFFLAGS, ifr); err != nil {
-		return fmt.Errorf("loopback: %w", os.NewSyscallError("ioctl SIOCSIFFLAGS", err))
-	}
-	return nil
-}
-
 // Rights that make sense for a directory only; the kernel refuses a rule that
 // grants them on a file (landlock_add_rule(2), EINVAL).
 const dirOnly = llsys.AccessFSReadDir | llsys.AccessFSRemoveDir | llsys.AccessFSRemoveFile | llsys.AccessFSMakeChar | llsys.AccessFSMakeDir |

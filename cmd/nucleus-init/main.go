@@ -87,11 +87,6 @@ func (in *initProcess) run() error {
 	if setup.UserNS {
 		limitWatches()
 	}
-	if setup.Loopback {
-		if err := loopbackUp(); err != nil {
-			return err
-		}
-	}
 	digests, sockets, err := in.buildRoot(setup, fds)
 	if err != nil {
 		return err

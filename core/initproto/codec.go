@@ -213,7 +213,6 @@ func (s *Setup) code(c *coder) {
 	s.Landlock.code(c)
 	s.Process.code(c)
 	c.bytes(&s.InitFilter)
-	c.flag(&s.Loopback)
 	c.flag(&s.CgroupNS)
 	c.flag(&s.SetIDs)
 	c.flag(&s.UserNS)

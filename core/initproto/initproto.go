@@ -88,9 +88,6 @@ type Setup struct {
 	// InitFilter is the BPF program that init puts on itself before the
 	// workload starts, empty for none.
 	InitFilter []byte
-	// Loopback asks for the loopback interface of the network namespace to be
-	// brought up.
-	Loopback bool
 	// CgroupNS asks for a cgroup namespace once attached.
 	CgroupNS bool
 	// SetIDs: the id maps were written from outside after the clone, so init has

@@ -483,7 +483,7 @@ func (s *Sandbox) sendSetup(ctx context.Context) error {
 	late := s.expectSecrets(len(fds))
 	setup := &initproto.Setup{
 		Hostname: s.plan.Hostname, Ops: s.prep.Ops, Landlock: security.Landlock(s.plan, s.prep.Entries), Process: s.process,
-		InitFilter: s.initFilter, Loopback: s.plan.Namespace("network"), CgroupNS: s.plan.Namespace("cgroup"),
+		InitFilter: s.initFilter, CgroupNS: s.plan.Namespace("cgroup"),
 		Hold: s.holds(), SetIDs: s.plan.IDs.Helpers, UserNS: s.plan.IDs.Kind != "none", Direct: !s.plan.Init, InitCaps: security.InitCaps(s.process), Late: uint32(late),
 		Files: initproto.Rlimit{Resource: unix.RLIMIT_NOFILE, Soft: s.files.Cur, Hard: s.files.Max},
 	}

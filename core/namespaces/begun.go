@@ -100,7 +100,10 @@ func newBegun(flags uintptr) (*Begun, error) {
 	// gets init's handlers, but for these: Go leaves them as it finds them, to hooks.
 	p.DefaultSignals(unix.SIGHUP, unix.SIGINT, unix.SIGCONT, unix.SIGTSTP, unix.SIGTTIN, unix.SIGTTOU)
 	if flags&unix.CLONE_NEWNET != 0 {
-		p.Call(birth.Must, "unshare CLONE_NEWNET", unix.SYS_UNSHARE, unix.CLONE_NEWNET)
+		if err := ownNetwork(p); err != nil {
+			g.close()
+			return nil, err
+		}
 	}
 	// And here already, for until it executes its program it may be that a child of our
 	// process that executes none has a copy of our end.
@@ -115,6 +118,22 @@ func newBegun(flags uintptr) (*Begun, error) {
 	m.header.SetControllen(len(m.control))
 	p.Call(birth.One, "recvmsg", unix.SYS_RECVMSG, 0, uintptr(unsafe.Pointer(&m.header)), unix.MSG_CMSG_CLOEXEC)
 	return g, nil
+}
+
+// ownNetwork makes the network namespace, with its loopback interface up.
+func ownNetwork(p *birth.Program) error {
+	lo, err := unix.NewIfreq("lo")
+	if err != nil {
+		return err
+	}
+	lo.SetUint16(unix.IFF_UP | unix.IFF_RUNNING)
+	p.Keep(lo)
+	p.Call(birth.Must, "unshare CLONE_NEWNET", unix.SYS_UNSHARE, unix.CLONE_NEWNET)
+	const fd = firstPassed // the lowest that is free
+	p.Call(birth.Must, "socket", unix.SYS_SOCKET, unix.AF_INET, unix.SOCK_DGRAM, 0)
+	p.Call(birth.Must, "ioctl SIOCSIFFLAGS lo", unix.SYS_IOCTL, fd, unix.SIOCSIFFLAGS, uintptr(unsafe.Pointer(lo)))
+	p.Call(birth.Must, "close", unix.SYS_CLOSE, fd)
+	return nil
 }
 
 // cloneFlags are those of its birth: the network namespace it makes by itself, beside us.

@@ -53,6 +53,7 @@ func TestMain(m *testing.M) {
 type view struct {
 	Pid, Sid, UID, GID int
 	Death              int
+	Loopback           uint16 // its flags
 	Env                []string
 }
 
@@ -62,6 +63,12 @@ func look() view {
 	var death int32
 	_ = unix.Prctl(unix.PR_GET_PDEATHSIG, uintptr(unsafe.Pointer(&death)), 0, 0, 0)
 	v.Death = int(death)
+	if fd, err := unix.Socket(unix.AF_INET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0); err == nil {
+		if lo, err := unix.NewIfreq("lo"); err == nil && unix.IoctlIfreq(fd, unix.SIOCGIFFLAGS, lo) == nil {
+			v.Loopback = lo.Uint16()
+		}
+		_ = unix.Close(fd)
+	}
 	return v
 }
 
@@ -197,6 +204,9 @@ func TestStartedInit(t *testing.T) {
 	}
 	if v.Death != int(unix.SIGKILL) {
 		t.Errorf("death signal %d, want SIGKILL", v.Death)
+	}
+	if v.Loopback&unix.IFF_UP == 0 {
+		t.Errorf("the loopback interface is not up: flags %#x", v.Loopback)
 	}
 	for _, e := range v.Env {
 		if name, _, _ := strings.Cut(e, "="); !slices.Contains([]string{"GOMAXPROCS", "GOGC"}, name) {
