@@ -39,7 +39,8 @@ func Read(path string) ([]byte, error) {
 		break
 	}
 	defer unix.Close(fd)
-	b := make([]byte, 0, 4096)
+	var few [2048]byte // a page for each of them would be as many page faults
+	b := few[:0]
 	for {
 		n, err := unix.Read(fd, b[len(b):cap(b)])
 		switch {
@@ -48,10 +49,13 @@ func Read(path string) ([]byte, error) {
 		case err != nil:
 			return nil, &os.PathError{Op: "read", Path: path, Err: err}
 		case n == 0:
+			if len(b) <= len(few) {
+				b = append(make([]byte, 0, len(b)), b...)
+			}
 			return b, nil
 		}
 		if b = b[:len(b)+n]; len(b) == cap(b) {
-			b = append(b, 0)[:len(b)]
+			b = append(make([]byte, 0, 4*len(b)), b...)
 		}
 	}
 }
