@@ -155,9 +155,8 @@ func (m mount) dir(path string) (string, error) {
 
 func outside(path string) bool { return path == "/.." || strings.HasPrefix(path, "/../") }
 
-// mounts finds the mount of each hierarchy that this process has a group in. It
-// stops at the last one, since a host may have thousands of other mounts and
-// this is on the start path.
+// mounts finds the mount of each hierarchy that this process has a group in. A host
+// may have thousands of other mounts, and this is on the start path.
 func (h host) mounts(own map[string]string) (map[string]mount, error) {
 	want := make(map[string]bool, 8)
 	for _, name := range append([]string{unified}, v1Names...) {
@@ -169,8 +168,14 @@ func (h host) mounts(own map[string]string) (map[string]mount, error) {
 	if err != nil {
 		return nil, fmt.Errorf("reading the mounts of this process: %w", err)
 	}
+	var groups []byte // the lines that are worth taking apart
+	for line := range bytes.Lines(text) {
+		if bytes.Contains(line, []byte(" - cgroup")) { // no space is within a field
+			groups = append(groups, line...)
+		}
+	}
 	found := make(map[string]mount, len(want))
-	_, err = mountinfo.GetMountsFromReader(bytes.NewReader(text), func(info *mountinfo.Info) (skip, stop bool) {
+	_, err = mountinfo.GetMountsFromReader(bytes.NewReader(groups), func(info *mountinfo.Info) (skip, stop bool) {
 		m := mount{point: info.Mountpoint, root: info.Root, options: info.VFSOptions}
 		var names []string
 		switch info.FSType {
