@@ -17,8 +17,31 @@ type expectation struct {
 	optional bool
 }
 
-func (p *Prepared) want(target, fstype string, set uint64) {
+func (p *Prepared) expectMount(target, fstype string, set uint64) {
 	p.expect = append(p.expect, expectation{target: target, fstype: fstype, set: set})
+}
+
+// expected is what Audit compares with.
+type expected struct {
+	known  map[string]expectation
+	masked map[string]bool
+}
+
+// Expect gets Audit ready, for which a start waits.
+func (p *Prepared) Expect() {
+	p.want = expected{make(map[string]expectation, len(p.expect)+len(p.plan.ReadonlyPaths)), make(map[string]bool, len(p.plan.MaskedPaths))}
+	for _, e := range p.expect {
+		p.want.known[e.target] = e
+	}
+	if p.plan.Runtime != nil {
+		return // the others are of a /proc that the plugin's program makes
+	}
+	for _, m := range p.plan.MaskedPaths {
+		p.want.masked[m] = true
+	}
+	for _, m := range p.plan.ReadonlyPaths {
+		p.want.known[m] = expectation{target: m, set: unix.MOUNT_ATTR_RDONLY | unix.MOUNT_ATTR_NOSUID | unix.MOUNT_ATTR_NODEV | unix.MOUNT_ATTR_NOEXEC}
+	}
 }
 
 // Audit compares the mounts of a running sandbox, as the host's kernel tells
@@ -30,15 +53,16 @@ func (p *Prepared) Audit(r io.Reader) ([]string, error) {
 	if err != nil {
 		return nil, fmt.Errorf("reading mountinfo: %w", err)
 	}
+	if p.want.known == nil {
+		p.Expect()
+	}
 	// The topmost mount on a path is the one that counts.
-	top := map[string]*mountinfo.Info{}
+	top := make(map[string]*mountinfo.Info, len(infos))
 	for _, i := range infos {
 		top[i.Mountpoint] = i
 	}
 	var bad []string
-	known := map[string]expectation{}
 	for _, e := range p.expect {
-		known[e.target] = e
 		i := top[e.target]
 		if i == nil {
 			if !e.optional {
@@ -50,25 +74,14 @@ func (p *Prepared) Audit(r io.Reader) ([]string, error) {
 			bad = append(bad, fmt.Sprintf("%s: file system %s, want %s", e.target, i.FSType, e.fstype))
 		}
 	}
-	masked := map[string]bool{}
-	hidden, readonly := p.plan.MaskedPaths, p.plan.ReadonlyPaths
-	if p.plan.Runtime != nil {
-		hidden, readonly = nil, nil // of a /proc that the plugin's program makes
-	}
-	for _, m := range hidden {
-		masked[m] = true
-	}
-	for _, m := range readonly {
-		known[m] = expectation{target: m, set: unix.MOUNT_ATTR_RDONLY | unix.MOUNT_ATTR_NOSUID | unix.MOUNT_ATTR_NODEV | unix.MOUNT_ATTR_NOEXEC}
-	}
 	for path, i := range top {
-		if masked[path] {
+		if p.want.masked[path] {
 			if !hasAttrs(i.Options, unix.MOUNT_ATTR_RDONLY) {
 				bad = append(bad, path+": mask is writable")
 			}
 			continue
 		}
-		e, ok := governing(known, path)
+		e, ok := governing(p.want.known, path)
 		if !ok {
 			bad = append(bad, fmt.Sprintf("%s: a mount that nobody asked for (%s)", path, i.FSType))
 			continue
@@ -103,20 +116,21 @@ var attrBits = []struct {
 }
 
 func hasAttrs(options string, want uint64) bool {
-	have := strings.Split(options, ",")
 	for _, a := range attrBits {
-		if want&a.bit == 0 {
-			continue
-		}
-		found := false
-		for _, h := range have {
-			found = found || h == a.name
-		}
-		if !found {
+		if want&a.bit != 0 && !has(options, a.name) {
 			return false
 		}
 	}
 	return true
+}
+
+func has(options, name string) bool {
+	for o := range strings.SplitSeq(options, ",") {
+		if o == name {
+			return true
+		}
+	}
+	return false
 }
 
 func attrNames(set uint64) string {

@@ -30,10 +30,10 @@ const (
 
 func audited() *Prepared {
 	p := &Prepared{plan: &plan.Plan{MaskedPaths: []string{"/proc/kcore", "/sys/firmware"}, ReadonlyPaths: []string{"/proc/sys"}}}
-	p.want("/", "tmpfs", ro|nosuid|nodev)
-	p.want("/usr", "", ro|nosuid|nodev)
-	p.want("/proc", "proc", nosuid|nodev|noexec)
-	p.want("/my data", "", nosuid|nodev)
+	p.expectMount("/", "tmpfs", ro|nosuid|nodev)
+	p.expectMount("/usr", "", ro|nosuid|nodev)
+	p.expectMount("/proc", "proc", nosuid|nodev|noexec)
+	p.expectMount("/my data", "", nosuid|nodev)
 	p.expect = append(p.expect, expectation{target: "/sys", fstype: "sysfs", set: ro | nosuid | nodev | noexec, optional: true})
 	return p
 }

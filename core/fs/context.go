@@ -38,7 +38,7 @@ func (p *Prepared) context(m plan.Mount) error {
 		if err := p.bindOp(f, real, m.Destination, set, nil); err != nil {
 			return &Error{Path: real, Origin: m.Origin, Err: err}
 		}
-		p.want(m.Destination, "", set)
+		p.expectMount(m.Destination, "", set)
 		return nil
 	}
 	_ = f.Close()
@@ -59,7 +59,7 @@ func (p *Prepared) context(m plan.Mount) error {
 		set |= unix.MOUNT_ATTR_RDONLY
 	}
 	p.op(initproto.Op{Code: initproto.OpBind, Target: m.Destination, Source: m.Destination, Set: set, Flags: initproto.FlagInRoot, FD: -1})
-	p.want(m.Destination, "", set)
+	p.expectMount(m.Destination, "", set)
 	return nil
 }
 

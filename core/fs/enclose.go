@@ -54,11 +54,11 @@ func (p *Prepared) enclose() error {
 	// Its supervisor looks for files there, and may be no root.
 	tmpfs := func(target string) {
 		fresh(target, "tmpfs", fmt.Sprintf("mode=0711\x00size=%d", scratchSize), noexec)
-		p.want(target, "tmpfs", noexec)
+		p.expectMount(target, "tmpfs", noexec)
 	}
 	p.op(initproto.Op{Code: initproto.OpEnclose, FSType: "tmpfs", Data: fmt.Sprintf("mode=0755\x00size=%d", scratchSize), Set: set, Target: runtime.RootPath, FD: -1})
 	fresh("/proc", "proc", "", noexec)
-	p.want("/proc", "proc", noexec)
+	p.expectMount("/proc", "proc", noexec)
 	if err := p.devices(e.Devices); err != nil {
 		return err
 	}
@@ -71,7 +71,7 @@ func (p *Prepared) enclose() error {
 	p.ConfigOp = len(p.Ops)
 	p.op(initproto.Op{Code: initproto.OpSecret, Target: runtime.BundlePath + "/config.json", Mode: 0o400, FD: -1})
 	p.op(initproto.Op{Code: initproto.OpAttr, Target: runtime.BundlePath, Set: ro, FD: -1})
-	p.want(runtime.BundlePath, "ramfs", noexec|ro)
+	p.expectMount(runtime.BundlePath, "ramfs", noexec|ro)
 	real, err := os.Readlink(fmt.Sprintf("/proc/self/fd/%d", e.Program.Fd()))
 	if err != nil {
 		return &Error{Path: e.Program.Name(), Origin: "runtime", Err: err}
@@ -79,7 +79,7 @@ func (p *Prepared) enclose() error {
 	if err := p.bindOp(e.Program, real, runtime.ProgramPath, set|ro, nil); err != nil {
 		return &Error{Path: real, Origin: "runtime", Err: err}
 	}
-	p.want(runtime.ProgramPath, "", set|ro)
+	p.expectMount(runtime.ProgramPath, "", set|ro)
 	if e.Image != nil {
 		if err := p.image(e.Image, noexec|ro); err != nil {
 			return &Error{Path: e.Image.Name(), Err: err}
@@ -93,7 +93,7 @@ func (p *Prepared) enclose() error {
 		}
 	}
 	p.op(initproto.Op{Code: initproto.OpAttr, Target: "/", Set: ro, FD: -1})
-	p.want("/", "tmpfs", set|ro)
+	p.expectMount("/", "tmpfs", set|ro)
 	return nil
 }
 
@@ -109,7 +109,7 @@ func (p *Prepared) image(dir *os.File, set uint64) error {
 			return err
 		}
 	}
-	p.want(runtime.ImagePath, "", set)
+	p.expectMount(runtime.ImagePath, "", set)
 	return p.bindOp(dir, real, runtime.ImagePath, set, idmap)
 }
 

@@ -17,7 +17,7 @@ func (p *Prepared) sealed(m plan.Mount, fill func()) {
 	fill()
 	p.origin = m.Origin
 	p.op(initproto.Op{Code: initproto.OpAttr, Target: m.Destination, Set: set, FD: -1})
-	p.want(m.Destination, m.Type, set)
+	p.expectMount(m.Destination, m.Type, set)
 }
 
 // notify compiles the socket that the sandbox tells of itself by. Every user of the

@@ -64,6 +64,7 @@ type Prepared struct {
 	Created []string
 
 	expect  []expectation
+	want    expected // of them, once Expect was called
 	streams []stream
 	verify  *os.File // the context's source, method bind
 	plan    *plan.Plan
@@ -162,7 +163,7 @@ func (p *Prepared) finish() {
 		p.op(initproto.Op{Code: initproto.OpRemove, Target: staging, Flags: initproto.FlagDir, FD: -1})
 	}
 	p.op(initproto.Op{Code: initproto.OpAttr, Target: "/", Set: unix.MOUNT_ATTR_RDONLY, FD: -1})
-	p.want("/", "tmpfs", unix.MOUNT_ATTR_NOSUID|unix.MOUNT_ATTR_NODEV|unix.MOUNT_ATTR_RDONLY)
+	p.expectMount("/", "tmpfs", unix.MOUNT_ATTR_NOSUID|unix.MOUNT_ATTR_NODEV|unix.MOUNT_ATTR_RDONLY)
 }
 
 func (p *Prepared) op(o initproto.Op) {
@@ -224,11 +225,11 @@ func (p *Prepared) mount(m plan.Mount) error {
 	case plan.MountToolchain:
 		set, _ := attrs(m.Options)
 		p.op(initproto.Op{Code: initproto.OpBind, Target: m.Destination, Source: m.Source, Set: set, Flags: initproto.FlagRecursive | initproto.FlagFollow, FD: -1})
-		p.want(m.Destination, "", set)
+		p.expectMount(m.Destination, "", set)
 	case plan.MountDevice:
 		set, _ := attrs(m.Options)
 		p.op(initproto.Op{Code: initproto.OpBind, Target: m.Destination, Source: m.Source, Set: set, Flags: initproto.FlagFile, FD: -1})
-		p.want(m.Destination, "", set)
+		p.expectMount(m.Destination, "", set)
 	case plan.MountFS, plan.MountTmpfs:
 		p.fresh(m)
 	case plan.MountScratch:
@@ -275,7 +276,7 @@ func (p *Prepared) scratch(m plan.Mount) {
 	}
 	set, _ := attrs(m.Options)
 	p.op(initproto.Op{Code: initproto.OpBind, Target: m.Destination, Source: m.Destination, Set: set, Flags: initproto.FlagInRoot, FD: -1})
-	p.want(m.Destination, "tmpfs", set)
+	p.expectMount(m.Destination, "tmpfs", set)
 }
 
 // attrs splits mount options into MOUNT_ATTR_* bits and what the file system takes.

@@ -117,7 +117,7 @@ func (p *Prepared) overlayRoot() error {
 		o.Flags |= initproto.FlagUserXattr
 	}
 	p.op(o)
-	p.want("/", "overlay", set)
+	p.expectMount("/", "overlay", set)
 	return nil
 }
 
@@ -201,7 +201,7 @@ func (c *composer) entry(path string) error {
 
 func (c *composer) bind(path string, flags uint32) {
 	c.p.op(initproto.Op{Code: initproto.OpBind, Target: path, Source: lowerDir + path, Set: c.set, Flags: flags | initproto.FlagInRoot | initproto.FlagRecursive, FD: -1})
-	c.p.want(path, "", c.set)
+	c.p.expectMount(path, "", c.set)
 	c.bound = append(c.bound, path)
 }
 
@@ -233,7 +233,7 @@ func (c *composer) placeFiles(files []plan.File) []plan.File {
 		c.p.op(later(initproto.Op{Code: initproto.OpFile, Target: tmp, Data: f.Content, Mode: f.Mode, UID: c.p.rootUID(), GID: c.p.rootGID(), FD: -1}, f))
 		c.p.op(initproto.Op{Code: initproto.OpBind, Target: f.Path, Source: tmp, Set: set, Flags: initproto.FlagInRoot | initproto.FlagFile, FD: -1})
 		c.p.op(initproto.Op{Code: initproto.OpRemove, Target: tmp, FD: -1})
-		c.p.want(f.Path, "tmpfs", set)
+		c.p.expectMount(f.Path, "tmpfs", set)
 	}
 	return rest
 }

@@ -159,7 +159,7 @@ func (p *Prepared) bind(m plan.Mount) error {
 		}
 		return &Error{Path: real, Origin: m.Origin, Err: err}
 	}
-	p.want(m.Destination, "", set)
+	p.expectMount(m.Destination, "", set)
 	return nil
 }
 
@@ -228,7 +228,7 @@ func (p *Prepared) workspaceOverlay(m plan.Mount) error {
 		o.Flags |= initproto.FlagUserXattr
 	}
 	p.op(o)
-	p.want(lower, "", set|unix.MOUNT_ATTR_RDONLY)
-	p.want(m.Destination, "overlay", set)
+	p.expectMount(lower, "", set|unix.MOUNT_ATTR_RDONLY)
+	p.expectMount(m.Destination, "overlay", set)
 	return nil
 }

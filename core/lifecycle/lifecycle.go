@@ -241,9 +241,11 @@ func (s *Sandbox) lap(step string) {
 	failpoint.Hit(step)
 }
 
-// meanwhile does what can be done while init is at work: it looks at this process, for the
-// posture, and tells of the plan if hooks plugins do not narrow it later.
+// meanwhile does what can be done while init is at work: it gets the audit of the mounts
+// ready, looks at this process, for the posture, and tells of the plan if hooks plugins do
+// not narrow it later.
 func (s *Sandbox) meanwhile(context.Context) (err error) {
+	s.prep.Expect()
 	if s.own, err = security.ReadOwn(); err != nil {
 		return phase("security", err)
 	}
