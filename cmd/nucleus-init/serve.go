@@ -18,6 +18,9 @@ import (
 func (in *initProcess) serve() error {
 	go in.reap()
 	for {
+		if err := in.awaitMessage(); err != nil {
+			return err
+		}
 		msg, fds, err := in.conn.Recv()
 		if errors.Is(err, io.EOF) {
 			return nil
@@ -32,6 +35,29 @@ func (in *initProcess) serve() error {
 		channel.CloseAll(fds)
 		if err != nil {
 			return err
+		}
+	}
+}
+
+// awaitMessage waits for the supervisor. This thread hears of the workload's end, too: the
+// other one, which reaps, may still have to wait for Go's runtime to give it a turn, and the
+// workload may be over before that.
+func (in *initProcess) awaitMessage() error {
+	fds := []unix.PollFd{{Fd: int32(in.conn.FD()), Events: unix.POLLIN}, {Fd: int32(in.work.pidfd), Events: unix.POLLIN}}
+	for {
+		_, err := unix.Poll(fds, -1)
+		switch {
+		case errors.Is(err, unix.EINTR):
+		case err != nil:
+			return os.NewSyscallError("poll", err)
+		case fds[1].Revents == 0:
+			return nil
+		default:
+			var ws syscall.WaitStatus
+			if pid, err := syscall.Wait4(in.work.pid, &ws, unix.WNOHANG, nil); err == nil && pid == in.work.pid {
+				in.over(ws)
+			}
+			fds = fds[:1] // the other thread has it, and ends this process
 		}
 	}
 }
@@ -125,12 +151,16 @@ func (in *initProcess) reap() {
 			in.hooks.ended(pid, ws)
 			continue
 		}
-		e := in.work.exited(uint32(ws))
-		if err := in.conn.Send(initproto.Encode(initproto.KindExited, &e)); err != nil {
-			os.Exit(125)
-		}
-		// The sandbox ends with its workload. The kernel is at it, with whatever else
-		// runs here, before the supervisor has woken up.
-		os.Exit(0)
+		in.over(ws)
 	}
+}
+
+// over tells of the workload's end, and with it this process, and so the sandbox, ends. The
+// kernel is at it, with whatever else runs here, before the supervisor has woken up.
+func (in *initProcess) over(ws syscall.WaitStatus) {
+	e := in.work.exited(uint32(ws))
+	if err := in.conn.Send(initproto.Encode(initproto.KindExited, &e)); err != nil {
+		os.Exit(125)
+	}
+	os.Exit(0)
 }
