@@ -1,4 +1,5 @@
-// Package processors owns how many threads of the process run Go code at a time.
+// Package processors owns how many threads of the process run Go code at a time, and how
+// often the runtime looks at them.
 package processors
 
 import (
