@@ -48,6 +48,8 @@ func TestErrors(t *testing.T) {
 		{"supplementary group not mapped", with(), []string{`groups = [70000]`}, "job.hcl:3", "supplementary group 70000 is not mapped", "choose an id that is mapped"},
 		{"groups need a range", with(asUser), []string{`groups = [5]`}, "job.hcl:3", "supplementary groups cannot be set", "usermod --add-subgids"},
 		{"maps need helpers", with(asUser), []string{`namespaces {`, `user = "map"`, `uid_map = ["0:100000:65536"]`, `gid_map = ["0:100000:65536"]`, `}`}, "job.hcl:4", "newuidmap", "apt-get install uidmap"},
+		{"a map of foreign uids", with(asUser, withSubID), []string{`namespaces {`, `user = "map"`, `uid_map = ["0:165530:10"]`, `gid_map = ["0:1000:1", "1:100000:65536"]`, `}`}, "job.hcl:5", "the host's uids 165530-165539 are not all yours to map (yours: 1000, 100000-165535)", "/etc/subuid"},
+		{"a map of foreign gids", with(asUser, withSubID), []string{`namespaces {`, `user = "map"`, `uid_map = ["0:100000:65536"]`, `gid_map = ["0:1000:2"]`, `}`}, "job.hcl:6", "the host's gids 1000-1001 are not all yours to map", "/etc/subgid"},
 		{"user host needs root", with(asUser), []string{`namespaces {`, `user = "host"`, `}`}, "job.hcl:4", "needs root", `user = "auto"`},
 		{"the host's root kept", with(), []string{strict, `namespaces {`, `user = "keep-id"`, `}`}, "job.hcl:5", "the host's uid 0 may not be mapped", `user = "auto"`},
 		{"the host's root mapped", with(), []string{strict, `namespaces {`, `user = "map"`, `uid_map = ["0:100000:65536"]`, `gid_map = ["0:0:1"]`, `}`}, "job.hcl:7", "the host's gid 0 may not be mapped", "range that nobody"},
