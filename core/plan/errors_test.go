@@ -57,6 +57,8 @@ func TestErrors(t *testing.T) {
 
 		{"memory without controller", with(noCgroups), []string{`resources {`, `memory = "64MiB"`, `}`}, "job.hcl:4", "memory limit cannot be enforced: no group is delegated", "Delegate=yes"},
 		{"memory_high without controller", with(noCgroups), []string{`resources {`, `memory_high = "64MiB"`, `}`}, "job.hcl:4", "memory limit cannot be enforced", "Delegate=yes"},
+		{"memory_high on v1", with(func(h *fact.Host) { h.Cgroup.Layout = "hybrid" }), []string{`resources {`, `memory = "64MiB"`, `memory_high = "32MiB"`, `}`}, "job.hcl:5", "memory_high cannot be enforced: it is a limit of cgroup v2", "or leave out memory_high"},
+		{"swap that is not accounted for", with(noSwapAccounts), []string{`resources {`, `memory = "64MiB"`, `swap = 0`, `}`}, "job.hcl:5", "swap limit cannot be enforced: no memory.memsw", "swapaccount=1"},
 		{"cpus without controller", with(noCgroups), []string{`resources {`, `cpus = 1`, `}`}, "job.hcl:4", "cpu limit cannot be enforced", "Delegate=yes"},
 		{"cpu_weight without controller", with(noCgroups), []string{`resources {`, `cpu_weight = 1`, `}`}, "job.hcl:4", "cpu limit cannot be enforced", "Delegate=yes"},
 		{"pids without controller", with(noCgroups), []string{`resources {`, `pids = 100`, `}`}, "job.hcl:4", "pids limit cannot be enforced", "Delegate=yes"},
