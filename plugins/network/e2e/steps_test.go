@@ -18,7 +18,7 @@ import (
 func (s *site) failing() string {
 	s.t.Helper()
 	program := filepath.Join(s.who.bins, "nucleus-failpoint")
-	build := exec.Command("go", "-C", "../../..", "build", "-tags", "failpoint,plugins,grpcnotrace", "-trimpath", "-o", program, "./cmd/nucleus") //nolint:forbidigo // tests build what they test
+	build := exec.Command("go", "-C", "../../..", "build", "-tags", "failpoint,plugins,grpcnotrace", "-trimpath", "-o", program, "./cmd/nucleus")
 	build.Env = append(build.Environ(), "CGO_ENABLED=0")
 	if out, err := build.CombinedOutput(); err != nil {
 		s.t.Fatalf("%s: %v\n%s", build, err, out)
