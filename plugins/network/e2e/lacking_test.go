@@ -48,6 +48,7 @@ func becomeWithoutNFTables(args []string) error {
 	return fmt.Errorf("%s: %w", args[0], syscall.Exec(args[0], args, os.Environ()))
 }
 
+// W21: mode agent let a failed egress policy pass with a warning, and the network was up.
 // Who has a kernel without nftables learns what netbridge lacks; nothing is left, and
 // nothing is owed that no collector could ever bring. netuserspace takes its other path.
 func TestHostWithoutNFTables(t *testing.T) {
