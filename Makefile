@@ -215,7 +215,9 @@ install: build
 	cp -df --preserve=links bin/plugins/nucleus-plugin-* $(DESTDIR)$(LIBEXECDIR)/plugins/
 	chmod 0755 $(DESTDIR)$(LIBEXECDIR)/plugins/*
 	install -m 0644 LICENSE $(wildcard *.md) $(DESTDIR)$(DOCDIR)
-	for f in $(wildcard docs/*.md docs/adr/*.md examples/*.* examples/*/*.* examples/*/*/*.*); do install -D -m 0644 $$f $(DESTDIR)$(DOCDIR)/$$f; done
+	for f in $(wildcard docs/*.md docs/adr/*.md) $$(find examples -type f ! -path '*/rootfs/*'); do \
+		mode=0644; [ ! -x $$f ] || mode=0755; install -D -m $$mode $$f $(DESTDIR)$(DOCDIR)/$$f; \
+	done
 
 ## uninstall: remove what install put there
 .PHONY: uninstall

@@ -52,6 +52,8 @@ func (a *app) report(err error) int {
 	return code
 }
 
+const ownRoot = "name a directory of your own: NUCLEUS_STATE_ROOT=DIR nucleus run …"
+
 func hintOf(err error) string {
 	var pe *lifecycle.PhaseError
 	if errors.As(err, &pe) && pe.Hint != "" {
@@ -69,6 +71,10 @@ func hintOf(err error) string {
 	if errors.As(err, &ce) {
 		return ce.Hint
 	}
+	var re *state.RootError
+	if errors.As(err, &re) {
+		return ownRoot
+	}
 	var oe *state.OwnerError
 	if errors.As(err, &oe) {
 		switch {
@@ -77,7 +83,7 @@ func hintOf(err error) string {
 		case oe.UID == oe.Want:
 			return fmt.Sprintf("chmod 0700 %s", oe.Path)
 		}
-		return "name a directory of your own: NUCLEUS_STATE_ROOT=DIR nucleus run …"
+		return ownRoot
 	}
 	var me *journald.MissingError
 	if errors.As(err, &me) {

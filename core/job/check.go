@@ -195,6 +195,22 @@ func (d *decoder) checkNetwork() {
 				d.r.Error(d.at(k), "Needs a network", why)
 			}
 		}
+	default:
+		d.checkLowPorts()
+	}
+}
+
+// checkLowPorts: the ports below net.ipv4.ip_unprivileged_port_start (ip(7)), which is
+// 1024 in a new network namespace and read-only in the sandbox, take a capability.
+func (d *decoder) checkLowPorts() {
+	j := d.j
+	if j.Runtime != nil || slices.Contains(j.Security.Keep, "CAP_NET_BIND_SERVICE") {
+		return // the kernel of a runtime has rules of its own
+	}
+	for i, p := range j.Network.Publish {
+		if p.Container > 0 && p.Container < 1024 {
+			d.r.Warn(d.at(fmt.Sprintf("network.publish[%d].container", i)), "Port that nobody may listen at", `Below 1024 a program needs a capability for it. Choose a port from 1024 on, or write keep = ["NET_BIND_SERVICE"] in a capabilities block of security.`)
+		}
 	}
 }
 

@@ -252,7 +252,7 @@ func TestJobsThatAreInOrder(t *testing.T) {
 		"network none by name":     "network \"none\" {}\n",
 		"a resolver on host":       "network \"host\" {\n dns = [\"10.0.0.1\"]\n}\n",
 		"egress that denies all":   "network \"netbridge\" {\n egress {}\n}\n",
-		"same port tcp and udp":    "network \"n\" {\n publish {\n host = 53\n container = 53\n}\n publish {\n host = 53\n container = 53\n protocol = \"udp\"\n}\n}\n",
+		"same port tcp and udp":    "network \"n\" {\n publish {\n host = 53\n container = 5353\n}\n publish {\n host = 53\n container = 5353\n protocol = \"udp\"\n}\n}\n",
 		"notify without init":      "init = false\nreadiness {\n notify = true\n}\n",
 		"untrusted on gvisor":      "trust = \"untrusted\"\nruntime \"gvisor\" {}\n",
 		"native by name":           "runtime \"native\" {}\n",

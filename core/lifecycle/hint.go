@@ -71,6 +71,8 @@ func rlimitFailure(r specs.POSIXRlimit, se *exec.StageError) error {
 func commandHint(p *plan.Plan, ce *exec.CommandError) string {
 	named := strings.Contains(ce.Command, "/")
 	switch {
+	case ce.Code == exec.CodeNotFound && strings.Contains(ce.Command, " "):
+		return "the program and each of its arguments are elements of their own: [\"echo\", \"hello\"]; a line for a shell is [\"sh\", \"-c\", \"echo hello\"]"
 	case ce.Code == exec.CodeNotFound && named:
 		return "the file, or the interpreter that it names (#! line, ELF loader), is not in the sandbox"
 	case ce.Code == exec.CodeNotFound && p.Root.Kind == plan.RootToolchain:

@@ -324,7 +324,7 @@ func (s *Sandbox) spawnFor(c Command) (*initproto.Spawn, error) {
 			if !x.in {
 				e := &PhaseError{Phase: "exec", Err: fmt.Errorf("%s %d is not mapped in this sandbox", x.what, x.id)}
 				if ids.Kind == "single" {
-					e.Hint = "nucleus doctor" // tells what a range of ids takes
+					e.Hint = "this sandbox has the workload's id alone: a job that names another in user or groups gets a range of them (nucleus doctor tells what that takes)"
 				}
 				return nil, e
 			}

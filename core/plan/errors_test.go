@@ -48,6 +48,8 @@ func TestErrors(t *testing.T) {
 		{"supplementary group not mapped", with(), []string{`groups = [70000]`}, "job.hcl:3", "supplementary group 70000 is not mapped", "choose an id that is mapped"},
 		{"groups need a range", with(asUser), []string{`groups = [5]`}, "job.hcl:3", "supplementary groups cannot be set", "usermod --add-subgids"},
 		{"maps need helpers", with(asUser), []string{`namespaces {`, `user = "map"`, `uid_map = ["0:100000:65536"]`, `gid_map = ["0:100000:65536"]`, `}`}, "job.hcl:4", "newuidmap", "apt-get install uidmap"},
+		{"a map of foreign uids", with(asUser, withSubID), []string{`namespaces {`, `user = "map"`, `uid_map = ["0:165530:10"]`, `gid_map = ["0:1000:1", "1:100000:65536"]`, `}`}, "job.hcl:5", "the host's uids 165530-165539 are not all yours to map (yours: 1000, 100000-165535)", "/etc/subuid"},
+		{"a map of foreign gids", with(asUser, withSubID), []string{`namespaces {`, `user = "map"`, `uid_map = ["0:100000:65536"]`, `gid_map = ["0:1000:2"]`, `}`}, "job.hcl:6", "the host's gids 1000-1001 are not all yours to map", "/etc/subgid"},
 		{"user host needs root", with(asUser), []string{`namespaces {`, `user = "host"`, `}`}, "job.hcl:4", "needs root", `user = "auto"`},
 		{"the host's root kept", with(), []string{strict, `namespaces {`, `user = "keep-id"`, `}`}, "job.hcl:5", "the host's uid 0 may not be mapped", `user = "auto"`},
 		{"the host's root mapped", with(), []string{strict, `namespaces {`, `user = "map"`, `uid_map = ["0:100000:65536"]`, `gid_map = ["0:0:1"]`, `}`}, "job.hcl:7", "the host's gid 0 may not be mapped", "range that nobody"},
@@ -55,6 +57,8 @@ func TestErrors(t *testing.T) {
 
 		{"memory without controller", with(noCgroups), []string{`resources {`, `memory = "64MiB"`, `}`}, "job.hcl:4", "memory limit cannot be enforced: no group is delegated", "Delegate=yes"},
 		{"memory_high without controller", with(noCgroups), []string{`resources {`, `memory_high = "64MiB"`, `}`}, "job.hcl:4", "memory limit cannot be enforced", "Delegate=yes"},
+		{"memory_high on v1", with(func(h *fact.Host) { h.Cgroup.Layout = "hybrid" }), []string{`resources {`, `memory = "64MiB"`, `memory_high = "32MiB"`, `}`}, "job.hcl:5", "memory_high cannot be enforced: it is a limit of cgroup v2", "or leave out memory_high"},
+		{"swap that is not accounted for", with(noSwapAccounts), []string{`resources {`, `memory = "64MiB"`, `swap = 0`, `}`}, "job.hcl:5", "swap limit cannot be enforced: no memory.memsw", "swapaccount=1"},
 		{"cpus without controller", with(noCgroups), []string{`resources {`, `cpus = 1`, `}`}, "job.hcl:4", "cpu limit cannot be enforced", "Delegate=yes"},
 		{"cpu_weight without controller", with(noCgroups), []string{`resources {`, `cpu_weight = 1`, `}`}, "job.hcl:4", "cpu limit cannot be enforced", "Delegate=yes"},
 		{"pids without controller", with(noCgroups), []string{`resources {`, `pids = 100`, `}`}, "job.hcl:4", "pids limit cannot be enforced", "Delegate=yes"},

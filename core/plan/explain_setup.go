@@ -115,7 +115,11 @@ func (e *explainer) cgroups() {
 	r := p.Resources
 	if r.Memory != nil {
 		e.add("memory", fmt.Sprint(*r.Memory.Limit), "memory.max (v1: memory.limit_in_bytes); the OOM killer ends the sandbox", "resources.memory")
-		e.add("swap", fmt.Sprint(*r.Memory.Swap-*r.Memory.Limit), "memory.swap.max (v1: memory.memsw.limit_in_bytes)", "resources.swap")
+		if r.Memory.Swap != nil {
+			e.add("swap", fmt.Sprint(*r.Memory.Swap-*r.Memory.Limit), "memory.swap.max (v1: memory.memsw.limit_in_bytes)", "resources.swap")
+		} else {
+			e.add("swap", "not limited", "nothing: this kernel does not account for swap")
+		}
 	}
 	if v, ok := r.Unified["memory.high"]; ok {
 		e.add("memory_high", v, "memory.high", "resources.memory_high")

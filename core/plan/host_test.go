@@ -56,6 +56,10 @@ func withSubID(h *fact.Host) {
 	h.SubUID, h.SubGID = []fact.IDRange{{Start: 100000, Count: 65536}}, []fact.IDRange{{Start: 100000, Count: 65536}}
 }
 
+func noSwapAccounts(h *fact.Host) {
+	h.Cgroup.Controllers["swap"] = fact.Feature{Name: "cgroup.swap", State: fact.Unavailable, Why: "no memory.memsw.limit_in_bytes", Remedy: "boot with swapaccount=1"}
+}
+
 func noCgroups(h *fact.Host) {
 	h.Cgroup = fact.Cgroup{Layout: "v2", Controllers: controllers(fact.Unavailable, ""), Why: "no group is delegated to you", Remedy: "systemd-run --user --scope -p Delegate=yes nucleus run -config job.hcl"}
 }

@@ -228,6 +228,9 @@ func (m *maker) checkMaps(p *IDs, id identity) {
 			if !m.helpersUsable() {
 				m.fail("namespaces.user", "apt-get install uidmap, and as root: usermod --add-subuids 100000-165535 --add-subgids 100000-165535 "+m.h.UserName,
 					"id maps of more than your own id need newuidmap, newgidmap and a line for you in /etc/subuid and /etc/subgid")
+			} else if p.Kind == "map" {
+				m.callersOwn("namespaces.uid_map", "uid", p.UIDs, uint32(m.h.EUID), m.h.SubUID)
+				m.callersOwn("namespaces.gid_map", "gid", p.GIDs, uint32(m.h.EGID), m.h.SubGID)
 			}
 		}
 	}
@@ -242,6 +245,35 @@ func (m *maker) checkMaps(p *IDs, id identity) {
 		m.fail("groups", "get a subordinate range (usermod --add-subgids), or remove groups",
 			"supplementary groups cannot be set in a user namespace of one id")
 	}
+}
+
+// callersOwn refuses lines that newuidmap and newgidmap would: outside there is the
+// caller's own id, alone, and what its subordinate ranges have (newuidmap(1)).
+func (m *maker) callersOwn(path, what string, maps []specs.LinuxIDMapping, own uint32, sub []fact.IDRange) {
+	for _, x := range maps {
+		if x.Size == 1 && x.HostID == own || within(sub, uint64(x.HostID), uint64(x.HostID)+uint64(x.Size)) {
+			continue
+		}
+		have := []string{fmt.Sprint(own)}
+		for _, r := range sub {
+			have = append(have, fmt.Sprintf("%d-%d", r.Start, uint64(r.Start)+uint64(r.Count)-1))
+		}
+		m.fail(path, "map those that are yours, or have root add to them: /etc/sub"+what+" (sub"+what+"(5))",
+			"the host's %ss %d-%d are not all yours to map (yours: %s)", what, x.HostID, uint64(x.HostID)+uint64(x.Size)-1, strings.Join(have, ", "))
+	}
+}
+
+// within tells whether ranges have all ids from start to end, which is not among them.
+func within(rs []fact.IDRange, start, end uint64) bool {
+	for again := true; again && start < end; {
+		again = false
+		for _, r := range rs {
+			if last := uint64(r.Start) + uint64(r.Count); uint64(r.Start) <= start && start < last {
+				start, again = last, true
+			}
+		}
+	}
+	return start >= end
 }
 
 // hostRoot refuses maps that give the sandbox the host's root in a strict mode.

@@ -27,12 +27,17 @@ func (m *maker) resources() {
 	if r.Memory != nil {
 		asked = true
 		mem := *r.Memory
+		res.Memory = &specs.LinuxMemory{Limit: &mem}
 		swap := int64(0)
 		if r.Swap != nil {
 			swap = *r.Swap
 		}
-		total := mem + swap // OCI: memory plus swap
-		res.Memory = &specs.LinuxMemory{Limit: &mem, Swap: &total}
+		// A kernel that does not account for swap can't keep it from a job; what
+		// that job has not said is not what its run fails of.
+		if r.Swap != nil || m.h.Cgroup.Controllers["swap"].State != fact.Unavailable {
+			total := mem + swap // OCI: memory plus swap
+			res.Memory.Swap = &total
+		}
 	}
 	if r.MemoryHigh != nil {
 		asked = true
@@ -67,6 +72,7 @@ func (m *maker) resources() {
 		asked      bool
 	}{
 		{"memory", memory, r.Memory != nil || r.MemoryHigh != nil},
+		{"swap", "resources.swap", r.Swap != nil && m.h.Cgroup.Controllers["memory"].State == fact.Available && m.h.Cgroup.Controllers["swap"].State == fact.Unavailable},
 		{"cpu", cpu, res.CPU != nil},
 		{"pids", "resources.pids", r.Pids != nil},
 		{"io", "resources.io", len(r.IO) > 0},
@@ -74,6 +80,9 @@ func (m *maker) resources() {
 		if f := m.h.Cgroup.Controllers[l.name]; l.asked && f.State != fact.Available {
 			m.fail(l.path, remedy(f, m.h.Cgroup), "the %s limit cannot be enforced: %s", l.name, reason(f, m.h.Cgroup))
 		}
+	}
+	if f := m.h.Cgroup.Controllers["memory"]; r.MemoryHigh != nil && f.State == fact.Available && m.h.Cgroup.Layout != "v2" {
+		m.fail("resources.memory_high", "boot with systemd.unified_cgroup_hierarchy=1, or leave out memory_high", "memory_high cannot be enforced: it is a limit of cgroup v2, and this host has v1")
 	}
 	if c := m.h.Cgroup; m.in.CgroupParent != "" && !m.p.Cgroup.Required && c.Why != "" {
 		// It stands in no line of the job.

@@ -2,6 +2,8 @@ package plan
 
 import (
 	"fmt"
+	"regexp"
+	"strings"
 	"testing"
 
 	specs "github.com/opencontainers/runtime-spec/specs-go"
@@ -48,6 +50,22 @@ func TestResources(t *testing.T) {
 		if got := resourcesText(p); got != c.want || p.Cgroup.Required != c.required || p.Root.Size != c.size {
 			t.Errorf("%s\ngot  %s, required %v, size %d\nwant %s, required %v, size %d", c.line, got, p.Cgroup.Required, p.Root.Size, c.want, c.required, c.size)
 		}
+	}
+}
+
+// A job that says nothing of swap runs where the kernel does not account for it, and
+// its plan says that there is no limit.
+func TestMemoryWithoutAccountsOfSwap(t *testing.T) {
+	p := mustPlan(t, jobOf(t, "resources {", `memory = "64MiB"`, "}"), with(noSwapAccounts))
+	if m := p.Resources.Memory; *m.Limit != 64<<20 || m.Swap != nil {
+		t.Errorf("limit %d, swap %v", *m.Limit, m.Swap)
+	}
+	var b strings.Builder
+	if err := Explain(&b, p); err != nil {
+		t.Fatal(err)
+	}
+	if !regexp.MustCompile(`(?m)^cgroups +swap +not limited +nothing: this kernel does not `).MatchString(b.String()) {
+		t.Errorf("what the plan says of swap:\n%s", b.String())
 	}
 }
 

@@ -99,6 +99,15 @@ func (e *OwnerError) Error() string {
 	return fmt.Sprintf("state root %q: must be owned by uid %d with mode 0700 (it is uid %d, %04o)", e.Path, e.Want, e.UID, e.Mode)
 }
 
+// RootError tells of a state root that cannot be made, or not be entered.
+type RootError struct {
+	Path string
+	Err  error
+}
+
+func (e *RootError) Error() string { return fmt.Sprintf("state root %q: %v", e.Path, e.Err) }
+func (e *RootError) Unwrap() error { return e.Err }
+
 // Open opens a state root and makes it if it is missing. It must be a
 // directory of ours that nobody else may enter: in /tmp, somebody could have
 // made it, or a link, before us.
@@ -109,14 +118,14 @@ func Open(path string) (*Root, error) {
 	if err := os.Mkdir(path, 0o700); errors.Is(err, fs.ErrNotExist) {
 		err = os.MkdirAll(path, 0o700)
 		if err != nil {
-			return nil, fmt.Errorf("state root: %w", err)
+			return nil, &RootError{path, err}
 		}
 	} else if err != nil && !errors.Is(err, fs.ErrExist) {
-		return nil, fmt.Errorf("state root: %w", err)
+		return nil, &RootError{path, err}
 	}
 	fd, err := unix.Open(path, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
 	if err != nil {
-		return nil, fmt.Errorf("state root %q: %w", path, os.NewSyscallError("open", err))
+		return nil, &RootError{path, os.NewSyscallError("open", err)}
 	}
 	var st unix.Stat_t
 	if err := unix.Fstat(fd, &st); err != nil {

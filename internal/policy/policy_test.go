@@ -162,3 +162,23 @@ func TestDependenciesAreAccountedFor(t *testing.T) {
 		}
 	}
 }
+
+// The map has each room: a package that nobody finds there is looked for, or written again.
+func TestEveryRoomIsOnTheMap(t *testing.T) {
+	doc, err := os.ReadFile(filepath.Join(moduleRoot, "docs", "architecture.md"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, wing := range []string{"cmd", "core", "internal", "plugins"} {
+		rooms, err := os.ReadDir(filepath.Join(moduleRoot, wing))
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, r := range rooms {
+			room := wing + "/" + r.Name() + "/"
+			if r.IsDir() && !regexp.MustCompile(`(?m)^`+regexp.QuoteMeta(room)+` `).Match(doc) {
+				t.Errorf("docs/architecture.md does not say what %s owns", room)
+			}
+		}
+	}
+}

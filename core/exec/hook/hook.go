@@ -63,11 +63,14 @@ func Env(h plan.Hook) []string {
 	return append([]string{path}, h.Env...)
 }
 
+// NameAnnotation is the annotation of a state that has the sandbox's name.
+const NameAnnotation = "org.nucleus-runtime.name"
+
 // State is what a hook reads: the state of the sandbox as OCI has it.
 func State(id, status string, pid int, bundle, name string) ([]byte, error) {
 	return json.Marshal(specs.State{
 		Version: specs.Version, ID: id, Status: specs.ContainerState(status), Pid: pid, Bundle: bundle,
-		Annotations: map[string]string{"org.nucleus-runtime.name": name},
+		Annotations: map[string]string{NameAnnotation: name},
 	})
 }
 

@@ -295,9 +295,7 @@ func (s *site) abandon(network string) {
 		s.t.Fatal(err)
 	}
 	r.wait()
-	for end := time.Now().Add(10 * time.Second); time.Now().Before(end) && s.anyProcess(); {
-		time.Sleep(20 * time.Millisecond)
-	}
+	s.gone()
 }
 
 func (s *site) anyProcess() bool {

@@ -367,7 +367,7 @@ func TestPublicByDefault(t *testing.T) {
 	})
 }
 
-// Nothing runs before its policy: of the workload's very first packets none that is
+// W6: the workload was let go before its network had a policy. Nothing of ours runs before: of the workload's very first packets none that is
 // denied leaves, and none that is allowed is lost.
 func TestFirstPacketMeetsThePolicy(t *testing.T) { sites(t, firstPackets) }
 

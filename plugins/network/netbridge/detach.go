@@ -40,7 +40,17 @@ func (p *Plugin) Detach(ctx context.Context, r *network.DetachRequest) ([]string
 }
 
 func (h *host) detach(ctx context.Context, mark string) ([]string, error) {
-	return h.clean(ctx, false, func(a string) bool { return a == mark })
+	removed, err := h.clean(ctx, false, func(a string) bool { return a == mark })
+	if !cannotHave(err) {
+		return removed, err
+	}
+	// Links are made after the tables. One that is there all the same means that it is
+	// this process that may not see nftables.
+	have, failed := h.links()
+	if failed != nil || len(have.ports) > 0 {
+		return nil, errors.Join(err, failed)
+	}
+	return nil, nil
 }
 
 // clean removes links that are chosen by their alias, and everything that no link has a
@@ -351,8 +361,8 @@ func (p *Plugin) GC(ctx context.Context, r *network.GCRequest) (*network.GCRespo
 	}
 	defer h.close()
 	removed, err := h.clean(ctx, r.DryRun, func(a string) bool { return p.ofRoot(a) && !valid[a] })
-	if errors.Is(err, unix.EOPNOTSUPP) || errors.Is(err, unix.EPROTONOSUPPORT) {
-		return &network.GCResponse{}, nil // a kernel that cannot have what is ours has nothing of it
+	if cannotHave(err) {
+		return &network.GCResponse{}, nil
 	}
 	out := &network.GCResponse{Removed: removed}
 	if err != nil {

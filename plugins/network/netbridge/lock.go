@@ -32,6 +32,16 @@ type locker struct {
 	open bool
 }
 
+var (
+	errNoNFTables = errors.New("this kernel has no nftables: sudo modprobe nf_tables, or boot a distribution's kernel (nucleus doctor: nftables.userns)")
+	errNoOwners   = errors.New("the kernel has no tables of nftables that belong to a process: Linux 5.12 is needed")
+)
+
+// cannotHave tells whether a kernel cannot have our tables, and so has none of them.
+func cannotHave(err error) bool {
+	return errors.Is(err, errNoNFTables) || errors.Is(err, errNoOwners)
+}
+
 func (l *locker) lock(ctx context.Context) (unlock func(), err error) {
 	l.mu.Lock()
 	defer func() {
@@ -43,7 +53,9 @@ func (l *locker) lock(ctx context.Context) (unlock func(), err error) {
 		}
 	}()
 	if !l.open {
-		if l.s, err = open(unix.NETLINK_NETFILTER); err != nil {
+		if l.s, err = open(unix.NETLINK_NETFILTER); errors.Is(err, unix.EPROTONOSUPPORT) {
+			return nil, errs.Preconditionf("%w (%w)", errNoNFTables, err)
+		} else if err != nil {
 			return nil, err
 		}
 		l.open = true
@@ -60,8 +72,10 @@ func (l *locker) lock(ctx context.Context) (unlock func(), err error) {
 		switch {
 		case err == nil:
 		case errors.Is(err, unix.EEXIST), errors.Is(err, unix.EPERM) && netAdmin():
+		case errors.Is(err, unix.EINVAL): // nfnetlink.c (Linux): nobody has the subsystem
+			return nil, errs.Preconditionf("%w (%w)", errNoNFTables, err)
 		case errors.Is(err, unix.EOPNOTSUPP):
-			return nil, errs.Preconditionf("the kernel has no tables of nftables that belong to a process: Linux 5.12 is needed: %w", err)
+			return nil, errs.Preconditionf("%w (%w)", errNoOwners, err)
 		default:
 			return nil, fmt.Errorf("locking the network of sandboxes: %w", err)
 		}

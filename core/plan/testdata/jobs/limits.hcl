@@ -6,8 +6,8 @@ job "limits" {
 
   namespaces {
     user    = "map"
-    uid_map = ["0:200000:65536"]
-    gid_map = ["0:200000:65536"]
+    uid_map = ["0:100000:65536"]
+    gid_map = ["0:100000:65536"]
     time    = true
   }
 
