@@ -92,8 +92,7 @@ type Sandbox struct {
 	stdio   *exec.Stdio
 	process initproto.Process
 	setup   *initproto.Setup // what init was told
-	mounts  heldMounts
-	files   unix.Rlimit // RLIMIT_NOFILE of ours, and so of the workload
+	files   unix.Rlimit      // RLIMIT_NOFILE of ours, and so of the workload
 	// initFilter is the BPF program that init puts on itself.
 	initFilter []byte
 	own        *security.Own

@@ -28,8 +28,6 @@ func (s *Sandbox) teardown(ctx context.Context, asked bool) error {
 	if s.init != nil {
 		s.init.Kill()
 		_, err := s.init.Wait()
-		s.mounts.letGo()
-		defer s.mounts.wait()
 		// An abort may be on its way: it must not kill whoever has the descriptor next.
 		s.mu.Lock()
 		s.init.Close()
@@ -73,7 +71,7 @@ func (s *Sandbox) teardown(ctx context.Context, asked bool) error {
 	if s.net.link != nil {
 		defer s.net.link.Close()
 	}
-	u := &undoing{log: s.log, sandbox: s.dir.ID, name: s.dir.Name, live: &s.bounds, group: s.group, loans: s.loans, networks: s.cfg.Networks, net: &s.net, settled: s.mounts.wait}
+	u := &undoing{log: s.log, sandbox: s.dir.ID, name: s.dir.Name, live: &s.bounds, group: s.group, loans: s.loans, networks: s.cfg.Networks, net: &s.net}
 	if s.result.Cause != "" {
 		u.end = &s.result
 	}

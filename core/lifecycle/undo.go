@@ -59,9 +59,6 @@ type undoing struct {
 	loans loans
 	net   *connection
 	end   *exec.Result
-	// settled, if not nil, returns when what is undone beside the journal is done: nobody
-	// else is told of an end before.
-	settled func()
 }
 
 // undo is one effect's inverse. It works from the intent's data alone, in any
@@ -102,9 +99,6 @@ func unwind(ctx context.Context, d *state.Dir, u *undoing) (warning, err error) 
 	}
 	var errs []error
 	for _, r := range undoOrder(records) {
-		if undoRank[r.Step] > 0 && u.settled != nil {
-			u.settled()
-		}
 		f, ok := undo[r.Step]
 		if !ok {
 			errs = append(errs, fmt.Errorf("undoing %q: written by another version of Nucleus", r.Step))
