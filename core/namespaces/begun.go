@@ -99,8 +99,11 @@ func newBegun(flags uintptr) (*Begun, error) {
 	// The clone takes the handlers away (CLONE_CLEAR_SIGHAND), and what was ignored
 	// gets init's handlers, but for these: Go leaves them as it finds them, to hooks.
 	p.DefaultSignals(unix.SIGHUP, unix.SIGINT, unix.SIGCONT, unix.SIGTSTP, unix.SIGTTIN, unix.SIGTTOU)
+	if own := flags & beside; own != 0 {
+		p.Call(birth.Must, "unshare", unix.SYS_UNSHARE, own)
+	}
 	if flags&unix.CLONE_NEWNET != 0 {
-		if err := ownNetwork(p); err != nil {
+		if err := loopbackUp(p); err != nil {
 			g.close()
 			return nil, err
 		}
@@ -120,15 +123,14 @@ func newBegun(flags uintptr) (*Begun, error) {
 	return g, nil
 }
 
-// ownNetwork makes the network namespace, with its loopback interface up.
-func ownNetwork(p *birth.Program) error {
+// loopbackUp brings up the loopback interface of the network namespace.
+func loopbackUp(p *birth.Program) error {
 	lo, err := unix.NewIfreq("lo")
 	if err != nil {
 		return err
 	}
 	lo.SetUint16(unix.IFF_UP | unix.IFF_RUNNING)
 	p.Keep(lo)
-	p.Call(birth.Must, "unshare CLONE_NEWNET", unix.SYS_UNSHARE, unix.CLONE_NEWNET)
 	const fd = firstPassed // the lowest that is free
 	p.Call(birth.Must, "socket", unix.SYS_SOCKET, unix.AF_INET, unix.SOCK_DGRAM, 0)
 	p.Call(birth.Must, "ioctl SIOCSIFFLAGS lo", unix.SYS_IOCTL, fd, unix.SIOCSIFFLAGS, uintptr(unsafe.Pointer(lo)))
@@ -136,8 +138,12 @@ func ownNetwork(p *birth.Program) error {
 	return nil
 }
 
-// cloneFlags are those of its birth: the network namespace it makes by itself, beside us.
-func (g *Begun) cloneFlags() uintptr { return g.flags&^unix.CLONE_NEWNET | unix.CLONE_CLEAR_SIGHAND }
+// beside are the namespaces that init makes by itself, while we go on. A user namespace has
+// to be there before them, and those of pids and time are for a process that is to come.
+const beside = unix.CLONE_NEWNET | unix.CLONE_NEWNS | unix.CLONE_NEWIPC | unix.CLONE_NEWUTS
+
+// cloneFlags are those of its birth.
+func (g *Begun) cloneFlags() uintptr { return g.flags&^beside | unix.CLONE_CLEAR_SIGHAND }
 
 // take tells whether init is the one that is to be started, which must be born in its group.
 // If it is not, it is dismissed.
