@@ -202,7 +202,11 @@ func TestFeatureNamesAreThoseOfDoctor(t *testing.T) {
 			t.Errorf("doctor prints %q, which allow_degraded does not take", f.Name)
 		}
 	}
-	for name := range rt.Host().Cgroup.Controllers {
+	h, err := rt.Host()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name := range h.Cgroup.Controllers {
 		if !known["cgroup."+name] {
 			t.Errorf("cgroup.%s is not taken", name)
 		}

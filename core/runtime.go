@@ -84,7 +84,7 @@ type Options struct {
 // number of goroutines.
 type Runtime struct {
 	o       Options
-	host    fact.Host
+	host    func() (fact.Host, error) // looks once
 	cgroups cgroups.Facts
 
 	mu    sync.Mutex // of what open finds
@@ -120,9 +120,11 @@ type (
 	Restarting = supervisor.Restarting
 )
 
-// New looks at the host. It changes nothing.
+// New looks at the host's control groups, and the first that needs more at the rest. It
+// changes nothing.
 func New(o Options) (*Runtime, error) {
 	r := &Runtime{o: o}
+	r.host = sync.OnceValues(r.look)
 	r.o.Events = nil
 	for _, w := range o.Events {
 		r.o.Events = append(r.o.Events, &serialWriter{w: w})
@@ -130,21 +132,26 @@ func New(o Options) (*Runtime, error) {
 	if r.o.Lap == nil {
 		r.o.Lap = func(string) {}
 	}
-	// One after the other: both together take less than a thread more to do one of them on.
 	var err error
 	if r.cgroups, err = cgroups.Detect(o.CgroupParent); err != nil {
 		return nil, fmt.Errorf("looking at the host's cgroups: %w", err)
 	}
-	if r.host, err = host.Quick(host.Options{}); err != nil {
-		return nil, fmt.Errorf("looking at the host: %w", err)
-	}
-	r.host.Cgroup = cgroupFacts(r.cgroups)
-	r.o.Lap("host probed")
+	r.o.Lap("cgroups looked at")
 	return r, nil
 }
 
+func (r *Runtime) look() (fact.Host, error) {
+	h, err := host.Quick(host.Options{})
+	if err != nil {
+		return fact.Host{}, fmt.Errorf("looking at the host: %w", err)
+	}
+	h.Cgroup = cgroupFacts(r.cgroups)
+	r.o.Lap("host looked at")
+	return h, nil
+}
+
 // Host gives the facts that plans are made from, but for the toolchain.
-func (r *Runtime) Host() fact.Host { return r.host }
+func (r *Runtime) Host() (fact.Host, error) { return r.host() }
 
 func cgroupFacts(f cgroups.Facts) fact.Cgroup {
 	c := fact.Cgroup{Layout: string(f.Layout), Why: f.Why, Remedy: f.Remedy, Controllers: map[string]fact.Feature{}}
@@ -167,7 +174,11 @@ func cgroupFacts(f cgroups.Facts) fact.Cgroup {
 // Plan resolves a job against this host. The error is plan.Errors if the job
 // cannot be run here.
 func (r *Runtime) Plan(j *job.Job) (*plan.Plan, error) {
-	h := r.host
+	h, err := r.host()
+	if err != nil {
+		r.refused(j.Name, err)
+		return nil, err
+	}
 	if j.Rootfs == nil {
 		h.Toolchain = host.Toolchain(host.Options{})
 	}
@@ -201,7 +212,11 @@ func (r *Runtime) AskRuntime(ctx context.Context, p *plan.Plan) error {
 	if p.Runtime == nil {
 		return nil
 	}
-	a, err := lifecycle.AskRuntime(ctx, r.o.Runtimes, strings.Repeat("0", 32), p, r.host.Privileged)
+	h, err := r.host()
+	if err != nil {
+		return err
+	}
+	a, err := lifecycle.AskRuntime(ctx, r.o.Runtimes, strings.Repeat("0", 32), p, h.Privileged)
 	if err != nil {
 		return locate(err, p)
 	}
@@ -291,6 +306,10 @@ func (r *Runtime) Create(ctx context.Context, p *plan.Plan, o RunOptions) (*Sand
 	if err := r.Open(ctx); err != nil {
 		return nil, err
 	}
+	h, err := r.host()
+	if err != nil {
+		return nil, err
+	}
 	path, program, err := r.init.programFor(p)
 	if err != nil {
 		return nil, err
@@ -321,7 +340,7 @@ func (r *Runtime) Create(ctx context.Context, p *plan.Plan, o RunOptions) (*Sand
 		return lifecycle.Create(ctx, lifecycle.Config{
 			Dir: d, InitPath: path, Init: program, Refused: append([]string{r.state.Path(), r.init.dir}, r.o.Refused...),
 			Seccomp: seccomp.Compiler{Helper: filepath.Join(r.init.dir, "nucleus-seccomp"), CacheDir: r.cacheDir()},
-			Cgroups: r.cgroups, Privileged: r.host.Privileged, Streams: streams, Log: log, Lap: r.o.Lap, Manager: r.o.Manager, Listen: o.Sockets,
+			Cgroups: r.cgroups, Privileged: h.Privileged, Streams: streams, Log: log, Lap: r.o.Lap, Manager: r.o.Manager, Listen: o.Sockets,
 			Member: place, Dial: dial, Image: from, Settled: settled, Begun: o.Begun,
 			Sources: lifecycle.Sources{Secrets: r.o.Secrets, Hooks: r.o.Hooks, Networks: r.o.Networks, Runtimes: r.o.Runtimes},
 		}, p)

@@ -25,7 +25,6 @@ import (
 	"github.com/nucleus-runtime/nucleus/core/notify"
 	"github.com/nucleus-runtime/nucleus/core/plan"
 	"github.com/nucleus-runtime/nucleus/core/supervisor"
-	"github.com/nucleus-runtime/nucleus/internal/stack"
 )
 
 type runFlags struct {
@@ -192,23 +191,14 @@ func (a *app) run(ctx context.Context, f *runFlags, argv []string) error {
 		return err
 	}
 	defer use.forget()
-	// The host is looked at while the job is read. Its state root is opened, and what
-	// others have left removed, by the build that is going to run the job.
-	opened := make(chan error)
-	ours := make(chan struct{})
-	var rt *core.Runtime
-	go func() {
-		stack.Middling()
-		var err error
-		if rt, err = a.runtime(o); err == nil {
-			<-ours
-			err = rt.Open(ctx)
-		}
-		opened <- err
-	}()
+	rt, err := a.runtime(o)
+	if err != nil {
+		return err
+	}
 	var sockets []listen.Socket
 	j, err := a.load(&f.jobFlags, argv)
 	if err == nil {
+		// Only the build that is going to run the job comes further than this.
 		if err := a.pluginHostFor(j, use); err != nil {
 			return err
 		}
@@ -225,8 +215,14 @@ func (a *app) run(ctx context.Context, f *runFlags, argv []string) error {
 			}
 		}
 	}
-	close(ours)
-	if oerr := <-opened; oerr != nil {
+	tr.lap("job decoded")
+	// Init makes its namespaces while the rest of the host is looked at.
+	var begun *core.Begun
+	if err == nil {
+		begun = rt.Begin(j)
+		defer begun.Dismiss()
+	}
+	if oerr := rt.Open(ctx); oerr != nil {
 		return oerr
 	}
 	if err != nil {
@@ -237,9 +233,6 @@ func (a *app) run(ctx context.Context, f *runFlags, argv []string) error {
 		rt.Refused("", reason)
 		return err
 	}
-	tr.lap("job decoded")
-	begun := rt.Begin(j)
-	defer begun.Dismiss()
 	p, err := rt.Plan(j)
 	if err != nil {
 		return err

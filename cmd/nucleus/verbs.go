@@ -161,7 +161,11 @@ plugins need. Exit status: 0 if all three modes could run here,
 			if err != nil {
 				return err
 			}
-			r, err := doctor.Collect(c.Context(), doctor.Options{Cgroup: rt.Host().Cgroup, GVisor: gvisor})
+			h, err := rt.Host()
+			if err != nil {
+				return err
+			}
+			r, err := doctor.Collect(c.Context(), doctor.Options{Cgroup: h.Cgroup, GVisor: gvisor})
 			if err != nil {
 				return err
 			}
