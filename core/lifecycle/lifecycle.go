@@ -46,7 +46,8 @@ type Config struct {
 	Dir        *state.Dir
 	InitPath   string
 	Init       *os.File // what to execute instead of InitPath, if not nil
-	Refused    []string // host paths that no job may bind
+	Refused    []string // host paths that no sandbox may have anything of
+	Programs   string   // and one that no job may bind: where Nucleus's programs are
 	Seccomp    seccomp.Compiler
 	Cgroups    cgroups.Facts
 	Privileged bool
@@ -453,7 +454,7 @@ func (s *Sandbox) userNS() (*os.File, error) {
 func (s *Sandbox) prepareFS(ctx context.Context) error {
 	var err error
 	s.prep, err = fs.Prepare(ctx, s.plan, fs.Options{
-		Privileged: s.cfg.Privileged, Refused: s.cfg.Refused, Helper: s.cfg.InitPath,
+		Privileged: s.cfg.Privileged, Refused: s.cfg.Refused, Programs: s.cfg.Programs, Helper: s.cfg.InitPath,
 		UserNS: s.userNS, Enclosure: s.enclosure(),
 	})
 	if err != nil {
