@@ -502,14 +502,15 @@ func (s *Sandbox) sendSetup(ctx context.Context) error {
 		_ = f.Close()
 	}
 	s.prep.Files = nil
-	s.streamed = make(chan streamResult, 1)
+	streamed := make(chan streamResult, 1)
+	s.streamed = streamed
 	if stream := s.prep.Stream(); stream != nil {
 		go func() {
 			sums, err := stream(ctx)
-			s.streamed <- streamResult{sums, err}
+			streamed <- streamResult{sums, err}
 		}()
 	} else {
-		s.streamed <- streamResult{}
+		streamed <- streamResult{}
 	}
 	return phase("exec", s.stdio.Started())
 }
