@@ -73,7 +73,7 @@ type Options struct {
 	// Manager is the service manager that is told of a sandbox whose job says so, nil
 	// for none.
 	Manager *notify.Manager
-	// Refused are further paths of the host that no job may bind, nor what they are in:
+	// Refused are further paths of the host that no sandbox may have, nor what they are in:
 	// where plugins have their sockets.
 	Refused []string
 	// Lap is called at the end of each step of a start, for tracing.
@@ -338,7 +338,7 @@ func (r *Runtime) Create(ctx context.Context, p *plan.Plan, o RunOptions) (*Sand
 		from := image
 		image = nil // those that follow begin
 		return lifecycle.Create(ctx, lifecycle.Config{
-			Dir: d, InitPath: path, Init: program, Refused: append([]string{r.state.Path(), r.init.dir}, r.o.Refused...),
+			Dir: d, InitPath: path, Init: program, Refused: append([]string{r.state.Path()}, r.o.Refused...), Programs: r.init.dir,
 			Seccomp: seccomp.Compiler{Helper: filepath.Join(r.init.dir, "nucleus-seccomp"), CacheDir: r.cacheDir()},
 			Cgroups: r.cgroups, Privileged: h.Privileged, Streams: streams, Log: log, Lap: r.o.Lap, Manager: r.o.Manager, Listen: o.Sockets,
 			Member: place, Dial: dial, Image: from, Settled: settled, Begun: o.Begun,

@@ -101,7 +101,7 @@ func readTrusted(path string) ([]byte, error) {
 // sinks opens where events go: what the command line names, and the host's audit
 // file. close is never nil.
 func (a *app) sinks(where string) (to []io.Writer, closeAll func(), err error) {
-	var open []*os.File
+	var open []io.Closer
 	closeAll = func() {
 		for _, f := range open {
 			_ = f.Close() // a line that could not be written was reported as such
@@ -125,11 +125,12 @@ func (a *app) sinks(where string) (to []io.Writer, closeAll func(), err error) {
 			closeAll()
 			return nil, func() {}, &hintedError{err: err, hint: x.hint}
 		}
-		open = append(open, f)
+		bounded := audit.Bounded(f)
+		open = append(open, bounded, f)
 		if strings.HasPrefix(x.name, "fd:") {
 			a.inherited = append(a.inherited, f)
 		}
-		to = append(to, f)
+		to = append(to, bounded)
 	}
 	return to, closeAll, nil
 }

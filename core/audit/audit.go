@@ -159,7 +159,8 @@ func Clean(s string) string {
 	}, s)
 }
 
-// OpenSink opens where a user wants events: a file, appended to, or fd:N.
+// OpenSink opens where a user wants events: a file, appended to, or fd:N. Bounded is how to
+// write to it.
 func OpenSink(where string) (*os.File, error) {
 	if n, ok := strings.CutPrefix(where, "fd:"); ok {
 		fd, err := strconv.Atoi(n)

@@ -35,8 +35,12 @@ type Options struct {
 	// Privileged: this process may clone host mounts itself, and so can give the
 	// sandbox what the sandbox's own root could not open.
 	Privileged bool
-	// Refused are host paths that no job may bind: the state root and Nucleus's own files.
+	// Refused are host paths that no sandbox may have anything of, by whatever name or
+	// mount: the state root, and where plugins have their sockets.
 	Refused []string
+	// Programs is where Nucleus's programs are. No job may bind it, but the host's
+	// toolchain may show it.
+	Programs string
 	// Helper is a program that stops at once when traced, to hold the user
 	// namespace of an idmapped mount.
 	Helper string
@@ -72,6 +76,7 @@ type Prepared struct {
 	opts    Options
 	// writable are the host directories that the job lends writable.
 	writable map[inode]bool
+	owns     []own
 }
 
 // Close closes all descriptors.
@@ -223,6 +228,9 @@ func (p *Prepared) mount(m plan.Mount) error {
 		o := initproto.Op{Code: initproto.OpSymlink, Target: m.Destination, Source: m.Source, FD: -1}
 		p.op(o)
 	case plan.MountToolchain:
+		if err := p.showable(m); err != nil {
+			return err
+		}
 		set, _ := attrs(m.Options)
 		p.op(initproto.Op{Code: initproto.OpBind, Target: m.Destination, Source: m.Source, Set: set, Flags: initproto.FlagRecursive | initproto.FlagFollow, FD: -1})
 		p.expectMount(m.Destination, "", set)

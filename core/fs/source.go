@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
-	"strings"
 
 	"golang.org/x/sys/unix"
 
@@ -59,30 +58,6 @@ func sourceOrigin(block string) string {
 		return "workspace.path"
 	}
 	return block + ".source"
-}
-
-// refused says why a real path may not be bound, "" if it may.
-func (p *Prepared) refused(real string) string {
-	if real == "/" {
-		return "it is the host's root"
-	}
-	for _, t := range refusedTrees {
-		if real == t || strings.HasPrefix(real, t+"/") {
-			return "it is below " + t
-		}
-	}
-	for _, t := range p.opts.Refused {
-		if t == "" {
-			continue
-		}
-		if real == t || strings.HasPrefix(real, t+"/") {
-			return "it belongs to Nucleus (" + t + ")"
-		}
-		if strings.HasPrefix(t, real+"/") && real != "/usr" && real != "/usr/local" {
-			return "it contains files of Nucleus (" + t + ")"
-		}
-	}
-	return ""
 }
 
 // bindOp compiles the binding of an opened source. A privileged supervisor

@@ -99,3 +99,37 @@ func mountOf(source string) plan.Mount {
 	m.Source, m.Destination, m.Options = source, "/data", []string{"rbind", "rw"}
 	return m
 }
+
+// What every sandbox sees of the host must not hold what none may have.
+func TestStateInTheToolchain(t *testing.T) {
+	dir := t.TempDir()
+	for _, d := range []string{"opt/state", "opt/programs"} {
+		if err := os.MkdirAll(filepath.Join(dir, d), 0o700); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := os.Symlink("opt", filepath.Join(dir, "link")); err != nil {
+		t.Fatal(err)
+	}
+	m := plan.Mount{Kind: plan.MountToolchain}
+	m.Source, m.Destination, m.Options = filepath.Join(dir, "opt"), "/opt", []string{"rbind", "ro"}
+	pl := rootfsPlan("", plan.RootToolchain, nil)
+	pl.Mounts = []plan.Mount{m}
+	prepare := func(o Options) error {
+		p, err := Prepare(t.Context(), pl, o)
+		if err == nil {
+			p.Close()
+		}
+		return err
+	}
+	for _, state := range []string{"opt/state", "link/state", "opt/programs/../state/"} {
+		err := prepare(Options{Refused: []string{dir + "/" + state}})
+		var fe *Error
+		if !errors.As(err, &fe) || !strings.Contains(err.Error(), "which the sandbox would see") || fe.Hint == "" {
+			t.Errorf("%s: %v", state, err)
+		}
+	}
+	if err := prepare(Options{Programs: filepath.Join(dir, "opt/programs"), Refused: []string{filepath.Join(dir, "optional")}}); err != nil {
+		t.Errorf("programs among the toolchain's: %v", err)
+	}
+}

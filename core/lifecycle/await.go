@@ -146,6 +146,7 @@ func (s *Sandbox) awaitFS(ctx context.Context) error {
 	s.log.Emit(audit.Filesystem, nil, map[string]any{"root": s.plan.Root.Kind, "operations": len(s.prep.Ops)})
 	s.secretsPlaced()
 	r := <-s.streamed
+	s.streamed = nil
 	if r.err != nil {
 		return phase("fs", r.err)
 	}
@@ -166,18 +167,29 @@ func (s *Sandbox) fsFailed(err error) error {
 	return err
 }
 
+// packing is how long a start that failed waits for what the packing side has to say. Only
+// a file system that does not answer takes it longer to see that init has gone.
+const packing = time.Second
+
 // drainStreams collects the packing goroutine of a start that failed. Init is
-// gone or going, so its pipe breaks.
+// gone or going, so its pipe breaks; or it was the packing side that closed it, and is about
+// to say why.
 func (s *Sandbox) drainStreams() streamResult {
 	s.abort()
+	if s.streamed == nil {
+		return streamResult{} // not begun, or all is known
+	}
+	late := time.NewTimer(packing)
+	defer late.Stop()
 	select {
 	case r := <-s.streamed:
+		s.streamed = nil
 		var pe *os.PathError
 		if r.err != nil && (errors.Is(r.err, unix.EPIPE) || errors.As(r.err, &pe) && errors.Is(pe, unix.EPIPE)) {
 			return streamResult{}
 		}
 		return r
-	default:
+	case <-late.C:
 		return streamResult{}
 	}
 }

@@ -46,7 +46,8 @@ type Config struct {
 	Dir        *state.Dir
 	InitPath   string
 	Init       *os.File // what to execute instead of InitPath, if not nil
-	Refused    []string // host paths that no job may bind
+	Refused    []string // host paths that no sandbox may have anything of
+	Programs   string   // and one that no job may bind: where Nucleus's programs are
 	Seccomp    seccomp.Compiler
 	Cgroups    cgroups.Facts
 	Privileged bool
@@ -454,7 +455,7 @@ func (s *Sandbox) userNS() (*os.File, error) {
 func (s *Sandbox) prepareFS(ctx context.Context) error {
 	var err error
 	s.prep, err = fs.Prepare(ctx, s.plan, fs.Options{
-		Privileged: s.cfg.Privileged, Refused: s.cfg.Refused, Helper: s.cfg.InitPath,
+		Privileged: s.cfg.Privileged, Refused: s.cfg.Refused, Programs: s.cfg.Programs, Helper: s.cfg.InitPath,
 		UserNS: s.userNS, Enclosure: s.enclosure(),
 	})
 	if err != nil {
@@ -502,14 +503,15 @@ func (s *Sandbox) sendSetup(ctx context.Context) error {
 		_ = f.Close()
 	}
 	s.prep.Files = nil
-	s.streamed = make(chan streamResult, 1)
+	streamed := make(chan streamResult, 1)
+	s.streamed = streamed
 	if stream := s.prep.Stream(); stream != nil {
 		go func() {
 			sums, err := stream(ctx)
-			s.streamed <- streamResult{sums, err}
+			streamed <- streamResult{sums, err}
 		}()
 	} else {
-		s.streamed <- streamResult{}
+		streamed <- streamResult{}
 	}
 	return phase("exec", s.stdio.Started())
 }

@@ -115,6 +115,8 @@ func Open(path string) (*Root, error) {
 	if !filepath.IsAbs(path) {
 		return nil, fmt.Errorf("state root %q: not an absolute path", path)
 	}
+	// As filepath.Join does with what is below it: what is looked at here is what is used.
+	path = filepath.Clean(path)
 	if err := os.Mkdir(path, 0o700); errors.Is(err, fs.ErrNotExist) {
 		err = os.MkdirAll(path, 0o700)
 		if err != nil {

@@ -110,7 +110,7 @@ var capOpens = []struct {
 var notAllowable = []struct{ name, why string }{
 	{"clone", "it is already allowed but for its namespace flags; unconditional it makes user namespaces, and with them every capability"},
 	{"clone3", "its flags are in memory, where no filter can check them; programs fall back to clone"},
-	{"ioctl", "it is already allowed but for TIOCSTI, TIOCLINUX and TIOCSETD, which inject input into a terminal or load line disciplines"},
+	{"ioctl", "it is already allowed but for TIOCSTI, TIOCLINUX, TIOCSETD, TIOCEXCL and a TCXONC that stops, which take a terminal from whoever is at it, or load line disciplines"},
 	{"setns", "it joins namespaces, and nothing outside of the sandbox may be joined"},
 	{"unshare", "it makes user namespaces, and with them every capability"},
 }
@@ -120,9 +120,13 @@ const (
 	// valid signal has.
 	cloneNamespaces = 0x7e020080
 
+	tcxonc    = 0x540a
+	tiocexcl  = 0x540c
 	tiocsetd  = 0x5423
 	tioclinux = 0x541c
 	tiocsti   = 0x5412
+
+	stopOutput = 0 // TCOOFF
 
 	seccompNewListener = 1 << 3
 
@@ -170,6 +174,10 @@ func deniedArguments(add func(name string, action Action, conds ...Cond)) {
 	for _, request := range []uint64{tiocsti, tioclinux, tiocsetd} {
 		add("ioctl", Errno(syscall.EPERM), is32(1, request))
 	}
+	// These outlast who has done them, and nothing that is typed undoes them: an inherited terminal would stay stopped
+	// (ioctl_tty(2), TCXONC), and nobody but root could open it any more.
+	add("ioctl", Errno(syscall.EPERM), is32(1, tcxonc), is32(2, stopOutput))
+	add("ioctl", Errno(syscall.EPERM), is32(1, tiocexcl))
 	// A lease has others wait in open(2), for 45 seconds (fs.lease-break-time) each time it is taken anew, root's of the host
 	// included. The owner of a file can take one through a read-only mount; EACCES is what others get.
 	for _, command := range []uint64{setLease, setDelegation} {

@@ -113,6 +113,8 @@ func TestRefusedCallsDoNotReachTheKernel(t *testing.T) {
 		"TIOCSTI":              {call{unix.SYS_IOCTL, [6]uintptr{bad, unix.TIOCSTI}}, unix.EPERM},
 		"TIOCSTI upper bits":   {call{unix.SYS_IOCTL, [6]uintptr{bad, 1<<32 | unix.TIOCSTI}}, unix.EPERM},
 		"TIOCLINUX":            {call{unix.SYS_IOCTL, [6]uintptr{bad, 0xffffffff0000541c}}, unix.EPERM},
+		"TIOCEXCL":             {call{unix.SYS_IOCTL, [6]uintptr{bad, unix.TIOCEXCL}}, unix.EPERM},
+		"TCXONC":               {call{unix.SYS_IOCTL, [6]uintptr{bad, unix.TCXONC, unix.TCOOFF}}, unix.EPERM},
 		"AF_PACKET":            {call{unix.SYS_SOCKET, [6]uintptr{unix.AF_PACKET, unix.SOCK_RAW}}, unix.EAFNOSUPPORT},
 		"AF_PACKET upper bits": {call{unix.SYS_SOCKET, [6]uintptr{1<<40 | unix.AF_PACKET, unix.SOCK_RAW}}, unix.EAFNOSUPPORT},
 		"AF_VSOCK":             {call{unix.SYS_SOCKET, [6]uintptr{unix.AF_VSOCK, unix.SOCK_STREAM}}, unix.EAFNOSUPPORT},
@@ -149,7 +151,7 @@ func TestRefusedCallsDoNotReachTheKernel(t *testing.T) {
 	free := errnos(t, nil, list)
 	for i, name := range names {
 		switch name {
-		case "setns", "clone3", "TIOCSTI", "TIOCSTI upper bits", "TIOCLINUX", "clone NEWUSER", "clone upper bits", "personality", "seccomp listener", "keyctl", "prlimit of another":
+		case "setns", "clone3", "TIOCSTI", "TIOCSTI upper bits", "TIOCLINUX", "TIOCEXCL", "TCXONC", "clone NEWUSER", "clone upper bits", "personality", "seccomp listener", "keyctl", "prlimit of another":
 			if free[i] == refusals[name].want {
 				t.Errorf("%s fails with %v also without a filter: the test shows nothing", name, free[i])
 			}

@@ -86,6 +86,12 @@ func TestDefaultFilterDecidesByArguments(t *testing.T) {
 			{"ioctl", []uint64{0, tiocsti}, eperm},
 			{"ioctl", []uint64{0, tioclinux}, eperm},
 			{"ioctl", []uint64{0, tiocsetd}, eperm},
+			{"ioctl", []uint64{0, tiocexcl}, eperm},
+			{"ioctl", []uint64{0, upper | tiocexcl}, eperm},
+			{"ioctl", []uint64{0, tcxonc, stopOutput}, eperm},
+			{"ioctl", []uint64{0, upper | tcxonc, upper | stopOutput}, eperm},
+			{"ioctl", []uint64{0, tcxonc, 1}, ActAllow},    // TCOON
+			{"ioctl", []uint64{0, 0x540d, 0}, ActAllow},    // TIOCNXCL
 			{"ioctl", []uint64{0, upper | tiocsti}, eperm}, // CVE-2019-10063
 			{"ioctl", []uint64{0, 0xffffffff_00000000 | tioclinux}, eperm},
 			{"ioctl", []uint64{0, 1<<63 | tiocsetd}, eperm},
