@@ -99,8 +99,10 @@ func newBegun(flags uintptr) (*Begun, error) {
 	// The clone takes the handlers away (CLONE_CLEAR_SIGHAND), and what was ignored
 	// gets init's handlers, but for these: Go leaves them as it finds them, to hooks.
 	p.DefaultSignals(unix.SIGHUP, unix.SIGINT, unix.SIGCONT, unix.SIGTSTP, unix.SIGTTIN, unix.SIGTTOU)
-	if own := flags & beside; own != 0 {
-		p.Call(birth.Must, "unshare", unix.SYS_UNSHARE, own)
+	for _, n := range beside {
+		if flags&n.flag != 0 {
+			p.Call(birth.Must, "unshare "+n.name, unix.SYS_UNSHARE, n.flag)
+		}
 	}
 	if flags&unix.CLONE_NEWNET != 0 {
 		if err := loopbackUp(p); err != nil {
@@ -138,12 +140,24 @@ func loopbackUp(p *birth.Program) error {
 	return nil
 }
 
-// beside are the namespaces that init makes by itself, while we go on. A user namespace has
-// to be there before them, and those of pids and time are for a process that is to come.
-const beside = unix.CLONE_NEWNET | unix.CLONE_NEWNS | unix.CLONE_NEWIPC | unix.CLONE_NEWUTS
+// beside are the namespaces that init makes by itself, while we go on: one by one, so that an
+// error says which. A user namespace has to be there before them, and those of pids and time
+// are for a process that is to come.
+var beside = []struct {
+	flag uintptr
+	name string
+}{
+	{unix.CLONE_NEWNS, "CLONE_NEWNS"}, {unix.CLONE_NEWIPC, "CLONE_NEWIPC"}, {unix.CLONE_NEWUTS, "CLONE_NEWUTS"}, {unix.CLONE_NEWNET, "CLONE_NEWNET"},
+}
 
 // cloneFlags are those of its birth.
-func (g *Begun) cloneFlags() uintptr { return g.flags&^beside | unix.CLONE_CLEAR_SIGHAND }
+func (g *Begun) cloneFlags() uintptr {
+	f := g.flags | unix.CLONE_CLEAR_SIGHAND
+	for _, n := range beside {
+		f &^= n.flag
+	}
+	return f
+}
 
 // take tells whether init is the one that is to be started, which must be born in its group.
 // If it is not, it is dismissed.
