@@ -1,10 +1,9 @@
 package processors
 
 import (
-	"syscall"
-	"unsafe"
-
 	"golang.org/x/sys/unix"
+
+	"github.com/nucleus-runtime/nucleus/internal/sigaction"
 )
 
 // Go's runtime has a thread that looks at the others (sysmon), and as long as the process
@@ -22,19 +21,7 @@ const (
 	// candidates is how many numbers after its own a process looks at for its second thread:
 	// between the two others of the host may have been made.
 	candidates = 32
-
-	saRestorer = 0x04000000
-	saOnStack  = 0x08000000
-	saRestart  = 0x10000000
 )
-
-// sigaction is the kernel's struct, not the C library's.
-type sigaction struct {
-	handler  uintptr
-	flags    uint64
-	restorer uintptr
-	mask     uint64
-}
 
 var (
 	monitor uint32 // the thread that the handler is for
@@ -42,8 +29,8 @@ var (
 	slack   uint64 // of the timers of this process's own threads, 0 while there is no other
 )
 
-// entries gives the addresses of the handler and of what returns from it.
-func entries() (handler, restorer uintptr)
+// handler gives the address of the handler.
+func handler() uintptr
 
 // LateMonitor has Go's monitor look at the other threads less often. A thread that the
 // monitor makes is late as well: what is to live longer than this process is begun with
@@ -53,9 +40,7 @@ func LateMonitor() {
 	if err != nil || now <= 0 || now >= lateBy {
 		return
 	}
-	handler, restorer := entries()
-	a := sigaction{handler: handler, flags: saRestorer | saOnStack | saRestart, restorer: restorer, mask: ^uint64(0)}
-	if _, _, errno := syscall.RawSyscall6(syscall.SYS_RT_SIGACTION, monitorSignal, uintptr(unsafe.Pointer(&a)), 0, unsafe.Sizeof(a.mask), 0, 0); errno != 0 {
+	if sigaction.Set(monitorSignal, sigaction.To(handler()), nil) != nil {
 		return
 	}
 	slack = uint64(now)

@@ -18,15 +18,8 @@ TEXT late<>(SB), NOSPLIT|NOFRAME, $0
 other:
 	RET
 
-TEXT restorer<>(SB), NOSPLIT|NOFRAME, $0
-	MOVL	$15, AX           // rt_sigreturn
-	SYSCALL
-	INT	$3
-
-// func entries() (handler, restorer uintptr)
-TEXT ·entries(SB), NOSPLIT, $0-16
+// func handler() uintptr
+TEXT ·handler(SB), NOSPLIT, $0-8
 	LEAQ	late<>(SB), AX
-	MOVQ	AX, handler+0(FP)
-	LEAQ	restorer<>(SB), AX
-	MOVQ	AX, restorer+8(FP)
+	MOVQ	AX, ret+0(FP)
 	RET

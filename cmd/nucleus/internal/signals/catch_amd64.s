@@ -12,15 +12,8 @@ TEXT handler<>(SB), NOSPLIT|NOFRAME, $0
 	SYSCALL
 	RET
 
-TEXT restorer<>(SB), NOSPLIT|NOFRAME, $0
-	MOVL	$15, AX           // rt_sigreturn
-	SYSCALL
-	INT	$3
-
-// func entries() (handler, restorer uintptr)
-TEXT ·entries(SB), NOSPLIT, $0-16
+// func entry() uintptr
+TEXT ·entry(SB), NOSPLIT, $0-8
 	LEAQ	handler<>(SB), AX
-	MOVQ	AX, handler+0(FP)
-	LEAQ	restorer<>(SB), AX
-	MOVQ	AX, restorer+8(FP)
+	MOVQ	AX, ret+0(FP)
 	RET
