@@ -42,24 +42,31 @@ func (in *initProcess) serve() error {
 // awaitMessage waits for the supervisor. This thread hears of the workload's end, too: the
 // other one, which reaps, may still have to wait for Go's runtime to give it a turn, and the
 // workload may be over before that.
+//
+// By select(2), for poll(2) takes no more descriptors than RLIMIT_NOFILE says, which the
+// workload may have set to none.
 func (in *initProcess) awaitMessage() error {
-	fds := []unix.PollFd{{Fd: int32(in.conn.FD()), Events: unix.POLLIN}, {Fd: int32(in.work.pidfd), Events: unix.POLLIN}}
-	for {
-		_, err := unix.Poll(fds, -1)
+	conn, work := in.conn.FD(), in.work.pidfd
+	for last := max(conn, work); last < unix.FD_SETSIZE; {
+		var ready unix.FdSet
+		ready.Set(conn)
+		ready.Set(work)
+		_, err := unix.Select(last+1, &ready, nil, nil, nil)
 		switch {
 		case errors.Is(err, unix.EINTR):
 		case err != nil:
-			return os.NewSyscallError("poll", err)
-		case fds[1].Revents == 0:
+			return os.NewSyscallError("select", err)
+		case !ready.IsSet(work):
 			return nil
 		default:
 			var ws syscall.WaitStatus
 			if pid, err := syscall.Wait4(in.work.pid, &ws, unix.WNOHANG, nil); err == nil && pid == in.work.pid {
 				in.over(ws)
 			}
-			fds = fds[:1] // the other thread has it, and ends this process
+			return nil // the other thread has it, and ends this process
 		}
 	}
+	return nil
 }
 
 // obey carries out one message. The descriptors stay the caller's.
