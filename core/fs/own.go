@@ -92,8 +92,13 @@ func (p *Prepared) refused(real string) string {
 // may: a read-only mount keeps nobody from connecting to the control sockets of other
 // sandboxes, which serve whoever has their owner's id.
 func (p *Prepared) showable(m plan.Mount) error {
-	for _, o := range p.owned() {
-		if o.hidden && below(o.real, m.Source) {
+	shown := upwards(m.Source)[0]
+	for i := range p.owned() {
+		o := &p.owns[i]
+		if o.at == nil {
+			o.at = upwards(o.real)
+		}
+		if o.hidden && (below(o.real, m.Source) || same(shown, o.at...)) {
 			return &Error{
 				Path: o.real, Hint: "name another directory (-state-root, NUCLEUS_STATE_ROOT, state_root of the host configuration, TMPDIR), or give the job a rootfs",
 				Err: fmt.Errorf("%q is Nucleus's own and lies in %q of the host, which the sandbox would see", o.real, m.Source),
