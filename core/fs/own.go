@@ -81,7 +81,7 @@ func (p *Prepared) refused(real string) string {
 		if below(real, o.real) || same(o.at[0], here...) {
 			return "it belongs to Nucleus (" + o.real + ")"
 		}
-		if (below(o.real, real) || same(here[0], o.at...)) && real != "/usr" && real != "/usr/local" {
+		if (below(o.real, real) || same(here[0], o.at...)) && (o.hidden || real != "/usr" && real != "/usr/local") {
 			return "it contains files of Nucleus (" + o.real + ")"
 		}
 	}

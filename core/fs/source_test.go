@@ -133,3 +133,17 @@ func TestStateInTheToolchain(t *testing.T) {
 		t.Errorf("programs among the toolchain's: %v", err)
 	}
 }
+
+// Programs may lie in a toolchain directory that is lent; a state root may not.
+func TestToolchainWithAStateRootIsNotLent(t *testing.T) {
+	for _, source := range []string{"/usr", "/usr/local"} {
+		p := &Prepared{opts: Options{Programs: "/usr/local/libexec/nucleus", Refused: []string{"/usr/local/nucleus-state"}}}
+		if p.refused(source) == "" {
+			t.Errorf("%s is lent, with a state root in it", source)
+		}
+		p = &Prepared{opts: Options{Programs: "/usr/local/libexec/nucleus"}}
+		if why := p.refused(source); why != "" {
+			t.Errorf("%s is refused: %s", source, why)
+		}
+	}
+}

@@ -19,7 +19,7 @@ import (
 	"github.com/nucleus-runtime/nucleus/internal/plainfile"
 )
 
-// flags of the namespaces that are made by the clone itself. The cgroup
+// flags of the namespaces that init has from its birth. The cgroup
 // namespace is not among them: its root is the group that its maker is in, so
 // init makes it once it has been attached (W8).
 var flags = map[specs.LinuxNamespaceType]uintptr{
