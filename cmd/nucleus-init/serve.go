@@ -63,7 +63,9 @@ func (in *initProcess) awaitMessage() error {
 			if pid, err := syscall.Wait4(in.work.pid, &ws, unix.WNOHANG, nil); err == nil && pid == in.work.pid {
 				in.over(ws)
 			}
-			return nil // the other thread has it, and ends this process
+			// The other thread has it, and ends this process, or will: a workload that is
+			// traced by another is its tracer's first.
+			return nil
 		}
 	}
 	return nil

@@ -196,6 +196,7 @@ func (a *app) run(ctx context.Context, f *runFlags, argv []string) error {
 		return err
 	}
 	var sockets []listen.Socket
+	var begun *core.Begun
 	j, err := a.load(&f.jobFlags, argv)
 	if err == nil {
 		// Only the build that is going to run the job comes further than this.
@@ -214,11 +215,8 @@ func (a *app) run(ctx context.Context, f *runFlags, argv []string) error {
 				return err
 			}
 		}
-	}
-	tr.lap("job decoded")
-	// Init makes its namespaces while the rest of the host is looked at.
-	var begun *core.Begun
-	if err == nil {
+		tr.lap("job decoded")
+		// Init makes its namespaces while the rest of the host is looked at.
 		begun = rt.Begin(j)
 		defer begun.Dismiss()
 	}

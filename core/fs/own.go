@@ -34,22 +34,25 @@ func (p *Prepared) owned() []own {
 		if err != nil {
 			real = filepath.Clean(path) // it is not there yet
 		}
-		p.owns = append(p.owns, own{real: real, hidden: i > 0})
+		p.owns = append(p.owns, own{real: real, hidden: i > 0, at: upwards(real)})
 	}
 	return p.owns
 }
 
-// upwards identifies a real path, and all that it lies in. What does not exist is nothing's
-// equal.
+// identify identifies a path. What does not exist is nothing's equal.
+func identify(path string) inode {
+	var st unix.Stat_t
+	if unix.Lstat(path, &st) != nil {
+		return inode{}
+	}
+	return inode{st.Dev, st.Ino}
+}
+
+// upwards identifies a real path, and all that it lies in.
 func upwards(real string) []inode {
 	var ids []inode
 	for dir := real; ; dir = filepath.Dir(dir) {
-		var st unix.Stat_t
-		if unix.Lstat(dir, &st) == nil {
-			ids = append(ids, inode{st.Dev, st.Ino})
-		} else {
-			ids = append(ids, inode{})
-		}
+		ids = append(ids, identify(dir))
 		if dir == "/" || dir == "." {
 			return ids
 		}
@@ -73,11 +76,7 @@ func (p *Prepared) refused(real string) string {
 		}
 	}
 	here := upwards(real)
-	for i := range p.owned() {
-		o := &p.owns[i]
-		if o.at == nil {
-			o.at = upwards(o.real)
-		}
+	for _, o := range p.owned() {
 		if below(real, o.real) || same(o.at[0], here...) {
 			return "it belongs to Nucleus (" + o.real + ")"
 		}
@@ -92,12 +91,8 @@ func (p *Prepared) refused(real string) string {
 // may: a read-only mount keeps nobody from connecting to the control sockets of other
 // sandboxes, which serve whoever has their owner's id.
 func (p *Prepared) showable(m plan.Mount) error {
-	shown := upwards(m.Source)[0]
-	for i := range p.owned() {
-		o := &p.owns[i]
-		if o.at == nil {
-			o.at = upwards(o.real)
-		}
+	shown := identify(m.Source)
+	for _, o := range p.owned() {
 		if o.hidden && (below(o.real, m.Source) || same(shown, o.at...)) {
 			return &Error{
 				Path: o.real, Hint: "name another directory (-state-root, NUCLEUS_STATE_ROOT, state_root of the host configuration, TMPDIR), or give the job a rootfs",

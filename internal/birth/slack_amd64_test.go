@@ -14,6 +14,7 @@ import (
 // A thread that Go's monitor has made has late timers. What it makes has not.
 func TestChildIsAsPunctualAsItsMakerWas(t *testing.T) {
 	runtime.LockOSThread() // and never unlocked: the thread is spoilt
+	processors.Punctual()
 	before, err := unix.PrctlRetInt(unix.PR_GET_TIMERSLACK, 0, 0, 0, 0)
 	if err != nil {
 		t.Fatal(err)
