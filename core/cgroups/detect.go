@@ -26,6 +26,7 @@ type host struct {
 	cgroupFile string // of this thread in /proc
 	mountFile  string // /proc/self/mountinfo
 	systemdDir string // exists when systemd is the service manager
+	procDir    string // /proc
 	euid, pid  int
 	writable   func(path string) error
 	delegate   func(dir string) bool // marked by systemd as delegated
@@ -38,6 +39,7 @@ func thisHost() host {
 		cgroupFile: "/proc/thread-self/cgroup",
 		mountFile:  "/proc/self/mountinfo",
 		systemdDir: "/run/systemd/system",
+		procDir:    "/proc",
 		euid:       os.Geteuid(),
 		pid:        os.Getpid(),
 		writable:   func(path string) error { return unix.Faccessat(unix.AT_FDCWD, path, unix.W_OK, unix.AT_EACCESS) },

@@ -46,6 +46,7 @@ func (k fake) host(t *testing.T) (host, string) {
 		cgroupFile: filepath.Join(root, "self.cgroup"),
 		mountFile:  filepath.Join(root, "self.mountinfo"),
 		systemdDir: filepath.Join(root, "no-systemd"),
+		procDir:    filepath.Join(root, "proc"),
 		euid:       k.euid,
 		pid:        testPid,
 		writable: func(path string) error {
@@ -364,6 +365,27 @@ func TestDetectOnV1(t *testing.T) {
 			t.Errorf("with swap asked for: %v", err)
 		}
 	})
+	for name, c := range map[string]struct {
+		proc   []string // what is in /proc
+		noSwap bool
+	}{
+		"a kernel without swap":          {[]string{"proc/meminfo"}, true},
+		"a kernel that has swap":         {[]string{"proc/meminfo", "proc/swaps"}, false},
+		"a /proc that shows neither":     {[]string{"proc/"}, false},
+		"and an account of it (no loss)": {[]string{"proc/meminfo", "cg/memory/job/7/memory.memsw.limit_in_bytes"}, false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			k := fake{cgroup: own, mounts: v1Mounts(names...), files: maps.Clone(files), writable: []string{""}}
+			delete(k.files, "cg/memory/job/7/memory.memsw.limit_in_bytes")
+			k.files["cg/memory/job/7/"] = ""
+			for _, f := range c.proc {
+				k.files[f] = ""
+			}
+			if f, _ := check(t, k, ""); f.NoSwap != c.noSwap {
+				t.Errorf("%+v", f)
+			}
+		})
+	}
 	t.Run("operator's choice", func(t *testing.T) {
 		k := fake{cgroup: own, mounts: v1Mounts(names...), files: maps.Clone(files), writable: []string{""}}
 		k.files["cg/memory/boxes/"], k.files["cg/pids/boxes/"] = "", ""

@@ -68,7 +68,7 @@ func (h host) detectV1(f *Facts, own map[string]string, mounts map[string]mount,
 		f.Controllers[c] = Feature{State: Available}
 	}
 	if dir, ok := f.Parents[Memory]; ok {
-		f.Controllers[Swap] = swapFeature(dir, "memory.memsw.limit_in_bytes", "swapaccount=1")
+		f.Controllers[Swap] = h.swapFeature(f, dir, "memory.memsw.limit_in_bytes")
 	}
 	if len(f.Parents) == 0 {
 		first := failed[Memory]
@@ -117,17 +117,24 @@ func (h host) delegateV1(dirs []string) string {
 }
 
 // swapFeature looks for the swap limit beside the parent: the file exists in
-// every group but the root one, where only children could tell.
-func swapFeature(dir, file, bootOption string) Feature {
+// every group but the root one, where only children could tell. A kernel that has
+// it not may have no swap at all (CONFIG_SWAP), and so no /proc/swaps: a /proc that
+// shows processes alone (subset=pid) has no file either, but no meminfo as well.
+func (h host) swapFeature(f *Facts, dir, file string) Feature {
 	_, err := os.Stat(filepath.Join(dir, file))
 	switch {
 	case err == nil:
 		return Feature{State: Available}
 	case errors.Is(err, os.ErrNotExist):
-		return Feature{
-			State: Unavailable, Why: "the kernel does not account for swap",
-			Remedy: "boot with " + bootOption + ", or leave out swap",
+		if f.NoSwap = exists(h.procDir, "meminfo") && !exists(h.procDir, "swaps"); f.NoSwap {
+			return Feature{State: Unavailable, Why: "this kernel has no swap", Remedy: "leave out swap: there is none to limit"}
 		}
+		return Feature{State: Unavailable, Why: "the kernel does not account for swap", Remedy: "boot with swapaccount=1"}
 	}
 	return Feature{State: Unknown, Why: fmt.Sprintf("looking for the swap limit: %v", err)}
+}
+
+func exists(dir, file string) bool {
+	_, err := os.Stat(filepath.Join(dir, file))
+	return !errors.Is(err, os.ErrNotExist)
 }

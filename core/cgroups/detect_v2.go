@@ -277,7 +277,7 @@ func (h host) swapV2(f *Facts, parent string) Feature {
 		return f.Controllers[Memory]
 	}
 	if !isRootGroup(parent) && slices.Contains(words(filepath.Join(parent, "cgroup.controllers")), Memory) {
-		return swapFeature(parent, "memory.swap.max", "swapaccount=1")
+		return h.swapFeature(f, parent, "memory.swap.max")
 	}
 	// The parent shows no memory files itself; a child of it may.
 	entries, err := os.ReadDir(parent)
@@ -290,7 +290,7 @@ func (h host) swapV2(f *Facts, parent string) Feature {
 			continue
 		}
 		if _, err := os.Stat(filepath.Join(child, "memory.max")); err == nil {
-			return swapFeature(child, "memory.swap.max", "swapaccount=1")
+			return h.swapFeature(f, child, "memory.swap.max")
 		}
 	}
 	return Feature{State: Unknown, Why: "no group here has a memory controller to look at; the start tells"}

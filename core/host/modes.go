@@ -47,6 +47,12 @@ func Modes(h fact.Host, features []fact.Feature) []ModeVerdict {
 	strict := append(slices.Clone(agent), protections...)
 	strict = append(strict, featCgroup, featCgroupPids)
 	production := append(slices.Clone(strict), featCgroupMemory, featCgroupCPU)
+	// A limit of memory is to keep the sandbox from swap as well. Where only a group
+	// that is made could tell, the start does: it reads that limit back.
+	noSwapLimit := state[featCgroupMemory] == fact.Available && state[featCgroupSwap] == fact.Unavailable && !h.Cgroup.NoSwap
+	if noSwapLimit {
+		production = append(production, featCgroupSwap)
+	}
 	if h.Privileged {
 		// Started as root, the strict modes map the sandbox to subordinate ids.
 		strict = append(strict, featSubID)
@@ -57,6 +63,9 @@ func Modes(h fact.Host, features []fact.Feature) []ModeVerdict {
 	// from 5.14 on, which is as good.
 	if state[featUserNS] != fact.Available || !h.KernelAtLeast(5, 14) {
 		protections = append(protections, featCgroupPids)
+	}
+	if noSwapLimit {
+		protections = append(protections, featCgroupSwap)
 	}
 	verdicts := []ModeVerdict{
 		judgeMode("agent", agent, state),

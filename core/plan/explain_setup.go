@@ -117,8 +117,10 @@ func (e *explainer) cgroups() {
 		e.add("memory", fmt.Sprint(*r.Memory.Limit), "memory.max (v1: memory.limit_in_bytes); the OOM killer ends the sandbox", "resources.memory")
 		if r.Memory.Swap != nil {
 			e.add("swap", fmt.Sprint(*r.Memory.Swap-*r.Memory.Limit), "memory.swap.max (v1: memory.memsw.limit_in_bytes)", "resources.swap")
-		} else {
+		} else if p.lacks("cgroup.swap") {
 			e.add("swap", "not limited", "nothing: this kernel does not account for swap")
+		} else {
+			e.add("swap", "0", "this kernel has no swap")
 		}
 	}
 	if v, ok := r.Unified["memory.high"]; ok {

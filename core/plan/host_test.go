@@ -60,6 +60,11 @@ func noSwapAccounts(h *fact.Host) {
 	h.Cgroup.Controllers["swap"] = fact.Feature{Name: "cgroup.swap", State: fact.Unavailable, Why: "no memory.memsw.limit_in_bytes", Remedy: "boot with swapaccount=1"}
 }
 
+func noSwap(h *fact.Host) {
+	h.Cgroup.Controllers["swap"] = fact.Feature{Name: "cgroup.swap", State: fact.Unavailable, Why: "this kernel has no swap", Remedy: "leave out swap"}
+	h.Cgroup.NoSwap = true
+}
+
 func noCgroups(h *fact.Host) {
 	h.Cgroup = fact.Cgroup{Layout: "v2", Controllers: controllers(fact.Unavailable, ""), Why: "no group is delegated to you", Remedy: "systemd-run --user --scope -p Delegate=yes nucleus run -config job.hcl"}
 }
@@ -75,6 +80,7 @@ func hosts() []namedHost {
 		hostWith("root-in-container", func(h *fact.Host) { h.UserNS, h.Privileged = true, false }),
 		hostWith("no-lockdown", func(h *fact.Host) { h.Lockdown = "" }),
 		hostWith("confidentiality", func(h *fact.Host) { h.Lockdown = "confidentiality" }),
+		hostWith("no-swap-accounts", noSwapAccounts),
 		hostWith("no-timens", func(h *fact.Host) { h.Features = nil; h.Kernel = "5.4.0" }),
 	}
 	for _, abi := range []int{0, 1, 3, 4, 6} {

@@ -50,6 +50,16 @@ func TestModes(t *testing.T) {
 			name: "the host's network", job: func(j *job.Job) { j.Network.Backend = "host" },
 			agent: "", strict: `network "host" is refused`, production: `network "host" is refused`,
 		},
+		{name: "no account of swap", host: noSwapAccounts, agent: "warn", strict: `"cgroup.swap" cannot be had`, production: `"cgroup.swap" cannot be had`},
+		{
+			name: "which the job allows", job: func(j *job.Job) { j.AllowDegraded = []string{"cgroup.swap"} }, host: noSwapAccounts,
+			agent: "warn", strict: "allow_degraded is refused", production: "allow_degraded is refused",
+		},
+		{
+			name: "no account of swap, and no limit of memory", host: noSwapAccounts, job: func(j *job.Job) { j.Resources.Memory = nil },
+			agent: "", strict: "", production: "needs limits of memory, cpus and pids",
+		},
+		{name: "no swap at all", host: noSwap},
 		{
 			name: "no control groups, and no limit asked", host: noCgroups,
 			job:   func(j *job.Job) { j.Resources = job.Resources{} },
@@ -166,6 +176,10 @@ func TestDegradedNames(t *testing.T) {
 		{"no groups, but a limit per user namespace", with(noCgroups), nil, ""},
 		{"no groups and an old kernel", with(noCgroups, func(h *fact.Host) { h.Kernel = "5.10.3" }), nil, "cgroup.pids"},
 		{"no groups and no user namespace", with(noCgroups), []string{`namespaces {`, `user = "host"`, `}`}, "cgroup.pids"},
+		{"no account of swap", with(noSwapAccounts), []string{`resources {`, `memory = "64MiB"`, `}`}, "cgroup.swap"},
+		{"accepted", with(noSwapAccounts), []string{`allow_degraded = ["cgroup.swap"]`, `resources {`, `memory = "64MiB"`, `}`}, "cgroup.swap(accepted)"},
+		{"no account of swap, and no limit of memory", with(noSwapAccounts), nil, ""},
+		{"no swap", with(noSwap), []string{`resources {`, `memory = "64MiB"`, `}`}, ""},
 		{"two at once", with(noCgroups, abi(0), func(h *fact.Host) { h.Kernel = "5.10.3" }), []string{`allow_degraded = ["landlock", "cgroup.pids"]`}, "cgroup.pids(accepted) landlock(accepted)"},
 	} {
 		p := mustPlan(t, jobOf(t, c.lines...), c.host)

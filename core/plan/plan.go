@@ -7,6 +7,7 @@ package plan
 
 import (
 	"net/netip"
+	"slices"
 	"strings"
 	"time"
 
@@ -352,6 +353,11 @@ type Degraded struct {
 	Remedy string `json:"remedy,omitempty"`
 	// Accepted: the job names it in allow_degraded.
 	Accepted bool `json:"accepted"`
+}
+
+// lacks reports whether a default protection is one that this host cannot give.
+func (p *Plan) lacks(protection string) bool {
+	return slices.ContainsFunc(p.Degraded, func(d Degraded) bool { return d.Name == protection })
 }
 
 // Inputs is what a plan needs beside the job: facts of the host, and the few

@@ -32,8 +32,7 @@ func (m *maker) resources() {
 		if r.Swap != nil {
 			swap = *r.Swap
 		}
-		// A kernel that does not account for swap can't keep it from a job; what
-		// that job has not said is not what its run fails of.
+		// A kernel that does not account for swap can't keep it from a job: degraded.
 		if r.Swap != nil || m.h.Cgroup.Controllers["swap"].State != fact.Unavailable {
 			total := mem + swap // OCI: memory plus swap
 			res.Memory.Swap = &total
@@ -78,7 +77,11 @@ func (m *maker) resources() {
 		{"io", "resources.io", len(r.IO) > 0},
 	} {
 		if f := m.h.Cgroup.Controllers[l.name]; l.asked && f.State != fact.Available {
-			m.fail(l.path, remedy(f, m.h.Cgroup), "the %s limit cannot be enforced: %s", l.name, reason(f, m.h.Cgroup))
+			hint := remedy(f, m.h.Cgroup)
+			if l.name == "swap" && !m.h.Cgroup.NoSwap {
+				hint += ", or leave out swap"
+			}
+			m.fail(l.path, hint, "the %s limit cannot be enforced: %s", l.name, reason(f, m.h.Cgroup))
 		}
 	}
 	if f := m.h.Cgroup.Controllers["memory"]; r.MemoryHigh != nil && f.State == fact.Available && m.h.Cgroup.Layout != "v2" {
@@ -142,12 +145,23 @@ func (m *maker) seccomp() {
 	}
 }
 
+// swapUnlimited: the job limits memory, says nothing of swap, and so is to have
+// none, which the kernel could give it all the same.
+func (m *maker) swapUnlimited() bool {
+	c := m.h.Cgroup
+	return m.j.Resources.Memory != nil && m.j.Resources.Swap == nil &&
+		c.Controllers["memory"].State == fact.Available && c.Controllers["swap"].State == fact.Unavailable && !c.NoSwap
+}
+
 // degraded finds the default protections that the host cannot give. In mode
 // agent they are warned about, unless the job accepts them by name; elsewhere
 // they are errors.
 func (m *maker) degraded() {
 	var lost []Degraded
 	add := func(name, why, remedy string) { lost = append(lost, Degraded{Name: name, Why: why, Remedy: remedy}) }
+	if f := m.h.Cgroup.Controllers["swap"]; m.swapUnlimited() {
+		add("cgroup.swap", f.Why+"; what the sandbox has in swap is not limited", f.Remedy)
+	}
 	if m.h.LandlockABI == 0 {
 		add("landlock", "this kernel has no Landlock, or it is not in the lsm= list", "boot with lsm=landlock,… (kernel 5.13 or newer, CONFIG_SECURITY_LANDLOCK)")
 	} else if m.h.LandlockABI < 6 {
@@ -181,7 +195,11 @@ func (m *maker) degraded() {
 	for _, d := range lost {
 		d.Accepted = accepted[d.Name]
 		if m.j.Mode.Strict() {
-			m.fail("mode", d.Remedy, "protection %q cannot be had: %s", d.Name, d.Why)
+			path := "mode"
+			if d.Name == "cgroup.swap" {
+				path = "resources.memory"
+			}
+			m.fail(path, d.Remedy, "protection %q cannot be had: %s", d.Name, d.Why)
 			continue
 		}
 		m.p.Degraded = append(m.p.Degraded, d)

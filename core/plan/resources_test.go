@@ -7,6 +7,8 @@ import (
 	"testing"
 
 	specs "github.com/opencontainers/runtime-spec/specs-go"
+
+	"github.com/nucleus-runtime/nucleus/core/host/fact"
 )
 
 func resourcesText(p *Plan) string {
@@ -53,19 +55,24 @@ func TestResources(t *testing.T) {
 	}
 }
 
-// A job that says nothing of swap runs where the kernel does not account for it, and
-// its plan says that there is no limit.
+// Without an account of swap a sandbox has no limit of it, and its plan says so; a
+// kernel without swap needs none.
 func TestMemoryWithoutAccountsOfSwap(t *testing.T) {
-	p := mustPlan(t, jobOf(t, "resources {", `memory = "64MiB"`, "}"), with(noSwapAccounts))
-	if m := p.Resources.Memory; *m.Limit != 64<<20 || m.Swap != nil {
-		t.Errorf("limit %d, swap %v", *m.Limit, m.Swap)
-	}
-	var b strings.Builder
-	if err := Explain(&b, p); err != nil {
-		t.Fatal(err)
-	}
-	if !regexp.MustCompile(`(?m)^cgroups +swap +not limited +nothing: this kernel does not `).MatchString(b.String()) {
-		t.Errorf("what the plan says of swap:\n%s", b.String())
+	for want, host := range map[string]fact.Host{
+		`swap +not limited +nothing: this kernel does not `: with(noSwapAccounts),
+		`swap +0 +this kernel has no swap`:                  with(noSwap),
+	} {
+		p := mustPlan(t, jobOf(t, "resources {", `memory = "64MiB"`, "}"), host)
+		if m := p.Resources.Memory; *m.Limit != 64<<20 || m.Swap != nil {
+			t.Errorf("limit %d, swap %v", *m.Limit, m.Swap)
+		}
+		var b strings.Builder
+		if err := Explain(&b, p); err != nil {
+			t.Fatal(err)
+		}
+		if !regexp.MustCompile(`(?m)^cgroups +` + want).MatchString(b.String()) {
+			t.Errorf("want %s, the plan says of swap:\n%s", want, b.String())
+		}
 	}
 }
 

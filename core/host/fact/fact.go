@@ -80,6 +80,7 @@ type HostPath struct {
 type Cgroup struct {
 	Layout      string             `json:"layout"` // v2, v1, hybrid, none
 	Controllers map[string]Feature `json:"controllers,omitempty"`
+	NoSwap      bool               `json:"no_swap,omitempty"` // the kernel cannot swap at all
 	Why         string             `json:"why,omitempty"`
 	Remedy      string             `json:"remedy,omitempty"`
 }
