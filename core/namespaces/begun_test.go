@@ -154,3 +154,30 @@ func TestBegunWithoutStandardStreams(t *testing.T) {
 		t.Errorf("%v, want exit status 4", cmd.ProcessState)
 	}
 }
+
+// What `nucleus plan` says of a namespace is the call that makes it.
+func TestPlansNameTheCallThatMakesANamespace(t *testing.T) {
+	unshared := map[uintptr]bool{}
+	for _, n := range beside {
+		unshared[n.flag] = true
+	}
+	p := &plan.Plan{Process: specs.Process{Capabilities: &specs.LinuxCapabilities{}}, Resources: &specs.LinuxResources{}}
+	for typ := range flags {
+		p.Namespaces = append(p.Namespaces, specs.LinuxNamespace{Type: typ})
+	}
+	said := map[string]string{}
+	for _, l := range p.Lines() {
+		if l.Phase == "namespaces" {
+			said[l.Setting] = l.Mechanism
+		}
+	}
+	for typ, flag := range flags {
+		call := "clone3(CLONE_NEW"
+		if unshared[flag] {
+			call = "unshare(CLONE_NEW"
+		}
+		if got := said[string(typ)]; !strings.HasPrefix(got, call) {
+			t.Errorf("%s: %q, want %s…", typ, got, call)
+		}
+	}
+}

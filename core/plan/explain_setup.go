@@ -10,9 +10,9 @@ import (
 )
 
 var nsMechanism = map[specs.LinuxNamespaceType]string{
-	specs.UserNamespace: "clone(CLONE_NEWUSER), id maps", specs.MountNamespace: "clone(CLONE_NEWNS), all private, pivot_root, old root unmounted",
-	specs.PIDNamespace: "clone(CLONE_NEWPID), init is PID 1", specs.NetworkNamespace: "clone(CLONE_NEWNET), loopback only",
-	specs.IPCNamespace: "clone(CLONE_NEWIPC)", specs.UTSNamespace: "clone(CLONE_NEWUTS)", specs.TimeNamespace: "clone(CLONE_NEWTIME)",
+	specs.UserNamespace: "clone3(CLONE_NEWUSER), id maps", specs.MountNamespace: "unshare(CLONE_NEWNS), all private, pivot_root, old root unmounted",
+	specs.PIDNamespace: "clone3(CLONE_NEWPID), init is PID 1", specs.NetworkNamespace: "unshare(CLONE_NEWNET), loopback only",
+	specs.IPCNamespace: "unshare(CLONE_NEWIPC)", specs.UTSNamespace: "unshare(CLONE_NEWUTS)", specs.TimeNamespace: "clone3(CLONE_NEWTIME)",
 	specs.CgroupNamespace: "unshare(CLONE_NEWCGROUP) after the attach",
 }
 
@@ -24,7 +24,7 @@ func (e *explainer) namespaces() {
 		case specs.NetworkNamespace:
 			mechanism := nsMechanism[n.Type]
 			if p.Network.Plugin {
-				mechanism = "clone(CLONE_NEWNET), connected by nucleus-plugin-" + p.Network.Backend
+				mechanism = "unshare(CLONE_NEWNET), connected by nucleus-plugin-" + p.Network.Backend
 			}
 			e.add(string(n.Type), "own", mechanism, "network")
 		case specs.UserNamespace:
