@@ -171,6 +171,14 @@ func argumentRules(add func(name string, action Action, conds ...Cond)) {
 
 // deniedArguments are the refusals by argument, which the default policy and that of init share.
 func deniedArguments(add func(name string, action Action, conds ...Cond)) {
+	deniedOnFiles(add)
+	// A listener lets one process answer the calls of others. The kernel takes only one for each process, and that is the
+	// host's to use; EINVAL is what a kernel without the flag says.
+	add("seccomp", Errno(syscall.EINVAL), Cond{Arg: 1, Op: OpMaskedEqual, Value: seccompNewListener, Value2: seccompNewListener})
+}
+
+// deniedOnFiles are those of what the host may share with a sandbox, terminals and files: no policy is without them.
+func deniedOnFiles(add func(name string, action Action, conds ...Cond)) {
 	for _, request := range []uint64{tiocsti, tioclinux, tiocsetd} {
 		add("ioctl", Errno(syscall.EPERM), is32(1, request))
 	}
@@ -183,9 +191,6 @@ func deniedArguments(add func(name string, action Action, conds ...Cond)) {
 	for _, command := range []uint64{setLease, setDelegation} {
 		add("fcntl", Errno(syscall.EACCES), is32(1, command))
 	}
-	// A listener lets one process answer the calls of others. The kernel takes only one for each process, and that is the
-	// host's to use; EINVAL is what a kernel without the flag says.
-	add("seccomp", Errno(syscall.EINVAL), Cond{Arg: 1, Op: OpMaskedEqual, Value: seccompNewListener, Value2: seccompNewListener})
 }
 
 // is32 compares the low half of an argument.

@@ -20,9 +20,7 @@ var runtimeNeeds = []string{
 func RuntimePolicy(goarch string) Policy {
 	p := Policy{Arch: goarch, Default: ActAllow}
 	add := adder(&p, nil)
-	for _, request := range []uint64{tiocsti, tioclinux, tiocsetd} {
-		add("ioctl", Errno(syscall.EPERM), is32(1, request))
-	}
+	deniedOnFiles(add)
 	denials(func(name string, action Action, conds ...Cond) {
 		if !slices.Contains(runtimeNeeds, name) {
 			add(name, action, conds...)

@@ -7,6 +7,33 @@ import (
 	"golang.org/x/sys/unix"
 )
 
+func TestRuntimeFilterRefusesWhatOutlastsAProgram(t *testing.T) {
+	forBoth(t, "runtime", func(t *testing.T, b built) {
+		for _, tc := range []struct {
+			call string
+			args []uint64
+			want Action
+		}{
+			{"ioctl", []uint64{0, tiocsti}, Errno(syscall.EPERM)},
+			{"ioctl", []uint64{0, tioclinux}, Errno(syscall.EPERM)},
+			{"ioctl", []uint64{0, tiocsetd}, Errno(syscall.EPERM)},
+			{"ioctl", []uint64{0, tiocexcl}, Errno(syscall.EPERM)},
+			{"ioctl", []uint64{0, upper | tiocexcl}, Errno(syscall.EPERM)},
+			{"ioctl", []uint64{0, tcxonc, stopOutput}, Errno(syscall.EPERM)},
+			{"ioctl", []uint64{0, tcxonc, 1}, ActAllow}, // TCOON
+			{"ioctl", []uint64{0, 0x5413}, ActAllow},    // TIOCGWINSZ
+			{"fcntl", []uint64{0, setLease}, Errno(syscall.EACCES)},
+			{"fcntl", []uint64{0, setDelegation}, Errno(syscall.EACCES)},
+			{"fcntl", []uint64{0, unix.F_GETFL}, ActAllow},
+			{"seccomp", []uint64{unix.SECCOMP_SET_MODE_FILTER, seccompNewListener}, ActAllow}, // of its own sandboxes
+		} {
+			if got := b.verdict(tc.call, tc.args...); got != tc.want {
+				t.Errorf("%s(%#x): %q, want %q", tc.call, tc.args, got, tc.want)
+			}
+		}
+	})
+}
+
 func TestRuntimeFilterBoundsSockets(t *testing.T) {
 	none := Errno(syscall.EAFNOSUPPORT)
 	forBoth(t, "runtime", func(t *testing.T, b built) {
