@@ -60,7 +60,8 @@ type prepared struct {
 	hdr     unix.CapUserHeader
 	caps    [2]unix.CapUserData
 	rlimits []rlimit
-	tty     uintptr // slave descriptor, 0 for none
+	room    unix.Rlimit // of open files, until stage 2 has those that it keeps
+	tty     uintptr     // slave descriptor, 0 for none
 	stdio   [3]uintptr
 	given   bool // stdio is not init's
 	keyring bool
@@ -276,6 +277,8 @@ func child(p *prepared) {
 		e syscall.Errno
 		i int
 		c uintptr
+
+		lim *unix.Rlimit
 	)
 	for c = 1; c <= 64; c++ {
 		syscall.RawSyscall6(syscall.SYS_RT_SIGACTION, c, uintptr(unsafe.Pointer(&p.action)), 0, 8, 0, 0)
@@ -307,7 +310,12 @@ func child(p *prepared) {
 
 	p.note.step = uint32(initproto.StepRlimit)
 	for i = 0; i < len(p.rlimits); i++ {
-		if _, _, e = syscall.RawSyscall6(syscall.SYS_PRLIMIT64, 0, p.rlimits[i].resource, uintptr(unsafe.Pointer(&p.rlimits[i].lim)), 0, 0, 0); e != 0 {
+		lim = &p.rlimits[i].lim
+		if p.rlimits[i].resource == unix.RLIMIT_NOFILE {
+			p.room.Cur, p.room.Max = max(lim.Cur, uint64(p.gateAt)+1), max(lim.Max, uint64(p.gateAt)+1)
+			lim = &p.room
+		}
+		if _, _, e = syscall.RawSyscall6(syscall.SYS_PRLIMIT64, 0, p.rlimits[i].resource, uintptr(unsafe.Pointer(lim)), 0, 0, 0); e != 0 {
 			p.note.execIndex = uint32(i)
 			goto fail
 		}
@@ -385,6 +393,18 @@ func child(p *prepared) {
 	}
 	if _, _, e = syscall.RawSyscall(unix.SYS_CLOSE_RANGE, p.gateAt+1, uintptr(^uint32(0)), 0); e != 0 {
 		goto fail
+	}
+	// Those that it has stay open, and to lower a limit asks for no right.
+	p.note.step = uint32(initproto.StepRlimit)
+	for i = 0; i < len(p.rlimits); i++ {
+		lim = &p.rlimits[i].lim
+		if p.rlimits[i].resource != unix.RLIMIT_NOFILE || lim.Cur == p.room.Cur && lim.Max == p.room.Max {
+			continue
+		}
+		if _, _, e = syscall.RawSyscall6(syscall.SYS_PRLIMIT64, 0, unix.RLIMIT_NOFILE, uintptr(unsafe.Pointer(lim)), 0, 0, 0); e != 0 {
+			p.note.execIndex = uint32(i)
+			goto fail
+		}
 	}
 	if len(p.pidVar) > 0 {
 		c, _, _ = syscall.RawSyscall(syscall.SYS_GETPID, 0, 0, 0)

@@ -159,7 +159,14 @@ func (m *maker) runtimeLimits() {
 	if v := m.j.Resources.Memory; v != nil && *v >= MinMemory && *v < MinRuntimeMemory {
 		m.fail("resources.memory", `write at least memory = "32MiB"`, "memory = %d bytes is less than runtime %q needs for its own kernel (%d)", *v, m.p.Runtime.Plugin, int64(MinRuntimeMemory))
 	}
+	for _, r := range m.j.Resources.Rlimits {
+		if r.Type == "nofile" && r.Soft < standardStreams {
+			m.fail(fmt.Sprintf("resources.rlimit[%q]", r.Type), fmt.Sprintf("write at least soft = %d", standardStreams), "rlimit %q, soft %d: runtime %q gives the workload its standard streams under this limit", r.Type, r.Soft, m.p.Runtime.Plugin)
+		}
+	}
 }
+
+const standardStreams = 3
 
 // runtimeText refuses what config.json, which is UTF-8, would have as something else.
 func (m *maker) runtimeText() {

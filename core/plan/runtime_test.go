@@ -36,6 +36,8 @@ func TestRuntimeRefusals(t *testing.T) {
 		{name: "sockets of the host", line: "socket_activation = true", at: "job.hcl:4", want: "does not pass sockets"},
 		{name: "a startContainer hook", line: "hook \"startContainer\" {\n command = [\"/bin/true\"]\n}", at: "job.hcl:4", want: "init cannot run it so"},
 		{name: "a hook on the host", line: "hook \"poststart\" {\n command = [\"/bin/true\"]\n}"},
+		{name: "no room for streams", line: "resources {\n rlimit \"nofile\" {\n soft = 2\n hard = 9\n }\n}", at: "job.hcl:5", want: "standard streams under this limit"},
+		{name: "room for streams", line: "resources {\n rlimit \"nofile\" { soft = 3 }\n}"},
 		{name: "checkpoints", runtime: saves},
 		{name: "checkpoints with a workspace", runtime: saves, line: "workspace { path = \"/w\" }\ntmpfs \"/t\" {}"},
 		{name: "checkpoints and a secret", runtime: saves, line: "secret \"s\" {\n provider = \"env\"\n env = \"S\"\n}", at: "job.hcl:4", want: "this secret's value too"},
