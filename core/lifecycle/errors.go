@@ -53,7 +53,7 @@ func phase(name string, err error) error {
 	}
 	var ue *namespaces.UnsupportedError
 	if errors.As(err, &ue) {
-		e.Hint = ue.Remedy
+		e.Origin, e.Hint = ue.Origin, ue.Remedy
 	}
 	var ce *cgroups.UnsupportedError
 	if errors.As(err, &ce) {

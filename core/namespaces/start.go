@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"strconv"
 	"strings"
 	"sync"
@@ -78,6 +79,7 @@ type Init struct {
 type UnsupportedError struct {
 	Err    error
 	Remedy string
+	Origin string // the job's path, "" if it is nothing that a job says
 }
 
 func (e *UnsupportedError) Error() string { return e.Err.Error() }
@@ -218,7 +220,7 @@ func ambient(last uintptr) []uintptr {
 // runHelpers lets newuidmap(1) and newgidmap(1) write the maps: they check the
 // caller's lines in /etc/subuid and /etc/subgid.
 func runHelpers(pid int, ids plan.IDs) error {
-	run := func(helper string, maps []specs.LinuxIDMapping) error {
+	run := func(helper, file string, maps []specs.LinuxIDMapping) error {
 		args := []string{strconv.Itoa(pid)}
 		for _, m := range maps {
 			args = append(args, fmt.Sprint(m.ContainerID), fmt.Sprint(m.HostID), fmt.Sprint(m.Size))
@@ -229,20 +231,36 @@ func runHelpers(pid int, ids plan.IDs) error {
 		if err != nil {
 			return &UnsupportedError{
 				Err:    fmt.Errorf("writing id maps: %s: %s: %w", helper, strings.TrimSpace(string(out)), err),
-				Remedy: "check your lines in /etc/subuid and /etc/subgid",
+				Remedy: "check your lines in /etc/subuid and /etc/subgid, and that your group is the one of your line in /etc/passwd (id -g; newgrp changes it)",
+				Origin: mapOrigin(ids, file),
 			}
 		}
 		return nil
 	}
 	// Side by side: each is a process of its own.
 	gid := make(chan error, 1)
-	go func() { gid <- run(ids.NewGIDMap, ids.GIDs) }()
-	return errors.Join(run(ids.NewUIDMap, ids.UIDs), <-gid)
+	go func() { gid <- run(ids.NewGIDMap, "gid_map", ids.GIDs) }()
+	uid := run(ids.NewUIDMap, "uid_map", ids.UIDs)
+	if err := <-gid; uid == nil {
+		return err
+	}
+	return uid // which both fail of, most often
+}
+
+// mapOrigin is what a job says that leads to an id map.
+func mapOrigin(ids plan.IDs, file string) string {
+	if ids.Kind == "map" {
+		return "namespaces." + file
+	}
+	return "namespaces.user"
 }
 
 func startError(err error, p *plan.Plan) error {
 	e := &UnsupportedError{Err: fmt.Errorf("creating namespaces: %w", err)}
 	var maps *os.PathError
+	if errors.As(err, &maps) && filepath.Base(maps.Path) != "setgroups" {
+		e.Origin = mapOrigin(p.IDs, filepath.Base(maps.Path))
+	}
 	switch {
 	case errors.Is(err, unix.ENOSPC):
 		e.Err = fmt.Errorf("creating namespaces: the limit of their number is reached: %w", err)

@@ -229,6 +229,34 @@ func TestStartedInit(t *testing.T) {
 	}
 }
 
+// A map that cannot be written is what the job says of it, and the helpers tell the
+// first reason alone.
+func TestMapsThatAreRefused(t *testing.T) {
+	testutil.Needs(t, testutil.UserNS)
+	tell := filepath.Join(t.TempDir(), "newuidmap")
+	if err := os.WriteFile(tell, []byte("#!/bin/sh\necho not yours\nexit 1\n"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	for _, c := range []struct{ kind, uid, gid, origin string }{
+		{"map", tell, "/bin/true", "namespaces.uid_map"},
+		{"map", "/bin/true", tell, "namespaces.gid_map"},
+		{"map", tell, tell, "namespaces.uid_map"},
+		{"keep", tell, "/bin/true", "namespaces.user"},
+	} {
+		ids := oneID()
+		ids.Kind, ids.Helpers, ids.NewUIDMap, ids.NewGIDMap = c.kind, true, c.uid, c.gid
+		_, err := begin(t, &plan.Plan{Namespaces: all, IDs: ids})
+		var ue *UnsupportedError
+		if !errors.As(err, &ue) || ue.Origin != c.origin || ue.Remedy == "" || strings.Count(err.Error(), "not yours") != 1 {
+			t.Errorf("%+v: %v", c, err)
+		}
+	}
+	var ue *UnsupportedError
+	if err := startError(&os.PathError{Op: "write", Path: "/proc/1/gid_map", Err: unix.EPERM}, &plan.Plan{IDs: plan.IDs{Kind: "map"}}); !errors.As(err, &ue) || ue.Origin != "namespaces.gid_map" {
+		t.Errorf("%+v", err)
+	}
+}
+
 func TestSubordinateIDs(t *testing.T) {
 	testutil.Needs(t, testutil.Root, testutil.UserNS)
 	ids := plan.IDs{
