@@ -116,6 +116,7 @@ func Prepare(ctx context.Context, pl *plan.Plan, o Options) (_ *Prepared, err er
 		if files, err = p.rootfs(ctx); err != nil {
 			return nil, err
 		}
+		p.origin = "rootfs" // whose directories the files are put in
 	}
 	for _, f := range files {
 		p.file(f)

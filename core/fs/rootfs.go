@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 
@@ -68,7 +69,10 @@ func (p *Prepared) rootfs(ctx context.Context) ([]plan.File, error) {
 			p.Entries = append(p.Entries, "/"+n)
 		}
 	}
-	files := p.keepFiles(int(dir.Fd()))
+	files, err := p.keepFiles(int(dir.Fd()))
+	if err != nil {
+		return nil, err
+	}
 	if p.plan.Root.Kind == plan.RootOverlay {
 		return files, p.overlayRoot()
 	}
@@ -92,17 +96,23 @@ func (p *Prepared) rootfs(ctx context.Context) ([]plan.File, error) {
 var kernelDirs = []string{"dev", "proc", "sys", "run", "tmp"}
 
 // keepFiles drops the files that the rootfs may keep, where it has them.
-func (p *Prepared) keepFiles(root int) []plan.File {
+func (p *Prepared) keepFiles(root int) ([]plan.File, error) {
 	var out []plan.File
 	for _, f := range p.plan.Files {
-		if f.Keep {
-			if t, err := typeOf(root, f.Path); err == nil && t == unix.S_IFREG {
-				continue
+		t, err := typeOf(root, f.Path)
+		if err == nil && t == unix.S_IFDIR {
+			at := filepath.Join(p.plan.Root.Path, f.Path)
+			return nil, &Error{
+				Path: at, Origin: "rootfs.path", Hint: fmt.Sprintf("remove the directory %q, or put a file in its place", at),
+				Err: fmt.Errorf("rootfs entry %q is a directory, where the sandbox has a file of its own", f.Path),
 			}
+		}
+		if f.Keep && err == nil && t == unix.S_IFREG {
+			continue
 		}
 		out = append(out, f)
 	}
-	return out
+	return out, nil
 }
 
 // overlayRoot lays a writable layer in memory over the whole rootfs.
