@@ -82,6 +82,7 @@ func initMain() error {
 type attaching struct {
 	Request network.AttachRequest
 	Names   []string
+	Files   uint64 // how many descriptors the process may have, if it is said
 }
 
 // said is what the plugin's process tells, a line each.
@@ -103,6 +104,11 @@ func pluginMain() error {
 	}
 	if err != nil {
 		return err
+	}
+	if a.Files > 0 {
+		if err := unix.Setrlimit(unix.RLIMIT_NOFILE, &unix.Rlimit{Cur: a.Files, Max: a.Files}); err != nil {
+			return err
+		}
 	}
 	for i, name := range a.Names {
 		a.Request.Files = append(a.Request.Files, os.NewFile(uintptr(4+i), name))
@@ -157,6 +163,7 @@ type options struct {
 	egress  network.Egress
 	ports   []network.PortMap
 	without []string // openings and setups that this kernel is to lack
+	files   uint64   // how many descriptors the plugin may have
 	network *Network
 }
 
@@ -209,7 +216,7 @@ func tryAttach(t testing.TB, lab *netlab.Lab, o options) (*sandbox, error) {
 	r.Setups = setups
 	s := &sandbox{t: t, denials: make(chan network.Denial, 4096), status: make(chan *network.Status, 1), ended: make(chan struct{})}
 	files, got := s.startInit(r)
-	a := attaching{Names: got.Names, Request: network.AttachRequest{
+	a := attaching{Names: got.Names, Files: o.files, Request: network.AttachRequest{
 		Call: network.Call{SandboxID: "sb"}, IfName: "eth0", Ports: o.ports, Egress: o.egress, Prepared: r.Handle, Missing: append(got.Missing, lacking...), OwnStack: taken,
 	}}
 	if taken {
@@ -450,6 +457,11 @@ func (s *sandbox) ask(proto, to string) (string, error) {
 		return "", err
 	}
 	defer c.Close()
+	return answer(c)
+}
+
+// answer gives what the echo server says to a connection.
+func answer(c net.Conn) (string, error) {
 	_ = c.SetDeadline(time.Now().Add(5 * time.Second))
 	if _, err := c.Write([]byte("hello")); err != nil {
 		return "", err

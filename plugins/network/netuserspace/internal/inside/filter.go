@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"time"
 
 	"github.com/google/nftables"
 	"github.com/google/nftables/expr"
@@ -16,7 +17,7 @@ import (
 var errCaptured = errors.New("captured")
 
 // serialize gives the messages that f would send.
-func serialize(f func(*nftables.Conn)) ([]byte, error) {
+func serialize(f func(*nftables.Conn) error) ([]byte, error) {
 	var out []byte
 	c, err := nftables.New(nftables.WithTestDial(func(ms []netlink.Message) ([]netlink.Message, error) {
 		for i, m := range ms {
@@ -33,7 +34,9 @@ func serialize(f func(*nftables.Conn)) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	f(c)
+	if err := f(c); err != nil {
+		return nil, err
+	}
 	if err := c.Flush(); !errors.Is(err, errCaptured) {
 		return nil, fmt.Errorf("making nftables messages: %w", err)
 	}
@@ -46,11 +49,12 @@ const (
 	dst4      = 16
 	hopLimit6 = 7
 	dst6      = 24
+	dportTCP  = 2
 	flagsTCP  = 13
 )
 
 func capture(f *family) ([]byte, error) {
-	return serialize(func(c *nftables.Conn) {
+	return serialize(func(c *nftables.Conn) error {
 		table := c.AddTable(&nftables.Table{Name: "nucleus", Family: f.nft()})
 		mangle := nftables.ChainPriorityMangle
 		in := c.AddChain(&nftables.Chain{Table: table, Name: "in", Type: nftables.ChainTypeFilter, Hooknum: nftables.ChainHookPrerouting, Priority: mangle})
@@ -62,12 +66,19 @@ func capture(f *family) ([]byte, error) {
 			}
 			c.AddRule(&nftables.Rule{Table: table, Chain: chain, Exprs: all})
 		}
-		// What follows the first packet finds its socket without help.
+		answers := f.answers(table)
+		if err := c.AddSet(answers, nil); err != nil {
+			return fmt.Errorf("making nftables messages: %w", err)
+		}
+		// What follows the first packet finds its socket without help, and a first packet
+		// needs none of the plugin's while the answer to another one like it is fresh.
 		rule(in, f.foreign(), syn(), f.tproxy(), accept())
 		rule(in, f.foreign(), protocol(unix.IPPROTO_UDP), f.tproxy(), accept())
-		rule(out, f.foreign(), syn(), f.unsent(), mark(markTap), accept())
+		rule(out, f.foreign(), syn(), f.sent(), mark(markLocal), f.target(), []expr.Any{remember(answers)}, accept())
+		rule(out, f.foreign(), syn(), f.unsent(), f.target(), []expr.Any{unknown(answers)}, mark(markTap), accept())
 		rule(out, f.foreign(), protocol(unix.IPPROTO_TCP), mark(markLocal), accept())
 		rule(out, f.foreign(), protocol(unix.IPPROTO_UDP), mark(markLocal), accept())
+		return nil
 	})
 }
 
@@ -120,13 +131,61 @@ func syn() []expr.Any {
 		cmp(expr.CmpOpEq, []byte{0x02}))
 }
 
-// unsent is what the plugin has not seen yet.
-func (f *family) unsent() []expr.Any {
+// sent is what the plugin has seen and sends again.
+func (f *family) sent() []expr.Any { return f.ttl(expr.CmpOpEq) }
+
+// unsent is what it has not seen yet.
+func (f *family) unsent() []expr.Any { return f.ttl(expr.CmpOpNeq) }
+
+func (f *family) ttl(op expr.CmpOp) []expr.Any {
 	offset := uint32(ttl4)
 	if f == v6 {
 		offset = hopLimit6
 	}
-	return []expr.Any{header(expr.PayloadBaseNetworkHeader, offset, 1), cmp(expr.CmpOpNeq, []byte{SentTTL})}
+	return []expr.Any{header(expr.PayloadBaseNetworkHeader, offset, 1), cmp(op, []byte{SentTTL})}
+}
+
+const (
+	// fresh is how long what came of a connection is taken to be what will come of the next.
+	fresh = 100 * time.Millisecond
+	// mostAnswers is how many destinations that is known of at once. What there is no room for
+	// goes by the plugin.
+	mostAnswers = 1024
+)
+
+// answers are the addresses and ports where connections were accepted a moment ago.
+func (f *family) answers(t *nftables.Table) *nftables.Set {
+	address := nftables.TypeIPAddr
+	if f == v6 {
+		address = nftables.TypeIP6Addr
+	}
+	key := nftables.MustConcatSetType(address, nftables.TypeInetService)
+	return &nftables.Set{Table: t, Name: "answers", KeyType: key, Dynamic: true, HasTimeout: true, Timeout: fresh, Size: mostAnswers}
+}
+
+// first32 is NFT_REG32_00: parts of a key lie in registers of four bytes.
+const first32 = 8
+
+// target gives where a packet goes, as a key of answers.
+func (f *family) target() []expr.Any {
+	offset, length := uint32(dst4), uint32(4)
+	if f == v6 {
+		offset, length = dst6, 16
+	}
+	return []expr.Any{
+		&expr.Payload{DestRegister: first32, Base: expr.PayloadBaseNetworkHeader, Offset: offset, Len: length},
+		&expr.Payload{DestRegister: first32 + length/4, Base: expr.PayloadBaseTransportHeader, Offset: dportTCP, Len: 2},
+	}
+}
+
+// remember puts the key into a set, if there is room.
+func remember(s *nftables.Set) expr.Any {
+	return &expr.Dynset{SrcRegKey: first32, SetName: s.Name, SetID: s.ID, Operation: unix.NFT_DYNSET_OP_UPDATE, Timeout: fresh}
+}
+
+// unknown is a key that is not in a set.
+func unknown(s *nftables.Set) expr.Any {
+	return &expr.Lookup{SourceRegister: first32, SetName: s.Name, SetID: s.ID, Invert: true}
 }
 
 func mark(n uint32) []expr.Any {

@@ -21,7 +21,10 @@
 //
 // A first packet waits at the tap until the plugin has decided and dialled. Then it is
 // sent again through a raw socket, recognised by its TTL, and meets the listener: so a
-// program that connects learns what came of it, as if nothing were in between.
+// program that connects learns what came of it, as if nothing were in between. Where it
+// meets the listener is remembered for a moment, and for that long first packets to the
+// same address and port go there by themselves: a program that makes connection after
+// connection waits for the plugin once, and learns of one that failed by its reset.
 //
 // Without capture or steer nothing is marked or led anywhere, and all packets come to
 // the tap, where the netstack path takes them. A network stack that is not the kernel's
@@ -79,8 +82,9 @@ const MTU = 65520
 // TapIndex is the interface's index, one that no namespace gives by itself.
 const TapIndex = 1000
 
-// SentTTL is that of first packets which are sent again. A program that sets it for
-// its own connections has them accepted before they are dialled, and no more.
+// SentTTL is that of first packets which are sent again. A program that sets it for its
+// own connections has them accepted before they are dialled, and others to the same place
+// for a moment, and no more.
 const SentTTL = 177
 
 // The listeners' port is one that nobody uses (RFC 1078), since a program that wants

@@ -20,6 +20,7 @@ type pending struct {
 	packet []byte
 	done   bool // it is dialled
 	limit  *list.Element
+	early  int // what was accepted meanwhile, or -1
 	dialled
 }
 
@@ -50,12 +51,21 @@ func (p *Path) first(s *packet.Packet) {
 		return
 	}
 	s.SetTTL(inside.SentTTL)
-	d := &pending{packet: slices.Clone(s.Whole)}
+	d := &pending{packet: slices.Clone(s.Whole), early: -1}
 	p.pending[f] = d
 	p.dial(f.dst, func(got dialled, err error) {
-		if err != nil {
+		switch {
+		case err != nil && d.early < 0:
 			p.abandon(f)
 			p.refuse(d.packet, f, err)
+			return
+		case err != nil:
+			p.abandon(f)
+			reset(d.early)
+			return
+		case d.early >= 0:
+			p.settle(f, d)
+			p.join(d.early, got.fd, got.count)
 			return
 		}
 		d.done, d.dialled = true, got

@@ -43,6 +43,7 @@ type Path struct {
 	loop      *loop
 	listeners [2]*listener
 	pending   map[flow]*pending
+	queue     queue
 	sweeping  bool
 	// published carries what comes from outside, if anything does.
 	published *published
@@ -155,6 +156,7 @@ func (p *Path) Close() {
 			_ = unix.Close(l.fd)
 		}
 	}
+	p.queue.drop()
 	for _, d := range p.pending {
 		if d.done {
 			reset(d.fd)

@@ -131,40 +131,17 @@ func (p *Path) accepted(fd int, from netip.AddrPort) {
 		return
 	}
 	f := flow{from, addrPort(to)}
-	if d := p.pending[f]; d != nil && d.done {
+	switch d := p.pending[f]; {
+	case d != nil && d.done:
 		p.settle(f, d)
 		p.join(fd, d.fd, d.count)
-		return
-	}
-	if p.ctx.Err() != nil { // nobody would answer
+	case p.ctx.Err() != nil: // nobody would answer
 		reset(fd)
-		return
-	}
-	p.late(fd, f)
-}
-
-// late is for a connection that was accepted before anything was known: there is no tap
-// device, or the program has the TTL of those that were. It learns from a reset what
-// others learn from connect.
-func (p *Path) late(fd int, f flow) {
-	if p.local(f.dst.Addr()) { // the listener's own address
-		reset(fd)
-		return
-	}
-	select {
-	case p.slots <- struct{}{}:
+	case d != nil && d.early < 0:
+		d.early = fd
 	default:
-		reset(fd)
-		return
+		p.late(fd, f)
 	}
-	p.dial(f.dst, func(d dialled, err error) {
-		if err != nil {
-			reset(fd)
-			<-p.slots
-			return
-		}
-		p.join(fd, d.fd, d.count)
-	})
 }
 
 // reset ends a connection at once.
