@@ -389,13 +389,18 @@ type Collected = lifecycle.Collected
 
 // Collect removes what sandboxes left whose supervisor was killed, and tells
 // what that was. It is safe beside live sandboxes. Without Options.Hooks, Secrets and Networks it leaves what
-// a plugin has to be called for, with an error that is ErrNoPlugins.
+// a plugin has to be called for, with an error that is ErrNoPlugins. Compiled filters that were not
+// used for seccomp.Unused go from Options.CacheDir.
 func (r *Runtime) Collect(ctx context.Context) (Collected, error) {
 	if _, err := r.open(); err != nil {
 		return Collected{}, err
 	}
 	done, err := lifecycle.Collect(ctx, r.state, lifecycle.Sources{Secrets: r.o.Secrets, Hooks: r.o.Hooks, Networks: r.o.Networks}, r.o.Events...)
-	return done, errors.Join(err, supervisor.RemoveGroups(r.state))
+	err = errors.Join(err, supervisor.RemoveGroups(r.state))
+	if dir := r.cacheDir(); dir != "" {
+		err = errors.Join(err, seccomp.Prune(dir, time.Now()))
+	}
+	return done, err
 }
 
 // Open finds what sandboxes need on disk, makes the state root if it is

@@ -59,12 +59,13 @@ func (in *initProcess) awaitMessage() error {
 		case !ready.IsSet(work):
 			return nil
 		default:
-			var ws syscall.WaitStatus
-			if pid, err := syscall.Wait4(in.work.pid, &ws, unix.WNOHANG, nil); err == nil && pid == in.work.pid {
+			in.spawned.mu.Lock()
+			if ws, ended := collect(in.work.pid); ended {
 				in.over(ws)
 			}
-			// The other thread has it, and ends this process, or will: a workload that is
-			// traced by another is its tracer's first.
+			in.spawned.mu.Unlock()
+			// It is the other thread that will see it, and ends this process: a workload that
+			// is traced by another is its tracer's first.
 			return nil
 		}
 	}
@@ -140,33 +141,65 @@ func (in *initProcess) signal(s initproto.Signal) {
 
 // reap collects every orphan of the sandbox, reports the end of the workload
 // and ends this process with it.
+//
+// What it has seen the end of it collects with the lock held, and tells at once: in between the
+// other thread could tell the workload's end, which is the last that is heard.
 func (in *initProcess) reap() {
 	for {
-		var ws syscall.WaitStatus
-		pid, err := syscall.Wait4(-1, &ws, 0, nil)
+		err := unix.Waitid(unix.P_ALL, 0, nil, unix.WEXITED|unix.WNOWAIT, nil)
 		if errors.Is(err, unix.EINTR) {
 			continue
 		}
 		if err != nil {
 			return
 		}
-		if pid != in.work.pid {
-			if e, ok := in.spawned.ended(pid, ws); ok {
-				if err := in.conn.Send(initproto.Encode(initproto.KindEnded, &e)); err != nil {
-					os.Exit(125)
-				}
-				continue
-			}
-			in.hooks.ended(pid, ws)
-			continue
-		}
-		in.over(ws)
+		in.reapOne()
 	}
 }
 
+func (in *initProcess) reapOne() {
+	in.spawned.mu.Lock()
+	defer in.spawned.mu.Unlock()
+	var ws syscall.WaitStatus
+	pid, err := syscall.Wait4(-1, &ws, unix.WNOHANG, nil)
+	switch {
+	case err != nil || pid == 0: // the other thread was quicker
+	case pid == in.work.pid:
+		in.over(ws)
+	case !in.endedSpawned(pid, ws):
+		in.hooks.ended(pid, ws)
+	}
+}
+
+// collect gives how a child has ended, if it has.
+func collect(pid int) (ws syscall.WaitStatus, ended bool) {
+	got, err := syscall.Wait4(pid, &ws, unix.WNOHANG, nil)
+	return ws, err == nil && got == pid
+}
+
+// endedSpawned tells of the end of a process that was asked for, if pid is one. It is called
+// with the lock of spawned held.
+func (in *initProcess) endedSpawned(pid int, ws syscall.WaitStatus) bool {
+	e, ok := in.spawned.ended(pid, ws)
+	if !ok {
+		return false
+	}
+	if err := in.conn.Send(initproto.Encode(initproto.KindEnded, &e)); err != nil {
+		os.Exit(125)
+	}
+	return true
+}
+
 // over tells of the workload's end, and with it this process, and so the sandbox, ends. The
-// kernel is at it, with whatever else runs here, before the supervisor has woken up.
+// kernel is at it, with whatever else runs here, before the supervisor has woken up. What has
+// ended before the workload did is told before: it has an exit code, and somebody waits for
+// it. The lock of spawned is held.
 func (in *initProcess) over(ws syscall.WaitStatus) {
+	for _, p := range in.spawned.byID {
+		if ws, ended := collect(p.pid); ended {
+			in.endedSpawned(p.pid, ws)
+		}
+	}
 	e := in.work.exited(uint32(ws))
 	if err := in.conn.Send(initproto.Encode(initproto.KindExited, &e)); err != nil {
 		os.Exit(125)

@@ -19,10 +19,8 @@ type spawned struct {
 }
 
 // ended gives what there is to tell of a process that the reaping goroutine has
-// seen the end of, if it is one of these.
+// seen the end of, if it is one of these. It is called with the lock held.
 func (s *spawned) ended(pid int, ws syscall.WaitStatus) (initproto.Ended, bool) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
 	for id, p := range s.byID {
 		if p.pid == pid {
 			delete(s.byID, id)

@@ -366,51 +366,6 @@ func (a *app) remove(ctx context.Context, ref string, force bool) error {
 	return d.Remove()
 }
 
-// record gives what is known of a sandbox: of a live one from its supervisor.
-func (a *app) record(ctx context.Context, root *state.Root, x state.Ref) (*supervisor.Record, error) {
-	var r supervisor.Record
-	if !x.Kept() {
-		err := ask(ctx, x, &r)
-		if err == nil && !x.Kept() { // else its end is on record by now
-			return &r, nil
-		}
-		if err != nil && !errors.Is(err, control.ErrNoSupervisor) && !(errors.Is(err, control.ErrGone) && over(x)) {
-			return nil, controlError(x, err)
-		}
-	}
-	r = supervisor.Record{}
-	if err := x.ReadJSON(supervisor.RecordName, &r); err != nil {
-		if errors.Is(err, fs.ErrNotExist) {
-			return nil, &state.NotFoundError{Ref: x.ID}
-		}
-		return nil, err
-	}
-	if !x.Kept() && !held(root, x) {
-		died(&r)
-	}
-	return &r, nil
-}
-
-// ask has the supervisor tell what it could not write down. Early in the start there is
-// none that listens.
-func ask(ctx context.Context, x state.Ref, r *supervisor.Record) error {
-	c, err := control.Dial(ctx, x.Path)
-	if err != nil {
-		return err
-	}
-	defer c.Close()
-	return c.Call(ctx, supervisor.VerbState, nil, r)
-}
-
-// statusDead is a sandbox whose supervisor was killed: gc takes what is left of it.
-const statusDead = "dead"
-
-// died takes out of a record what the killed supervisor did not: its numbers may be those of
-// other processes by now.
-func died(r *supervisor.Record) {
-	r.Status, r.Ready, r.Pid, r.InitPid, r.Supervisor = statusDead, false, 0, 0, 0
-}
-
 func (a *app) psCommand() *cobra.Command {
 	var asJSON, all bool
 	var f stackFlags
@@ -450,22 +405,14 @@ func (a *app) ps(ctx context.Context, all, asJSON bool) error {
 	}
 	list := []supervisor.Record{}
 	for _, x := range refs {
-		r := supervisor.Record{Version: supervisor.RecordVersion, ID: x.ID, Name: x.Name, Status: lifecycle.StatusCreating}
-		err := x.ReadJSON(supervisor.RecordName, &r)
-		if errors.Is(err, fs.ErrNotExist) && held[x.ID] {
-			soon, cancel := context.WithTimeout(ctx, time.Second)
-			err = ask(soon, x, &r)
-			cancel()
+		r, err := onRecord(ctx, x, held[x.ID])
+		var gone *state.NotFoundError
+		if errors.As(err, &gone) {
+			continue // since we looked
 		}
-		if err != nil && !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, control.ErrNoSupervisor) {
+		if err != nil {
 			a.problem("warning", fmt.Sprintf("sandbox %s: %v", x.ID[:12], err), "")
 			continue
-		}
-		if !held[x.ID] && r.Status != lifecycle.StatusStopped {
-			if _, err := os.Lstat(x.Path); err != nil {
-				continue // gone since we looked
-			}
-			died(&r)
 		}
 		if all || held[x.ID] {
 			list = append(list, r)

@@ -19,7 +19,6 @@ import (
 	"github.com/nucleus-runtime/nucleus/core"
 	"github.com/nucleus-runtime/nucleus/core/exec"
 	"github.com/nucleus-runtime/nucleus/core/job"
-	"github.com/nucleus-runtime/nucleus/core/lifecycle"
 	"github.com/nucleus-runtime/nucleus/core/stack"
 	"github.com/nucleus-runtime/nucleus/core/state"
 	"github.com/nucleus-runtime/nucleus/core/supervisor"
@@ -120,7 +119,7 @@ func (m *members) hold(ctx context.Context) (context.Context, func(), error) {
 }
 
 // look finds what there is of the stack. A stack of another file is an error.
-func (m *members) look() error {
+func (m *members) look(ctx context.Context) error {
 	refs, err := m.root.Refs()
 	if err != nil {
 		return err
@@ -138,23 +137,20 @@ func (m *members) look() error {
 			}
 			continue
 		}
-		if err := x.ReadJSON(supervisor.RecordName, &k.record); err != nil {
-			if errors.Is(err, fs.ErrNotExist) {
-				continue // about to be there, or gone
-			}
+		var gone *state.NotFoundError
+		if k.record, err = onRecord(ctx, x, held[x.ID]); errors.As(err, &gone) {
+			continue
+		} else if err != nil {
 			return fmt.Errorf("sandbox %s: %w", x.ID[:12], err)
 		}
 		k.ref, k.alive = x, held[x.ID]
-		if !k.alive && k.record.Status != lifecycle.StatusStopped {
-			died(&k.record)
-		}
 		if m.file != "" && k.stack.File != "" && k.stack.File != m.file {
 			return &hintedError{
 				err:  fmt.Errorf("stack %q is made from another file, %s", m.name, k.stack.File),
 				hint: "name this one with -stack, or end the other: nucleus down -stack " + m.name,
 			}
 		}
-		m.of[k.record.Job] = k
+		m.of[strings.TrimPrefix(x.Name, m.sandbox(""))] = k // its record may have no job yet
 	}
 	return nil
 }
@@ -166,7 +162,7 @@ func (m *members) collected(ctx context.Context, cgroupParent string) (*core.Run
 		err = rt.Open(ctx)
 	}
 	if err == nil {
-		err = m.look()
+		err = m.look(ctx)
 	}
 	if err != nil {
 		return nil, err
@@ -288,7 +284,7 @@ func (m *members) gaveUp(err error) error {
 // interrupted tells what lives.
 func (m *members) interrupted(e *interruptedError) error {
 	what := "nothing of the stack runs"
-	if err := m.look(); err != nil {
+	if err := m.look(context.Background()); err != nil {
 		what = err.Error()
 	} else {
 		var alive []string

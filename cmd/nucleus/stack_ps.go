@@ -41,7 +41,7 @@ func (a *app) psStack(ctx context.Context, f *stackFlags, asJSON bool) error {
 		}
 		names = found
 	}
-	if err := m.look(); err != nil {
+	if err := m.look(ctx); err != nil {
 		return err
 	}
 	if f.config == "" && len(m.of) == 0 {
@@ -74,7 +74,9 @@ func (a *app) psStack(ctx context.Context, f *stackFlags, asJSON bool) error {
 					ready = "yes"
 				}
 			}
-			age = time.Since(r.Created).Round(time.Second).String()
+			if !r.Created.IsZero() {
+				age = time.Since(r.Created).Round(time.Second).String()
+			}
 		}
 		if !j.InFile {
 			st += ", not in the file"

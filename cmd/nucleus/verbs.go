@@ -186,6 +186,7 @@ func (a *app) gcCommand() *cobra.Command {
 are owed. Safe beside live sandboxes, at any time. Every run does the same first, but
 for plugins: these are started here, with the -host-config that the sandboxes ran with.
 Network plugins that this user has run also look for what no sandbox has written down.
+Compiled seccomp filters that no job has used for 30 days go, too.
 Prints the ids of sandboxes, and what plugins have removed: the plugin's name, and what it was.`,
 		Example: `  nucleus gc
   nucleus gc -json`,

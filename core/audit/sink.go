@@ -1,11 +1,12 @@
 package audit
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"io"
 	"os"
-	"syscall"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -27,7 +28,7 @@ func Bounded(f *os.File) io.WriteCloser {
 		return unclosed{f}
 	}
 	s := &stream{fd: fd, patience: patience, socket: st.Mode&unix.S_IFMT == unix.S_IFSOCK, own: -1}
-	if !s.socket {
+	if !s.socket && !isPtmx(&st) {
 		// That it does not block is a property of what others have as well (F_SETFL in
 		// fcntl(2)): so by a description of our own.
 		own, err := unix.Open(fmt.Sprintf("/proc/self/fd/%d", fd), unix.O_WRONLY|unix.O_NONBLOCK|unix.O_NOCTTY|unix.O_CLOEXEC, 0)
@@ -38,6 +39,12 @@ func Bounded(f *os.File) io.WriteCloser {
 	return s
 }
 
+// isPtmx tells whether it is the master of a pseudo-terminal, whose device makes another pair
+// each time that it is opened (ptmx(4)).
+func isPtmx(st *unix.Stat_t) bool {
+	return st.Mode&unix.S_IFMT == unix.S_IFCHR && st.Rdev == unix.Mkdev(5, 2)
+}
+
 type unclosed struct{ io.Writer }
 
 func (unclosed) Close() error { return nil }
@@ -45,7 +52,7 @@ func (unclosed) Close() error { return nil }
 // stream is a sink whose reader may not read.
 type stream struct {
 	fd       int
-	own      int // -1 for none: it is somebody else's pipe
+	own      int // -1 for none: it is somebody else's, or cannot be opened once more
 	socket   bool
 	patience time.Duration
 	err      error
@@ -55,6 +62,9 @@ type stream struct {
 func (s *stream) Write(b []byte) (int, error) {
 	if s.err != nil {
 		return 0, s.err
+	}
+	if s.own < 0 && !s.socket {
+		return s.beside(b)
 	}
 	end := time.Now().Add(s.patience)
 	for done := 0; ; {
@@ -83,18 +93,46 @@ func (s *stream) some(b []byte) (int, error) {
 	if s.socket {
 		return unix.SendmsgN(s.fd, b, nil, nil, unix.MSG_DONTWAIT|unix.MSG_NOSIGNAL)
 	}
-	if s.own >= 0 {
-		return unix.Write(s.own, b)
-	}
-	// A pipe that can be written to at all takes so much in one piece (pipe(7)).
-	if ready, err := s.poll(0); !ready {
-		return 0, errors.Join(err, syscall.EAGAIN)
-	}
-	return unix.Write(s.fd, b[:min(len(b), pipeBuf)])
+	return unix.Write(s.own, b)
 }
 
-// pipeBuf is PIPE_BUF of limits.h.
-const pipeBuf = 4096
+// beside has another thread write what may block, and leaves it there if it does: nothing tells
+// before whether it will. A terminal that takes a byte has no room for the two of a newline, and
+// whoever has its other end may stop it meanwhile.
+func (s *stream) beside(b []byte) (int, error) {
+	var left atomic.Bool
+	type result struct {
+		n   int
+		err error
+	}
+	done := make(chan result, 1)
+	go func(b []byte) {
+		n := 0
+		for n < len(b) && !left.Load() {
+			more, err := unix.Write(s.fd, b[n:])
+			n += max(more, 0)
+			switch {
+			case errors.Is(err, unix.EAGAIN):
+				_, _ = s.poll(s.patience)
+			case err != nil && !errors.Is(err, unix.EINTR):
+				done <- result{n, os.NewSyscallError("write", err)}
+				return
+			}
+		}
+		done <- result{n, nil}
+	}(bytes.Clone(b))
+	late := time.NewTimer(s.patience)
+	defer late.Stop()
+	select {
+	case r := <-done:
+		s.err = r.err
+		return r.n, r.err
+	case <-late.C:
+		left.Store(true)
+		s.err = ErrUnread
+		return 0, s.err
+	}
+}
 
 func (s *stream) poll(within time.Duration) (bool, error) {
 	fds := []unix.PollFd{{Fd: int32(s.fd), Events: unix.POLLOUT}}

@@ -3,6 +3,7 @@ package audit
 import (
 	"bytes"
 	"errors"
+	"fmt"
 	"io"
 	"os"
 	"path/filepath"
@@ -58,7 +59,11 @@ func TestBoundedSinkIsNotWaitedFor(t *testing.T) {
 		}()
 		_ = s.Close()
 		_ = w.Close()
-		if n := <-got; n != int64(written) {
+		rest := 0
+		if kind == "somebody's pipe" {
+			rest = len(event) // of the one that was given up, too
+		}
+		if n := <-got; n != int64(written+rest) {
 			t.Errorf("%s: %d of %d bytes came", kind, n, written)
 		}
 		_ = r.Close()
@@ -106,5 +111,103 @@ func TestBoundedFileIsWrittenAsItIs(t *testing.T) {
 	}
 	if _, err := f.WriteString("y\n"); err != nil {
 		t.Errorf("the file was closed: %v", err)
+	}
+}
+
+// pair is a pseudo-terminal whose slave passes on what comes as it is.
+func pair(t *testing.T) (master, slave *os.File) {
+	t.Helper()
+	master, err := os.OpenFile("/dev/ptmx", os.O_RDWR|unix.O_NOCTTY, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = master.Close() })
+	fd := int(master.Fd()) // and blocks
+	if err := unix.IoctlSetPointerInt(fd, unix.TIOCSPTLCK, 0); err != nil {
+		t.Fatal(err)
+	}
+	n, err := unix.IoctlGetInt(fd, unix.TIOCGPTN)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if slave, err = os.OpenFile(fmt.Sprintf("/dev/pts/%d", n), os.O_RDWR|unix.O_NOCTTY, 0); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = slave.Close() })
+	set, err := unix.IoctlGetTermios(int(slave.Fd()), unix.TCGETS)
+	if err != nil {
+		t.Fatal(err)
+	}
+	set.Lflag &^= unix.ICANON | unix.ECHO
+	if err := unix.IoctlSetTermios(int(slave.Fd()), unix.TCSETS, set); err != nil {
+		t.Fatal(err)
+	}
+	return master, slave
+}
+
+// A terminal that is not read is not waited for, whichever end of it is ours, and whether or
+// not it can be opened once more.
+func TestBoundedTerminalIsNotWaitedFor(t *testing.T) {
+	event := append(bytes.Repeat([]byte("x"), 6000), '\n')
+	for _, kind := range []string{"slave", "somebody's slave", "stopped", "master"} {
+		master, slave := pair(t)
+		f := slave
+		if kind == "master" {
+			f = master
+		}
+		s, ok := Bounded(f).(*stream)
+		if !ok {
+			t.Fatalf("%s: not bounded", kind)
+		}
+		switch kind {
+		case "somebody's slave":
+			_ = s.Close()
+			s.own, s.err = -1, nil
+		case "stopped":
+			_ = s.Close()
+			s.own, s.err = -1, nil
+			if err := unix.IoctlSetInt(int(slave.Fd()), unix.TCXONC, unix.TCOOFF); err != nil {
+				t.Fatal(err)
+			}
+		}
+		s.patience = 50 * time.Millisecond
+		over := make(chan error, 1)
+		go func() {
+			for range 64 << 10 {
+				if _, err := s.Write(event); err != nil {
+					over <- err
+					return
+				}
+			}
+			over <- nil
+		}()
+		select {
+		case err := <-over:
+			if !errors.Is(err, ErrUnread) {
+				t.Errorf("%s: %v", kind, err)
+			}
+		case <-time.After(20 * time.Second):
+			t.Errorf("%s: waited for", kind)
+		}
+		_ = s.Close()
+	}
+}
+
+// To open a master once more makes another terminal, which nobody has.
+func TestBoundedMasterReachesItsSlave(t *testing.T) {
+	master, slave := pair(t)
+	s := Bounded(master)
+	defer s.Close()
+	if _, err := s.Write([]byte("an event\n")); err != nil {
+		t.Fatal(err)
+	}
+	fd := int(slave.Fd())
+	if err := unix.SetNonblock(fd, true); err != nil {
+		t.Fatal(err)
+	}
+	b := make([]byte, 100)
+	n, err := unix.Read(fd, b)
+	if err != nil || string(b[:n]) != "an event\n" {
+		t.Errorf("%q, %v", b[:max(n, 0)], err)
 	}
 }

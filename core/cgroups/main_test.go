@@ -3,13 +3,17 @@ package cgroups
 import (
 	"bufio"
 	"context"
+	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"os/exec"
 	"os/signal"
 	"path/filepath"
+	"regexp"
 	"runtime"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -34,6 +38,9 @@ func init() {
 func TestMain(m *testing.M) {
 	if role := os.Getenv(childEnv); role != "" {
 		os.Exit(child(role))
+	}
+	if f, err := Detect(""); err == nil {
+		sweep(f)
 	}
 	os.Exit(m.Run())
 }
@@ -272,7 +279,7 @@ func skip(t *testing.T, why string) {
 // newGroup makes a limited group that the test's end removes.
 func newGroup(t *testing.T, f Facts, r *specs.LinuxResources) *Group {
 	t.Helper()
-	g, err := New(f, Spec{Name: fmt.Sprintf("%stest-%d-%d", Prefix, os.Getpid(), time.Now().UnixNano()), Resources: r})
+	g, err := New(f, Spec{Name: fmt.Sprintf("%s-%d", testGroup("test"), time.Now().UnixNano()), Resources: r})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -326,4 +333,66 @@ func pidsLimit(n int64) *specs.LinuxResources {
 
 func memoryLimit(n int64) *specs.LinuxResources {
 	return &specs.LinuxResources{Memory: &specs.LinuxMemory{Limit: &n}}
+}
+
+// testGroup is the beginning of the name of a group that these tests make.
+func testGroup(of string) string { return fmt.Sprintf("%s%s-%d", Prefix, of, os.Getpid()) }
+
+// sweep removes what tests left that were killed: empty groups of theirs, below our own parents,
+// with the number of a process that is gone.
+func sweep(f Facts) {
+	ours := regexp.MustCompile(`^` + regexp.QuoteMeta(Prefix) + `(?:test|detect)-(\d+)(?:-\d+)?$`)
+	for _, parent := range f.Parents {
+		entries, err := os.ReadDir(parent)
+		if err != nil {
+			continue // it is looked for by each test that needs it
+		}
+		for _, e := range entries {
+			m := ours.FindStringSubmatch(e.Name())
+			if m == nil {
+				continue
+			}
+			pid, err := strconv.Atoi(m[1])
+			if err != nil || !errors.Is(unix.Kill(pid, 0), unix.ESRCH) {
+				continue
+			}
+			var dirs []string
+			_ = filepath.WalkDir(filepath.Join(parent, e.Name()), func(path string, d fs.DirEntry, err error) error {
+				if err == nil && d.IsDir() {
+					dirs = append(dirs, path)
+				}
+				return nil
+			})
+			for _, dir := range slices.Backward(dirs) {
+				_ = os.Remove(dir) // somebody is in it
+			}
+		}
+	}
+}
+
+// TestKilledTestsLeaveNothingForLong: a test cannot remove its groups when it is killed.
+func TestKilledTestsLeaveNothingForLong(t *testing.T) {
+	f := needs(t, Pids)
+	gone := exec.Command("true")
+	if err := gone.Run(); err != nil {
+		t.Fatal(err)
+	}
+	dead, alive := fmt.Sprintf("%sdetect-%d", Prefix, gone.Process.Pid), testGroup("detect")
+	for _, parent := range f.Parents {
+		for _, name := range []string{dead + "/below", alive} {
+			if err := os.MkdirAll(filepath.Join(parent, name), 0o755); err != nil {
+				t.Fatal(err)
+			}
+		}
+		defer os.Remove(filepath.Join(parent, alive))
+	}
+	sweep(f)
+	for _, parent := range f.Parents {
+		if _, err := os.Lstat(filepath.Join(parent, dead)); !errors.Is(err, fs.ErrNotExist) {
+			t.Errorf("%s: the group of a test that is gone stays (%v)", parent, err)
+		}
+		if _, err := os.Lstat(filepath.Join(parent, alive)); err != nil {
+			t.Errorf("the group of a test that runs: %v", err)
+		}
+	}
 }

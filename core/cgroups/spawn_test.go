@@ -8,7 +8,6 @@ import (
 	"os/exec"
 	"runtime"
 	"slices"
-	"strconv"
 	"syscall"
 	"testing"
 	"time"
@@ -81,15 +80,18 @@ func TestKillNeverEndsItsCaller(t *testing.T) {
 // group to make a process there, the process as such is not.
 func TestDetectBesideSpawn(t *testing.T) {
 	f := needs(t, Pids)
-	p := start(t, "detect:"+Prefix+"detect-"+strconv.Itoa(os.Getpid()), nil)
+	p := start(t, "detect:"+testGroup("detect"), nil)
 	p.open(t)
 	if got := p.line(t); got != "same" {
 		t.Errorf("below %v: %s", f.Parents, got)
 	}
+	if err := p.Wait(); err != nil { // it removes its group
+		t.Error(err)
+	}
 }
 
 // detectChild compares what Detect says before and during a Spawn on the main thread.
-func detectChild(name string) int {
+func detectChild(name string) (code int) {
 	if syscall.Gettid() != os.Getpid() {
 		fmt.Println("this is not the main thread")
 		return 5
@@ -102,7 +104,11 @@ func detectChild(name string) int {
 	if err != nil || g.Create() != nil {
 		return 7
 	}
-	defer func() { _ = g.Remove(context.Background()) }()
+	defer func() {
+		if g.Remove(context.Background()) != nil && code == 0 {
+			code = 9
+		}
+	}()
 	said := make(chan string)
 	err = g.Spawn(func(*os.File) error {
 		go func() {

@@ -146,23 +146,31 @@ func (s *Stdio) feedTerminal(from, master *os.File, end bool) {
 	}
 }
 
+// piece is what is written to a master at once. One that poll(2) says can be written to has not
+// reached its limit, and then the kernel gives it a buffer more, for as much as is written up to
+// TTY_BUFFER_PAGE, which is 1792 bytes or more (tty_buffer_alloc and
+// tty_insert_flip_string_fixed_flag in drivers/tty/tty_buffer.c, since Linux 3.14).
+const piece = 1024
+
 // press writes to the master, and tells whether to go on. A terminal that nobody reads takes
 // 64 KiB; more would wait for as long as it is open, which may be for longer than the
-// sandbox lives (screen). What poll(2) tells is that there is room for one byte.
+// sandbox lives (screen).
 func (s *Stdio) press(master *os.File, keys []byte) bool {
 	for len(keys) > 0 {
-		var wrote bool
+		wrote := 0
 		err := withFD(master, func(fd int) error {
 			fds := []unix.PollFd{{Fd: int32(fd), Events: unix.POLLOUT}, {Fd: int32(s.stop[0]), Events: unix.POLLIN}}
 			_, err := unix.Poll(fds, -1)
 			if errors.Is(err, unix.EINTR) || err == nil && fds[0].Revents == 0 && fds[1].Revents == 0 {
 				return nil
 			}
-			if err != nil || fds[1].Revents != 0 {
+			// While the last of the other side closes it poll(2) tells of that already, and a write
+			// may still wait, for a place that nobody makes any more.
+			if err != nil || fds[1].Revents != 0 || fds[0].Revents&unix.POLLOUT == 0 || fds[0].Revents&unix.POLLHUP != 0 {
 				return io.EOF
 			}
-			n, err := unix.Write(fd, keys[:1])
-			wrote = n == 1
+			n, err := unix.Write(fd, keys[:min(len(keys), piece)])
+			wrote = max(n, 0)
 			if errors.Is(err, unix.EINTR) {
 				return nil
 			}
@@ -171,9 +179,7 @@ func (s *Stdio) press(master *os.File, keys []byte) bool {
 		if err != nil {
 			return false
 		}
-		if wrote {
-			keys = keys[1:]
-		}
+		keys = keys[wrote:]
 	}
 	return true
 }

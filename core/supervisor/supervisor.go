@@ -145,6 +145,11 @@ func (v *Supervisor) open(ctx context.Context) (err error) {
 		v.cfg.Log.Emit(audit.Failed, err, nil)
 		return &lifecycle.StartError{ID: v.ID(), Name: v.Name(), Err: err}
 	}
+	if v.cfg.Stack != nil { // first, for hooks may take long, and we may be killed at that
+		if err := v.cfg.Dir.WriteJSON(StackName, v.cfg.Stack); err != nil {
+			return failed(lifecycle.StatePhase(err))
+		}
+	}
 	if v.cfg.Detached && v.cfg.Streams.Console == "" {
 		if v.output, err = openOutput(v.cfg.Dir, v.cfg.Plan.Process.Terminal, v.cfg.Journal); err != nil {
 			return failed(err)
@@ -188,11 +193,6 @@ func (v *Supervisor) serve() error {
 	}
 	if err := v.server.Listen(); err != nil {
 		return err
-	}
-	if v.cfg.Stack != nil {
-		if err := v.cfg.Dir.WriteJSON(StackName, v.cfg.Stack); err != nil {
-			return err
-		}
 	}
 	if !v.cfg.Held {
 		return nil // its start comes next, and writes one: until then, who wants to know asks us

@@ -8,7 +8,10 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
+	"strings"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -35,13 +38,27 @@ func (e *CacheError) Unwrap() error { return e.Err }
 
 const cacheMagic = "nucleus-seccomp-1\n"
 
-func openCache(path string) (*cache, error) {
-	fail := func(err error) (*cache, error) {
-		return nil, &CacheError{Dir: path, Err: err, Remedy: fmt.Sprintf("remove %q, or point the cache at a directory of your own", path)}
-	}
+const (
+	// Unused is how long a compiled filter stays in a cache that nobody asks for.
+	Unused = 30 * 24 * time.Hour
+	// noted is how exact the time is at which one was last asked for.
+	noted = 24 * time.Hour
+)
+
+func cacheError(path string, err error) error {
+	return &CacheError{Dir: path, Err: err, Remedy: fmt.Sprintf("remove %q, or point the cache at a directory of your own", path)}
+}
+
+// makeCache opens a cache that need not exist.
+func makeCache(path string) (*cache, error) {
 	if err := os.MkdirAll(path, 0o700); err != nil {
-		return fail(err)
+		return nil, cacheError(path, err)
 	}
+	return openCache(path)
+}
+
+func openCache(path string) (*cache, error) {
+	fail := func(err error) (*cache, error) { return nil, cacheError(path, err) }
 	fd, err := unix.Open(path, unix.O_DIRECTORY|unix.O_NOFOLLOW|unix.O_CLOEXEC|unix.O_RDONLY, 0)
 	if err != nil {
 		return fail(os.NewSyscallError("open", err))
@@ -95,6 +112,10 @@ func (c *cache) load(digest string) ([]byte, bool) {
 	if _, err := bpf.Parse(raw); err != nil {
 		return nil, false
 	}
+	if time.Since(time.Unix(st.Mtim.Unix())) > noted {
+		now := unix.Timespec{Nsec: unix.UTIME_NOW}
+		_ = unix.UtimesNanoAt(int(c.dir.Fd()), digest+".bpf", []unix.Timespec{now, now}, unix.AT_SYMLINK_NOFOLLOW) // on a read-only disk it is compiled again one day
+	}
 	return raw, true
 }
 
@@ -116,6 +137,44 @@ func (c *cache) save(digest string, raw []byte) (err error) {
 		return err
 	}
 	return os.NewSyscallError("renameat", unix.Renameat(dirfd, name, dirfd, digest+".bpf"))
+}
+
+// Prune removes from the cache at path the filters that nobody has asked for in the time Unused,
+// and what a save left that was killed. A cache that does not exist has none; what is of no
+// filter stays.
+func Prune(path string, now time.Time) error {
+	c, err := openCache(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	defer c.close()
+	names, err := c.dir.Readdirnames(-1)
+	if err != nil {
+		return cacheError(path, err)
+	}
+	var errs []error
+	for _, name := range names {
+		digest, kind, _ := strings.Cut(name, ".")
+		if sum, err := hex.DecodeString(digest); err != nil || len(sum) != sha256.Size || kind == "" {
+			continue
+		}
+		allowed := Unused
+		if kind != "bpf" {
+			allowed = noted // which is written in milliseconds
+		}
+		var st unix.Stat_t
+		err := unix.Fstatat(int(c.dir.Fd()), name, &st, unix.AT_SYMLINK_NOFOLLOW)
+		if err == nil && st.Mode&unix.S_IFMT == unix.S_IFREG && now.Sub(time.Unix(st.Mtim.Unix())) > allowed {
+			err = unix.Unlinkat(int(c.dir.Fd()), name, 0)
+		}
+		if err != nil && !errors.Is(err, unix.ENOENT) { // another has done it
+			errs = append(errs, cacheError(path, fmt.Errorf("%s: %w", name, err)))
+		}
+	}
+	return errors.Join(errs...)
 }
 
 // entrySum covers the digest of the policy too, so that a valid entry under another name is not taken for it.

@@ -103,7 +103,7 @@ func (c Compiler) compile(ctx context.Context, p Policy) (Filter, error) {
 	var store *cache
 	if c.CacheDir != "" {
 		var err error
-		if store, err = openCache(c.CacheDir); err != nil {
+		if store, err = makeCache(c.CacheDir); err != nil {
 			return Filter{}, err
 		}
 		defer store.close()

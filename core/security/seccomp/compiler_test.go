@@ -294,6 +294,49 @@ func TestUnwritableCacheDoesNotFailTheStart(t *testing.T) {
 	}
 }
 
+// What nobody has asked for in a month goes; what was asked for since stays, and so does what is
+// not the cache's own.
+func TestPruneRemovesWhatIsUnused(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "cache")
+	check(t, seccomp.Prune(dir, time.Now())) // there is none
+	c := seccomp.Compiler{Helper: helper(t), CacheDir: dir}
+	r, unused := seccomp.Request{Allow: []string{"keyctl"}}, seccomp.Request{Allow: []string{"add_key"}}
+	_, err := c.Compile(t.Context(), r)
+	check(t, err)
+	used := only(t, dir, "")
+	_, err = c.Compile(t.Context(), unused)
+	check(t, err)
+	old := only(t, dir, used)
+	half, foreign := strings.TrimSuffix(used, "bpf")+"ABC", filepath.Join(dir, "README.bpf")
+	write(t, half, nil)
+	write(t, foreign, nil)
+	left := func(want ...string) {
+		t.Helper()
+		entries, err := filepath.Glob(filepath.Join(dir, "*"))
+		check(t, err)
+		if slices.Sort(want); !slices.Equal(entries, want) {
+			t.Errorf("cache holds %q, want %q", entries, want)
+		}
+	}
+	now := time.Now()
+	check(t, seccomp.Prune(dir, now))
+	left(used, old, half, foreign)
+	month := now.Add(-seccomp.Unused - time.Hour)
+	for _, path := range []string{used, old, half, foreign} {
+		check(t, os.Chtimes(path, month, month))
+	}
+	_, err = seccomp.Compiler{Helper: missing, CacheDir: dir}.Compile(t.Context(), r)
+	check(t, err)
+	check(t, seccomp.Prune(dir, now))
+	left(used, foreign)
+	check(t, os.Chmod(dir, 0o755))
+	var untrusted *seccomp.CacheError
+	if err := seccomp.Prune(dir, now.Add(2*seccomp.Unused)); !errors.As(err, &untrusted) {
+		t.Errorf("a directory that others can write: %v", err)
+	}
+	left(used, foreign)
+}
+
 func only(t *testing.T, dir, except string) string {
 	t.Helper()
 	entries, err := filepath.Glob(filepath.Join(dir, "*.bpf"))

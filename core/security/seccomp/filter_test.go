@@ -340,7 +340,7 @@ func TestInitFilterRefusesWhatInitNeverNeeds(t *testing.T) {
 		}
 		// What PID 1 in Go and the process that becomes a workload do.
 		for _, name := range []string{
-			"clone", "wait4", "waitid", "kill", "recvmsg", "sendmsg", "epoll_pwait", "futex", "nanosleep", "mmap", "munmap",
+			"clone", "wait4", "waitid", "kill", "recvmsg", "sendmsg", "pselect6", "epoll_pwait", "futex", "nanosleep", "mmap", "munmap",
 			"madvise", "rt_sigaction", "rt_sigprocmask", "rt_sigreturn", "sigaltstack", "sched_yield", "getpid", "gettid",
 			"tgkill", "exit_group", "openat", "ioctl", "close", "read", "write", "prctl", "capset", "setresuid", "setresgid",
 			"setgroups", "setsid", "chdir", "umask", "prlimit64", "landlock_restrict_self", "seccomp", "execve", "dup3",

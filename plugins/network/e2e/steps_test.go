@@ -34,7 +34,8 @@ func TestSupervisorDiesAtEachStep(t *testing.T) {
 		program := s.failing()
 		before, files := s.settled()
 		path := s.write(job{network: policy + published("127.0.0.1:8081", 8080, "tcp"), probes: []probe.Probe{{ID: "self", Kind: probe.Self}}})
-		dies := func(at string) (int, string) {
+		dies := func(t *testing.T, at string) (int, string) {
+			t.Helper()
 			ctx, cancel := context.WithTimeout(context.Background(), patience)
 			defer cancel()
 			cmd := s.lab.Host.CommandAs(ctx, s.who.uid, s.who.gid, program, "run", "-host-config", s.conf, "-config", path)
@@ -43,7 +44,7 @@ func TestSupervisorDiesAtEachStep(t *testing.T) {
 			out, err := cmd.CombinedOutput()
 			return exitCode(t, cmd, err), string(out)
 		}
-		code, text := dies("?")
+		code, text := dies(t, "?")
 		if code != 0 {
 			t.Fatalf("exit code %d: %s", code, text)
 		}
@@ -59,11 +60,13 @@ func TestSupervisorDiesAtEachStep(t *testing.T) {
 		slices.Sort(steps)
 		for _, step := range slices.Compact(steps) {
 			t.Run(strings.ReplaceAll(step, " ", "-"), func(t *testing.T) {
-				if code, text := dies(step); code != -int(unix.SIGKILL) {
+				if code, text := dies(t, step); code != -int(unix.SIGKILL) {
 					t.Errorf("exit code %d, want death by SIGKILL: %s", code, text)
 				}
-				s.gone()
-				s.left(before, files)
+				step := *s
+				step.t = t
+				step.gone()
+				step.left(before, files)
 			})
 		}
 	})
