@@ -1,6 +1,7 @@
 package resolver
 
 import (
+	"fmt"
 	"net/netip"
 	"slices"
 	"strings"
@@ -222,6 +223,20 @@ func TestAliasesAreFollowedAndHidden(t *testing.T) {
 	}
 	if got := brief(b.ask(t, "b.other.", dns.TypeA)); got != "REFUSED" {
 		t.Errorf("the alias's target: %s", got)
+	}
+}
+
+// An answer that is aliases from end to end is read once, and not once for each step.
+func TestAnAnswerFullOfAliases(t *testing.T) {
+	m := new(dns.Msg).SetQuestion("0.EXAMPLE.", dns.TypeA)
+	for range 4000 {
+		m.Answer = append(m.Answer, &dns.CNAME{Hdr: dns.RR_Header{Name: "OTHER.example.", Rrtype: dns.TypeCNAME, Class: dns.ClassINET}, Target: "a.example."})
+	}
+	for i := range chain + 4 {
+		m.Answer = append(m.Answer, &dns.CNAME{Hdr: dns.RR_Header{Name: fmt.Sprintf("%d.EXAMPLE.", i), Rrtype: dns.TypeCNAME, Class: dns.ClassINET}, Target: fmt.Sprintf("%d.example.", i+1)})
+	}
+	if n := testing.AllocsPerRun(2, func() { read(m) }); n > 8000 {
+		t.Errorf("%.0f allocations", n)
 	}
 }
 
