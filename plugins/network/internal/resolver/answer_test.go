@@ -179,6 +179,7 @@ func TestAnAllowedNameDoesNotReachIntoPrivateNetworks(t *testing.T) {
 		{"nor are names' own addresses", []network.Rule{cidr("0.0.0.0/0")}, network.Allow, []string{"A 198.18.1.0", "AAAA fd00:6e75:636c::100"}, ""},
 		{"IPv4 in IPv6", []network.Rule{cidr("0.0.0.0/0")}, network.Allow, []string{"A 8.8.8.8", "AAAA ::ffff:8.8.4.4"}, "8.8.8.8"},
 		{"IPv4 behind NAT64", nil, network.Deny, []string{"AAAA 64:ff9b::10.0.0.1"}, ""},
+		{"IPv4 in other ways", nil, network.Public, []string{"AAAA 64:ff9b:1::10.0.0.1", "AAAA 2002:a00:1::1", "AAAA 2001:0:a00:1::f5ff:fffe", "AAAA ::10.0.0.1", "AAAA 2a00::5efe:10.0.0.1"}, ""},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			var records []string
