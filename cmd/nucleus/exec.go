@@ -38,7 +38,7 @@ is read back from the kernel before it starts. Its environment is the job's, wit
 secrets. The exit code is the command's; 128+n if signal n ended it; 125 if Nucleus
 failed, 126 if the command cannot be executed, 127 if it is not found.
 
-Signals are passed on; a second Ctrl-C within 3 seconds kills the command. If this process
+Signals are passed on, SIGTERM and SIGHUP with a SIGCONT behind; a second Ctrl-C within 3 seconds kills the command. If this process
 ends, the command is killed, unless -detach. The keys to detach (-detach-keys) leave a
 command with -tty running.`,
 		Example: `  nucleus exec web ls -l /srv
@@ -133,6 +133,9 @@ func (a *app) exec(ctx context.Context, f *execFlags, ref string, argv []string)
 	}
 	if err != nil && w.gaveUp.Load() {
 		return unended(at)
+	}
+	if n := unix.Signal(w.cut.Load()); err != nil && n != 0 {
+		return cutOff(at, n)
 	}
 	if err != nil {
 		return err

@@ -2,6 +2,7 @@ package main
 
 import (
 	"fmt"
+	"slices"
 	"sync/atomic"
 	"time"
 
@@ -27,7 +28,11 @@ type wishes struct {
 	done    chan struct{} // closed when nobody wants anything any more
 	leave   chan struct{} // closed when the command is not waited for any more
 	gaveUp  atomic.Bool   // it was killed, and does not end
+	cut     atomic.Int32  // the signal that came before it ran, and ended the wait for that
 }
+
+// fatal are the signals that end whoever has no other use for them.
+var fatal = []unix.Signal{unix.SIGINT, unix.SIGTERM, unix.SIGHUP, unix.SIGQUIT}
 
 // pass tells the supervisor. A second Ctrl-C kills, as in forward.
 func (w *wishes) pass() {
@@ -37,6 +42,10 @@ func (w *wishes) pass() {
 	started, detached := w.started, w.io.Detached()
 	send := func(n unix.Signal) {
 		_ = w.c.Send(supervisor.VerbSignal, supervisor.SignalRequest{Signal: int(n)}) // its end is on the way
+		if n == unix.SIGTERM || n == unix.SIGHUP {
+			// What somebody in the sandbox has stopped would not hear of it, as timeout(1) knows.
+			_ = w.c.Send(supervisor.VerbSignal, supervisor.SignalRequest{Signal: int(unix.SIGCONT)}) // as above
+		}
 	}
 	for {
 		select {
@@ -46,6 +55,12 @@ func (w *wishes) pass() {
 			}
 			started, early = nil, nil
 		case n := <-w.caught:
+			if started != nil && slices.Contains(fatal, n) {
+				// Processes of the sandbox can hold up one that is not its program yet.
+				w.cut.Store(int32(n))
+				_ = w.c.Close() // the supervisor kills it
+				return
+			}
 			if n == unix.SIGINT {
 				if time.Since(interrupted) < twice {
 					n = unix.SIGKILL
@@ -80,5 +95,13 @@ func unended(at state.Ref) error {
 	return &hintedError{
 		err:  &endedError{code: 128 + int(unix.SIGINT), text: fmt.Sprintf("received SIGINT twice: the command was killed, and has not ended within %s", killTime)},
 		hint: "nucleus kill " + at.Name,
+	}
+}
+
+// cutOff tells that a signal came before the command ran.
+func cutOff(at state.Ref, n unix.Signal) error {
+	return &hintedError{
+		err:  &endedError{code: 128 + int(n), text: fmt.Sprintf("received %s before the command ran: it is killed", unix.SignalName(n))},
+		hint: "if it should have run by then, a process of the sandbox may have stopped it: nucleus kill " + at.Name,
 	}
 }

@@ -111,24 +111,42 @@ func (im *Image) Close() {
 	}
 }
 
-// whole compares the files with the manifest.
+// whole compares the files with the manifest, of which there may be no others: the program
+// would read them, and nobody has looked at whose they are.
 func (im *Image) whole() error {
 	fd := int(im.Data.Fd())
 	if _, err := private(fd, unix.S_IFDIR); err != nil {
 		return fmt.Errorf("%s: %w", DataName, err)
 	}
+	listed := map[string]bool{}
 	for _, f := range im.Files {
+		listed[f.Name] = true
 		at, err := unix.Openat(fd, f.Name, unix.O_PATH|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
 		if err != nil {
-			return fmt.Errorf("%s: %w", f.Name, err)
+			return fmt.Errorf("%q: %w", f.Name, err)
 		}
 		st, err := private(at, unix.S_IFREG)
 		_ = unix.Close(at)
 		if err != nil {
-			return fmt.Errorf("%s: %w", f.Name, err)
+			return fmt.Errorf("%q: %w", f.Name, err)
 		}
 		if st.Size != f.Size {
-			return fmt.Errorf("%s has %d bytes, and had %d", f.Name, st.Size, f.Size)
+			return fmt.Errorf("%q has %d bytes, and had %d", f.Name, st.Size, f.Size)
+		}
+	}
+	again, err := unix.Openat(fd, ".", unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return fmt.Errorf("%s: %w", DataName, err)
+	}
+	dir := os.NewFile(uintptr(again), DataName)
+	defer dir.Close()
+	names, err := dir.Readdirnames(maxFiles + 1)
+	if err != nil && !errors.Is(err, io.EOF) {
+		return fmt.Errorf("%s: %w", DataName, err)
+	}
+	for _, n := range names {
+		if !listed[n] {
+			return fmt.Errorf("%q is not in %s", n, manifestName)
 		}
 	}
 	return nil

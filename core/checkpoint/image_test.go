@@ -213,7 +213,7 @@ func TestImagesThatAreNone(t *testing.T) {
 		want   string
 	}{
 		"others may enter":   {func(p string) error { return os.Chmod(p, 0o755) }, "mode 0755"},
-		"others may read":    {func(p string) error { return os.Chmod(p+"/image/b", 0o640) }, "b: others have rights"},
+		"others may read":    {func(p string) error { return os.Chmod(p+"/image/b", 0o640) }, `"b": others have rights`},
 		"and its manifest":   {func(p string) error { return os.Chmod(p+"/manifest.json", 0o604) }, "manifest.json: others"},
 		"no manifest":        {func(p string) error { return os.Remove(p + "/manifest.json") }, "none that nucleus checkpoint has made"},
 		"no JSON":            {func(p string) error { return os.WriteFile(p+"/manifest.json", []byte("{"), 0o600) }, "unexpected EOF"},
@@ -221,11 +221,16 @@ func TestImagesThatAreNone(t *testing.T) {
 		"names elsewhere": {func(p string) error {
 			return os.WriteFile(p+"/manifest.json", []byte(`{"version":1,"files":[{"name":"../x"}]}`), 0o600)
 		}, "no name of a file"},
-		"a file is missing": {func(p string) error { return os.Remove(p + "/image/b") }, "b: no such file"},
-		"a file is cut off": {func(p string) error { return os.Truncate(p+"/image/b", 1) }, "b has 1 bytes, and had 5"},
+		"a name that drives the terminal": {func(p string) error {
+			return os.WriteFile(p+"/manifest.json", []byte(`{"version":1,"files":[{"name":"\u001b]0;x\u0007"}]}`), 0o600)
+		}, `"\x1b]0;x\a": no such file`},
+		"a file more":       {func(p string) error { return os.WriteFile(p+"/image/pages", []byte("others"), 0o666) }, `"pages" is not in manifest.json`},
+		"a link more":       {func(p string) error { return os.Symlink("/etc/passwd", p+"/image/pages") }, `"pages" is not in manifest.json`},
+		"a file is missing": {func(p string) error { return os.Remove(p + "/image/b") }, `"b": no such file`},
+		"a file is cut off": {func(p string) error { return os.Truncate(p+"/image/b", 1) }, `"b" has 1 bytes, and had 5`},
 		"a link to a file": {func(p string) error {
 			return errors.Join(os.Rename(p+"/image/b", p+"/b"), os.Symlink("../b", p+"/image/b"))
-		}, "b: it is no file of the kind"},
+		}, `"b": it is no file of the kind`},
 		"a link to a directory": {func(p string) error {
 			return errors.Join(os.Rename(p+"/image", p+"/i"), os.Symlink("i", p+"/image"))
 		}, "image: not a directory"},

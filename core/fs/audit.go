@@ -15,10 +15,12 @@ type expectation struct {
 	fstype   string // "" for any
 	set      uint64
 	optional bool
+	origin   string // the job's path of what asks for it, "" for a default
+	unknown  bool   // what is bound was not looked at when the operation was compiled
 }
 
 func (p *Prepared) expectMount(target, fstype string, set uint64) {
-	p.expect = append(p.expect, expectation{target: target, fstype: fstype, set: set})
+	p.expect = append(p.expect, expectation{target: target, fstype: fstype, set: set, origin: p.origin})
 }
 
 // expected is what Audit compares with.
@@ -74,6 +76,7 @@ func (p *Prepared) Audit(r io.Reader) ([]string, error) {
 			bad = append(bad, fmt.Sprintf("%s: file system %s, want %s", e.target, i.FSType, e.fstype))
 		}
 	}
+	var brought []submount
 	for path, i := range top {
 		if p.want.masked[path] {
 			if !hasAttrs(i.Options, unix.MOUNT_ATTR_RDONLY) {
@@ -89,8 +92,11 @@ func (p *Prepared) Audit(r io.Reader) ([]string, error) {
 		if !hasAttrs(i.Options, e.set) {
 			bad = append(bad, fmt.Sprintf("%s: mounted %s, want %s", path, i.Options, attrNames(e.set)))
 		}
+		if e.fstype == "" && (e.unknown || path != e.target) {
+			brought = append(brought, submount{i, e})
+		}
 	}
-	return bad, nil
+	return bad, p.hides(brought)
 }
 
 // governing finds the expectation for a path: its own, or that of the bind

@@ -1,14 +1,19 @@
 package fs
 
 import (
+	"bytes"
 	"fmt"
+	"os"
 	"path/filepath"
 	"slices"
 	"strings"
 
+	"github.com/moby/sys/mountinfo"
 	"golang.org/x/sys/unix"
 
 	"github.com/nucleus-runtime/nucleus/core/plan"
+	"github.com/nucleus-runtime/nucleus/internal/plainfile"
+	"github.com/nucleus-runtime/nucleus/sdk/runtime"
 )
 
 // own is a path of the host that is Nucleus's, and no job's.
@@ -87,6 +92,9 @@ func (p *Prepared) refused(real string) string {
 	return ""
 }
 
+// elsewhere is what to do about a path of Nucleus's that is where it must not be.
+const elsewhere = "name another directory (-state-root, NUCLEUS_STATE_ROOT, state_root of the host configuration, TMPDIR)"
+
 // showable refuses a directory that every sandbox sees of the host and that holds what none
 // may: a read-only mount keeps nobody from connecting to the control sockets of other
 // sandboxes, which serve whoever has their owner's id.
@@ -95,10 +103,89 @@ func (p *Prepared) showable(m plan.Mount) error {
 	for _, o := range p.owned() {
 		if o.hidden && (below(o.real, m.Source) || same(shown, o.at...)) {
 			return &Error{
-				Path: o.real, Hint: "name another directory (-state-root, NUCLEUS_STATE_ROOT, state_root of the host configuration, TMPDIR), or give the job a rootfs",
+				Path: o.real, Hint: elsewhere + ", or give the job a rootfs",
 				Err: fmt.Errorf("%q is Nucleus's own and lies in %q of the host, which the sandbox would see", o.real, m.Source),
 			}
 		}
 	}
 	return nil
+}
+
+// submount is a mount of a sandbox that came along with what was bound.
+type submount struct {
+	*mountinfo.Info
+	of expectation
+}
+
+// hides refuses those that show what no sandbox may have: the same file system, from a
+// directory on that it lies in, or that lies in it. Names and inodes on the way to a source
+// tell nothing of mounts below it.
+func (p *Prepared) hides(brought []submount) error {
+	if len(brought) == 0 {
+		return nil
+	}
+	table, err := plainfile.Read("/proc/self/mountinfo")
+	if err != nil {
+		return err
+	}
+	ours, err := mountinfo.GetMountsFromReader(bytes.NewReader(table), nil)
+	if err != nil {
+		return fmt.Errorf("reading mountinfo: %w", err)
+	}
+	for _, o := range p.owned() {
+		if !o.hidden {
+			continue
+		}
+		on, at, err := locate(o.real, ours)
+		if err != nil {
+			return fmt.Errorf("finding the mount of %q: %w", o.real, err)
+		}
+		for _, m := range brought {
+			if on == nil || m.Major != on.Major || m.Minor != on.Minor || !beneath(at, m.Root) && !beneath(m.Root, at) {
+				continue
+			}
+			hint := "unmount it, or name a directory that holds only what the sandbox may have"
+			if m.of.origin == "" {
+				hint = "unmount it, or " + elsewhere + ", or give the job a rootfs"
+			}
+			return &Error{
+				Path: o.real, Origin: sourceOrigin(m.of.origin), Hint: hint,
+				Err: fmt.Errorf("%q is Nucleus's own, and the sandbox would see it: what is lent as %q has a mount of it, or of what it lies in, at %q",
+					o.real, p.inSandbox(m.of.target), p.inSandbox(m.Mountpoint)),
+			}
+		}
+	}
+	return nil
+}
+
+// locate finds the mount that a real path is on, and where in its file system it lies.
+func locate(real string, table []*mountinfo.Info) (*mountinfo.Info, string, error) {
+	var st unix.Statx_t
+	err := unix.Statx(unix.AT_FDCWD, real, unix.AT_SYMLINK_NOFOLLOW|unix.AT_STATX_DONT_SYNC, unix.STATX_MNT_ID, &st)
+	if err == unix.ENOENT {
+		return nil, "", nil // nobody can see it
+	}
+	if err != nil {
+		return nil, "", os.NewSyscallError("statx", err)
+	}
+	for _, i := range table {
+		if uint64(i.ID) != st.Mnt_id {
+			continue
+		}
+		rest, err := filepath.Rel(i.Mountpoint, real)
+		return i, filepath.Join(i.Root, rest), err
+	}
+	return nil, "", unix.ENOENT
+}
+
+// beneath is below, for paths of which one may be the root.
+func beneath(path, dir string) bool { return dir == "/" || below(path, dir) }
+
+// inSandbox gives the path as the workload has it, which a runtime plugin's program has
+// below its own root.
+func (p *Prepared) inSandbox(path string) string {
+	if p.plan.Runtime == nil {
+		return path
+	}
+	return strings.TrimPrefix(path, runtime.RootPath)
 }

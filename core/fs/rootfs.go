@@ -211,7 +211,7 @@ func (c *composer) entry(path string) error {
 
 func (c *composer) bind(path string, flags uint32) {
 	c.p.op(initproto.Op{Code: initproto.OpBind, Target: path, Source: lowerDir + path, Set: c.set, Flags: flags | initproto.FlagInRoot | initproto.FlagRecursive, FD: -1})
-	c.p.expectMount(path, "", c.set)
+	c.p.expect = append(c.p.expect, expectation{target: path, set: c.set, origin: "rootfs.path", unknown: true})
 	c.bound = append(c.bound, path)
 }
 

@@ -52,7 +52,7 @@ func (p *Prepared) source(path, origin string) (*os.File, string, error) {
 // sourceOrigin names the attribute that a block names its source with.
 func sourceOrigin(block string) string {
 	switch block {
-	case "", "rootfs.path":
+	case "", "rootfs.path", "runtime":
 		return block
 	case "workspace":
 		return "workspace.path"

@@ -76,6 +76,7 @@ type Process struct {
 	quiet   bool
 	inside  bool          // a runtime plugin's program runs it
 	pending atomic.Uint64 // signals on their way inside, a bit for each
+	sent    atomic.Uint64 // signals that were asked for, in the same way
 	made    chan made     // holds init's answer
 	left    bool          // nobody waits for the answer any more
 	ended   chan struct{}
@@ -455,6 +456,9 @@ func (p *Process) whyNot(err error) error {
 		return p.reason()
 	case <-time.After(patience):
 	}
+	if errors.Is(err, security.ErrStopped) {
+		return &PhaseError{Phase: "exec", Err: err, Hint: "try again, or end the sandbox: nucleus kill " + p.s.dir.Name}
+	}
 	var pe *security.PostureError
 	if errors.As(err, &pe) {
 		p.s.log.Emit(audit.PostureFailed, err, map[string]any{"process": p.id})
@@ -495,6 +499,7 @@ func (s *Sandbox) verifySpawned(pid int, sp *initproto.Spawn) error {
 
 // Signal sends a signal to the process; SIGKILL to the group that it leads as well.
 func (p *Process) Signal(n unix.Signal) {
+	p.sent.Or(uint64(1) << (uint(n) - 1))
 	if p.inside && p.s.foreign.delivers() {
 		if bit := uint64(1) << (uint(n) - 1); p.pending.Or(bit)&bit == 0 {
 			go p.signalInside(n)
@@ -523,7 +528,11 @@ func (p *Process) Wait() (code, signal int, err error) {
 		return exec.CodeRuntime, 0, p.err
 	}
 	code, signal = p.s.exitCode(p.end.Exited)
-	if err = p.failure(); err != nil {
+	var se *exec.StageError
+	if err = p.failure(); errors.As(err, &se) && se.Errno == 0 && signal > 0 && p.sent.Load()>>(signal-1)&1 == 1 {
+		err = nil // it was let go, and then ended as was asked for
+	}
+	if err != nil {
 		code, signal = exec.CodeRuntime, 0
 	}
 	if !p.quiet {

@@ -116,7 +116,9 @@ func (m *maker) maskedPaths() {
 		"/proc/slabinfo", "/proc/sysrq-trigger", "/proc/timer_list", "/proc/timer_stats", "/proc/vmallocinfo",
 		"/sys/firmware", "/sys/devices/virtual/powercap",
 	}
-	m.p.ReadonlyPaths = []string{"/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys"}
+	// Pressure triggers are memory that no group counts, as many as there are descriptors
+	// (kernel commit d82caa273565 lets everybody set them).
+	m.p.ReadonlyPaths = []string{"/proc/bus", "/proc/fs", "/proc/irq", "/proc/pressure", "/proc/sys"}
 }
 
 // scratchMounts are the places that are writable by default. They are

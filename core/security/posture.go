@@ -26,6 +26,9 @@ func (e *PostureError) Error() string {
 	return "the posture of the workload is not the planned one: " + strings.Join(e.Differences, "; ")
 }
 
+// ErrStopped tells that a process waits for SIGCONT.
+var ErrStopped = errors.New("a process of the sandbox has stopped it (SIGSTOP)")
+
 // Own is what of this process the posture of its children is compared with: what they have
 // inherited, and what they must not share.
 type Own struct {
@@ -260,6 +263,9 @@ func (p *posture) awaitFilters(n int, settled func(procstatus.Text) bool) (procs
 			return procstatus.Text(b), nil
 		}
 		waited := time.Since(began)
+		if waited > filterWait && strings.HasPrefix(s.Get("State"), "T") {
+			return nil, fmt.Errorf("not ready within %s: %w", filterWait, ErrStopped)
+		}
 		if waited > filterWait {
 			return nil, fmt.Errorf("not ready within %s (seccomp mode %s, want %s; %s filters, want %d)", filterWait, s.Get("Seccomp"), mode, s.Get("Seccomp_filters"), own.filters+n)
 		}

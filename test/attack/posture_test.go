@@ -108,7 +108,7 @@ func TestPosture(t *testing.T) {
 			"/dev/pts devpts rw,nosuid,noexec,relatime", "/dev/random devtmpfs ro,nosuid,noexec,relatime", "/dev/shm tmpfs rw,nosuid,nodev,noexec,relatime",
 			"/dev/tty devtmpfs ro,nosuid,noexec,relatime", "/dev/urandom devtmpfs ro,nosuid,noexec,relatime", "/dev/zero devtmpfs ro,nosuid,noexec,relatime",
 			"/proc proc rw,nosuid,nodev,noexec,relatime", "/proc/bus proc ro,nosuid,nodev,noexec,relatime", "/proc/fs proc ro,nosuid,nodev,noexec,relatime",
-			"/proc/irq proc ro,nosuid,nodev,noexec,relatime", "/proc/sys proc ro,nosuid,nodev,noexec,relatime", "/root tmpfs rw,nosuid,nodev,relatime",
+			"/proc/irq proc ro,nosuid,nodev,noexec,relatime", "/proc/pressure proc ro,nosuid,nodev,noexec,relatime", "/proc/sys proc ro,nosuid,nodev,noexec,relatime", "/root tmpfs rw,nosuid,nodev,relatime",
 			"/run tmpfs rw,nosuid,nodev,relatime", "/sys sysfs ro,nosuid,nodev,noexec,relatime", "/tmp tmpfs rw,nosuid,nodev,relatime",
 			"/var/tmp tmpfs rw,nosuid,nodev,relatime", "/volume * rw,nosuid,nodev,noexec,relatime",
 		})

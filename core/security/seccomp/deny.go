@@ -110,7 +110,7 @@ var capOpens = []struct {
 var notAllowable = []struct{ name, why string }{
 	{"clone", "it is already allowed but for its namespace flags; unconditional it makes user namespaces, and with them every capability"},
 	{"clone3", "its flags are in memory, where no filter can check them; programs fall back to clone"},
-	{"ioctl", "it is already allowed but for TIOCSTI, TIOCLINUX, TIOCSETD, TIOCEXCL and a TCXONC that stops, which take a terminal from whoever is at it, or load line disciplines"},
+	{"ioctl", "it is already allowed but for TIOCSTI, TIOCLINUX, TIOCSETD, TIOCEXCL, a TCXONC that stops, and the oldest requests of bridges and VLANs, which take a terminal from whoever is at it, or load modules"},
 	{"setns", "it joins namespaces, and nothing outside of the sandbox may be joined"},
 	{"unshare", "it makes user namespaces, and with them every capability"},
 }
@@ -128,6 +128,11 @@ const (
 
 	stopOutput = 0 // TCOOFF
 
+	// Each is followed by its counterpart, which sets or removes.
+	siocgifbr   = 0x8940
+	siocgifvlan = 0x8982
+	siocbraddbr = 0x89a0
+
 	seccompNewListener = 1 << 3
 
 	setLease      = 1024 // F_SETLEASE
@@ -142,13 +147,7 @@ const (
 func argumentRules(add func(name string, action Action, conds ...Cond)) {
 	deniedArguments(add)
 
-	for _, family := range []uint64{syscall.AF_UNIX, syscall.AF_INET, syscall.AF_INET6} {
-		add("socket", ActAllow, is32(0, family))
-	}
-	// getaddrinfo asks for addresses by NETLINK_ROUTE. The other protocols are attack surface; libraries such as libaudit
-	// take EAFNOSUPPORT for a kernel without them.
-	add("socket", ActAllow, is32(0, syscall.AF_NETLINK), is32(2, syscall.NETLINK_ROUTE))
-	add("socket", Errno(syscall.EAFNOSUPPORT))
+	sockets(add)
 	// TIPC has socket pairs too: without this rule they would be a way around the one above.
 	add("socketpair", ActAllow, is32(0, syscall.AF_UNIX))
 	add("socketpair", Errno(syscall.EAFNOSUPPORT))
@@ -172,6 +171,10 @@ func argumentRules(add func(name string, action Action, conds ...Cond)) {
 // deniedArguments are the refusals by argument, which the default policy and that of init share.
 func deniedArguments(add func(name string, action Action, conds ...Cond)) {
 	deniedOnFiles(add)
+	// Of these the kernel loads bridge and 8021q for anybody (sock_ioctl() in net/socket.c); ENOPKG is its answer without them.
+	for _, pair := range []uint64{siocgifbr, siocgifvlan, siocbraddbr} {
+		add("ioctl", Errno(syscall.ENOPKG), Cond{Arg: 1, Op: OpMaskedEqual, Value: low32 &^ 1, Value2: pair})
+	}
 	// A listener lets one process answer the calls of others. The kernel takes only one for each process, and that is the
 	// host's to use; EINVAL is what a kernel without the flag says.
 	add("seccomp", Errno(syscall.EINVAL), Cond{Arg: 1, Op: OpMaskedEqual, Value: seccompNewListener, Value2: seccompNewListener})

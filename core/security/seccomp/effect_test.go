@@ -79,6 +79,8 @@ func TestAdmittedCallsReachTheKernel(t *testing.T) {
 		"writable code":     {unix.SYS_MPROTECT, [6]uintptr{1, 1, unix.PROT_WRITE | unix.PROT_EXEC}},
 		"cachestat":         {unix.SYS_CACHESTAT, [6]uintptr{bad, bad, bad, 0}},
 		"mseal":             {unix.SYS_MSEAL, [6]uintptr{1, 1, 0}},
+		"tcp socket":        {unix.SYS_SOCKET, [6]uintptr{unix.AF_INET6, unix.SOCK_STREAM | unix.SOCK_CLOEXEC, unix.IPPROTO_TCP}},
+		"raw socket":        {unix.SYS_SOCKET, [6]uintptr{unix.AF_INET, unix.SOCK_RAW, unix.IPPROTO_RAW}},
 		"rubbish above int": {unix.SYS_SOCKET, [6]uintptr{1<<32 | unix.AF_UNIX, unix.SOCK_STREAM}},
 		"sign extension":    {unix.SYS_IOCTL, [6]uintptr{bad, 0xffffffff80045430}},
 	}
@@ -118,6 +120,8 @@ func TestRefusedCallsDoNotReachTheKernel(t *testing.T) {
 		"AF_PACKET":            {call{unix.SYS_SOCKET, [6]uintptr{unix.AF_PACKET, unix.SOCK_RAW}}, unix.EAFNOSUPPORT},
 		"AF_PACKET upper bits": {call{unix.SYS_SOCKET, [6]uintptr{1<<40 | unix.AF_PACKET, unix.SOCK_RAW}}, unix.EAFNOSUPPORT},
 		"AF_VSOCK":             {call{unix.SYS_SOCKET, [6]uintptr{unix.AF_VSOCK, unix.SOCK_STREAM}}, unix.EAFNOSUPPORT},
+		"AF_INET SEQPACKET":    {call{unix.SYS_SOCKET, [6]uintptr{unix.AF_INET, unix.SOCK_SEQPACKET}}, unix.EPROTONOSUPPORT}, // ESOCKTNOSUPPORT, says the kernel
+		"bridge":               {call{unix.SYS_IOCTL, [6]uintptr{bad, unix.SIOCGIFBR}}, unix.ENOPKG},
 		"io_uring_setup":       {call{unix.SYS_IO_URING_SETUP, [6]uintptr{1, bad}}, unix.ENOSYS},
 		"keyctl":               {call{unix.SYS_KEYCTL, [6]uintptr{bad}}, unix.ENOSYS},
 		"bpf":                  {call{unix.SYS_BPF, [6]uintptr{bad, bad, 8}}, unix.EPERM},

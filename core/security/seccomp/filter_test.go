@@ -61,7 +61,9 @@ func forBoth(t *testing.T, filter string, test func(*testing.T, built)) {
 const upper = uint64(1) << 32
 
 func TestDefaultFilterDecidesByArguments(t *testing.T) {
-	eperm, einval, eafnosupport := Errno(syscall.EPERM), Errno(syscall.EINVAL), Errno(syscall.EAFNOSUPPORT)
+	eperm, einval, eafnosupport, enopkg := Errno(syscall.EPERM), Errno(syscall.EINVAL), Errno(syscall.EAFNOSUPPORT), Errno(syscall.ENOPKG)
+	noProtocol := Errno(syscall.EPROTONOSUPPORT)
+	const flags = syscall.SOCK_CLOEXEC | syscall.SOCK_NONBLOCK
 	forBoth(t, "default", func(t *testing.T, b built) {
 		for _, tc := range []struct {
 			name string
@@ -95,25 +97,53 @@ func TestDefaultFilterDecidesByArguments(t *testing.T) {
 			{"ioctl", []uint64{0, upper | tiocsti}, eperm}, // CVE-2019-10063
 			{"ioctl", []uint64{0, 0xffffffff_00000000 | tioclinux}, eperm},
 			{"ioctl", []uint64{0, 1<<63 | tiocsetd}, eperm},
-			{"ioctl", []uint64{tiocsti, 0x5413}, ActAllow}, // TIOCGWINSZ on descriptor 0x5412
+			{"ioctl", []uint64{0, siocgifbr}, enopkg},
+			{"ioctl", []uint64{0, siocgifbr + 1}, enopkg},
+			{"ioctl", []uint64{0, upper | siocgifvlan}, enopkg},
+			{"ioctl", []uint64{0, siocgifvlan + 1}, enopkg},
+			{"ioctl", []uint64{0, siocbraddbr + 1}, enopkg},
+			{"ioctl", []uint64{0, siocbraddbr + 2}, ActAllow}, // SIOCBRADDIF asks for NET_ADMIN first
+			{"ioctl", []uint64{0, 0x8910}, ActAllow},          // SIOCGIFNAME
+			{"ioctl", []uint64{tiocsti, 0x5413}, ActAllow},    // TIOCGWINSZ on descriptor 0x5412
 			{"ioctl", []uint64{0, 0x5401}, ActAllow},
 			{"ioctl", []uint64{0, 0xffffffff_80045430}, ActAllow}, // TIOCGPTN sign-extended, as musl passes it
 
 			{"socket", []uint64{syscall.AF_UNIX, syscall.SOCK_STREAM}, ActAllow},
 			{"socket", []uint64{syscall.AF_INET, syscall.SOCK_DGRAM}, ActAllow},
 			{"socket", []uint64{syscall.AF_INET6, syscall.SOCK_STREAM}, ActAllow},
-			{"socket", []uint64{upper | syscall.AF_INET}, ActAllow}, // rubbish above an int is legal
+			{"socket", []uint64{upper | syscall.AF_INET, upper | syscall.SOCK_STREAM, upper}, ActAllow}, // rubbish above an int is legal
+			{"socket", []uint64{syscall.AF_INET, syscall.SOCK_STREAM | flags, 6}, ActAllow},
+			{"socket", []uint64{syscall.AF_INET6, syscall.SOCK_STREAM | flags, 262}, ActAllow}, // MPTCP, which Go listens with
+			{"socket", []uint64{syscall.AF_INET, syscall.SOCK_DGRAM | flags, 17}, ActAllow},
+			{"socket", []uint64{syscall.AF_INET, syscall.SOCK_DGRAM, 1}, ActAllow},       // ping
+			{"socket", []uint64{syscall.AF_INET6, syscall.SOCK_DGRAM, 58}, ActAllow},     // ping -6
+			{"socket", []uint64{syscall.AF_INET, syscall.SOCK_RAW | flags, 2}, ActAllow}, // the kernel asks for NET_RAW
+			{"socket", []uint64{syscall.AF_INET, syscall.SOCK_STREAM, 132}, noProtocol},  // SCTP
+			{"socket", []uint64{syscall.AF_INET6, syscall.SOCK_SEQPACKET, 132}, noProtocol},
+			{"socket", []uint64{syscall.AF_INET, syscall.SOCK_SEQPACKET, 0}, noProtocol},
+			{"socket", []uint64{syscall.AF_INET, syscall.SOCK_DCCP, 0}, noProtocol}, // an alias of dccp_ipv4
+			{"socket", []uint64{syscall.AF_INET6, syscall.SOCK_DCCP | flags, 33}, noProtocol},
+			{"socket", []uint64{syscall.AF_INET, syscall.SOCK_DGRAM, 115}, noProtocol},  // L2TP
+			{"socket", []uint64{syscall.AF_INET6, syscall.SOCK_DGRAM, 136}, noProtocol}, // UDP-Lite
+			{"socket", []uint64{syscall.AF_INET, syscall.SOCK_STREAM, 256}, noProtocol}, // SMC
+			{"socket", []uint64{upper | syscall.AF_INET, upper | syscall.SOCK_STREAM, upper | 132}, noProtocol},
+			{"socket", []uint64{syscall.AF_INET, syscall.SOCK_STREAM, 1<<31 | 6}, noProtocol},
+			{"socket", []uint64{1<<31 | syscall.AF_INET, syscall.SOCK_STREAM, 6}, noProtocol},
 			{"socket", []uint64{syscall.AF_NETLINK, syscall.SOCK_RAW, syscall.NETLINK_ROUTE}, ActAllow},
 			{"socket", []uint64{syscall.AF_NETLINK, syscall.SOCK_RAW, upper}, ActAllow},
-			{"socket", []uint64{syscall.AF_NETLINK, syscall.SOCK_RAW, syscall.NETLINK_NETFILTER}, eafnosupport},
-			{"socket", []uint64{syscall.AF_NETLINK, syscall.SOCK_RAW, syscall.NETLINK_AUDIT}, eafnosupport},
-			{"socket", []uint64{upper | syscall.AF_NETLINK, syscall.SOCK_RAW, upper | syscall.NETLINK_NETFILTER}, eafnosupport},
+			{"socket", []uint64{syscall.AF_NETLINK, syscall.SOCK_RAW, syscall.NETLINK_NETFILTER}, noProtocol},
+			{"socket", []uint64{syscall.AF_NETLINK, syscall.SOCK_RAW, syscall.NETLINK_AUDIT}, noProtocol},
+			{"socket", []uint64{upper | syscall.AF_NETLINK, syscall.SOCK_RAW, upper | syscall.NETLINK_NETFILTER}, noProtocol},
 			{"socket", []uint64{syscall.AF_PACKET}, eafnosupport},
 			{"socket", []uint64{upper | syscall.AF_PACKET}, eafnosupport},
 			{"socket", []uint64{40}, eafnosupport}, // AF_VSOCK
 			{"socket", []uint64{38}, eafnosupport}, // AF_ALG
 			{"socket", []uint64{15}, eafnosupport}, // AF_KEY
 			{"socket", []uint64{30}, eafnosupport}, // AF_TIPC
+			{"socket", []uint64{0}, eafnosupport},
+			{"socket", []uint64{3}, eafnosupport},  // AF_AX25
+			{"socket", []uint64{11}, eafnosupport}, // AF_DECnet
+			{"socket", []uint64{43}, eafnosupport}, // AF_SMC
 			{"socketpair", []uint64{syscall.AF_UNIX}, ActAllow},
 			{"socketpair", []uint64{30}, eafnosupport},
 			{"socketpair", []uint64{upper | 30}, eafnosupport},

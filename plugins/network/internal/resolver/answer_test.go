@@ -1,6 +1,7 @@
 package resolver
 
 import (
+	"fmt"
 	"net/netip"
 	"slices"
 	"strings"
@@ -178,6 +179,7 @@ func TestAnAllowedNameDoesNotReachIntoPrivateNetworks(t *testing.T) {
 		{"nor are names' own addresses", []network.Rule{cidr("0.0.0.0/0")}, network.Allow, []string{"A 198.18.1.0", "AAAA fd00:6e75:636c::100"}, ""},
 		{"IPv4 in IPv6", []network.Rule{cidr("0.0.0.0/0")}, network.Allow, []string{"A 8.8.8.8", "AAAA ::ffff:8.8.4.4"}, "8.8.8.8"},
 		{"IPv4 behind NAT64", nil, network.Deny, []string{"AAAA 64:ff9b::10.0.0.1"}, ""},
+		{"IPv4 in other ways", nil, network.Public, []string{"AAAA 64:ff9b:1::10.0.0.1", "AAAA 2002:a00:1::1", "AAAA 2001:0:a00:1::f5ff:fffe", "AAAA ::10.0.0.1", "AAAA 2a00::5efe:10.0.0.1"}, ""},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			var records []string
@@ -222,6 +224,20 @@ func TestAliasesAreFollowedAndHidden(t *testing.T) {
 	}
 	if got := brief(b.ask(t, "b.other.", dns.TypeA)); got != "REFUSED" {
 		t.Errorf("the alias's target: %s", got)
+	}
+}
+
+// An answer that is aliases from end to end is read once, and not once for each step.
+func TestAnAnswerFullOfAliases(t *testing.T) {
+	m := new(dns.Msg).SetQuestion("0.EXAMPLE.", dns.TypeA)
+	for range 4000 {
+		m.Answer = append(m.Answer, &dns.CNAME{Hdr: dns.RR_Header{Name: "OTHER.example.", Rrtype: dns.TypeCNAME, Class: dns.ClassINET}, Target: "a.example."})
+	}
+	for i := range chain + 4 {
+		m.Answer = append(m.Answer, &dns.CNAME{Hdr: dns.RR_Header{Name: fmt.Sprintf("%d.EXAMPLE.", i), Rrtype: dns.TypeCNAME, Class: dns.ClassINET}, Target: fmt.Sprintf("%d.example.", i+1)})
+	}
+	if n := testing.AllocsPerRun(2, func() { read(m) }); n > 8000 {
+		t.Errorf("%.0f allocations", n)
 	}
 }
 

@@ -108,8 +108,9 @@ func read(m *dns.Msg) family {
 	}
 	at := dns.CanonicalName(q.Name)
 	f.ttl = uint32(maxKept / time.Second)
+	leads := aliases(m)
 	for range chain {
-		alias, ok := follow(m, at)
+		alias, ok := leads[at]
 		if !ok {
 			break
 		}
@@ -132,13 +133,23 @@ func read(m *dns.Msg) family {
 	return f
 }
 
-func follow(m *dns.Msg, at string) (*dns.CNAME, bool) {
+// aliases are those of an answer by their names, the first of each. An answer has up to
+// 4000 records, in the order that its zone likes.
+func aliases(m *dns.Msg) map[string]*dns.CNAME {
+	var out map[string]*dns.CNAME
 	for _, rr := range m.Answer {
-		if c, ok := rr.(*dns.CNAME); ok && c.Hdr.Class == dns.ClassINET && dns.CanonicalName(c.Hdr.Name) == at {
-			return c, true
+		c, ok := rr.(*dns.CNAME)
+		if !ok || c.Hdr.Class != dns.ClassINET {
+			continue
+		}
+		if out == nil {
+			out = map[string]*dns.CNAME{}
+		}
+		if at := dns.CanonicalName(c.Hdr.Name); out[at] == nil {
+			out[at] = c
 		}
 	}
-	return nil, false
+	return out
 }
 
 func address(rr dns.RR) (netip.Addr, bool) {

@@ -16,7 +16,7 @@ func (p Program) Compact() Program {
 		return p
 	}
 	foreign := p[min(2+int(p[1].JF), len(p)-1)]
-	c := compactor{from: p, arch: p[1].K}
+	c := compactor{from: p.decided(), arch: p[1].K}
 	if foreign.Op != Return || !c.divide() {
 		return p
 	}
@@ -26,6 +26,37 @@ func (p Program) Compact() Program {
 		head := Program{p[0], {Op: JumpEqual, JT: 1, K: c.arch}, foreign, {Op: LoadAbs, K: offsetNumber}}
 		if q, ok := c.assemble(head, near); ok && len(q) < len(out) {
 			out = q
+		}
+	}
+	return out
+}
+
+// decided makes plain jumps of comparisons that have one outcome. libseccomp writes a rule
+// without conditions beside others of the same call as "at least 0", and what a call gets
+// otherwise is then said where nothing comes.
+func (p Program) decided() Program {
+	from := make([]int, len(p)) // how many ways lead to an instruction
+	for i, in := range p {
+		switch in.Op {
+		case Return:
+		case JumpAlways:
+			from[i+1+int(in.K)]++
+		case LoadAbs, And:
+			from[i+1]++
+		default:
+			from[i+1+int(in.JT)]++
+			from[i+1+int(in.JF)]++
+		}
+	}
+	out := slices.Clone(p)
+	for i, in := range p {
+		if in.K != 0 {
+			continue
+		}
+		// Not more than 0 is 0.
+		left := in.Op == JumpEqual && from[i] == 1 && i > 0 && p[i-1].Op == JumpGreater && p[i-1].K == 0 && p[i-1].JF == 0
+		if in.Op == JumpGreaterE || left {
+			out[i] = Instruction{Op: JumpAlways, K: uint32(in.JT)}
 		}
 	}
 	return out

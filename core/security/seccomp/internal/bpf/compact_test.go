@@ -27,11 +27,35 @@ func chain(t *rapid.T, count int) (Program, []uint32) {
 				Instruction{Op: JumpSet, JT: 1, K: 4}, Instruction{Op: JumpAlways, K: 1}, Instruction{Op: Return, K: verdict}, Instruction{Op: Return, K: verdict + 1})
 			continue
 		}
+		if rapid.IntRange(0, 4).Draw(t, "any argument") == 0 {
+			rest = append(rest, Instruction{Op: JumpEqual, JF: 7, K: k})
+			rest = append(rest, anyValue(Instruction{Op: Return, K: verdict}, Instruction{Op: Return, K: verdict + 1})...)
+			continue
+		}
 		rest = append(rest, Instruction{Op: op, JF: 1, K: k}, Instruction{Op: Return, K: verdict})
 	}
 	rest = append(rest, Instruction{Op: Return, K: 9})
 	head := Program{{Op: LoadAbs, K: 4}, {Op: JumpEqual, JT: 1, K: 77}, {Op: Return, K: 8}, {Op: LoadAbs, K: 0}}
 	return append(head, rest...), edges
+}
+
+// anyValue is what libseccomp makes of a rule without conditions beside others of its call.
+func anyValue(yes, no Instruction) Program {
+	return Program{{Op: LoadAbs, K: 20}, {Op: JumpGreater, JT: 3}, {Op: JumpEqual, JF: 3}, {Op: LoadAbs, K: 16}, {Op: JumpGreaterE, JF: 1}, yes, no}
+}
+
+func TestCompactDropsWhatNothingReaches(t *testing.T) {
+	p := Program{{Op: LoadAbs, K: 4}, {Op: JumpEqual, JT: 1, K: 77}, {Op: Return, K: 8}, {Op: LoadAbs, K: 0}}
+	for n := range uint32(5) {
+		p = append(p, Instruction{Op: JumpEqual, JF: 1, K: n}, Instruction{Op: Return, K: 1})
+	}
+	p = append(p, Instruction{Op: JumpEqual, JF: 7, K: 5})
+	p = append(append(p, anyValue(Instruction{Op: Return, K: 1}, Instruction{Op: Return, K: 2})...), Instruction{Op: Return, K: 3})
+	for _, in := range p.Compact() {
+		if in.Op == Return && in.K == 2 {
+			t.Errorf("it is there: %v", p.Compact())
+		}
+	}
 }
 
 func TestCompactSaysTheSame(t *testing.T) {
