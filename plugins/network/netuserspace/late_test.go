@@ -144,9 +144,9 @@ func TestLateConnectionsWaitForRoom(t *testing.T) {
 	lab := netlab.New(t)
 	lab.Echo(t, 443)
 	const files = 512
-	const slots = (files - files/4) / 2
+	const slots = (files - files/4) * 8 / 17 // exit.Conns
 	const queue = slots / 8
-	s := attach(t, lab, options{egress: anywhere(), files: files})
+	s := attach(t, lab, options{egress: network.Egress{Default: network.Public}, files: files})
 	const at = "93.184.216.34:443"
 	held := make([]net.Conn, slots)
 	for i := range held {
@@ -161,6 +161,11 @@ func TestLateConnectionsWaitForRoom(t *testing.T) {
 		defer c.Close()
 		late[i] = c
 	}
+	// What is refused anyway is told as such, and takes no place.
+	if err := broken(s.pretend("10.77.0.9:443")); err != nil {
+		t.Errorf("one that is denied: %v", err)
+	}
+	s.wantDenial(t, "10.77.0.9:443", network.ReasonDefault)
 	if err := broken(s.pretend(at)); err != nil {
 		t.Errorf("one more than may wait: %v", err)
 	}

@@ -7,6 +7,9 @@ const (
 	mostConns = 16384
 	// reserved are descriptors for all else: UDP flows, the resolver, the host.
 	reserved = 4096
+	// SlotsPerWaiter is for how many connections there may be one more that waits, with one
+	// descriptor.
+	SlotsPerWaiter = 8
 )
 
 // Conns is how many TCP connections the process can carry, with two descriptors each.
@@ -17,5 +20,5 @@ func Conns() int {
 		return 256
 	}
 	files := int(min(l.Cur, 1<<20))
-	return max(64, min(mostConns, (files-min(reserved, files/4))/2))
+	return max(64, min(mostConns, (files-min(reserved, files/4))*SlotsPerWaiter/(2*SlotsPerWaiter+1)))
 }

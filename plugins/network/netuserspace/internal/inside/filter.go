@@ -34,10 +34,11 @@ func serialize(f func(*nftables.Conn) error) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := f(c); err != nil {
-		return nil, err
+	err = f(c)
+	if err == nil {
+		err = c.Flush()
 	}
-	if err := c.Flush(); !errors.Is(err, errCaptured) {
+	if !errors.Is(err, errCaptured) {
 		return nil, fmt.Errorf("making nftables messages: %w", err)
 	}
 	return out, nil
@@ -46,8 +47,10 @@ func serialize(f func(*nftables.Conn) error) ([]byte, error) {
 // Offsets in headers.
 const (
 	ttl4      = 8
+	src4      = 12
 	dst4      = 16
 	hopLimit6 = 7
+	src6      = 8
 	dst6      = 24
 	dportTCP  = 2
 	flagsTCP  = 13
@@ -68,12 +71,20 @@ func capture(f *family) ([]byte, error) {
 		}
 		answers := f.answers(table)
 		if err := c.AddSet(answers, nil); err != nil {
-			return fmt.Errorf("making nftables messages: %w", err)
+			return err
 		}
 		// What follows the first packet finds its socket without help, and a first packet
 		// needs none of the plugin's while the answer to another one like it is fresh.
 		rule(in, f.foreign(), syn(), f.tproxy(), accept())
 		rule(in, f.foreign(), protocol(unix.IPPROTO_UDP), f.tproxy(), accept())
+		// The plugin is not there any more. A program that listens is not who was meant.
+		rule(in, f.foreign(), syn(), drop())
+		rule(in, f.foreign(), protocol(unix.IPPROTO_UDP), drop())
+		if f == v6 {
+			// Nothing comes from outside this way. A program that is bound to an address which
+			// is not the sandbox's (IPV6_FREEBIND) could meet another that is connecting there.
+			rule(in, f.from(), syn(), drop())
+		}
 		rule(out, f.foreign(), syn(), f.sent(), mark(markLocal), f.target(), []expr.Any{remember(answers)}, accept())
 		rule(out, f.foreign(), syn(), f.unsent(), f.target(), []expr.Any{unknown(answers)}, mark(markTap), accept())
 		rule(out, f.foreign(), protocol(unix.IPPROTO_TCP), mark(markLocal), accept())
@@ -99,11 +110,15 @@ func protocol(p byte) []expr.Any {
 	return []expr.Any{&expr.Meta{Key: expr.MetaKeyL4PROTO, Register: 1}, cmp(expr.CmpOpEq, []byte{p})}
 }
 
-// foreign is what goes to an address that is not the sandbox's own.
-func (f *family) foreign() []expr.Any {
-	offset, length := uint32(dst4), uint32(4)
+// foreign is what goes to an address that is not the sandbox's own, and from what comes
+// from one.
+func (f *family) foreign() []expr.Any { return f.stranger(dst4, dst6) }
+func (f *family) from() []expr.Any    { return f.stranger(src4, src6) }
+
+func (f *family) stranger(at4, at6 uint32) []expr.Any {
+	offset, length := at4, uint32(4)
 	if f == v6 {
-		offset, length = dst6, 16
+		offset, length = at6, 16
 	}
 	mask := f.mask()
 	return []expr.Any{
@@ -148,8 +163,8 @@ func (f *family) ttl(op expr.CmpOp) []expr.Any {
 const (
 	// fresh is how long what came of a connection is taken to be what will come of the next.
 	fresh = 100 * time.Millisecond
-	// mostAnswers is how many destinations that is known of at once. What there is no room for
-	// goes by the plugin.
+	// mostAnswers is of how many destinations that is known at once; the kernel clears old ones
+	// out once a second. What there is no room for goes by the plugin.
 	mostAnswers = 1024
 )
 
@@ -204,3 +219,4 @@ func (f *family) tproxy() []expr.Any {
 }
 
 func accept() []expr.Any { return []expr.Any{&expr.Verdict{Kind: expr.VerdictAccept}} }
+func drop() []expr.Any   { return []expr.Any{&expr.Verdict{Kind: expr.VerdictDrop}} }

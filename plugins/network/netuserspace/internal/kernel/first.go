@@ -87,7 +87,7 @@ func (p *Path) settle(f flow, d *pending) {
 
 func (p *Path) abandon(f flow) {
 	delete(p.pending, f)
-	<-p.slots
+	p.giveBack()
 }
 
 // expire drops a connection whose sandbox's end has not come.

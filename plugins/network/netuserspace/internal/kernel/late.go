@@ -1,29 +1,33 @@
 package kernel
 
-import "time"
+import (
+	"time"
 
-// late is a connection that was accepted before anything was known of it: another one to
-// the same place has just been (see package inside), or there is no tap device, or the
+	"github.com/nucleus-runtime/nucleus/plugins/network/netuserspace/internal/exit"
+)
+
+// late is for a connection that was accepted before anything was known of it: another one
+// to the same place has just been (see package inside), or there is no tap device, or the
 // program has the TTL of those that were. It learns from a reset what others learn from
 // connect.
-type late struct {
-	fd int
-	flow
-	until time.Time
-}
-
-// late dials for a connection, if need be when there is a slot for it.
 func (p *Path) late(fd int, f flow) {
 	if p.local(f.dst.Addr()) { // the listener's own address
 		reset(fd)
 		return
 	}
-	select {
-	case p.slots <- struct{}{}:
-		p.dialLate(fd, f)
-	default:
-		p.queue.add(p, late{fd, f, time.Now().Add(patience)})
+	if len(p.queue.waiters) == 0 {
+		select {
+		case p.slots <- struct{}{}:
+			p.dialLate(fd, f)
+			return
+		default:
+		}
 	}
+	if p.exit.Quick(exit.TCP, f.dst) != nil { // to say no takes no slot
+		reset(fd)
+		return
+	}
+	p.queue.add(p, waiter{fd: fd, flow: f, until: time.Now().Add(patience)})
 }
 
 // dialLate has a slot.
@@ -31,61 +35,81 @@ func (p *Path) dialLate(fd int, f flow) {
 	p.dial(f.dst, func(d dialled, err error) {
 		if err != nil {
 			reset(fd)
-			<-p.slots
+			p.giveBack()
 			return
 		}
 		p.join(fd, d.fd, d.count)
 	})
 }
 
-// queue are those that wait for a slot, the first one first. Others wait at the tap, where
-// they take no descriptor, and so of these there may be fewer.
-type queue []late
+// giveBack gives a slot back, in the loop.
+func (p *Path) giveBack() {
+	<-p.slots
+	p.queue.serve(p)
+}
 
-const (
-	// waiting is what part of the slots may be waited for.
-	waiting = 8
-	// interval is when it is looked again whether there is a slot. Few are given back by
-	// the loop, and a place that is full is slow anyway.
-	interval = 10 * time.Millisecond
-)
+// waiter is a late connection without a slot.
+type waiter struct {
+	fd int
+	flow
+	until time.Time
+}
 
-func (q *queue) add(p *Path, c late) {
-	if len(*q) >= cap(p.slots)/waiting {
-		reset(c.fd)
+// queue are those that wait, the first one first. Others wait at the tap, where they take
+// no descriptor, and so of these there may be fewer.
+type queue struct {
+	waiters []waiter
+	timed   bool // it is served soon
+}
+
+// interval is when it is looked again whether there is a slot that was given back
+// elsewhere.
+const interval = 10 * time.Millisecond
+
+func (q *queue) add(p *Path, w waiter) {
+	if len(q.waiters) >= cap(p.slots)/exit.SlotsPerWaiter {
+		reset(w.fd)
 		return
 	}
-	*q = append(*q, c)
-	if len(*q) == 1 {
-		q.again(p)
-	}
+	q.waiters = append(q.waiters, w)
+	q.again(p)
 }
 
 func (q *queue) again(p *Path) {
-	time.AfterFunc(interval, func() { p.loop.post(func() { q.serve(p) }) })
+	if q.timed {
+		return
+	}
+	q.timed = true
+	time.AfterFunc(interval, func() {
+		p.loop.post(func() {
+			q.timed = false
+			q.serve(p)
+		})
+	})
 }
 
 func (q *queue) serve(p *Path) {
-	for len(*q) > 0 {
-		c := (*q)[0]
+	for len(q.waiters) > 0 && p.ctx.Err() == nil { // else drop has them
+		w := q.waiters[0]
 		select {
 		case p.slots <- struct{}{}:
-			p.dialLate(c.fd, c.flow)
+			q.waiters = q.waiters[1:]
+			p.dialLate(w.fd, w.flow)
+			continue
 		default:
-			if time.Now().Before(c.until) {
-				q.again(p)
-				return
-			}
-			reset(c.fd)
 		}
-		*q = (*q)[1:]
+		if time.Now().Before(w.until) {
+			q.again(p)
+			return
+		}
+		q.waiters = q.waiters[1:]
+		reset(w.fd)
 	}
-	*q = nil
 }
 
 // drop gives up those that are left.
 func (q *queue) drop() {
-	for _, c := range *q {
-		reset(c.fd)
+	for _, w := range q.waiters {
+		reset(w.fd)
 	}
 }

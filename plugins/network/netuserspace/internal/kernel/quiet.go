@@ -138,7 +138,7 @@ func (q *quiet) leave(left [2][]byte) {
 	if !p.track(inside, outside) {
 		inside.Close()
 		outside.Close()
-		<-p.slots
+		p.giveBack()
 		return
 	}
 	p.wg.Go(func() {
@@ -161,5 +161,5 @@ func (q *quiet) drop() {
 	for _, fd := range q.fd {
 		q.path.loop.close(fd)
 	}
-	<-q.path.slots
+	q.path.giveBack()
 }
