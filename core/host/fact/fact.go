@@ -80,9 +80,15 @@ type HostPath struct {
 type Cgroup struct {
 	Layout      string             `json:"layout"` // v2, v1, hybrid, none
 	Controllers map[string]Feature `json:"controllers,omitempty"`
-	NoSwap      bool               `json:"no_swap,omitempty"` // the kernel cannot swap at all
+	SwapAbsent  bool               `json:"swap_absent,omitempty"` // the kernel cannot swap at all
 	Why         string             `json:"why,omitempty"`
 	Remedy      string             `json:"remedy,omitempty"`
+}
+
+// SwapUnlimited: with these states of its controllers, a limit of memory leaves a
+// sandbox swap that nothing limits.
+func (c Cgroup) SwapUnlimited(memory, swap State) bool {
+	return memory == Available && swap == Unavailable && !c.SwapAbsent
 }
 
 // Feature gives a probed feature; one that nobody probed is Unknown.
