@@ -76,6 +76,9 @@ type HostPath struct {
 	Dir    bool   `json:"dir"`
 }
 
+// RemedyMapRefused is for a map that newuidmap(1) or newgidmap(1) refuse.
+const RemedyMapRefused = "check your lines in /etc/subuid and /etc/subgid, and that your group is the one of your line in /etc/passwd (id -g; newgrp changes it)"
+
 // Cgroup says what the host's control groups can do for us.
 type Cgroup struct {
 	Layout      string             `json:"layout"` // v2, v1, hybrid, none
