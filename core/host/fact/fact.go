@@ -88,8 +88,8 @@ type Cgroup struct {
 	Remedy      string             `json:"remedy,omitempty"`
 }
 
-// SwapUnlimited: with these states of its controllers, a limit of memory leaves a
-// sandbox swap that nothing limits.
+// SwapUnlimited reports whether, with these states of its controllers, a limit of memory
+// leaves a sandbox swap that nothing limits.
 func (c Cgroup) SwapUnlimited(memory, swap State) bool {
 	return memory == Available && swap == Unavailable && !c.SwapAbsent
 }
