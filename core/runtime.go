@@ -154,7 +154,7 @@ func (r *Runtime) look() (fact.Host, error) {
 func (r *Runtime) Host() (fact.Host, error) { return r.host() }
 
 func cgroupFacts(f cgroups.Facts) fact.Cgroup {
-	c := fact.Cgroup{Layout: string(f.Layout), NoSwap: f.NoSwap, Why: f.Why, Remedy: f.Remedy, Controllers: map[string]fact.Feature{}}
+	c := fact.Cgroup{Layout: string(f.Layout), SwapAbsent: f.SwapAbsent, Why: f.Why, Remedy: f.Remedy, Controllers: map[string]fact.Feature{}}
 	for name, x := range f.Controllers {
 		s := fact.Unknown
 		switch x.State {

@@ -143,8 +143,8 @@ func connected(p *prepared, i int) (fd uintptr, e syscall.Errno) {
 	p.note.execIndex = uint32(i)
 	p.note.step = uint32(initproto.StepSocket)
 	fd, _, e = syscall.RawSyscall(syscall.SYS_SOCKET, a.family, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
-	if e == syscall.EMFILE { // the gate is open, and needed no more
-		syscall.RawSyscall(syscall.SYS_CLOSE, p.gateAt, 0, 0)
+	if e == syscall.EMFILE { // its standard input, which it does not read, has a number below any limit but 0
+		syscall.RawSyscall(syscall.SYS_CLOSE, 0, 0, 0)
 		fd, _, e = syscall.RawSyscall(syscall.SYS_SOCKET, a.family, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
 	}
 	if e != 0 {

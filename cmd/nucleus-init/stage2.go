@@ -3,6 +3,7 @@ package main
 import (
 	"fmt"
 	"os"
+	"slices"
 	"syscall"
 	"unsafe"
 
@@ -60,7 +61,9 @@ type prepared struct {
 	hdr     unix.CapUserHeader
 	caps    [2]unix.CapUserData
 	rlimits []rlimit
-	room    unix.Rlimit // of open files, until stage 2 has those that it keeps
+	files   int         // index in rlimits of that of open files, -1 for none
+	room    unix.Rlimit // in its place until stage 2 has the files that it keeps
+	lower   bool        // the planned one is less
 	tty     uintptr     // slave descriptor, 0 for none
 	stdio   [3]uintptr
 	given   bool // stdio is not init's
@@ -150,6 +153,7 @@ func prepare(p *initproto.Process, d initproto.Dial, fds []int, tty int, note *p
 	for _, r := range p.Rlimits {
 		pr.rlimits = append(pr.rlimits, rlimit{uintptr(r.Resource), unix.Rlimit{Cur: r.Soft, Max: r.Hard}})
 	}
+	pr.roomForFiles()
 	if len(p.Narrow) > len(pr.narrow) {
 		return nil, fmt.Errorf("%w: %d filters", initproto.ErrMessage, len(p.Narrow))
 	}
@@ -162,6 +166,18 @@ func prepare(p *initproto.Process, d initproto.Dial, fds []int, tty int, note *p
 		return nil, err
 	}
 	return pr, nil
+}
+
+// roomForFiles finds what limit of open files stage 2 has itself: room for the gate.
+func (p *prepared) roomForFiles() {
+	p.files = slices.IndexFunc(p.rlimits, func(r rlimit) bool { return r.resource == unix.RLIMIT_NOFILE })
+	if p.files < 0 {
+		return
+	}
+	least := uint64(p.gateAt) + 1
+	lim := p.rlimits[p.files].lim
+	p.room = unix.Rlimit{Cur: max(lim.Cur, least), Max: max(lim.Max, least)}
+	p.lower = p.room != lim
 }
 
 // program gives a filter as seccomp(2) takes it.
@@ -308,11 +324,12 @@ func child(p *prepared) {
 	}
 	syscall.RawSyscall(syscall.SYS_UMASK, p.umask, 0, 0)
 
+	// All limits now, as to raise a hard one takes a right that is about to be dropped. Of
+	// open files there is room for what stage 2 needs; to lower that later takes no right.
 	p.note.step = uint32(initproto.StepRlimit)
 	for i = 0; i < len(p.rlimits); i++ {
 		lim = &p.rlimits[i].lim
-		if p.rlimits[i].resource == unix.RLIMIT_NOFILE {
-			p.room.Cur, p.room.Max = max(lim.Cur, uint64(p.gateAt)+1), max(lim.Max, uint64(p.gateAt)+1)
+		if i == p.files {
 			lim = &p.room
 		}
 		if _, _, e = syscall.RawSyscall6(syscall.SYS_PRLIMIT64, 0, p.rlimits[i].resource, uintptr(unsafe.Pointer(lim)), 0, 0, 0); e != 0 {
@@ -394,15 +411,10 @@ func child(p *prepared) {
 	if _, _, e = syscall.RawSyscall(unix.SYS_CLOSE_RANGE, p.gateAt+1, uintptr(^uint32(0)), 0); e != 0 {
 		goto fail
 	}
-	// Those that it has stay open, and to lower a limit asks for no right.
-	p.note.step = uint32(initproto.StepRlimit)
-	for i = 0; i < len(p.rlimits); i++ {
-		lim = &p.rlimits[i].lim
-		if p.rlimits[i].resource != unix.RLIMIT_NOFILE || lim.Cur == p.room.Cur && lim.Max == p.room.Max {
-			continue
-		}
-		if _, _, e = syscall.RawSyscall6(syscall.SYS_PRLIMIT64, 0, unix.RLIMIT_NOFILE, uintptr(unsafe.Pointer(lim)), 0, 0, 0); e != 0 {
-			p.note.execIndex = uint32(i)
+	if p.lower {
+		p.note.step = uint32(initproto.StepRlimit)
+		if _, _, e = syscall.RawSyscall6(syscall.SYS_PRLIMIT64, 0, unix.RLIMIT_NOFILE, uintptr(unsafe.Pointer(&p.rlimits[p.files].lim)), 0, 0, 0); e != 0 {
+			p.note.execIndex = uint32(p.files)
 			goto fail
 		}
 	}

@@ -381,7 +381,7 @@ func TestDetectOnV1(t *testing.T) {
 			for _, f := range c.proc {
 				k.files[f] = ""
 			}
-			if f, _ := check(t, k, ""); f.NoSwap != c.noSwap {
+			if f, _ := check(t, k, ""); f.SwapAbsent != c.noSwap {
 				t.Errorf("%+v", f)
 			}
 		})
@@ -401,6 +401,37 @@ func TestDetectOnV1(t *testing.T) {
 			t.Errorf("%+v", f.Controllers[CPU])
 		}
 	})
+}
+
+// TestSwapOnV2: a group without limits of memory around it, and no child yet, is told of
+// swap by any other group, as the kernel has the file in all of them or in none.
+func TestSwapOnV2(t *testing.T) {
+	for name, c := range map[string]struct {
+		files  []string
+		want   State
+		absent bool
+	}{
+		"a neighbour of the parent has it":   {[]string{"cg/other/memory.max", "cg/other/memory.swap.max"}, Available, false},
+		"a neighbour of the parent lacks it": {[]string{"cg/other/memory.max", "proc/meminfo", "proc/swaps"}, Unavailable, false},
+		"a child lacks it, without swap":     {[]string{"cg/boxes/a/memory.max", "proc/meminfo"}, Unavailable, true},
+		"the parent has it":                  {[]string{"cg/boxes/memory.max", "cg/boxes/memory.swap.max"}, Available, false},
+		"no group has limits of memory":      {[]string{"cg/other/pids.max", "proc/meminfo"}, Unknown, false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			k := fake{cgroup: "0::/svc\n", mounts: mountV2, files: tree2(group("cg/svc", self, ctrl, ""), group("cg/boxes", "", ctrl, ctrl)), writable: []string{""}}
+			for _, f := range c.files {
+				k.files[f] = ""
+			}
+			h, _ := k.host(t)
+			f, err := h.detect("/boxes")
+			if err != nil {
+				t.Fatal(err)
+			}
+			if got := f.Controllers[Swap].State; got != c.want || f.SwapAbsent != c.absent {
+				t.Errorf("%s, absent %v: want %s, %v\n%+v", got, f.SwapAbsent, c.want, c.absent, f)
+			}
+		})
+	}
 }
 
 func TestDetectElsewhere(t *testing.T) {

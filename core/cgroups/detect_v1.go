@@ -68,7 +68,7 @@ func (h host) detectV1(f *Facts, own map[string]string, mounts map[string]mount,
 		f.Controllers[c] = Feature{State: Available}
 	}
 	if dir, ok := f.Parents[Memory]; ok {
-		f.Controllers[Swap] = h.swapFeature(f, dir, "memory.memsw.limit_in_bytes")
+		f.Controllers[Swap], f.SwapAbsent = h.swapFeature(dir, "memory.memsw.limit_in_bytes")
 	}
 	if len(f.Parents) == 0 {
 		first := failed[Memory]
@@ -119,19 +119,20 @@ func (h host) delegateV1(dirs []string) string {
 // swapFeature looks for the swap limit beside the parent: the file exists in
 // every group but the root one, where only children could tell. A kernel that has
 // it not may have no swap at all (CONFIG_SWAP), and so no /proc/swaps: a /proc that
-// shows processes alone (subset=pid) has no file either, but no meminfo as well.
-func (h host) swapFeature(f *Facts, dir, file string) Feature {
+// shows processes alone (subset=pid) has no file either, but no meminfo as well: there
+// it is not taken to be absent.
+func (h host) swapFeature(dir, file string) (ft Feature, absent bool) {
 	_, err := os.Stat(filepath.Join(dir, file))
 	switch {
 	case err == nil:
-		return Feature{State: Available}
+		return Feature{State: Available}, false
 	case errors.Is(err, os.ErrNotExist):
-		if f.NoSwap = exists(h.procDir, "meminfo") && !exists(h.procDir, "swaps"); f.NoSwap {
-			return Feature{State: Unavailable, Why: "this kernel has no swap", Remedy: "leave out swap: there is none to limit"}
+		if exists(h.procDir, "meminfo") && !exists(h.procDir, "swaps") {
+			return Feature{State: Unavailable, Why: "this kernel has no swap", Remedy: "leave out swap: there is none to limit"}, true
 		}
-		return Feature{State: Unavailable, Why: "the kernel does not account for swap", Remedy: "boot with swapaccount=1"}
+		return Feature{State: Unavailable, Why: "the kernel does not account for swap", Remedy: "boot with swapaccount=1"}, false
 	}
-	return Feature{State: Unknown, Why: fmt.Sprintf("looking for the swap limit: %v", err)}
+	return Feature{State: Unknown, Why: fmt.Sprintf("looking for the swap limit: %v", err)}, false
 }
 
 func exists(dir, file string) bool {

@@ -248,7 +248,7 @@ func (h host) controllersV2(f *Facts, root string) {
 		}
 		f.Controllers[c] = h.withheld(c, top, root)
 	}
-	f.Controllers[Swap] = h.swapV2(f, parent)
+	f.Controllers[Swap] = h.swapV2(f, root, parent)
 	f.Controllers[Freezer] = Feature{State: Available}
 	if own := f.Own[unified]; !isRootGroup(own) {
 		if _, err := os.Stat(filepath.Join(own, "cgroup.freeze")); err != nil {
@@ -272,28 +272,45 @@ func (h host) withheld(controller, top, root string) Feature {
 	return ft
 }
 
-func (h host) swapV2(f *Facts, parent string) Feature {
+// swapV2 looks for the limit of swap in any group that has limits of memory: every one
+// of a kernel has it, or none. The parent may have none itself, and no child yet.
+func (h host) swapV2(f *Facts, root, parent string) Feature {
 	if f.Controllers[Memory].State != Available {
 		return f.Controllers[Memory]
 	}
-	if !isRootGroup(parent) && slices.Contains(words(filepath.Join(parent, "cgroup.controllers")), Memory) {
-		return h.swapFeature(f, parent, "memory.swap.max")
-	}
-	// The parent shows no memory files itself; a child of it may.
-	entries, err := os.ReadDir(parent)
-	if err != nil {
-		return Feature{State: Unknown, Why: err.Error()}
-	}
-	for _, e := range entries {
-		child := filepath.Join(parent, e.Name())
-		if !e.IsDir() {
-			continue
+	for _, dir := range ancestors(root, parent) {
+		if ft, ok := h.swapIn(f, dir); ok {
+			return ft
 		}
-		if _, err := os.Stat(filepath.Join(child, "memory.max")); err == nil {
-			return h.swapFeature(f, child, "memory.swap.max")
+		entries, err := os.ReadDir(dir)
+		if err != nil && dir == parent {
+			return Feature{State: Unknown, Why: err.Error()}
+		}
+		for _, e := range entries {
+			if !e.IsDir() {
+				continue
+			}
+			if ft, ok := h.swapIn(f, filepath.Join(dir, e.Name())); ok {
+				return ft
+			}
 		}
 	}
 	return Feature{State: Unknown, Why: "no group here has a memory controller to look at; the start tells"}
+}
+
+// swapIn looks in one group. Afterwards, its limit of memory is still to be there: a
+// group that was removed meanwhile tells nothing.
+func (h host) swapIn(f *Facts, dir string) (Feature, bool) {
+	limit := filepath.Join(dir, "memory.max")
+	if _, err := os.Stat(limit); err != nil {
+		return Feature{}, false
+	}
+	ft, absent := h.swapFeature(dir, "memory.swap.max")
+	if _, err := os.Stat(limit); err != nil {
+		return Feature{}, false
+	}
+	f.SwapAbsent = absent
+	return ft, true
 }
 
 // words reads a file of space-separated words; a file that cannot be read has

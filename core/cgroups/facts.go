@@ -67,9 +67,9 @@ type Facts struct {
 	// parent is free of processes; empty if it may stay where it is.
 	Leaf string `json:"leaf,omitempty"`
 
-	// NoSwap: this kernel cannot swap at all, so that a missing limit of swap is
+	// SwapAbsent: this kernel cannot swap at all, so that a missing limit of swap is
 	// no loss.
-	NoSwap bool `json:"no_swap,omitempty"`
+	SwapAbsent bool `json:"swap_absent,omitempty"`
 
 	Why    string `json:"why,omitempty"` // why no group can be made at all
 	Remedy string `json:"remedy,omitempty"`

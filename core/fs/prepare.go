@@ -113,10 +113,10 @@ func Prepare(ctx context.Context, pl *plan.Plan, o Options) (_ *Prepared, err er
 	p.op(initproto.Op{Code: initproto.OpMkdir, Target: staging, Mode: 0o700, UID: p.rootUID(), GID: p.rootGID(), FD: -1})
 	files := pl.Files
 	if pl.Root.Kind != plan.RootToolchain {
+		p.origin = "rootfs" // in whose directories the files are put, too
 		if files, err = p.rootfs(ctx); err != nil {
 			return nil, err
 		}
-		p.origin = "rootfs" // whose directories the files are put in
 	}
 	for _, f := range files {
 		p.file(f)

@@ -30,8 +30,6 @@ const maxEntries = 4096
 // each entry of the rootfs is bound into it; a directory that lacks a mount
 // point, or a file of ours, is taken apart in the same way.
 func (p *Prepared) rootfs(ctx context.Context) ([]plan.File, error) {
-	p.origin = "rootfs"
-	defer func() { p.origin = "" }()
 	f, real, err := p.source(p.plan.Root.Path, "rootfs.path")
 	if err != nil {
 		return nil, err
@@ -69,7 +67,7 @@ func (p *Prepared) rootfs(ctx context.Context) ([]plan.File, error) {
 			p.Entries = append(p.Entries, "/"+n)
 		}
 	}
-	files, err := p.keepFiles(int(dir.Fd()))
+	files, err := p.filesToMake(int(dir.Fd()))
 	if err != nil {
 		return nil, err
 	}
@@ -95,8 +93,9 @@ func (p *Prepared) rootfs(ctx context.Context) ([]plan.File, error) {
 // kernelDirs are entries of a rootfs that the sandbox has its own of.
 var kernelDirs = []string{"dev", "proc", "sys", "run", "tmp"}
 
-// keepFiles drops the files that the rootfs may keep, where it has them.
-func (p *Prepared) keepFiles(root int) ([]plan.File, error) {
+// filesToMake leaves out the files that the rootfs may keep, where it has them, and
+// refuses a rootfs that has a directory in the place of one.
+func (p *Prepared) filesToMake(root int) ([]plan.File, error) {
 	var out []plan.File
 	for _, f := range p.plan.Files {
 		t, err := typeOf(root, f.Path)

@@ -49,8 +49,8 @@ func Modes(h fact.Host, features []fact.Feature) []ModeVerdict {
 	production := append(slices.Clone(strict), featCgroupMemory, featCgroupCPU)
 	// A limit of memory is to keep the sandbox from swap as well. Where only a group
 	// that is made could tell, the start does: it reads that limit back.
-	noSwapLimit := state[featCgroupMemory] == fact.Available && state[featCgroupSwap] == fact.Unavailable && !h.Cgroup.NoSwap
-	if noSwapLimit {
+	swapUnlimited := h.Cgroup.SwapUnlimited(state[featCgroupMemory], state[featCgroupSwap])
+	if swapUnlimited {
 		production = append(production, featCgroupSwap)
 	}
 	if h.Privileged {
@@ -64,7 +64,7 @@ func Modes(h fact.Host, features []fact.Feature) []ModeVerdict {
 	if state[featUserNS] != fact.Available || !h.KernelAtLeast(5, 14) {
 		protections = append(protections, featCgroupPids)
 	}
-	if noSwapLimit {
+	if swapUnlimited {
 		protections = append(protections, featCgroupSwap)
 	}
 	verdicts := []ModeVerdict{

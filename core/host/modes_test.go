@@ -36,7 +36,7 @@ func TestModes(t *testing.T) {
 		{"an account of swap that could not be looked for", user, map[string]fact.State{featCgroupSwap: unsure}, [3]fact.State{yes, yes, yes}, nil, nil},
 		{
 			"no swap at all",
-			fact.Host{Kernel: "6.12.0", EUID: 1000, Cgroup: fact.Cgroup{NoSwap: true}},
+			fact.Host{Kernel: "6.12.0", EUID: 1000, Cgroup: fact.Cgroup{SwapAbsent: true}},
 			map[string]fact.State{featCgroupSwap: no},
 			[3]fact.State{yes, yes, yes},
 			nil, nil,

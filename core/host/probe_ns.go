@@ -142,8 +142,7 @@ func (s *session) subIDs(ctx context.Context) fact.Feature {
 				f.Why = m.helper + " did not finish in time"
 				return f
 			}
-			return unusable(featSubID, fmt.Sprintf("%s refuses the map: %s", m.helper, oneLine(out, err)),
-				"compare /etc/subuid and /etc/subgid with the ids of this user: id; newuidmap needs the login name that owns this uid")
+			return unusable(featSubID, fmt.Sprintf("%s refuses the map: %s", m.helper, oneLine(out, err)), fact.RemedyMapRefused)
 		}
 		got, err := os.ReadFile("/proc/" + pid + "/" + m.file)
 		if err != nil {

@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
-	"path/filepath"
 	"strconv"
 	"strings"
 	"sync"
@@ -16,6 +15,7 @@ import (
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
 
+	"github.com/nucleus-runtime/nucleus/core/host/fact"
 	"github.com/nucleus-runtime/nucleus/core/plan"
 	"github.com/nucleus-runtime/nucleus/internal/plainfile"
 )
@@ -137,7 +137,7 @@ func Start(p *plan.Plan, o Options) (*Init, error) {
 	if p.IDs.Helpers {
 		written := make(chan error, 1)
 		go func() {
-			err := runHelpers(pid, p.IDs)
+			err := runHelpers(pid, p)
 			if err != nil {
 				pid = 0
 			}
@@ -183,11 +183,14 @@ type born struct {
 func (b born) writeMaps(pid int) error {
 	write := func(name, content string) error {
 		f, err := plainfile.Open(fmt.Sprintf("/proc/%d/%s", pid, name), os.O_WRONLY, 0)
-		if err != nil {
-			return err
+		if err == nil {
+			_, err = f.WriteString(content)
+			err = errors.Join(err, f.Close())
 		}
-		_, err = f.WriteString(content)
-		return errors.Join(err, f.Close())
+		if err != nil {
+			return &mapError{file: name, err: err}
+		}
+		return nil
 	}
 	if err := write("uid_map", mapText(b.uids)); err != nil {
 		return err
@@ -200,6 +203,15 @@ func (b born) writeMaps(pid int) error {
 	}
 	return write("gid_map", mapText(b.gids))
 }
+
+// mapError is the failure to write one of the files in /proc that make the id maps.
+type mapError struct {
+	file string
+	err  error
+}
+
+func (e *mapError) Error() string { return e.err.Error() }
+func (e *mapError) Unwrap() error { return e.err }
 
 func mapText(ms []specs.LinuxIDMapping) string {
 	var t strings.Builder
@@ -219,7 +231,8 @@ func ambient(last uintptr) []uintptr {
 
 // runHelpers lets newuidmap(1) and newgidmap(1) write the maps: they check the
 // caller's lines in /etc/subuid and /etc/subgid.
-func runHelpers(pid int, ids plan.IDs) error {
+func runHelpers(pid int, p *plan.Plan) error {
+	ids := p.IDs
 	run := func(helper, file string, maps []specs.LinuxIDMapping) error {
 		args := []string{strconv.Itoa(pid)}
 		for _, m := range maps {
@@ -231,8 +244,8 @@ func runHelpers(pid int, ids plan.IDs) error {
 		if err != nil {
 			return &UnsupportedError{
 				Err:    fmt.Errorf("writing id maps: %s: %s: %w", helper, strings.TrimSpace(string(out)), err),
-				Remedy: "check your lines in /etc/subuid and /etc/subgid, and that your group is the one of your line in /etc/passwd (id -g; newgrp changes it)",
-				Origin: mapOrigin(ids, file),
+				Remedy: fact.RemedyMapRefused,
+				Origin: mapOrigin(p, file),
 			}
 		}
 		return nil
@@ -244,22 +257,26 @@ func runHelpers(pid int, ids plan.IDs) error {
 	if err := <-gid; uid == nil {
 		return err
 	}
-	return uid // which both fail of, most often
+	return uid // most often, both fail for the same reason
 }
 
-// mapOrigin is what a job says that leads to an id map.
-func mapOrigin(ids plan.IDs, file string) string {
-	if ids.Kind == "map" {
+// mapOrigin is what a job says that leads to an id map: the map, the kind of its user
+// namespace, or else the user, whose ids have to be in it.
+func mapOrigin(p *plan.Plan, file string) string {
+	if p.IDs.Kind == "map" {
 		return "namespaces." + file
+	}
+	if p.Where("namespaces.user") == "" && p.Where("user") != "" {
+		return "user"
 	}
 	return "namespaces.user"
 }
 
 func startError(err error, p *plan.Plan) error {
 	e := &UnsupportedError{Err: fmt.Errorf("creating namespaces: %w", err)}
-	var maps *os.PathError
-	if errors.As(err, &maps) && filepath.Base(maps.Path) != "setgroups" {
-		e.Origin = mapOrigin(p.IDs, filepath.Base(maps.Path))
+	var maps *mapError
+	if errors.As(err, &maps) && maps.file != "setgroups" {
+		e.Origin = mapOrigin(p, maps.file)
 	}
 	switch {
 	case errors.Is(err, unix.ENOSPC):

@@ -237,22 +237,30 @@ func TestMapsThatAreRefused(t *testing.T) {
 	if err := os.WriteFile(tell, []byte("#!/bin/sh\necho not yours\nexit 1\n"), 0o755); err != nil {
 		t.Fatal(err)
 	}
-	for _, c := range []struct{ kind, uid, gid, origin string }{
-		{"map", tell, "/bin/true", "namespaces.uid_map"},
-		{"map", "/bin/true", tell, "namespaces.gid_map"},
-		{"map", tell, tell, "namespaces.uid_map"},
-		{"keep", tell, "/bin/true", "namespaces.user"},
+	user := map[string]string{"user": "job.hcl:2"}
+	both := map[string]string{"user": "job.hcl:2", "namespaces": "job.hcl:3", "namespaces.user": "job.hcl:4"}
+	for _, c := range []struct {
+		kind, uid, gid string
+		job            map[string]string
+		origin         string
+	}{
+		{"map", tell, "/bin/true", nil, "namespaces.uid_map"},
+		{"map", "/bin/true", tell, nil, "namespaces.gid_map"},
+		{"map", tell, tell, nil, "namespaces.uid_map"},
+		{"keep", tell, "/bin/true", nil, "namespaces.user"},
+		{"keep", tell, "/bin/true", user, "user"},
+		{"keep", tell, "/bin/true", both, "namespaces.user"},
 	} {
 		ids := oneID()
 		ids.Kind, ids.Helpers, ids.NewUIDMap, ids.NewGIDMap = c.kind, true, c.uid, c.gid
-		_, err := begin(t, &plan.Plan{Namespaces: all, IDs: ids})
+		_, err := begin(t, &plan.Plan{Namespaces: all, IDs: ids, Origins: c.job})
 		var ue *UnsupportedError
 		if !errors.As(err, &ue) || ue.Origin != c.origin || ue.Remedy == "" || strings.Count(err.Error(), "not yours") != 1 {
 			t.Errorf("%+v: %v", c, err)
 		}
 	}
 	var ue *UnsupportedError
-	if err := startError(&os.PathError{Op: "write", Path: "/proc/1/gid_map", Err: unix.EPERM}, &plan.Plan{IDs: plan.IDs{Kind: "map"}}); !errors.As(err, &ue) || ue.Origin != "namespaces.gid_map" {
+	if err := startError(&mapError{"gid_map", unix.EPERM}, &plan.Plan{IDs: plan.IDs{Kind: "map"}}); !errors.As(err, &ue) || ue.Origin != "namespaces.gid_map" {
 		t.Errorf("%+v", err)
 	}
 }
@@ -381,7 +389,7 @@ func TestStartErrorsTellWhatToDo(t *testing.T) {
 
 // It is no missing program that a killed init is not in /proc any more.
 func TestMapsOfAKilledInit(t *testing.T) {
-	err := startError(&os.PathError{Op: "open", Path: "/proc/1/uid_map", Err: unix.ENOENT}, &plan.Plan{IDs: plan.IDs{Kind: "single"}})
+	err := startError(&mapError{"uid_map", unix.ENOENT}, &plan.Plan{IDs: plan.IDs{Kind: "single"}})
 	if !strings.HasPrefix(err.Error(), "writing id maps: ") || strings.Contains(err.Error(), "nucleus-init") {
 		t.Errorf("error %v", err)
 	}

@@ -62,7 +62,7 @@ func noSwapAccounts(h *fact.Host) {
 
 func noSwap(h *fact.Host) {
 	h.Cgroup.Controllers["swap"] = fact.Feature{Name: "cgroup.swap", State: fact.Unavailable, Why: "this kernel has no swap", Remedy: "leave out swap"}
-	h.Cgroup.NoSwap = true
+	h.Cgroup.SwapAbsent = true
 }
 
 func noCgroups(h *fact.Host) {

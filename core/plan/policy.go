@@ -78,7 +78,7 @@ func (m *maker) resources() {
 	} {
 		if f := m.h.Cgroup.Controllers[l.name]; l.asked && f.State != fact.Available {
 			hint := remedy(f, m.h.Cgroup)
-			if l.name == "swap" && !m.h.Cgroup.NoSwap {
+			if l.name == "swap" && !m.h.Cgroup.SwapAbsent {
 				hint += ", or leave out swap"
 			}
 			m.fail(l.path, hint, "the %s limit cannot be enforced: %s", l.name, reason(f, m.h.Cgroup))
@@ -149,23 +149,28 @@ func (m *maker) seccomp() {
 // none, which the kernel could give it all the same.
 func (m *maker) swapUnlimited() bool {
 	c := m.h.Cgroup
-	return m.j.Resources.Memory != nil && m.j.Resources.Swap == nil &&
-		c.Controllers["memory"].State == fact.Available && c.Controllers["swap"].State == fact.Unavailable && !c.NoSwap
+	return m.j.Resources.Memory != nil && m.j.Resources.Swap == nil && c.SwapUnlimited(c.Controllers["memory"].State, c.Controllers["swap"].State)
 }
 
 // degraded finds the default protections that the host cannot give. In mode
 // agent they are warned about, unless the job accepts them by name; elsewhere
 // they are errors.
 func (m *maker) degraded() {
-	var lost []Degraded
-	add := func(name, why, remedy string) { lost = append(lost, Degraded{Name: name, Why: why, Remedy: remedy}) }
+	type loss struct {
+		Degraded
+		path string // what of the job needs it
+	}
+	var lost []loss
+	add := func(path, name, why, remedy string) {
+		lost = append(lost, loss{Degraded{Name: name, Why: why, Remedy: remedy}, path})
+	}
 	if f := m.h.Cgroup.Controllers["swap"]; m.swapUnlimited() {
-		add("cgroup.swap", f.Why+"; what the sandbox has in swap is not limited", f.Remedy)
+		add("resources.memory", "cgroup.swap", f.Why+"; what the sandbox has in swap is not limited", f.Remedy)
 	}
 	if m.h.LandlockABI == 0 {
-		add("landlock", "this kernel has no Landlock, or it is not in the lsm= list", "boot with lsm=landlock,… (kernel 5.13 or newer, CONFIG_SECURITY_LANDLOCK)")
+		add("mode", "landlock", "this kernel has no Landlock, or it is not in the lsm= list", "boot with lsm=landlock,… (kernel 5.13 or newer, CONFIG_SECURITY_LANDLOCK)")
 	} else if m.h.LandlockABI < 6 {
-		add("landlock.scope", fmt.Sprintf("Landlock ABI %d cannot confine signals and abstract sockets (ABI 6)", m.h.LandlockABI), "use a kernel from 6.12 on")
+		add("mode", "landlock.scope", fmt.Sprintf("Landlock ABI %d cannot confine signals and abstract sockets (ABI 6)", m.h.LandlockABI), "use a kernel from 6.12 on")
 	}
 	if !m.p.Cgroup.Required && m.h.Cgroup.Controllers["pids"].State != fact.Available {
 		if m.p.IDs.Kind != "none" && m.h.KernelAtLeast(5, 14) {
@@ -182,7 +187,7 @@ func (m *maker) degraded() {
 			m.p.Cgroup.Wanted = false
 		} else {
 			m.p.Cgroup.Wanted = false
-			add("cgroup.pids", reason(m.h.Cgroup.Controllers["pids"], m.h.Cgroup), remedy(m.h.Cgroup.Controllers["pids"], m.h.Cgroup))
+			add("mode", "cgroup.pids", reason(m.h.Cgroup.Controllers["pids"], m.h.Cgroup), remedy(m.h.Cgroup.Controllers["pids"], m.h.Cgroup))
 		}
 	}
 	accepted := map[string]bool{}
@@ -195,14 +200,10 @@ func (m *maker) degraded() {
 	for _, d := range lost {
 		d.Accepted = accepted[d.Name]
 		if m.j.Mode.Strict() {
-			path := "mode"
-			if d.Name == "cgroup.swap" {
-				path = "resources.memory"
-			}
-			m.fail(path, d.Remedy, "protection %q cannot be had: %s", d.Name, d.Why)
+			m.fail(d.path, d.Remedy, "protection %q cannot be had: %s", d.Name, d.Why)
 			continue
 		}
-		m.p.Degraded = append(m.p.Degraded, d)
+		m.p.Degraded = append(m.p.Degraded, d.Degraded)
 	}
 	sort.Slice(m.p.Degraded, func(a, b int) bool { return m.p.Degraded[a].Name < m.p.Degraded[b].Name })
 }

@@ -17,13 +17,16 @@ import (
 	"github.com/nucleus-runtime/nucleus/internal/testutil"
 )
 
-// condition answers [root] and [rootless], by who runs the script.
+// condition answers [root] and [rootless], by who runs the script, and [superuser], by
+// who runs the tests.
 func (id *identity) condition(cond string) (bool, error) {
 	switch cond {
 	case "root":
 		return id.account.UID == 0, nil
 	case "rootless":
 		return id.account.UID != 0, nil
+	case "superuser":
+		return os.Geteuid() == 0, nil
 	}
 	return false, fmt.Errorf("unknown condition %q; what a script needs of its host is said by \"needs\"", cond)
 }

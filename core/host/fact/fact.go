@@ -76,13 +76,22 @@ type HostPath struct {
 	Dir    bool   `json:"dir"`
 }
 
+// RemedyMapRefused is for a map that newuidmap(1) or newgidmap(1) refuse.
+const RemedyMapRefused = "check your lines in /etc/subuid and /etc/subgid, and that your group is the one of your line in /etc/passwd (id -g; newgrp changes it)"
+
 // Cgroup says what the host's control groups can do for us.
 type Cgroup struct {
 	Layout      string             `json:"layout"` // v2, v1, hybrid, none
 	Controllers map[string]Feature `json:"controllers,omitempty"`
-	NoSwap      bool               `json:"no_swap,omitempty"` // the kernel cannot swap at all
+	SwapAbsent  bool               `json:"swap_absent,omitempty"` // the kernel cannot swap at all
 	Why         string             `json:"why,omitempty"`
 	Remedy      string             `json:"remedy,omitempty"`
+}
+
+// SwapUnlimited reports whether, with these states of its controllers, a limit of memory
+// leaves a sandbox swap that nothing limits.
+func (c Cgroup) SwapUnlimited(memory, swap State) bool {
+	return memory == Available && swap == Unavailable && !c.SwapAbsent
 }
 
 // Feature gives a probed feature; one that nobody probed is Unknown.
