@@ -144,8 +144,8 @@ func TestLateConnectionsWaitForRoom(t *testing.T) {
 	lab := netlab.New(t)
 	lab.Echo(t, 443)
 	const files = 512
-	const slots = (files - files/4) * 8 / 17 // exit.Conns
-	const queue = slots / 8
+	const slots = (files - files/4) / 2 // exit.Conns
+	const queue = files / 4 / 8         // exit.Waiting
 	s := attach(t, lab, options{egress: network.Egress{Default: network.Public}, files: files})
 	const at = "93.184.216.34:443"
 	held := make([]net.Conn, slots)

@@ -67,7 +67,7 @@ type queue struct {
 const interval = 10 * time.Millisecond
 
 func (q *queue) add(p *Path, w waiter) {
-	if len(q.waiters) >= cap(p.slots)/exit.SlotsPerWaiter {
+	if len(q.waiters) >= exit.Waiting() {
 		reset(w.fd)
 		return
 	}
