@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"net/netip"
 	"strings"
 	"syscall"
 	"testing"
@@ -22,15 +23,11 @@ import (
 
 // pretend connects so.
 func (s *sandbox) pretend(to string) (c net.Conn, err error) {
-	d := net.Dialer{Timeout: 15 * time.Second, Control: func(n, _ string, raw syscall.RawConn) (err error) {
-		level, name := unix.IPPROTO_IP, unix.IP_TTL
-		if n == "tcp6" {
-			level, name = unix.IPPROTO_IPV6, unix.IPV6_UNICAST_HOPS
-		}
-		return errors.Join(raw.Control(func(fd uintptr) { err = unix.SetsockoptInt(int(fd), level, name, inside.SentTTL) }), err)
-	}}
-	s.do(func() { c, err = d.Dial("tcp", to) })
-	return c, err
+	level, name := unix.IPPROTO_IP, unix.IP_TTL
+	if netip.MustParseAddrPort(to).Addr().Is6() {
+		level, name = unix.IPPROTO_IPV6, unix.IPV6_UNICAST_HOPS
+	}
+	return s.dialBy(net.Dialer{Timeout: 15 * time.Second, Control: withOption(level, name, inside.SentTTL)}, "tcp", to)
 }
 
 // broken tells whether a connection was reset, be it while connect looked, and brought

@@ -424,8 +424,21 @@ func (s *sandbox) do(f func()) {
 
 // dial connects from the sandbox to a literal address.
 func (s *sandbox) dial(proto, to string) (c net.Conn, err error) {
-	s.do(func() { c, err = (&net.Dialer{Timeout: 15 * time.Second}).Dial(proto, to) })
+	return s.dialBy(net.Dialer{Timeout: 15 * time.Second}, proto, to)
+}
+
+func (s *sandbox) dialBy(d net.Dialer, proto, to string) (c net.Conn, err error) {
+	s.do(func() { c, err = d.Dial(proto, to) })
 	return c, err
+}
+
+// withOption has a dialer's sockets have an option.
+func withOption(level, name, value int) func(_, _ string, raw syscall.RawConn) error {
+	return func(_, _ string, raw syscall.RawConn) error {
+		var set error
+		err := raw.Control(func(fd uintptr) { set = unix.SetsockoptInt(int(fd), level, name, value) })
+		return errors.Join(err, set)
+	}
 }
 
 func (s *sandbox) mustDial(proto, to string) net.Conn {

@@ -2,10 +2,8 @@ package netuserspace
 
 import (
 	"context"
-	"errors"
 	"net"
 	"net/netip"
-	"syscall"
 	"testing"
 	"time"
 
@@ -17,12 +15,6 @@ import (
 
 // shortly is long enough for an answer from within the sandbox.
 const shortly = 400 * time.Millisecond
-
-// within dials from within the sandbox.
-func (s *sandbox) within(d net.Dialer, proto, to string) (c net.Conn, err error) {
-	s.do(func() { c, err = d.Dial(proto, to) })
-	return c, err
-}
 
 func TestNoProgramPosesAsAFarEnd(t *testing.T) {
 	netlab.Needs(t)
@@ -37,16 +29,14 @@ func TestNoProgramPosesAsAFarEnd(t *testing.T) {
 		{inside.Address6, "2606:2800:220::7", unix.IPPROTO_IPV6, unix.IPV6_FREEBIND},
 	} {
 		l := s.listenAt("tcp", net.JoinHostPort(c.own.String(), "9443"))
-		own, err := s.within(net.Dialer{Timeout: 5 * time.Second}, "tcp", l.Addr().String())
+		own, err := s.dialBy(net.Dialer{Timeout: 5 * time.Second}, "tcp", l.Addr().String())
 		if err != nil {
 			t.Fatalf("with its own address: %v", err)
 		}
 		own.Close()
-		got, err := s.within(net.Dialer{
+		got, err := s.dialBy(net.Dialer{
 			Timeout: shortly, LocalAddr: net.TCPAddrFromAddrPort(netip.AddrPortFrom(netip.MustParseAddr(c.stranger), 9000)),
-			Control: func(_, _ string, raw syscall.RawConn) (err error) {
-				return errors.Join(raw.Control(func(fd uintptr) { err = unix.SetsockoptInt(int(fd), c.level, c.option, 1) }), err)
-			},
+			Control: withOption(c.level, c.option, 1),
 		}, "tcp", l.Addr().String())
 		if err == nil {
 			t.Errorf("%s was taken for %s", got.LocalAddr(), c.stranger)
@@ -70,11 +60,11 @@ func TestNoProgramStandsInForThePlugin(t *testing.T) {
 	s.detach()
 	for _, host := range []string{"93.184.216.34", "2606:2800:220::7"} {
 		at := net.JoinHostPort(host, "9443")
-		if c, err := s.within(net.Dialer{Timeout: shortly}, "tcp", at); err == nil {
+		if c, err := s.dialBy(net.Dialer{Timeout: shortly}, "tcp", at); err == nil {
 			t.Errorf("%s was answered from within", at)
 			c.Close()
 		}
-		if c, err := s.within(net.Dialer{}, "udp", at); err == nil {
+		if c, err := s.dialBy(net.Dialer{}, "udp", at); err == nil {
 			_, _ = c.Write([]byte("hello")) // an error is as good
 			c.Close()
 		}
@@ -83,7 +73,7 @@ func TestNoProgramStandsInForThePlugin(t *testing.T) {
 			t.Errorf("%d bytes from %s for %s were heard within", n, from, at)
 		}
 	}
-	c, err := s.within(net.Dialer{Timeout: 5 * time.Second}, "tcp", netip.AddrPortFrom(inside.Address6, 9443).String())
+	c, err := s.dialBy(net.Dialer{Timeout: 5 * time.Second}, "tcp", netip.AddrPortFrom(inside.Address6, 9443).String())
 	if err != nil {
 		t.Fatalf("what is the sandbox's own: %v", err)
 	}

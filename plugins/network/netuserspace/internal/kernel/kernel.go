@@ -64,7 +64,7 @@ type flow struct{ src, dst netip.AddrPort }
 func New(s Sockets, e *exit.Exit, own4, own6 netip.Addr) (*Path, error) {
 	p := &Path{
 		exit: e, own: [2]netip.Addr{own4, own6},
-		slots: make(chan struct{}, exit.Conns()), pending: make(map[flow]*pending), open: make(map[io.Closer]struct{}),
+		slots: make(chan struct{}, exit.Conns()), queue: queue{most: exit.Waiting()}, pending: make(map[flow]*pending), open: make(map[io.Closer]struct{}),
 	}
 	p.ctx, p.cancel = context.WithCancel(context.Background())
 	var err error

@@ -59,6 +59,7 @@ type waiter struct {
 // no descriptor, and so of these there may be fewer.
 type queue struct {
 	waiters []waiter
+	most    int
 	timed   bool // it is served soon
 }
 
@@ -67,7 +68,7 @@ type queue struct {
 const interval = 10 * time.Millisecond
 
 func (q *queue) add(p *Path, w waiter) {
-	if len(q.waiters) >= exit.Waiting() {
+	if len(q.waiters) >= q.most {
 		reset(w.fd)
 		return
 	}
