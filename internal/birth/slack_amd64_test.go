@@ -1,28 +1,18 @@
 package birth
 
 import (
-	"runtime"
 	"strconv"
 	"syscall"
 	"testing"
 
 	"golang.org/x/sys/unix"
 
-	"github.com/nucleus-runtime/nucleus/internal/processors"
+	"github.com/nucleus-runtime/nucleus/internal/testutil"
 )
 
 // A thread that Go's monitor has made has late timers. What it makes has not.
 func TestChildIsAsPunctualAsItsMakerWas(t *testing.T) {
-	runtime.LockOSThread() // and never unlocked: the thread is spoilt
-	processors.Punctual()
-	before, err := unix.PrctlRetInt(unix.PR_GET_TIMERSLACK, 0, 0, 0, 0)
-	if err != nil {
-		t.Fatal(err)
-	}
-	processors.LateMonitor()
-	if err := unix.Prctl(unix.PR_SET_TIMERSLACK, 400_000, 0, 0, 0); err != nil {
-		t.Fatal(err)
-	}
+	before := testutil.LateThread(t)
 	p, r := shell(t, "read n </proc/self/timerslack_ns; echo $n", func(*Program) {})
 	b, err := p.Clone(0, -1)
 	if err != nil {
