@@ -68,7 +68,9 @@ func upwards(real string) []inode {
 func same(x inode, of ...inode) bool { return x != inode{} && slices.Contains(of, x) }
 
 // below reports a path that is dir, or lies in it.
-func below(path, dir string) bool { return path == dir || strings.HasPrefix(path, dir+"/") }
+func below(path, dir string) bool {
+	return path == dir || dir == "/" || strings.HasPrefix(path, dir+"/")
+}
 
 // refused says why a real path may not be bound, "" if it may.
 func (p *Prepared) refused(real string) string {
@@ -141,7 +143,7 @@ func (p *Prepared) hides(brought []submount) error {
 			return fmt.Errorf("finding the mount of %q: %w", o.real, err)
 		}
 		for _, m := range brought {
-			if on == nil || m.Major != on.Major || m.Minor != on.Minor || !beneath(at, m.Root) && !beneath(m.Root, at) {
+			if on == nil || m.Major != on.Major || m.Minor != on.Minor || !below(at, m.Root) && !below(m.Root, at) {
 				continue
 			}
 			hint := "unmount it, or name a directory that holds only what the sandbox may have"
@@ -177,9 +179,6 @@ func locate(real string, table []*mountinfo.Info) (*mountinfo.Info, string, erro
 	}
 	return nil, "", unix.ENOENT
 }
-
-// beneath is below, for paths of which one may be the root.
-func beneath(path, dir string) bool { return dir == "/" || below(path, dir) }
 
 // inSandbox gives the path as the workload has it, which a runtime plugin's program has
 // below its own root.
