@@ -45,7 +45,7 @@ func (t *tree) Thaw(context.Context) error {
 }
 
 func (t *tree) freezer() (string, error) {
-	name := "freezer"
+	name := Freezer
 	if t.rec.Layout == V2 {
 		name = unified
 	}
@@ -65,6 +65,11 @@ func (t *tree) freeze(ctx context.Context) error {
 			return err
 		}
 		return waitEvent(ctx, dir, "frozen 1")
+	}
+	if t.rec.Later {
+		if err := t.gather(ctx, dir); err != nil {
+			return err
+		}
 	}
 	for pause := newPause(ctx); ; {
 		// Written again each time: v1 misses tasks that are forked meanwhile.

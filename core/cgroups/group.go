@@ -3,6 +3,7 @@ package cgroups
 import (
 	"errors"
 	"fmt"
+	"maps"
 	"os"
 	"path/filepath"
 	"slices"
@@ -24,6 +25,8 @@ type Record struct {
 	Paths map[string]string `json:"paths"`
 	// Leaf is the group that this process moved to; see Facts.Leaf.
 	Leaf string `json:"leaf,omitempty"`
+	// Later (v1): the freezer's group is made by the first Freeze; see gather.
+	Later bool `json:"later,omitempty"`
 }
 
 // Group is the control group of one sandbox. Its methods may be called from
@@ -68,12 +71,36 @@ func New(f Facts, s Spec) (*Group, error) {
 	if cpu := rec.Paths["cpu"]; cpu != "" && !slices.Contains(l.needs, CPU) && cpu != rec.Paths["cpuacct"] {
 		delete(rec.Paths, "cpu")
 	}
+	rec.Later = s.Privileged && freezable(rec)
 	quiet()
 	return &Group{tree: tree{rec: rec}, facts: f, limits: l, inner: f.Layout == V2 && f.Shared}, nil
 }
 
+// freezable reports whether the freezer's group may be made when it is first needed: its
+// hierarchy has nothing else of the sandbox, and forks can be held up meanwhile.
+func freezable(r Record) bool {
+	if r.Layout == V2 || r.Paths[Freezer] == "" || r.Paths[Pids] == "" {
+		return false
+	}
+	for name, dir := range r.Paths {
+		if name != Freezer && dir == r.Paths[Freezer] {
+			return false
+		}
+	}
+	return true
+}
+
 // Record returns what Remove needs. It is valid before Create.
 func (g *Group) Record() Record { return g.rec }
+
+// Paths has the directories of the group that its processes are born in, as Record has all.
+func (g *Group) Paths() map[string]string {
+	paths := maps.Clone(g.rec.Paths)
+	if g.rec.Later {
+		delete(paths, Freezer)
+	}
+	return paths
+}
 
 // home is where processes of the sandbox go in the hierarchy of dir.
 func (g *Group) home(dir string) string {
@@ -89,7 +116,7 @@ func (g *Group) Create() error {
 	if g.rec.Layout == V2 {
 		return g.createV2()
 	}
-	for _, dir := range g.dirs() {
+	for _, dir := range distinct(g.Paths()) {
 		if err := mkdir(dir); err != nil {
 			return err
 		}
@@ -110,7 +137,7 @@ func (g *Group) Attach(pid int) error {
 	if pid <= 0 {
 		return fmt.Errorf("attaching to cgroup %q: bad pid %d", g.rec.Name, pid)
 	}
-	for _, dir := range g.dirs() {
+	for _, dir := range distinct(g.Paths()) {
 		if err := oc.WriteCgroupProc(g.home(dir), pid); err != nil {
 			return fmt.Errorf("attaching pid %d to cgroup %q: %w", pid, g.rec.Name, err)
 		}

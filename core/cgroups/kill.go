@@ -60,8 +60,10 @@ var errSelf = errors.New("a thread of this process is in the group")
 // killAll kills in rounds: stop the group so that it cannot fork, signal all
 // that is in it, let it go on so that the signals act (v1 keeps a frozen task
 // alive even against SIGKILL), and give it time to die: the next freeze would
-// catch dying tasks again.
+// catch dying tasks again. Where the group has a limit of tasks of its own, none
+// at all are allowed from now on, which takes no freezing.
 func (t *tree) killAll(ctx context.Context) error {
+	barren := t.rec.Layout != V2 && t.rec.Paths[Pids] != ""
 	for {
 		pids, err := t.Procs()
 		if err != nil || len(pids) == 0 {
@@ -70,7 +72,12 @@ func (t *tree) killAll(ctx context.Context) error {
 		if slices.Contains(pids, os.Getpid()) {
 			return errSelf
 		}
-		if t.freezeBriefly(ctx) {
+		if barren {
+			if _, err := t.holdForks(); err != nil {
+				return err
+			}
+		}
+		if barren || t.freezeBriefly(ctx) {
 			if pids, err = t.Procs(); err != nil {
 				return errors.Join(err, t.thaw())
 			}
@@ -117,19 +124,27 @@ func (t *tree) freezeBriefly(ctx context.Context) bool {
 	return t.freeze(ctx) == nil
 }
 
-// killOne signals through a pidfd, after a second look at the group: between
-// the listing and now the pid may have passed to a stranger.
+// killOne signals through a pidfd.
 func (t *tree) killOne(pid int) {
+	if fd, ok := t.hold(pid); ok {
+		_ = unix.PidfdSendSignal(fd, unix.SIGKILL, nil, 0)
+		_ = unix.Close(fd)
+	} // it has ended, or the next round meets it again
+}
+
+// hold opens a pidfd of a process of the sandbox, after a second look at its group: between
+// the listing and now the pid may have passed to a stranger.
+func (t *tree) hold(pid int) (pidfd int, ok bool) {
 	fd, err := unix.PidfdOpen(pid, 0)
 	if err != nil {
-		return // it has ended, or the next round meets it again
+		return -1, false
 	}
-	defer unix.Close(fd)
 	now, err := groupsOf("/proc/" + strconv.Itoa(pid) + "/cgroup")
 	if err != nil || !t.holdsPath(now) {
-		return
+		_ = unix.Close(fd)
+		return -1, false
 	}
-	_ = unix.PidfdSendSignal(fd, unix.SIGKILL, nil, 0)
+	return fd, true
 }
 
 // holdsPath reports whether one of the groups in a /proc/PID/cgroup is the

@@ -88,6 +88,9 @@ func child(role string) int {
 		}
 	case "storm": // fork for ever, ignoring what can be ignored
 		return stormChild()
+	case "hop": // fork and exit for ever: no process of it lives for long
+		fmt.Println("hop")
+		hop(uintptr(os.Getppid()))
 	case "tick": // a line every 5 ms
 		for {
 			fmt.Println("tick")
@@ -162,6 +165,20 @@ func startStorm(t *testing.T, g *Group) *proc {
 		t.Fatal(got)
 	}
 	return p
+}
+
+// hop goes on in a child of a child, and so on, until the test is gone. Of Go's runtime
+// there is nothing left in them but this thread.
+func hop(test uintptr) {
+	for {
+		if _, _, err := unix.RawSyscall(unix.SYS_KILL, test, 0, 0); err != 0 {
+			break
+		}
+		if pid, _, _ := unix.RawSyscall6(unix.SYS_CLONE, uintptr(unix.SIGCHLD), 0, 0, 0, 0, 0); pid != 0 {
+			break
+		}
+	}
+	unix.RawSyscall(unix.SYS_EXIT_GROUP, 0, 0, 0)
 }
 
 func readDirect(dev, mib string) int {
@@ -279,7 +296,7 @@ func skip(t *testing.T, why string) {
 // newGroup makes a limited group that the test's end removes.
 func newGroup(t *testing.T, f Facts, r *specs.LinuxResources) *Group {
 	t.Helper()
-	g, err := New(f, Spec{Name: fmt.Sprintf("%s-%d", testGroup("test"), time.Now().UnixNano()), Resources: r})
+	g, err := New(f, Spec{Name: fmt.Sprintf("%s-%d", testGroup("test"), time.Now().UnixNano()), Resources: r, Privileged: os.Geteuid() == 0})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -31,8 +31,9 @@ func (g *Group) Spawn(start func(group *os.File) error) error {
 	}
 	var entered []string
 	var errs []error
-	for _, name := range sortedKeys(g.rec.Paths) {
-		if err := enterThread(g.rec.Paths[name]); err != nil {
+	paths := g.Paths()
+	for _, name := range sortedKeys(paths) {
+		if err := enterThread(paths[name]); err != nil {
 			errs = append(errs, fmt.Errorf("entering cgroup %q: %w", g.rec.Name, err))
 			break
 		}
@@ -75,7 +76,7 @@ func (g *Group) Doors() (unified *os.File, tasks []*os.File, err error) {
 		unified, err = g.FD()
 		return unified, nil, err
 	}
-	for _, dir := range g.dirs() {
+	for _, dir := range distinct(g.Paths()) {
 		path := filepath.Join(dir, "tasks")
 		fd, err := unix.Open(path, unix.O_WRONLY|unix.O_CLOEXEC, 0)
 		if err != nil {

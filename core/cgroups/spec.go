@@ -34,6 +34,10 @@ type Spec struct {
 	// as OCI has it; absent, a memory limit allows no swap. Unified may have
 	// "memory.high" (v2 only) and "cpu.weight" (v1: converted to shares).
 	Resources *specs.LinuxResources
+	// Privileged: the caller is root on the host, and so may move the group's processes
+	// whoever they are. On v1 the freezer's group, which costs each start and each end as
+	// much as another limit, is then made by the first Freeze.
+	Privileged bool
 }
 
 // limits are a spec's resources in the library's words.

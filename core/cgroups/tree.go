@@ -15,12 +15,15 @@ import (
 // directories with whatever the workload made below them.
 type tree struct{ rec Record }
 
-// dirs are the group's directories, one per hierarchy: controllers that are
+// dirs are the group's directories, one per hierarchy.
+func (t *tree) dirs() []string { return distinct(t.rec.Paths) }
+
+// distinct gives the directories in the order of their controllers: those that are
 // mounted together share one.
-func (t *tree) dirs() []string {
-	dirs := make([]string, 0, len(t.rec.Paths))
-	for _, name := range sortedKeys(t.rec.Paths) {
-		if dir := t.rec.Paths[name]; !slices.Contains(dirs, dir) {
+func distinct(paths map[string]string) []string {
+	dirs := make([]string, 0, len(paths))
+	for _, name := range sortedKeys(paths) {
+		if dir := paths[name]; !slices.Contains(dirs, dir) {
 			dirs = append(dirs, dir)
 		}
 	}

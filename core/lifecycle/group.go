@@ -13,7 +13,7 @@ func (s *Sandbox) makeGroup(context.Context) error {
 	if !s.plan.Cgroup.Wanted {
 		return nil
 	}
-	g, err := cgroups.New(s.cfg.Cgroups, cgroups.Spec{Name: cgroups.Prefix + s.dir.ID, Resources: s.plan.Resources})
+	g, err := cgroups.New(s.cfg.Cgroups, cgroups.Spec{Name: cgroups.Prefix + s.dir.ID, Resources: s.plan.Resources, Privileged: s.cfg.Privileged})
 	if err != nil {
 		return phase("cgroups", err)
 	}

@@ -524,7 +524,7 @@ func (s *Sandbox) openGates(context.Context) error {
 		if err := s.dir.Journal.Done(stepCgroup); err != nil {
 			return phase("cgroups", err)
 		}
-		s.log.Emit(audit.Cgroup, nil, map[string]any{"group": s.group.Record().Paths})
+		s.log.Emit(audit.Cgroup, nil, map[string]any{"group": s.group.Paths()})
 	}
 	s.tell(hooks.PostCgroups, nil)
 	if s.holds() || s.plan.Network.Plugin {

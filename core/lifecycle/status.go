@@ -95,13 +95,13 @@ func (s *Sandbox) Plan() *plan.Plan { return s.plan }
 // InitPid is that of PID 1, as the host sees it.
 func (s *Sandbox) InitPid() int { return s.init.Pid }
 
-// Cgroup gives the directories of the sandbox's group by controller ("" on v2), nil
-// for none.
+// Cgroup gives the directories of the group that the sandbox's processes are born in, by
+// controller ("" on v2), nil for none.
 func (s *Sandbox) Cgroup() map[string]string {
 	if s.group == nil {
 		return nil
 	}
-	return s.group.Record().Paths
+	return s.group.Paths()
 }
 
 // Stats reads the accounts of the sandbox's group; nil without a group.

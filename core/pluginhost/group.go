@@ -91,7 +91,11 @@ func (g *group) make(h *Host, dir *rundir.Dir, memory int64) error {
 	if !facts.Usable() {
 		return nil
 	}
-	facts = facts.Only(cgroups.Memory, cgroups.Pids, cgroups.Freezer)
+	ends := cgroups.Pids // what lets all that is in it be ended at once
+	if facts.Unsupported(cgroups.Pids) != nil {
+		ends = cgroups.Freezer
+	}
+	facts = facts.Only(cgroups.Memory, ends)
 	if !facts.Usable() {
 		return nil
 	}
