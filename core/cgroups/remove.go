@@ -47,14 +47,12 @@ func (t *tree) removeTree(ctx context.Context, dir string) error {
 	} else if err != nil {
 		return err
 	}
+	// Most have nothing below and nobody in them any more.
+	if err := rmdir(dir); err == nil || !busy(err) {
+		return err
+	}
 	for pause := newPause(ctx); ; {
-		err := walk(dir, func(dir string) error {
-			err := unix.Rmdir(dir)
-			if err == nil || gone(err) {
-				return nil
-			}
-			return &os.PathError{Op: "rmdir", Path: dir, Err: err}
-		})
+		err := walk(dir, rmdir)
 		if err == nil || !busy(err) {
 			return err
 		}
@@ -67,6 +65,14 @@ func (t *tree) removeTree(ctx context.Context, dir string) error {
 			return errors.Join(err, waitErr)
 		}
 	}
+}
+
+// rmdir removes an empty group, which may be gone.
+func rmdir(dir string) error {
+	if err := unix.Rmdir(dir); err != nil && !gone(err) {
+		return &os.PathError{Op: "rmdir", Path: dir, Err: err}
+	}
+	return nil
 }
 
 // busy reports whether a group could not be removed yet: it has tasks (EBUSY),
