@@ -51,6 +51,9 @@ func (in *initProcess) holdRoot(b *builder) error {
 	if err := unix.Fchdir(b.root); err != nil {
 		return os.NewSyscallError("fchdir", err)
 	}
+	if err := in.spread(); err != nil {
+		return err
+	}
 	for i, h := range hs.Hooks {
 		if err := createHook(h, hs.State, fds[0], fds[i+1]); err != nil {
 			return &hookError{i, err}

@@ -497,6 +497,9 @@ func (in *initProcess) startWorkload(setup *initproto.Setup, fds []int, tty term
 		return err
 	}
 	defer pr.forget()
+	if err := in.spread(); err != nil {
+		return err
+	}
 	if setup.Direct {
 		return in.becomeWorkload(pr, noteFD, tty.master)
 	}

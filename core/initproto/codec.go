@@ -220,6 +220,7 @@ func (s *Setup) code(c *coder) {
 	c.flag(&s.Hold)
 	c.u64(&s.InitCaps)
 	s.Files.code(c)
+	c.bytes(&s.CPUs)
 	c.u32(&s.Late)
 	if c.read && s.Late > MaxLate {
 		c.bad = true

@@ -104,6 +104,9 @@ type Setup struct {
 	InitCaps uint64
 	// Files is RLIMIT_NOFILE as init is to set it: it was started with less.
 	Files Rlimit
+	// CPUs is where init and all that it makes run from its first process on, as
+	// sched_setaffinity(2) takes it, empty for where it runs already.
+	CPUs []byte
 	// Late is how many descriptors come after those of this message, with
 	// KindSecrets: what is fetched while the file system is built. There is no such
 	// message for none.

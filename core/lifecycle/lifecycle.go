@@ -487,6 +487,7 @@ func (s *Sandbox) sendSetup(ctx context.Context) error {
 		Hostname: s.plan.Hostname, Ops: s.prep.Ops, Landlock: security.Landlock(s.plan, s.prep.Entries), Process: s.process,
 		InitFilter: s.initFilter, CgroupNS: s.plan.Namespace("cgroup"),
 		Hold: s.holds(), SetIDs: s.plan.IDs.Helpers, UserNS: s.plan.IDs.Kind != "none", Direct: !s.plan.Init, InitCaps: security.InitCaps(s.process), Late: uint32(late),
+		CPUs:  s.init.CPUs,
 		Files: initproto.Rlimit{Resource: unix.RLIMIT_NOFILE, Soft: s.files.Cur, Hard: s.files.Max},
 	}
 	s.setup = setup

@@ -23,7 +23,8 @@ type Begun struct {
 	flags   uintptr
 	program *birth.Program
 	child   *birth.Born // nil before it is made
-	ours    int         // end of the socket, -1 once it is closed
+	apart   *apart
+	ours    int // end of the socket, -1 once it is closed
 	theirs  int
 
 	mu    sync.Mutex
@@ -88,6 +89,7 @@ func newBegun(flags uintptr) (*Begun, error) {
 	g.theirs = high
 
 	p := g.program
+	g.apart = keepApart(p)
 	p.HoldExec(execFD)
 	for fd := range execFD {
 		p.Call(birth.Must, "dup3", unix.SYS_DUP3, uintptr(g.theirs), uintptr(fd), 0)

@@ -95,21 +95,21 @@ func (b born) passed() []int {
 }
 
 // spawn makes init. The calling thread is its parent, but of one that was begun.
-func spawn(b born) (pid, pidfd int, err error) {
+func spawn(b born) (in *Init, err error) {
 	fds := b.passed()
 	if len(fds) > maxPassed {
-		return 0, -1, fmt.Errorf("init cannot be given %d descriptors", len(fds))
+		return nil, fmt.Errorf("init cannot be given %d descriptors", len(fds))
 	}
 	g := b.begun
 	if !g.take(b) {
 		if g, err = newBegun(b.flags); err != nil {
-			return 0, -1, err
+			return nil, err
 		}
 	}
 	defer g.close()
 	if err := g.follow(b); err != nil {
 		g.abandon(err)
-		return 0, -1, err
+		return nil, err
 	}
 	if g.child == nil {
 		g.child, err = g.program.Clone(g.cloneFlags(), b.cgroup)
@@ -119,7 +119,7 @@ func spawn(b born) (pid, pidfd int, err error) {
 	}
 	if err != nil {
 		g.abandon(err)
-		return 0, -1, err
+		return nil, err
 	}
 	child := g.child
 	failpoint.Hit("init cloned")
@@ -142,7 +142,7 @@ func spawn(b born) (pid, pidfd int, err error) {
 		b.beside()
 	}
 	if err := <-awaited; err != nil {
-		return 0, -1, err
+		return nil, err
 	}
-	return child.Pid, child.PidFD, nil
+	return &Init{Pid: child.Pid, PidFD: child.PidFD, CPUs: g.apart.restored()}, nil
 }

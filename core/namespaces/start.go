@@ -69,6 +69,10 @@ type Options struct {
 type Init struct {
 	Pid   int
 	PidFD int
+	// CPUs is where it is to run, with all that it makes, from its first process on: until
+	// then it is kept off its maker's processor. As sched_setaffinity(2) takes it, nil for
+	// where it is.
+	CPUs []byte
 
 	once   sync.Once
 	status syscall.WaitStatus
@@ -129,15 +133,14 @@ func Start(p *plan.Plan, o Options) (*Init, error) {
 			b.ambient = ambient(o.LastCap)
 		}
 	}
-	pid, pidfd, err := spawn(b)
+	in, err := spawn(b)
 	if err != nil {
 		return nil, startError(err, p)
 	}
-	in := &Init{Pid: pid, PidFD: pidfd}
 	if p.IDs.Helpers {
 		written := make(chan error, 1)
 		go func() {
-			err := runHelpers(pid, p)
+			pid, err := in.Pid, runHelpers(in.Pid, p)
 			if err != nil {
 				pid = 0
 			}
