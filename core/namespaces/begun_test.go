@@ -70,6 +70,63 @@ func TestBegunIsTheInitThatStarts(t *testing.T) {
 	}
 }
 
+// TestBegunIsKeptApart: it runs anywhere but where it was begun, and is to run wherever
+// its maker's children may once it has started.
+func TestBegunIsKeptApart(t *testing.T) {
+	testutil.Needs(t, testutil.UserNS)
+	var ours unix.CPUSet
+	if err := unix.SchedGetaffinity(0, &ours); err != nil {
+		t.Fatal(err)
+	}
+	g := mustBegin(t, allTypes)
+	pid := g.child.Pid
+	want := ours.Count() - 1
+	if want == 0 {
+		want = 1 // there is nowhere else
+	}
+	var theirs unix.CPUSet
+	for end := time.Now().Add(10 * time.Second); ; time.Sleep(time.Millisecond) {
+		if err := unix.SchedGetaffinity(pid, &theirs); err != nil {
+			t.Fatal(err)
+		}
+		if theirs.Count() == want {
+			break
+		}
+		if time.Now().After(end) {
+			t.Fatalf("it may run on %v, its maker on %v", theirs, ours)
+		}
+	}
+	s, err := startWith(t, &plan.Plan{Namespaces: all, IDs: oneID()}, g)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if (ours.Count() > 1) != (len(s.in.CPUs) > 0) {
+		t.Errorf("with %d processors init is told %d bytes", ours.Count(), len(s.in.CPUs))
+	}
+}
+
+func TestProcessorsAreRestored(t *testing.T) {
+	cpus := func(n ...int) (s unix.CPUSet) {
+		for _, i := range n {
+			s.Set(i)
+		}
+		return s
+	}
+	for name, c := range map[string]struct {
+		apart apart
+		want  string
+	}{
+		"not apart":           {apart{}, ""},
+		"never told":          {apart{ours: cpus(0, 1), allowed: cpus(0, 1)}, strings.Repeat("\xff", 128)},
+		"told where":          {apart{ours: cpus(0, 2), allowed: cpus(0, 1, 2)}, "\x05" + strings.Repeat("\x00", 127)},
+		"nothing was allowed": {apart{ours: cpus(1, 2)}, "\x06" + strings.Repeat("\x00", 127)},
+	} {
+		if got := string(c.apart.restored()); got != c.want {
+			t.Errorf("%s: %q, want %q", name, got, c.want)
+		}
+	}
+}
+
 func TestDismissed(t *testing.T) {
 	testutil.Needs(t, testutil.UserNS)
 	g := mustBegin(t, allTypes)
