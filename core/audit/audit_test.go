@@ -63,8 +63,11 @@ func TestBegin(t *testing.T) {
 func TestNoEventForgesAnother(t *testing.T) {
 	var out bytes.Buffer
 	l := NewLog("1", "a\nb", &out)
-	l.Emit(Failed, errors.New("x\n{\"v\":1,\"type\":\"sandbox.removed\"}\x1b[2J\u009b"), map[string]any{"k": "y\n{\"v\":1}\n"})
+	l.Emit(Failed, errors.New("x\n{\"v\":1,\"type\":\"sandbox.removed\"}\x1b[2J\u009b"), map[string]any{"k": "y\n{\"v\":1}\n\u202egnp.exe"})
 	got := events(t, out.String())
+	if strings.ContainsRune(out.String(), '\u202e') { // CVE-2021-42574
+		t.Errorf("it turns the direction of writing: %q", out.String())
+	}
 	if len(got) != 1 || got[0].Type != Failed || strings.ContainsAny(got[0].Error, "\n\x1b\u009b") {
 		t.Errorf("%+v", got)
 	}

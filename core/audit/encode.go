@@ -4,6 +4,7 @@ import (
 	"maps"
 	"slices"
 	"strconv"
+	"unicode"
 	"unicode/utf8"
 
 	"github.com/nucleus-runtime/nucleus/internal/plainjson"
@@ -101,8 +102,8 @@ func appendString(b []byte, s string) []byte {
 			continue
 		}
 		r, size := utf8.DecodeRuneInString(s[i:])
-		if r < 0xa0 { // the C1 control characters, which drive some terminals
-			b = append(b, '\\', 'u', '0', '0', hex[r>>4], hex[r&0xf])
+		if r < 0xa0 || unicode.Is(unicode.Bidi_Control, r) { // what drives some terminals, and what Clean says of
+			b = append(b, '\\', 'u', hex[r>>12&0xf], hex[r>>8&0xf], hex[r>>4&0xf], hex[r&0xf])
 		} else {
 			b = utf8.AppendRune(b, r)
 		}

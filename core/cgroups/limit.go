@@ -79,8 +79,19 @@ func (g *Group) limitV1(res *oc.Resources) error {
 			return fmt.Errorf("limiting cgroup %q in hierarchy %s: %w", g.rec.Name, c.name, err)
 		}
 	}
+	if res.Memory == 0 {
+		return nil
+	}
+	// What sockets of TCP and UDP hold is counted apart on v1, and only where it has a limit.
+	err := oc.WriteFile(g.rec.Paths[Memory], tcpLimit, num(res.Memory))
+	if err != nil && !errors.Is(err, os.ErrNotExist) {
+		return fmt.Errorf("limiting cgroup %q in hierarchy %s: %w", g.rec.Name, Memory, err)
+	}
 	return nil
 }
+
+// tcpLimit is missing where the kernel has no TCP.
+const tcpLimit = "memory.kmem.tcp.limit_in_bytes"
 
 // check is one limit to read back.
 type check struct {
@@ -132,7 +143,8 @@ func (g *Group) checksV2(r *oc.Resources) (cs []check) {
 
 func (g *Group) checksV1(r *oc.Resources) (cs []check) {
 	if r.Memory != 0 {
-		cs = append(cs, check{limit: Memory, controller: Memory, file: "memory.limit_in_bytes", want: num(r.Memory), bytes: true})
+		cs = append(cs, check{limit: Memory, controller: Memory, file: "memory.limit_in_bytes", want: num(r.Memory), bytes: true},
+			check{limit: Memory, controller: Memory, file: tcpLimit, want: num(r.Memory), bytes: true, optional: true})
 	}
 	if r.MemorySwap > 0 {
 		cs = append(cs, check{limit: Swap, controller: Memory, file: "memory.memsw.limit_in_bytes", want: num(r.MemorySwap), bytes: true})

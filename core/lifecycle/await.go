@@ -154,7 +154,7 @@ func (s *Sandbox) awaitFS(ctx context.Context) error {
 		if i >= len(done.Digests) || done.Digests[i] != sum.Digest {
 			return phase("fs", fmt.Errorf("context: what arrived inside is not what was sent (%s)", sum.Digest))
 		}
-		s.log.Emit(audit.ContextVerified, nil, map[string]any{"digest": sum.Digest, "method": "copy", "files": sum.Files, "bytes": sum.Bytes, "skipped": sum.Skipped})
+		s.log.Emit(audit.ContextVerified, nil, map[string]any{"digest": sum.Digest, "method": "copy", "files": sum.Files, "bytes": sum.Bytes, "left": sum.Left, "skipped": sum.Skipped})
 	}
 	return nil
 }

@@ -184,69 +184,103 @@ func TestTell(t *testing.T) {
 	}
 }
 
-// The last close of a TCP socket waits for as long as SO_LINGER says, and a sandbox can
-// see to it that it is the reader's.
-func TestCloseDoesNotWaitForADescriptor(t *testing.T) {
+// lingering makes a TCP socket whose last close waits for an hour, which is SO_LINGER's to say,
+// and the end that what it has written waits for.
+func lingering(t *testing.T) (slow int, peer net.Conn) {
+	t.Helper()
 	l, err := net.Listen("tcp4", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer l.Close()
-	slow, err := unix.Socket(unix.AF_INET, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+	slow, err = unix.Socket(unix.AF_INET, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
 		t.Fatal(err)
 	}
 	if err := unix.Connect(slow, &unix.SockaddrInet4{Addr: [4]byte{127, 0, 0, 1}, Port: l.Addr().(*net.TCPAddr).Port}); err != nil {
 		t.Fatal(err)
 	}
-	peer, err := l.Accept()
-	if err != nil {
+	if peer, err = l.Accept(); err != nil {
 		t.Fatal(err)
 	}
-	defer peer.Close() // ends the waiting, by a reset
 	for err == nil {
 		err = unix.Sendto(slow, make([]byte, 1<<16), unix.MSG_DONTWAIT, nil)
 	}
 	if err := unix.SetsockoptLinger(slow, unix.SOL_SOCKET, unix.SO_LINGER, &unix.Linger{Onoff: 1, Linger: 3600}); err != nil {
 		t.Fatal(err)
 	}
-	fd, err := unix.Socket(unix.AF_UNIX, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
-	if err != nil {
-		t.Fatal(err)
+	return slow, peer
+}
+
+// A sandbox can see to it that the last close of a descriptor is the reader's, or that of who lets
+// go of the queue.
+func TestCloseDoesNotWaitForADescriptor(t *testing.T) {
+	for what, read := range map[string]bool{"that is being closed": true, "in the queue": false} {
+		t.Run(what, func(t *testing.T) {
+			slow, peer := lingering(t)
+			defer peer.Close() // ends the waiting, by a reset
+			fd, err := unix.Socket(unix.AF_UNIX, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
+			if err != nil {
+				t.Fatal(err)
+			}
+			at := &unix.SockaddrUnix{Name: filepath.Join(t.TempDir(), "s")}
+			if err := unix.Bind(fd, at); err != nil {
+				t.Fatal(err)
+			}
+			taken, going := make(chan struct{}, 10), make(chan struct{})
+			r := Receive(fd, func(Message) { taken <- struct{}{}; <-going })
+			to, err := unix.Socket(unix.AF_UNIX, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer unix.Close(to)
+			if err := unix.Sendto(to, []byte("READY=1"), 0, at); err != nil {
+				t.Fatal(err)
+			}
+			<-taken // busy until the descriptor is nobody else's
+			if err := unix.Sendmsg(to, []byte("READY=1"), unix.UnixRights(slow), at, 0); err != nil {
+				t.Fatal(err)
+			}
+			_ = unix.Close(slow)
+			if read {
+				close(going)
+				select {
+				case <-taken:
+					t.Fatal("the reader did not wait: this test shows nothing")
+				case <-time.After(100 * time.Millisecond):
+				}
+			} else {
+				defer close(going)
+			}
+			closed := make(chan struct{})
+			go func() { r.Close(); close(closed) }()
+			select {
+			case <-closed:
+			case <-time.After(20 * time.Second):
+				t.Fatal("Close waits for a descriptor of the sandbox's")
+			}
+			if err := unix.Sendto(to, []byte("READY=1"), 0, at); err == nil {
+				t.Error("somebody listens still")
+			}
+			if read {
+				letGo(t, r)
+			}
+		})
 	}
-	at := &unix.SockaddrUnix{Name: filepath.Join(t.TempDir(), "s")}
-	if err := unix.Bind(fd, at); err != nil {
-		t.Fatal(err)
-	}
-	taken, going := make(chan struct{}, 10), make(chan struct{})
-	r := Receive(fd, func(Message) { taken <- struct{}{}; <-going })
-	to, err := unix.Socket(unix.AF_UNIX, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer unix.Close(to)
-	if err := unix.Sendto(to, []byte("READY=1"), 0, at); err != nil {
-		t.Fatal(err)
-	}
-	<-taken // busy until the descriptor is nobody else's
-	if err := unix.Sendmsg(to, []byte("READY=1"), unix.UnixRights(slow), at, 0); err != nil {
-		t.Fatal(err)
-	}
-	_ = unix.Close(slow)
-	close(going)
-	select {
-	case <-taken:
-		t.Fatal("the reader did not wait: this test shows nothing")
-	case <-time.After(100 * time.Millisecond):
-	}
-	closed := make(chan struct{})
-	go func() { r.Close(); close(closed) }()
-	select {
-	case <-closed:
-	case <-time.After(20 * time.Second):
-		t.Fatal("Close waits for a descriptor of the sandbox's")
-	}
-	if err := unix.Sendto(to, []byte("READY=1"), 0, at); err == nil {
-		t.Error("somebody listens still")
+}
+
+// letGo waits until the reader is back, and keeps no thread.
+func letGo(t *testing.T, r *Receiver) {
+	t.Helper()
+	for end := time.Now().Add(20 * time.Second); ; time.Sleep(time.Millisecond) {
+		r.mu.Lock()
+		over := r.over
+		r.mu.Unlock()
+		if over {
+			return
+		}
+		if time.Now().After(end) {
+			t.Fatal("the reader waits for a descriptor of the sandbox's")
+		}
 	}
 }

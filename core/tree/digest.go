@@ -29,8 +29,12 @@ type Summary struct {
 	Digest  string   // "sha256:<hex>"
 	Files   int64    // all entries but the root: files, directories, links and others
 	Bytes   int64    // content of regular files
-	Skipped []string // what Pack left out because it can't be copied, without excludes
+	Left    int64    // entries that Pack left out because they can't be copied, without excludes
+	Skipped []string // the first maxSkipped of them
 }
+
+// maxSkipped bounds what is told of a tree that somebody has filled with FIFOs.
+const maxSkipped = 32
 
 // Digest gives "sha256:<hex>" over the canonical form of the tree at root.
 func Digest(ctx context.Context, root *os.File) (string, error) {

@@ -73,12 +73,13 @@ type packer struct {
 	h       hash.Hash
 	buf     []byte
 	rec     []byte
+	left    int64 // entries that can't be copied
 	skipped []string
 }
 
 func (p *packer) finish() (Summary, error) {
 	sum := p.m.sum()
-	files := p.lim.files - int64(len(p.skipped))
+	files := p.lim.files - p.left
 	p.rec = append(p.rec[:0], recTrailer)
 	p.rec = binary.LittleEndian.AppendUint64(p.rec, uint64(files))
 	p.rec = binary.LittleEndian.AppendUint64(p.rec, uint64(p.lim.bytes))
@@ -89,7 +90,7 @@ func (p *packer) finish() (Summary, error) {
 	if err := p.w.Flush(); err != nil {
 		return Summary{}, writing(err)
 	}
-	return Summary{Digest: digestString(sum), Files: files, Bytes: p.lim.bytes, Skipped: p.skipped}, nil
+	return Summary{Digest: digestString(sum), Files: files, Bytes: p.lim.bytes, Left: p.left, Skipped: p.skipped}, nil
 }
 
 func (p *packer) enter(e *entry) error {
@@ -156,7 +157,9 @@ func (p *packer) special(e *entry) error {
 	if err := p.lim.file(e.path); err != nil {
 		return err
 	}
-	p.skipped = append(p.skipped, e.path)
+	if p.left++; len(p.skipped) < maxSkipped {
+		p.skipped = append(p.skipped, e.path)
+	}
 	return nil
 }
 

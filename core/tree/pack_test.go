@@ -5,7 +5,9 @@ import (
 	"context"
 	"errors"
 	"os"
+	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 
@@ -82,14 +84,25 @@ func TestPackListsWhatCannotBeCopied(t *testing.T) {
 	noFDLeak(t)
 	root := plant(t, sample...)
 	s, stream := packed(t, root, PackOptions{})
-	if want := []string{"fifo", "null"}; !slices.Equal(s.Skipped, want) {
-		t.Errorf("skipped %q, want %q", s.Skipped, want)
+	if want := []string{"fifo", "null"}; !slices.Equal(s.Skipped, want) || s.Left != 2 {
+		t.Errorf("skipped %q, %d in all, want %q", s.Skipped, s.Left, want)
 	}
 	if s.Files != int64(len(sample)-2) || s.Bytes != 9 {
 		t.Errorf("%d files, %d bytes, want %d and 9", s.Files, s.Bytes, len(sample)-2)
 	}
 	if bytes.Contains(stream, []byte("fifo")) {
 		t.Error("the FIFO is in the stream")
+	}
+}
+
+func TestPackListsFewOfMany(t *testing.T) {
+	dir := t.TempDir()
+	for i := range 3 * maxSkipped {
+		must(t, unix.Mkfifo(filepath.Join(dir, strconv.Itoa(i)), 0o600))
+	}
+	s, _ := packed(t, dir, PackOptions{})
+	if len(s.Skipped) != maxSkipped || s.Left != 3*maxSkipped || s.Files != 0 {
+		t.Errorf("%d are listed of %d, and %d files", len(s.Skipped), s.Left, s.Files)
 	}
 }
 

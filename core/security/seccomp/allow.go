@@ -32,8 +32,8 @@ var allowed = [][]string{
 	},
 	// memory; mprotect and mmap stay free to make writable code, which JIT compilers live by
 	{
-		"brk", "madvise", "map_shadow_stack", "membarrier", "memfd_create", "memfd_secret", "mincore", "mlock", "mlock2",
-		"mlockall", "mmap", "mprotect", "mremap", "mseal", "msync", "munlock", "munlockall", "munmap", "pkey_alloc",
+		"brk", "madvise", "map_shadow_stack", "membarrier", "memfd_create", "mincore", "mlock", "mlock2", "mlockall",
+		"mmap", "mprotect", "mremap", "mseal", "msync", "munlock", "munlockall", "munmap", "pkey_alloc",
 		"pkey_free", "pkey_mprotect", "process_mrelease", "remap_file_pages",
 	},
 	// processes and threads

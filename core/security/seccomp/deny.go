@@ -73,6 +73,12 @@ var refused = []denial{
 		},
 	},
 	{
+		// A kernel with secretmem.enable=0, the default until 6.5, says the same.
+		action: Errno(syscall.ENOSYS),
+		why:    "takes its pages out of the kernel's own map of memory, which is in small pieces for good then, and keeps the host from hibernating",
+		names:  []string{"memfd_secret"},
+	},
+	{
 		action: Errno(syscall.EPERM),
 		why:    "changes the host",
 		names: []string{

@@ -134,6 +134,7 @@ func TestRefusedCallsDoNotReachTheKernel(t *testing.T) {
 		"lease":                {call{unix.SYS_FCNTL, [6]uintptr{bad, 1<<40 | unix.F_SETLEASE, unix.F_WRLCK}}, unix.EACCES},
 		"prlimit of another":   {call{unix.SYS_PRLIMIT64, [6]uintptr{1, unix.RLIMIT_CPU, bad, 0}}, unix.EPERM},
 		"seccomp listener":     {call{unix.SYS_SECCOMP, [6]uintptr{1, unix.SECCOMP_FILTER_FLAG_NEW_LISTENER, bad}}, unix.EINVAL},
+		"memfd_secret":         {call{unix.SYS_MEMFD_SECRET, [6]uintptr{bad}}, unix.ENOSYS},
 		"no such call":         {call{1000, [6]uintptr{}}, unix.ENOSYS},
 	}
 	calls := map[string]call{}

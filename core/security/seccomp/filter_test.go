@@ -209,7 +209,7 @@ func TestDefaultFilterAdmitsModernCalls(t *testing.T) {
 			"pidfd_send_signal", "rseq", "membarrier", "futex_waitv", "futex_wake", "futex_wait", "futex_requeue",
 			"landlock_create_ruleset", "landlock_add_rule", "landlock_restrict_self", "copy_file_range", "io_submit",
 			"utimensat", "inotify_init1", "mq_open", "shmget", "fchmodat2", "cachestat", "mseal", "map_shadow_stack",
-			"setxattrat", "timer_create", "sched_setattr", "memfd_secret", "execveat", "getrandom", "restart_syscall",
+			"setxattrat", "timer_create", "sched_setattr", "execveat", "getrandom", "restart_syscall",
 			"rt_sigreturn", "mprotect", "setresuid", "mknodat", "sysinfo",
 		} {
 			if got := b.verdict(name, ^uint64(0), ^uint64(0), ^uint64(0), ^uint64(0), ^uint64(0), ^uint64(0)); got != ActAllow {
