@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"io/fs"
@@ -54,6 +55,13 @@ func onRecord(ctx context.Context, x state.Ref, held bool) (supervisor.Record, e
 	}
 	if dead {
 		died(&r)
+	}
+	switch {
+	case err == nil || held:
+	case x.Kept():
+		err = &hintedError{err: err, hint: "nucleus rm " + cmp.Or(x.Name, x.ID)}
+	default:
+		err = &hintedError{err: err, hint: "nucleus gc"}
 	}
 	return r, err
 }

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"path/filepath"
 	"strings"
 
@@ -89,8 +90,22 @@ func hintOf(err error) string {
 	if errors.As(err, &me) {
 		return "leave it out with -log none, or for all by taking log out of the host configuration: nucleus logs has the output in any case"
 	}
+	var se *state.StrayError
+	if errors.As(err, &se) {
+		return fmt.Sprintf("remove %q, and nucleus gc once more", se.Path)
+	}
+	var je *state.JournalError
+	if errors.As(err, &je) {
+		if errors.Is(je, fs.ErrPermission) {
+			return fmt.Sprintf("chmod -R u=rwX %q, and nucleus gc once more", je.Dir)
+		}
+		return fmt.Sprintf("rm -r %q, and nucleus gc once more: control groups nucleus-%s that are left go with rmdir", je.Dir, filepath.Base(je.Dir))
+	}
 	var ne *state.NameTakenError
 	if errors.As(err, &ne) {
+		if ne.ID == "" {
+			return fmt.Sprintf("remove %q, or choose another -name", ne.Path)
+		}
 		return "choose another -name, or leave it out; nucleus rm " + ne.Name + " removes one that has ended"
 	}
 	return ""

@@ -80,6 +80,9 @@ func (a *app) dial(ctx context.Context, ref string) (*control.Conn, state.Ref, e
 		time.Sleep(5 * time.Millisecond)
 		c, err = dialTo(ctx, x, ref)
 	}
+	if err != nil && hintOf(err) == "" && !over(x) && !held(root, x) {
+		err = &hintedError{err: err, hint: "nucleus gc"} // its socket is spoilt, too
+	}
 	return c, x, err
 }
 
@@ -411,7 +414,7 @@ func (a *app) ps(ctx context.Context, all, asJSON bool) error {
 			continue // since we looked
 		}
 		if err != nil {
-			a.problem("warning", fmt.Sprintf("sandbox %s: %v", x.ID[:12], err), "")
+			a.problem("warning", fmt.Sprintf("sandbox %s: %v", x.ID[:12], err), hintOf(err))
 			continue
 		}
 		if all || held[x.ID] {

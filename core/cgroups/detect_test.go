@@ -415,7 +415,7 @@ func TestSwapOnV2(t *testing.T) {
 		"a neighbour of the parent lacks it": {[]string{"cg/other/memory.max", "proc/meminfo", "proc/swaps"}, Unavailable, false},
 		"a child lacks it, without swap":     {[]string{"cg/boxes/a/memory.max", "proc/meminfo"}, Unavailable, true},
 		"the parent has it":                  {[]string{"cg/boxes/memory.max", "cg/boxes/memory.swap.max"}, Available, false},
-		"no group has limits of memory":      {[]string{"cg/other/pids.max", "proc/meminfo"}, Unknown, false},
+		"no group has limits of memory":      {[]string{"cg/other/pids.max", "proc/meminfo", "proc/swaps"}, Unknown, false},
 	} {
 		t.Run(name, func(t *testing.T) {
 			k := fake{cgroup: "0::/svc\n", mounts: mountV2, files: tree2(group("cg/svc", self, ctrl, ""), group("cg/boxes", "", ctrl, ctrl)), writable: []string{""}}
@@ -429,6 +429,52 @@ func TestSwapOnV2(t *testing.T) {
 			}
 			if got := f.Controllers[Swap].State; got != c.want || f.SwapAbsent != c.absent {
 				t.Errorf("%s, absent %v: want %s, %v\n%+v", got, f.SwapAbsent, c.want, c.absent, f)
+			}
+		})
+	}
+}
+
+// TestSwapAsBooted: where no group on v2 has limits of memory, a kernel's version and its
+// command line tell, and a limit that nobody asked for is not set in vain.
+func TestSwapAsBooted(t *testing.T) {
+	for name, c := range map[string]struct {
+		release, cmdline string
+		proc             []string // beside these
+		want             State
+		absent           bool
+	}{
+		"always accounted for":       {release: "6.1.0-28-amd64\n", want: Available},
+		"whatever was asked for":     {release: "6.12.5\n", cmdline: "swapaccount=0\n", want: Available},
+		"switched off":               {release: "5.15.0-91-generic\n", cmdline: "ro quiet swapaccount=0\n", want: Unavailable},
+		"as it comes":                {release: "5.13.0\n", cmdline: "ro quiet\n", want: Available},
+		"the last word counts":       {release: "6.0.3\n", cmdline: "swapaccount=0 swapaccount=1\n", want: Available},
+		"and in quotes":              {release: "6.0.3\n", cmdline: `swapaccount=1 swapaccount="0"` + "\n", want: Unavailable},
+		"a word of init's":           {release: "5.15.0\n", cmdline: "ro -- swapaccount=0\n", want: Available},
+		"another word":               {release: "5.15.0\n", cmdline: "xswapaccount=0 swapaccount=00\n", want: Available},
+		"by a choice of its builder": {release: "5.4.0\n", cmdline: "ro\n", want: Unknown},
+		"no command line to see":     {release: "5.15.0\n", want: Unknown},
+		"a kernel without swap":      {release: "5.15.0\n", cmdline: "ro\n", proc: []string{"proc/meminfo"}, want: Unavailable, absent: true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			k := fake{cgroup: "0::/svc\n", mounts: mountV2, files: tree2(group("cg/svc", self, ctrl, ""), group("cg/boxes", "", ctrl, ctrl)), writable: []string{""}}
+			if c.proc == nil {
+				c.proc = []string{"proc/meminfo", "proc/swaps"}
+			}
+			for _, f := range c.proc {
+				k.files[f] = ""
+			}
+			k.files["proc/sys/kernel/osrelease"] = c.release
+			if c.cmdline != "" {
+				k.files["proc/cmdline"] = c.cmdline
+			}
+			h, _ := k.host(t)
+			f, err := h.detect("/boxes")
+			if err != nil {
+				t.Fatal(err)
+			}
+			got := f.Controllers[Swap]
+			if got.State != c.want || f.SwapAbsent != c.absent || (got.Why == "") != (c.want == Available) {
+				t.Errorf("%+v, absent %v: want %s, %v", got, f.SwapAbsent, c.want, c.absent)
 			}
 		})
 	}

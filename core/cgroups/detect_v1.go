@@ -117,22 +117,26 @@ func (h host) delegateV1(dirs []string) string {
 }
 
 // swapFeature looks for the swap limit beside the parent: the file exists in
-// every group but the root one, where only children could tell. A kernel that has
-// it not may have no swap at all (CONFIG_SWAP), and so no /proc/swaps: a /proc that
-// shows processes alone (subset=pid) has no file either, but no meminfo as well: there
-// it is not taken to be absent.
+// every group but the root one, where only children could tell.
 func (h host) swapFeature(dir, file string) (ft Feature, absent bool) {
 	_, err := os.Stat(filepath.Join(dir, file))
 	switch {
 	case err == nil:
 		return Feature{State: Available}, false
 	case errors.Is(err, os.ErrNotExist):
-		if exists(h.procDir, "meminfo") && !exists(h.procDir, "swaps") {
-			return Feature{State: Unavailable, Why: "this kernel has no swap", Remedy: "leave out swap: there is none to limit"}, true
-		}
-		return Feature{State: Unavailable, Why: "the kernel does not account for swap", Remedy: "boot with swapaccount=1"}, false
+		return h.swapLacks()
 	}
 	return Feature{State: Unknown, Why: fmt.Sprintf("looking for the swap limit: %v", err)}, false
+}
+
+// swapLacks is what is said of a kernel that has no limit of swap. It may have no swap at
+// all (CONFIG_SWAP), and so no /proc/swaps: a /proc that shows processes alone (subset=pid)
+// has no file either, but no meminfo as well: there it is not taken to be absent.
+func (h host) swapLacks() (ft Feature, absent bool) {
+	if exists(h.procDir, "meminfo") && !exists(h.procDir, "swaps") {
+		return Feature{State: Unavailable, Why: "this kernel has no swap", Remedy: "leave out swap: there is none to limit"}, true
+	}
+	return Feature{State: Unavailable, Why: "the kernel does not account for swap", Remedy: "boot with swapaccount=1"}, false
 }
 
 func exists(dir, file string) bool {

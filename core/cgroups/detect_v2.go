@@ -8,6 +8,8 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+
+	"github.com/nucleus-runtime/nucleus/core/host/fact"
 )
 
 // leafName is the group that holds the supervisor when the delegated group is
@@ -295,7 +297,54 @@ func (h host) swapV2(f *Facts, root, parent string) Feature {
 			}
 		}
 	}
-	return Feature{State: Unknown, Why: "no group here has a memory controller to look at; the start tells"}
+	ft, absent := h.swapAsBooted()
+	f.SwapAbsent = absent
+	return ft
+}
+
+// swapAsBooted is for a host where no group tells: what its kernel does by its version and
+// command line. It is not seen to do so, but a limit that is set is read back.
+func (h host) swapAsBooted() (ft Feature, absent bool) {
+	lacks, absent := h.swapLacks()
+	if absent {
+		return lacks, true
+	}
+	unknown := Feature{State: Unknown, Why: "no group here has a memory controller to look at; the start tells"}
+	release, err := os.ReadFile(filepath.Join(h.procDir, "sys/kernel/osrelease"))
+	if err != nil {
+		return unknown, false
+	}
+	kernel := fact.Host{Kernel: string(release)}
+	switch {
+	case kernel.KernelAtLeast(6, 1): // b25806dcd3d5: always
+		return Feature{State: Available}, false
+	case !kernel.KernelAtLeast(5, 8): // 2d1c498072de: before, by CONFIG_MEMCG_SWAP_ENABLED
+		return unknown, false
+	}
+	line, err := os.ReadFile(filepath.Join(h.procDir, "cmdline"))
+	if err != nil {
+		return unknown, false
+	}
+	if bootedWithout(string(line)) {
+		return lacks, false
+	}
+	return Feature{State: Available}, false
+}
+
+// bootedWithout reports whether a kernel's command line switches the account of swap off.
+// The last word counts, and what follows -- is init's.
+func bootedWithout(line string) (off bool) {
+	for _, word := range strings.Fields(line) {
+		switch strings.ReplaceAll(word, `"`, "") {
+		case "swapaccount=0":
+			off = true
+		case "swapaccount=1":
+			off = false
+		case "--":
+			return off
+		}
+	}
+	return off
 }
 
 // swapIn looks in one group. Afterwards, its limit of memory is still to be there: a

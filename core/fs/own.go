@@ -12,6 +12,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/nucleus-runtime/nucleus/core/plan"
+	"github.com/nucleus-runtime/nucleus/internal/pathname"
 	"github.com/nucleus-runtime/nucleus/internal/plainfile"
 	"github.com/nucleus-runtime/nucleus/sdk/runtime"
 )
@@ -67,27 +68,22 @@ func upwards(real string) []inode {
 // same reports an inode among others.
 func same(x inode, of ...inode) bool { return x != inode{} && slices.Contains(of, x) }
 
-// below reports a path that is dir, or lies in it.
-func below(path, dir string) bool {
-	return path == dir || dir == "/" || strings.HasPrefix(path, dir+"/")
-}
-
 // refused says why a real path may not be bound, "" if it may.
 func (p *Prepared) refused(real string) string {
 	if real == "/" {
 		return "it is the host's root"
 	}
 	for _, t := range refusedTrees {
-		if below(real, t) {
+		if pathname.Within(real, t) {
 			return "it is below " + t
 		}
 	}
 	here := upwards(real)
 	for _, o := range p.owned() {
-		if below(real, o.real) || same(o.at[0], here...) {
+		if pathname.Within(real, o.real) || same(o.at[0], here...) {
 			return "it belongs to Nucleus (" + o.real + ")"
 		}
-		if (below(o.real, real) || same(here[0], o.at...)) && (o.hidden || real != "/usr" && real != "/usr/local") {
+		if (pathname.Within(o.real, real) || same(here[0], o.at...)) && (o.hidden || real != "/usr" && real != "/usr/local") {
 			return "it contains files of Nucleus (" + o.real + ")"
 		}
 	}
@@ -103,7 +99,7 @@ const elsewhere = "name another directory (-state-root, NUCLEUS_STATE_ROOT, stat
 func (p *Prepared) showable(m plan.Mount) error {
 	shown := identify(m.Source)
 	for _, o := range p.owned() {
-		if o.hidden && (below(o.real, m.Source) || same(shown, o.at...)) {
+		if o.hidden && (pathname.Within(o.real, m.Source) || same(shown, o.at...)) {
 			return &Error{
 				Path: o.real, Hint: elsewhere + ", or give the job a rootfs",
 				Err: fmt.Errorf("%q is Nucleus's own and lies in %q of the host, which the sandbox would see", o.real, m.Source),
@@ -143,7 +139,7 @@ func (p *Prepared) hides(brought []submount) error {
 			return fmt.Errorf("finding the mount of %q: %w", o.real, err)
 		}
 		for _, m := range brought {
-			if on == nil || m.Major != on.Major || m.Minor != on.Minor || !below(at, m.Root) && !below(m.Root, at) {
+			if on == nil || m.Major != on.Major || m.Minor != on.Minor || !pathname.Within(at, m.Root) && !pathname.Within(m.Root, at) {
 				continue
 			}
 			hint := "unmount it, or name a directory that holds only what the sandbox may have"

@@ -71,6 +71,9 @@ func (p *Prepared) rootfs(ctx context.Context) ([]plan.File, error) {
 	if err != nil {
 		return nil, err
 	}
+	if err := p.links(int(dir.Fd()), files); err != nil {
+		return nil, err
+	}
 	if p.plan.Root.Kind == plan.RootOverlay {
 		return files, p.overlayRoot()
 	}
@@ -112,6 +115,67 @@ func (p *Prepared) filesToMake(root int) ([]plan.File, error) {
 		out = append(out, f)
 	}
 	return out, nil
+}
+
+// links refuses a rootfs with a symbolic link on the way to what the sandbox puts into it,
+// for init follows none. In an overlay a link in the place of a mount point is in the way as
+// well: elsewhere what is mounted there is made anew.
+func (p *Prepared) links(root int, files []plan.File) error {
+	overlay := p.plan.Root.Kind == plan.RootOverlay
+	ours := map[string]bool{} // below these is nothing of the rootfs
+	for _, m := range p.plan.Mounts {
+		ours[m.Destination] = !overlay || m.Kind != plan.MountScratch
+	}
+	check := func(path, origin string, last bool) error {
+		for end := 1; end <= len(path); end++ {
+			at := path[:end]
+			switch {
+			case end < len(path) && path[end] != '/':
+				continue
+			case end == len(path) && !last:
+				return nil
+			}
+			t, err := typeOf(root, at)
+			if errors.Is(err, unix.ELOOP) {
+				return p.linkInTheWay(at, path, origin)
+			}
+			if err != nil || t != unix.S_IFDIR || ours[at] {
+				return nil
+			}
+		}
+		return nil
+	}
+	for _, f := range files {
+		if err := check(f.Path, "", false); err != nil {
+			return err
+		}
+	}
+	for _, m := range p.plan.Mounts {
+		if m.Inside {
+			continue
+		}
+		if err := check(m.Destination, m.Origin, overlay); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// linkInTheWay is the error of a path, which the job has named if it has an origin.
+func (p *Prepared) linkInTheWay(link, path, origin string) error {
+	at := filepath.Join(p.plan.Root.Path, link)
+	e := &Error{
+		Path: at, Origin: "rootfs.path", Hint: fmt.Sprintf("put a directory in the place of the link %q", at),
+		Err: fmt.Errorf("rootfs entry %q is a symbolic link, and the sandbox's own %q is not made behind one", link, path),
+	}
+	if path == link {
+		e.Err = fmt.Errorf("rootfs entry %q is a symbolic link, where the sandbox has a mount point", link)
+	}
+	if origin != "" {
+		e.Origin, e.Hint = origin, fmt.Sprintf("name the path that %q leads to, or put a directory in its place", at)
+		e.Err = fmt.Errorf("rootfs entry %q is a symbolic link, by which %q is not reached", link, path)
+	}
+	return e
 }
 
 // overlayRoot lays a writable layer in memory over the whole rootfs.
@@ -166,9 +230,6 @@ func (c *composer) entry(path string) error {
 	}
 	switch st.Mode & unix.S_IFMT {
 	case unix.S_IFLNK:
-		if c.below(path) {
-			return c.fail(path, errors.New("a mount point lies behind this symbolic link; name the path that it leads to"))
-		}
 		target, err := readlinkat(c.root, path)
 		if err != nil {
 			return c.fail(path, err)
@@ -212,16 +273,6 @@ func (c *composer) bind(path string, flags uint32) {
 	c.p.op(initproto.Op{Code: initproto.OpBind, Target: path, Source: lowerDir + path, Set: c.set, Flags: flags | initproto.FlagInRoot | initproto.FlagRecursive, FD: -1})
 	c.p.expect = append(c.p.expect, expectation{target: path, set: c.set, origin: "rootfs.path", unknown: true})
 	c.bound = append(c.bound, path)
-}
-
-// below reports whether anything of ours lies below path.
-func (c *composer) below(path string) bool {
-	for t := range c.targets {
-		if strings.HasPrefix(t, path+"/") {
-			return true
-		}
-	}
-	return false
 }
 
 func (c *composer) fail(path string, err error) error {

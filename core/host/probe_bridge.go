@@ -56,7 +56,7 @@ func forwarding() []expression {
 
 // try adds a rule with the expression.
 func (e expression) try() error {
-	err := nftBatch(unix.NFPROTO_INET, e.kind, e.hook, 0, e.rule)
+	err := hooked{family: unix.NFPROTO_INET, kind: e.kind, hook: e.hook}.add(e.rule)
 	if errors.Is(err, unix.ENOENT) || errors.Is(err, unix.EOPNOTSUPP) {
 		return lacks(fmt.Sprintf("nftables' %q", e.what), e.module, e.config)
 	}

@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"slices"
 
 	"golang.org/x/sys/unix"
 
@@ -24,12 +25,20 @@ func addsLink(kind string) (string, error) {
 	return "", nil
 }
 
-// nftBatch is one transaction: a table, a chain in it at a hook, and rules.
-func nftBatch(family uint8, kind string, hook, priority uint32, rules ...[]byte) error {
+// hooked is a chain at a hook, in a table of its own.
+type hooked struct {
+	family         uint8
+	kind           string
+	hook, priority uint32
+	set            []byte // attributes of a set of the table; nil for none
+}
+
+// add makes it with these rules, in one transaction.
+func (c hooked) add(rules ...[]byte) error {
 	var batch []byte
 	next := uint32(1)
 	add := func(kind uint16, attrs ...[]byte) {
-		body := nfgen(family, 0)
+		body := nfgen(c.family, 0)
 		for _, a := range attrs {
 			body = append(body, a...)
 		}
@@ -37,18 +46,23 @@ func nftBatch(family uint8, kind string, hook, priority uint32, rules ...[]byte)
 		batch = append(batch, message(unix.NFNL_SUBSYS_NFTABLES<<8|kind, unix.NLM_F_REQUEST|unix.NLM_F_ACK|unix.NLM_F_CREATE, next, body)...)
 	}
 	batch = append(batch, message(unix.NFNL_MSG_BATCH_BEGIN, unix.NLM_F_REQUEST, 1, nfgen(unix.AF_UNSPEC, unix.NFNL_SUBSYS_NFTABLES))...)
-	name, chain := []byte("probe\x00"), fmt.Appendf(nil, "%s-%d\x00", kind, hook)
-	add(unix.NFT_MSG_NEWTABLE, attr(unix.NFTA_TABLE_NAME, name))
-	at := append(attr(unix.NFTA_HOOK_HOOKNUM, be32(hook)), attr(unix.NFTA_HOOK_PRIORITY, be32(priority))...)
+	chain := fmt.Appendf(nil, "%s-%d\x00", c.kind, c.hook)
+	add(unix.NFT_MSG_NEWTABLE, attr(unix.NFTA_TABLE_NAME, probeTable))
+	at := append(attr(unix.NFTA_HOOK_HOOKNUM, be32(c.hook)), attr(unix.NFTA_HOOK_PRIORITY, be32(c.priority))...)
 	add(unix.NFT_MSG_NEWCHAIN,
-		attr(unix.NFTA_CHAIN_TABLE, name), attr(unix.NFTA_CHAIN_NAME, chain),
-		attr(unix.NFTA_CHAIN_HOOK|unix.NLA_F_NESTED, at), attr(unix.NFTA_CHAIN_TYPE, []byte(kind+"\x00")))
+		attr(unix.NFTA_CHAIN_TABLE, probeTable), attr(unix.NFTA_CHAIN_NAME, chain),
+		attr(unix.NFTA_CHAIN_HOOK|unix.NLA_F_NESTED, at), attr(unix.NFTA_CHAIN_TYPE, []byte(c.kind+"\x00")))
+	if c.set != nil {
+		add(unix.NFT_MSG_NEWSET, attr(unix.NFTA_SET_TABLE, probeTable), c.set)
+	}
 	for _, r := range rules {
-		add(unix.NFT_MSG_NEWRULE, attr(unix.NFTA_RULE_TABLE, name), attr(unix.NFTA_RULE_CHAIN, chain), attr(unix.NFTA_RULE_EXPRESSIONS|unix.NLA_F_NESTED, r))
+		add(unix.NFT_MSG_NEWRULE, attr(unix.NFTA_RULE_TABLE, probeTable), attr(unix.NFTA_RULE_CHAIN, chain), attr(unix.NFTA_RULE_EXPRESSIONS|unix.NLA_F_NESTED, r))
 	}
 	batch = append(batch, message(unix.NFNL_MSG_BATCH_END, unix.NLM_F_REQUEST, next+1, nfgen(unix.AF_UNSPEC, unix.NFNL_SUBSYS_NFTABLES))...)
 	return transact(unix.NETLINK_NETFILTER, batch)
 }
+
+var probeTable = []byte("probe\x00")
 
 func nftExpr(name string, attrs ...[]byte) []byte {
 	var data []byte
@@ -66,7 +80,7 @@ const (
 
 // probeNft adds a table and a nat chain, in one transaction.
 func probeNft(string) (string, error) {
-	if err := nftBatch(unix.NFPROTO_INET, "nat", unix.NF_INET_LOCAL_OUT, prioDNAT); err != nil {
+	if err := (hooked{family: unix.NFPROTO_INET, kind: "nat", hook: unix.NF_INET_LOCAL_OUT, priority: prioDNAT}).add(); err != nil {
 		return "", fmt.Errorf("adding an nftables nat chain: %w", err)
 	}
 	return "table and nat chain", nil
@@ -79,8 +93,11 @@ func probeTProxy(string) (string, error) {
 		nftExpr("immediate", attr(unix.NFTA_IMMEDIATE_DREG, be32(unix.NFT_REG_1)),
 			attr(unix.NFTA_IMMEDIATE_DATA|unix.NLA_F_NESTED, attr(unix.NFTA_DATA_VALUE, []byte{4, 0}))),
 		nftExpr("tproxy", attr(family, be32(unix.NFPROTO_IPV4)), attr(port, be32(unix.NFT_REG_1)))...)
-	if err := nftBatch(unix.NFPROTO_IPV4, "filter", unix.NF_INET_PRE_ROUTING, prioMangle, rule); err != nil {
+	if err := (hooked{family: unix.NFPROTO_IPV4, kind: "filter", hook: unix.NF_INET_PRE_ROUTING, priority: prioMangle}).add(rule); err != nil {
 		return "", fmt.Errorf("adding an nftables tproxy rule: %w", err)
+	}
+	if err := remembers(); err != nil {
+		return "", err
 	}
 	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
@@ -90,7 +107,37 @@ func probeTProxy(string) (string, error) {
 	if err := unix.SetsockoptInt(fd, unix.IPPROTO_IP, unix.IP_TRANSPARENT, 1); err != nil {
 		return "", fmt.Errorf("IP_TRANSPARENT: %w", err)
 	}
-	return "tproxy rule, transparent socket", nil
+	return "tproxy rule, set filled by packets, transparent socket", nil
+}
+
+var answersSet = []byte("answers\x00")
+
+// remembers adds a set that packets on their way out fill with where they go, for a while.
+func remembers() error {
+	id, while := be32(1), be64(100) // milliseconds
+	set := slices.Concat(
+		attr(unix.NFTA_SET_NAME, answersSet), attr(unix.NFTA_SET_ID, id),
+		attr(unix.NFTA_SET_FLAGS, be32(unix.NFT_SET_TIMEOUT|unix.NFT_SET_EVAL)), attr(unix.NFTA_SET_TIMEOUT, while),
+		attr(unix.NFTA_SET_KEY_TYPE, be32(0)), attr(unix.NFTA_SET_KEY_LEN, be32(8)),
+		attr(unix.NFTA_SET_DESC|unix.NLA_F_NESTED, attr(unix.NFTA_SET_DESC_SIZE, be32(1024))))
+	header := func(base, offset, size, register uint32) []byte {
+		return nftExpr("payload", attr(unix.NFTA_PAYLOAD_DREG, be32(register)), attr(unix.NFTA_PAYLOAD_BASE, be32(base)),
+			attr(unix.NFTA_PAYLOAD_OFFSET, be32(offset)), attr(unix.NFTA_PAYLOAD_LEN, be32(size)))
+	}
+	rule := slices.Concat(
+		header(unix.NFT_PAYLOAD_NETWORK_HEADER, 16, 4, unix.NFT_REG32_00),    // address of IPv4
+		header(unix.NFT_PAYLOAD_TRANSPORT_HEADER, 2, 2, unix.NFT_REG32_00+1), // port
+		nftExpr("dynset", attr(unix.NFTA_DYNSET_SET_NAME, answersSet), attr(unix.NFTA_DYNSET_SET_ID, id), attr(unix.NFTA_DYNSET_OP, be32(unix.NFT_DYNSET_OP_UPDATE)),
+			attr(unix.NFTA_DYNSET_SREG_KEY, be32(unix.NFT_REG32_00)), attr(unix.NFTA_DYNSET_TIMEOUT, while)))
+	c := hooked{family: unix.NFPROTO_IPV4, kind: "route", hook: unix.NF_INET_LOCAL_OUT, priority: prioMangle, set: set}
+	err := c.add(rule)
+	if errors.Is(err, unix.ENOENT) || errors.Is(err, unix.EOPNOTSUPP) {
+		return &refusal{"this kernel's nftables has no sets that packets fill (dynset)", "boot a distribution's kernel"}
+	}
+	if err != nil {
+		return fmt.Errorf("adding an nftables set that packets fill: %w", err)
+	}
+	return nil
 }
 
 func probeTun(string) (string, error) {

@@ -11,6 +11,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/nucleus-runtime/nucleus/core/host/fact"
+	"github.com/nucleus-runtime/nucleus/internal/pathname"
 )
 
 // toolEntry is a host path that a sandbox without a rootfs sees, read-only. A
@@ -269,7 +270,7 @@ func inToolchain(p string) bool {
 			if strings.HasPrefix(p, prefix) {
 				return true
 			}
-		} else if p == e.path || strings.HasPrefix(p, e.path+"/") {
+		} else if pathname.Within(p, e.path) {
 			return true
 		}
 	}
@@ -280,7 +281,7 @@ func inToolchain(p string) bool {
 // mistaken link must not turn the table's promise around.
 func secretSource(p string) bool {
 	for _, dir := range [...]string{"/etc", "/root", "/home", "/proc", "/sys", "/dev", "/boot", "/run", "/tmp", "/var/tmp"} {
-		if p == dir || strings.HasPrefix(p, dir+"/") {
+		if pathname.Within(p, dir) {
 			return true
 		}
 	}

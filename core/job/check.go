@@ -8,6 +8,7 @@ import (
 
 	"github.com/nucleus-runtime/nucleus/core/job/internal/grammar"
 	"github.com/nucleus-runtime/nucleus/core/job/internal/hclread"
+	"github.com/nucleus-runtime/nucleus/internal/pathname"
 )
 
 // check holds what depends on more than one field, as far as the job alone
@@ -305,11 +306,11 @@ func (d *decoder) checkOwnFile() {
 		}
 		d.r.Warn(d.at(path), "Job may write its own file", fmt.Sprintf("%s is in %s, so the sandbox can change what the next run does. Keep the file elsewhere.", hclread.Quote(j.File), hclread.Quote(source)))
 	}
-	if w := j.Workspace; w != nil && w.Mode == "bind-rw" && w.Path != "" && beneath(j.Dir, w.Path) {
+	if w := j.Workspace; w != nil && w.Mode == "bind-rw" && w.Path != "" && pathname.Within(j.Dir, w.Path) {
 		found("workspace.path", w.Path)
 	}
 	for _, v := range j.Volumes {
-		if !v.ReadOnly && v.Source != "" && beneath(j.Dir, v.Source) {
+		if !v.ReadOnly && v.Source != "" && pathname.Within(j.Dir, v.Source) {
 			found(fmt.Sprintf("volume[%q].source", v.Name), v.Source)
 		}
 	}

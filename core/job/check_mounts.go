@@ -5,6 +5,7 @@ import (
 	"slices"
 
 	"github.com/nucleus-runtime/nucleus/core/job/internal/hclread"
+	"github.com/nucleus-runtime/nucleus/internal/pathname"
 )
 
 // target is a place in the sandbox where the job mounts something.
@@ -56,7 +57,7 @@ func (d *decoder) checkMounts() {
 	// A secret is a file: nothing can be mounted below it.
 	for _, s := range d.j.Secrets {
 		for p, t := range first {
-			if s.Target != "" && s.Env == "" && p != s.Target && beneath(p, s.Target) {
+			if s.Target != "" && s.Env == "" && p != s.Target && pathname.Within(p, s.Target) {
 				d.r.Error(d.at(t.at), "Mount below a file", fmt.Sprintf("%s is below %s, which is the file of the secret %s: choose another target.", hclread.Quote(p), hclread.Quote(s.Target), hclread.Quote(s.Name)))
 			}
 		}
@@ -66,7 +67,7 @@ func (d *decoder) checkMounts() {
 // misplaced says why nothing of this kind is mounted there.
 func misplaced(t target) string {
 	if t.kind == "secret" {
-		if t.path == secretDir || !beneath(t.path, secretDir) {
+		if t.path == secretDir || !pathname.Within(t.path, secretDir) {
 			return fmt.Sprintf("is not below %s: secrets are files there, on a private tmpfs. Write target = %q and let the program read it there.", secretDir, secretDir+"/NAME")
 		}
 		return ""
@@ -76,9 +77,9 @@ func misplaced(t target) string {
 		return `is the root itself: write rootfs { path = "./rootfs" } to replace it.`
 	case t.kind == "tmpfs" && t.path == "/dev/shm":
 		return "" // made for it: programs need it larger than the default
-	case beneath(t.path, "/proc"), beneath(t.path, "/sys"), beneath(t.path, "/dev"):
+	case pathname.Within(t.path, "/proc"), pathname.Within(t.path, "/sys"), pathname.Within(t.path, "/dev"):
 		return "is in a file system that Nucleus makes for the sandbox. Choose a path outside of /proc, /sys and /dev."
-	case beneath(t.path, secretDir):
+	case pathname.Within(t.path, secretDir):
 		return `is where secrets are. Write secret "name" { ... }, or choose another path.`
 	case slices.Contains([]string{"/etc/hosts", "/etc/hostname", "/etc/resolv.conf", "/etc/passwd", "/etc/group"}, t.path):
 		return "is written by Nucleus. Use hostname, user, or dns in the network block."

@@ -9,6 +9,7 @@ import (
 	"unicode/utf8"
 
 	"github.com/nucleus-runtime/nucleus/core/job/internal/hclread"
+	"github.com/nucleus-runtime/nucleus/internal/pathname"
 )
 
 // sandboxPath reads a path inside the sandbox.
@@ -103,16 +104,11 @@ func (d *decoder) hostSource(dst *string) func(hclread.Value) {
 			return
 		}
 		for _, dir := range []string{"/proc", "/sys", "/dev", "/boot"} {
-			if beneath(s, dir) {
+			if pathname.Within(s, dir) {
 				v.Error("Host path refused", fmt.Sprintf("%s is in %s, which is never given to a sandbox; it has a %s of its own where it needs one. Name another path.", hclread.Quote(s), dir, dir))
 				return
 			}
 		}
 		*dst = s
 	}
-}
-
-// beneath reports whether the clean path p is dir or lies below it.
-func beneath(p, dir string) bool {
-	return p == dir || dir == "/" || strings.HasPrefix(p, dir+"/")
 }

@@ -113,7 +113,11 @@ func unwind(ctx context.Context, d *state.Dir, u *undoing) (warning, err error) 
 			warning, err = se, nil
 		}
 		if err != nil {
+			unread := unreadable(r.Data, err)
 			err = fmt.Errorf("undoing %s: %w", r.Step, err)
+			if unread {
+				err = &state.JournalError{Dir: d.Path, Err: err}
+			}
 			if !errors.Is(err, ErrNoPlugins) { // somebody else will do it
 				u.log.Emit(audit.UndoFailed, err, map[string]any{"step": r.Step})
 			}
@@ -125,6 +129,13 @@ func unwind(ctx context.Context, d *state.Dir, u *undoing) (warning, err error) 
 		u.log.Emit(audit.Undone, nil, map[string]any{"step": r.Step})
 	}
 	return warning, errors.Join(errs...)
+}
+
+// unreadable tells of an undo's error that it is about the record's own data, and not about
+// what somebody has answered.
+func unreadable(data json.RawMessage, err error) bool {
+	var kind *json.UnmarshalTypeError
+	return len(data) == 0 || errors.As(err, &kind) && err.Error() == kind.Error()
 }
 
 // undoRank puts what others have to be told behind what is done here, rank 0.

@@ -4,6 +4,8 @@ import (
 	"fmt"
 	"strings"
 	"testing"
+
+	"github.com/nucleus-runtime/nucleus/internal/pathname"
 )
 
 // TestLandlockFollowsTheMounts: no rule grants what the mount on its path takes
@@ -56,7 +58,7 @@ func TestEveryMountOfTheJobIsReachable(t *testing.T) {
 		}
 		granted := uint64(0)
 		for _, r := range p.Landlock.Rules {
-			if r.Path != "/" && beneath(m.Destination, r.Path) {
+			if r.Path != "/" && pathname.Within(m.Destination, r.Path) {
 				granted |= r.Rights
 			}
 		}

@@ -10,6 +10,7 @@ import (
 
 	"github.com/nucleus-runtime/nucleus/core/host/fact"
 	"github.com/nucleus-runtime/nucleus/core/job"
+	"github.com/nucleus-runtime/nucleus/internal/pathname"
 )
 
 const (
@@ -165,7 +166,7 @@ func (m *maker) owner(want, own uint32, maps []specs.LinuxIDMapping) uint32 {
 // covered reports whether the job mounts something on a path, or above it: a
 // directory of ours there would be hidden, or made in what the host lends.
 func (m *maker) covered(path string) bool {
-	return slices.ContainsFunc(targets(m.j), func(t target) bool { return beneath(path, t.path) })
+	return slices.ContainsFunc(targets(m.j), func(t target) bool { return pathname.Within(path, t.path) })
 }
 
 // jobMounts adds what the job names, parents before what lies below them.

@@ -8,6 +8,7 @@ import (
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 
 	"github.com/nucleus-runtime/nucleus/core/job"
+	"github.com/nucleus-runtime/nucleus/internal/pathname"
 )
 
 // TestMountsAreMadeFromTheTopDown: what lies below another mount is made after
@@ -23,7 +24,7 @@ func TestMountsAreMadeFromTheTopDown(t *testing.T) {
 	for name, p := range plansOf(t, lines) {
 		for i, m := range p.Mounts {
 			for _, later := range p.Mounts[i+1:] {
-				if later.Destination != m.Destination && beneath(m.Destination, later.Destination) {
+				if later.Destination != m.Destination && pathname.Within(m.Destination, later.Destination) {
 					t.Errorf("%s: %s is made before %s, and hidden by it", name, m.Destination, later.Destination)
 				}
 			}

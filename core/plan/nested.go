@@ -6,6 +6,7 @@ import (
 
 	"github.com/nucleus-runtime/nucleus/core/host/fact"
 	"github.com/nucleus-runtime/nucleus/core/job"
+	"github.com/nucleus-runtime/nucleus/internal/pathname"
 )
 
 // NestedMount is a mount of the job that lies in a directory of the host's. Its
@@ -50,7 +51,7 @@ func NestedMounts(j *job.Job, h fact.Host) []NestedMount {
 	for _, in := range targets(j) {
 		var best outer
 		for _, o := range outers {
-			if o.target != in.path && beneath(in.path, o.target) && len(o.target) > len(best.target) {
+			if o.target != in.path && pathname.Within(in.path, o.target) && len(o.target) > len(best.target) {
 				best = o
 			}
 		}
@@ -77,16 +78,11 @@ func (p *Plan) MountAt(path string) *Mount {
 	var on *Mount
 	for i := range p.Mounts {
 		m := &p.Mounts[i]
-		if beneath(path, m.Destination) && (on == nil || len(m.Destination) >= len(on.Destination)) {
+		if pathname.Within(path, m.Destination) && (on == nil || len(m.Destination) >= len(on.Destination)) {
 			on = m
 		}
 	}
 	return on
-}
-
-// beneath reports whether the clean path p is dir or lies below it.
-func beneath(p, dir string) bool {
-	return p == dir || dir == "/" || strings.HasPrefix(p, dir+"/")
 }
 
 // target is where the job mounts something, and which block says so.

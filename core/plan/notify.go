@@ -4,6 +4,8 @@ import (
 	"fmt"
 
 	specs "github.com/opencontainers/runtime-spec/specs-go"
+
+	"github.com/nucleus-runtime/nucleus/internal/pathname"
 )
 
 // Notify says where the sandbox tells of itself (sd_notify(3)).
@@ -54,7 +56,7 @@ func (m *maker) notify(id identity) {
 		return
 	}
 	for _, t := range targets(m.j) {
-		if beneath(t.path, notifyDir) {
+		if pathname.Within(t.path, notifyDir) {
 			m.fail(t.origin, "choose another target", "%q is in %s, where the socket for notifications is", t.path, notifyDir)
 		}
 	}

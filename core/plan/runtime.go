@@ -11,6 +11,7 @@ import (
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 
 	"github.com/nucleus-runtime/nucleus/core/host/fact"
+	"github.com/nucleus-runtime/nucleus/internal/pathname"
 )
 
 // Runtime is the plugin that runs the sandbox in the native runtime's place. It names
@@ -116,7 +117,7 @@ func (m *maker) inside() {
 		if m.p.Runtime.Checkpoint {
 			own(x, m.p.Root.Size)
 		}
-		x.Inside = x.Inside || x.Kind == MountFS || x.Kind == MountDevice || x.Kind == MountLink && beneath(x.Destination, "/dev")
+		x.Inside = x.Inside || x.Kind == MountFS || x.Kind == MountDevice || x.Kind == MountLink && pathname.Within(x.Destination, "/dev")
 	}
 }
 

@@ -5,6 +5,8 @@ import (
 	"strings"
 
 	specs "github.com/opencontainers/runtime-spec/specs-go"
+
+	"github.com/nucleus-runtime/nucleus/internal/pathname"
 )
 
 const (
@@ -58,12 +60,12 @@ func (m *maker) secretPath(target, origin string) {
 		m.fail(origin+".target", fmt.Sprintf("write target = %q", secretDir+"/NAME"), "%q is not a clean path below %s", target, secretDir)
 	}
 	for _, t := range targets(m.j) {
-		if beneath(t.path, secretDir) {
+		if pathname.Within(t.path, secretDir) {
 			m.fail(t.origin, "choose another target", "%q is in %s, where the secrets are", t.path, secretDir)
 		}
 	}
 	for _, o := range m.p.Secrets {
-		if o.Target != "" && (beneath(target, o.Target) || beneath(o.Target, target)) {
+		if o.Target != "" && (pathname.Within(target, o.Target) || pathname.Within(o.Target, target)) {
 			m.fail(origin+".target", "choose another target", "%q and the target of secret %q, %q, are in each other's way", target, o.Name, o.Target)
 		}
 	}

@@ -21,6 +21,16 @@ import (
 
 const journalName = "journal.jsonl"
 
+// JournalError tells of a sandbox with a journal that cannot be used: what is to be undone
+// for it nobody knows.
+type JournalError struct {
+	Dir string // of the sandbox
+	Err error
+}
+
+func (e *JournalError) Error() string { return e.Err.Error() }
+func (e *JournalError) Unwrap() error { return e.Err }
+
 // Phase of an effect in the journal.
 const (
 	Intent = "intent" // about to happen: its undo is known from here on
@@ -224,6 +234,9 @@ func (j *Journal) Reset() error {
 
 // Close closes the file.
 func (j *Journal) Close() error {
+	if j == nil {
+		return nil // of a sandbox that is kept
+	}
 	j.mu.Lock()
 	defer j.mu.Unlock()
 	return j.f.Close()
@@ -259,5 +272,9 @@ func (d *Dir) Pending() ([]Record, error) {
 	if d.Journal.fresh {
 		return slices.Clone(d.Journal.left), nil
 	}
-	return pending(io.NewSectionReader(d.Journal.f, 0, maxJournal))
+	records, err := pending(io.NewSectionReader(d.Journal.f, 0, maxJournal))
+	if err != nil {
+		return nil, &JournalError{Dir: d.Path, Err: err}
+	}
+	return records, nil
 }

@@ -63,12 +63,21 @@ func validName(s string) bool {
 	return s != "" && len(s) <= 63
 }
 
-// NameTakenError tells that a live sandbox has the name.
-type NameTakenError struct{ Name, ID string }
+// NameTakenError tells that a live sandbox has the name; without an ID, that something else
+// is in its place, at Path.
+type NameTakenError struct{ Name, ID, Path string }
 
 func (e *NameTakenError) Error() string {
+	if e.ID == "" {
+		return fmt.Sprintf("name %q is taken by %q, which is no name of a sandbox", e.Name, e.Path)
+	}
 	return fmt.Sprintf("name %q is taken by sandbox %s", e.Name, e.ID[:12])
 }
+
+// StrayError tells of something among the sandboxes that is none.
+type StrayError struct{ Path string }
+
+func (e *StrayError) Error() string { return fmt.Sprintf("%q: not a sandbox, left alone", e.Path) }
 
 // FullError tells that the state root's file system takes nothing more.
 type FullError struct{ Err error }
@@ -283,7 +292,7 @@ func (r *Root) reserve(d *Dir, exact bool) error {
 		return link(d.Name)
 	}
 	if exact {
-		return &NameTakenError{Name: d.Name, ID: holder}
+		return &NameTakenError{Name: d.Name, ID: holder, Path: r.namePath(d.Name)}
 	}
 	d.Name += "-" + d.ID[:8]
 	return link(d.Name)
@@ -421,7 +430,7 @@ func (r *Root) Dead() ([]*Dir, error) {
 	err = r.locked(func() error {
 		for _, e := range entries {
 			if !validID(e.Name()) || !e.IsDir() {
-				errs = append(errs, fmt.Errorf("%q: not a sandbox, left alone", filepath.Join(r.path, "sandboxes", e.Name())))
+				errs = append(errs, &StrayError{filepath.Join(r.path, "sandboxes", e.Name())})
 				continue
 			}
 			if r.ref(e.Name(), "").Kept() {
@@ -443,11 +452,14 @@ func (r *Root) Dead() ([]*Dir, error) {
 	return dead, errors.Join(append(errs, err)...)
 }
 
-// takeOver holds a sandbox whose supervisor is gone.
+// takeOver holds a sandbox whose supervisor is gone; one that is kept without its journal,
+// which has nothing left to undo.
 func (d *Dir) takeOver() error {
 	err := d.hold()
-	if err == nil {
-		d.Journal, err = openJournal(filepath.Join(d.Path, journalName))
+	if err == nil && !d.root.ref(d.ID, "").Kept() {
+		if d.Journal, err = openJournal(filepath.Join(d.Path, journalName)); err != nil {
+			err = &JournalError{Dir: d.Path, Err: err}
+		}
 	}
 	if err != nil && d.lock >= 0 {
 		_ = unix.Close(d.lock)

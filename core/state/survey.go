@@ -41,9 +41,12 @@ func (r *Root) Survey(ctx context.Context, step string, use func(map[string]Reco
 	}
 	all := make(map[string]Record)
 	for _, x := range refs {
+		if x.Kept() {
+			continue // nothing of it is left
+		}
 		records, err := x.pending()
 		if err != nil {
-			return fmt.Errorf("sandbox %s: %w", x.ID[:12], err)
+			return fmt.Errorf("sandbox %s: %w", x.ID[:12], &JournalError{Dir: x.Path, Err: err})
 		}
 		for _, rec := range records {
 			if rec.Step == step {

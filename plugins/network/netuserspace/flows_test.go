@@ -102,6 +102,20 @@ func TestNoRuleReachesTheHost(t *testing.T) {
 	}
 }
 
+// A translator would lead back to the host what is for an address of IPv6 that has the
+// host's in it, in a network's own prefix as in the one that all know.
+func TestNoTranslatorIsAWayToTheHost(t *testing.T) {
+	netlab.Needs(t)
+	lab := netlab.New(t)
+	s := attach(t, lab, options{egress: network.Egress{Allow: []network.Rule{{CIDRs: cidrs("64:ff9b::/96", "64:ff9b:1::/48")}}}})
+	// 151.101.7.2 behind prefixes of 96, 96, 64, 56 and 48 bits (RFC 6052, 2.2).
+	all := []string{"[64:ff9b::9765:702]:7777", "[64:ff9b:1:2:3:4:9765:702]:7777", "[64:ff9b:1:2:97:6507:200:0]:7777", "[64:ff9b:1:297:65:702::]:7777", "[64:ff9b:1:9765:7:200::1]:7777"}
+	s.wantSilence(t, all...)
+	for _, at := range all {
+		s.wantDenial(t, netip.MustParseAddrPort(at).String(), network.ReasonHost)
+	}
+}
+
 // wantSilence asks all at once: what nothing refuses, nothing answers either, and is
 // waited for.
 func (s *sandbox) wantSilence(t *testing.T, all ...string) {

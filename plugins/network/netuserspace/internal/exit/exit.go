@@ -174,9 +174,8 @@ func (e *Exit) own(a netip.Addr) (bool, error) {
 	case a.Is6() && a.IsLinkLocalUnicast(): // it means nothing without the name of a link
 		return true, nil
 	}
-	if b := a.As16(); a.Is6() && nat64.Contains(a) {
-		// A translator sends it to the IPv4 address in its end.
-		if own, err := e.own(netip.AddrFrom4([4]byte(b[12:]))); own || err != nil {
+	for _, x := range translated(a) {
+		if own, err := e.own(x); own || err != nil {
 			return own, err
 		}
 	}
@@ -186,8 +185,6 @@ func (e *Exit) own(a netip.Addr) (bool, error) {
 	}
 	return own, nil
 }
-
-var nat64 = netip.MustParsePrefix("64:ff9b::/96") // RFC 6052
 
 // ofHost is in no rule's power.
 var ofHost = egress.Verdict{Rule: -1, Reason: network.ReasonHost}
