@@ -258,6 +258,8 @@ func (a *app) run(ctx context.Context, f *runFlags, argv []string) error {
 		a.problem("warning", "the kernel killed the workload for lack of memory", "raise resources { memory = … }")
 	case "timeout":
 		a.problem("warning", "the job's timeout was reached", "")
+	case "exit":
+		a.outOfPids(p, res)
 	}
 	a.code = res.ExitCode
 	if res.NetworkError != "" {
@@ -277,6 +279,15 @@ func (a *app) run(ctx context.Context, f *runFlags, argv []string) error {
 		}
 	}
 	return nil
+}
+
+// outOfPids tells of a workload that has failed where forks may have: programs say "Resource temporarily unavailable", if anything.
+func (a *app) outOfPids(p *plan.Plan, res core.Result) {
+	// The group of a runtime's program has threads of that program's own as well.
+	if res.ExitCode == 0 || res.Peaks.Pids == nil || p.Pids() == 0 || p.Runtime != nil || *res.Peaks.Pids < uint64(p.Pids()) {
+		return
+	}
+	a.problem("warning", fmt.Sprintf("the sandbox had all the processes and threads that it may have, %d", p.Pids()), "raise resources { pids = … }")
 }
 
 // supervise runs the plan and passes signals on.

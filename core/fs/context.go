@@ -2,7 +2,9 @@ package fs
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 
 	"golang.org/x/sys/unix"
@@ -47,7 +49,7 @@ func (p *Prepared) context(m plan.Mount) error {
 		_ = dir.Close()
 		return err
 	}
-	p.streams = append(p.streams, stream{source: dir, pipe: w, o: tree.PackOptions{Exclude: c.Exclude, MaxBytes: p.plan.Root.Size}, origin: m.Origin})
+	p.streams = append(p.streams, stream{source: dir, pipe: w, o: tree.PackOptions{Exclude: c.Exclude, MaxBytes: min(p.plan.Root.Size, tree.DefaultMaxBytes)}, origin: m.Origin})
 	o := initproto.Op{Code: initproto.OpMkdir, Target: m.Destination, Mode: m.Mode, UID: m.UID, GID: m.GID, FD: -1}
 	p.op(o)
 	o.Code, o.FD = initproto.OpUnpack, p.pass(r)
@@ -84,11 +86,33 @@ func pack(ctx context.Context, streams []stream) ([]tree.Summary, error) {
 			err = cerr
 		}
 		if err != nil && first == nil {
-			first = &Error{Path: s.source.Name(), Origin: s.origin, Err: fmt.Errorf("copying the context: %w", err)}
+			first = &Error{Path: s.source.Name(), Origin: s.origin, Hint: packHint(err), Err: fmt.Errorf("copying the context: %w", err)}
 		}
 		sums = append(sums, sum)
 	}
 	return sums, first
+}
+
+// packHint says what to do about a tree that cannot be copied, if that is known.
+func packHint(err error) string {
+	var (
+		limit   *tree.LimitError
+		mount   *tree.MountPointError
+		changed *tree.ChangedError
+	)
+	switch {
+	case errors.As(err, &limit) && limit.What == "bytes" && limit.Limit < tree.DefaultMaxBytes:
+		return `leave out what is not needed (exclude), write method = "bind", or raise resources { rootfs_size = … }`
+	case errors.As(err, &limit):
+		return `leave out what is not needed (exclude), or write method = "bind"`
+	case errors.As(err, &mount):
+		return "leave it out (exclude), or unmount it"
+	case errors.As(err, &changed):
+		return "start again when nobody writes to the tree"
+	case errors.Is(err, fs.ErrPermission):
+		return "leave it out (exclude), or make it readable"
+	}
+	return ""
 }
 
 // VerifyBind attests that a bound context is, inside, the tree that was named.

@@ -66,6 +66,8 @@ var toolchainTable = [...]toolEntry{
 	{"/etc/lsb-release", "build scripts tell the distribution by it"},
 	{"/etc/magic", "file(1): local additions"},
 	{"/etc/magic.mime", "file(1): local additions"},
+	{"/etc/man_db.conf", "Fedora, openSUSE: where man looks; it does not start without"},
+	{"/etc/manpath.config", "Debian: the same"},
 	{"/etc/maven/logging", "Debian: /usr/share/maven links here; mvn does not start without"},
 	{"/etc/maven/m2.conf", "the same; settings.xml beside it may hold passwords and stays out"},
 	{"/etc/mime.types", "content types by extension (python, web servers)"},

@@ -2,11 +2,11 @@ package job
 
 import (
 	"fmt"
-	"path"
 	"strings"
 
 	"github.com/nucleus-runtime/nucleus/core/job/internal/grammar"
 	"github.com/nucleus-runtime/nucleus/core/job/internal/hclread"
+	"github.com/nucleus-runtime/nucleus/core/tree/exclude"
 )
 
 func (d *decoder) rootfs(b hclread.Block) {
@@ -82,12 +82,10 @@ func (d *decoder) patterns(dst *[]string) func(hclread.Value) {
 			return
 		}
 		for i, p := range ps {
-			_, err := path.Match(p, "")
-			switch {
-			case p == "" || err != nil || badText(p):
+			if badText(p) {
 				es[i].Error("Not a pattern", fmt.Sprintf("%s is no pattern: write a name with * ? or [a-z] in it, for instance \"*.pem\".", hclread.Quote(p)))
-			case strings.HasPrefix(p, "/") || hasDotDot(p):
-				es[i].Error("Not a pattern", fmt.Sprintf("%s leads out of the context: patterns are relative to its source, for instance \"secrets/*.pem\".", hclread.Quote(p)))
+			} else if _, err := exclude.Parse(p); err != nil {
+				es[i].Error("Not a pattern", err.Error()+`. Write for instance "*.pem", "/build" or "secrets/".`)
 			}
 		}
 		*dst = ps

@@ -100,7 +100,7 @@ func (d *decoder) hostSource(dst *string) func(hclread.Value) {
 			return
 		}
 		if s == "/" {
-			v.Error("Host path refused", "The whole host is never given to a sandbox: name the directory that it needs.")
+			v.Error("Host path refused", "The whole host is never given to a sandbox: name the directory that it needs. Without a rootfs block it has the host's programs, read-only.")
 			return
 		}
 		for _, dir := range []string{"/proc", "/sys", "/dev", "/boot"} {

@@ -18,16 +18,10 @@ import (
 
 // PackOptions bounds and narrows what Pack copies. Zero limits are the defaults.
 type PackOptions struct {
-	Exclude  []string // patterns, see ParseExclude
+	Exclude  []string // patterns, see exclude.Parse
 	MaxBytes int64    // content of regular files
 	MaxFiles int64    // all entries that no pattern excludes
 	MaxDepth int
-}
-
-// ParseExclude checks an exclude pattern; exclude.Parse has the syntax.
-func ParseExclude(pattern string) error {
-	_, err := exclude.Parse(pattern)
-	return err
 }
 
 // Pack writes the tree at root to w, for Unpack. What a pattern excludes is not

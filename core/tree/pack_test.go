@@ -164,11 +164,8 @@ func TestPackRefusesAHugeFileBeforeReadingIt(t *testing.T) {
 func TestPackRefusesBadPatterns(t *testing.T) {
 	root := open(t, plant(t))
 	_, err := Pack(context.Background(), root, new(bytes.Buffer), PackOptions{Exclude: []string{"ok", "a//b"}})
-	if !errors.Is(err, exclude.ErrPattern) || !errors.Is(ParseExclude("a//b"), exclude.ErrPattern) {
-		t.Errorf("Pack = %v, ParseExclude = %v, want ErrPattern", err, ParseExclude("a//b"))
-	}
-	if err := ParseExclude("*.pem"); err != nil {
-		t.Errorf("ParseExclude(*.pem) = %v", err)
+	if !errors.Is(err, exclude.ErrPattern) {
+		t.Errorf("Pack = %v, want ErrPattern", err)
 	}
 }
 

@@ -46,15 +46,24 @@ const (
 )
 
 func cacheError(path string, err error) error {
-	return &CacheError{Dir: path, Err: err, Remedy: fmt.Sprintf("remove %q, or point the cache at a directory of your own", path)}
+	remedy := fmt.Sprintf("remove %q: it is made anew", path)
+	if os.Geteuid() != 0 { // root's does not depend on its environment
+		remedy += ", or set XDG_CACHE_HOME to a directory of your own"
+	}
+	return &CacheError{Dir: path, Err: err, Remedy: remedy}
 }
 
-// makeCache opens a cache that need not exist.
+// makeCache opens a cache that need not exist. It is nil without an error where there is none and none can be made: users
+// of services have homes that are not there (/nonexistent), or are read-only (ProtectHome= in systemd.exec(5)).
 func makeCache(path string) (*cache, error) {
-	if err := os.MkdirAll(path, 0o700); err != nil {
+	switch err := os.MkdirAll(path, 0o700); {
+	case err == nil:
+		return openCache(path)
+	case errors.Is(err, fs.ErrPermission), errors.Is(err, unix.EROFS), errors.Is(err, unix.ENOSPC), errors.Is(err, unix.EDQUOT):
+		return nil, nil
+	default:
 		return nil, cacheError(path, err)
 	}
-	return openCache(path)
 }
 
 func openCache(path string) (*cache, error) {

@@ -106,6 +106,8 @@ func (c Compiler) compile(ctx context.Context, p Policy) (Filter, error) {
 		if store, err = makeCache(c.CacheDir); err != nil {
 			return Filter{}, err
 		}
+	}
+	if store != nil {
 		defer store.close()
 		if raw, ok := store.load(p.Digest()); ok {
 			return newFilter("", raw), nil
