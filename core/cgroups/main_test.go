@@ -180,7 +180,7 @@ func hop(test uintptr) {
 			break
 		}
 	}
-	unix.RawSyscall(unix.SYS_EXIT_GROUP, 0, 0, 0)
+	_, _, _ = unix.RawSyscall(unix.SYS_EXIT_GROUP, 0, 0, 0)
 }
 
 func readDirect(dev, mib string) int {
