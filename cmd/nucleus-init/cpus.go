@@ -18,11 +18,11 @@ func (in *initProcess) spread() error {
 		_, _, e := syscall.RawSyscall(syscall.SYS_SCHED_SETAFFINITY, tid, uintptr(len(cpus)), uintptr(unsafe.Pointer(&cpus[0])))
 		switch {
 		case e == 0:
-		case tid == 1: // it is this one of which everything is made
-			return os.NewSyscallError("sched_setaffinity", e)
-		default: // ESRCH
+		case e == syscall.ESRCH && tid > 1:
 			in.setup.CPUs = nil
 			return nil
+		default:
+			return os.NewSyscallError("sched_setaffinity", e)
 		}
 	}
 }

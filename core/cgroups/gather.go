@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strconv"
+	"strings"
 
 	oc "github.com/opencontainers/cgroups"
 	"golang.org/x/sys/unix"
@@ -42,53 +43,105 @@ func (t *tree) gather(ctx context.Context, dir string) error {
 				return err
 			}
 		}
-		for _, pid := range outside {
-			if err := t.move(pid, dir); err != nil {
-				return errors.Join(err, release())
-			}
+		if err := t.move(outside, dir); err != nil {
+			return errors.Join(err, release())
 		}
 		if err := pause.next(); err != nil {
-			return errors.Join(fmt.Errorf("%d processes are not in the freezer's group: %w", len(outside), err), release())
+			return errors.Join(fmt.Errorf("%d threads are not in the freezer's group: %w", len(outside), err), release())
 		}
 	}
 }
 
-// outside lists the processes that are not in the freezer's group.
+// outside lists the threads that are not in the freezer's group. Not the processes: one whose
+// first thread has ended is listed where that was, and cannot be moved from there.
 func (t *tree) outside(dir string) ([]int, error) {
-	inside, err := procs(dir)
+	inside, err := tasks(dir)
 	if err != nil {
 		return nil, err
 	}
 	slices.Sort(inside)
-	all, err := t.Procs()
-	if err != nil {
-		return nil, err
+	var outside []int
+	for _, d := range t.dirs() {
+		all, err := tasks(d)
+		if err != nil {
+			return nil, err
+		}
+		for _, tid := range all {
+			if _, in := slices.BinarySearch(inside, tid); !in {
+				outside = append(outside, tid)
+			}
+		}
 	}
-	return slices.DeleteFunc(all, func(pid int) bool {
-		_, in := slices.BinarySearch(inside, pid)
-		return in
-	}), nil
+	slices.Sort(outside)
+	return slices.Compact(outside), nil
 }
 
-// move moves a process, with its threads, unless it has ended.
-func (t *tree) move(pid int, dir string) error {
-	if pid == os.Getpid() {
-		return errSelf
-	}
-	pidfd, ok := t.hold(pid)
-	if !ok {
-		return nil
-	}
-	defer unix.Close(pidfd)
-	file, err := plainfile.Open(filepath.Join(dir, "cgroup.procs"), os.O_WRONLY, 0)
+// tasks lists the threads in a v1 group and below.
+func tasks(dir string) ([]int, error) {
+	var all []int
+	err := walk(dir, func(dir string) error {
+		text, err := plainfile.Read(filepath.Join(dir, "tasks"))
+		if gone(err) {
+			return nil
+		}
+		for word := range strings.FieldsSeq(string(text)) {
+			tid, nerr := strconv.Atoi(word)
+			if nerr != nil {
+				return fmt.Errorf("parsing %q: %w", filepath.Join(dir, "tasks"), nerr)
+			}
+			if tid > 0 { // 0: out of sight, in a foreign PID namespace
+				all = append(all, tid)
+			}
+		}
+		return err
+	})
+	return all, err
+}
+
+// move moves the processes of these threads, but for those that have ended.
+func (t *tree) move(tids []int, dir string) error {
+	procs, err := plainfile.Open(filepath.Join(dir, "cgroup.procs"), os.O_WRONLY, 0)
 	if err != nil {
 		return err
 	}
-	defer file.Close()
-	if _, err = file.WriteString(strconv.Itoa(pid)); errors.Is(err, unix.ESRCH) {
-		return nil
+	defer procs.Close()
+	for _, tid := range tids {
+		if unix.Access("/proc/self/task/"+strconv.Itoa(tid), unix.F_OK) == nil {
+			return errSelf
+		}
+		// Its process may be inside by now, by another thread of it.
+		if elsewhere, there := t.whereIs(tid); there || !elsewhere {
+			continue
+		}
+		if _, err := procs.WriteString(strconv.Itoa(tid)); err != nil && !errors.Is(err, unix.ESRCH) {
+			return err
+		}
+		// Meanwhile the number may have passed to a stranger. Frozen, that one is still there.
+		if elsewhere, there := t.whereIs(tid); there && !elsewhere {
+			if err := oc.WriteFile(filepath.Dir(dir), "cgroup.procs", strconv.Itoa(tid)); err != nil && !errors.Is(err, unix.ESRCH) {
+				return fmt.Errorf("letting thread %d go, which is not the sandbox's: %w", tid, err)
+			}
+		}
 	}
-	return err
+	return nil
+}
+
+// whereIs tells whether a thread is in a group of the sandbox, in the freezer's hierarchy and
+// in another one. One that ends is nowhere.
+func (t *tree) whereIs(tid int) (elsewhere, inFreezer bool) {
+	groups, err := groupsOf("/proc/" + strconv.Itoa(tid) + "/cgroup")
+	if err != nil {
+		return false, false
+	}
+	for name := range t.rec.Paths {
+		switch in := slices.Contains(elements(groups[name]), t.rec.Name); {
+		case name == Freezer:
+			inFreezer = in
+		case in:
+			elsewhere = true
+		}
+	}
+	return elsewhere, inFreezer
 }
 
 // holdForks lets nobody in the sandbox fork, until release.

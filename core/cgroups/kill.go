@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"path/filepath"
 	"slices"
 	"strconv"
 	"time"
@@ -139,12 +140,22 @@ func (t *tree) hold(pid int) (pidfd int, ok bool) {
 	if err != nil {
 		return -1, false
 	}
-	now, err := groupsOf("/proc/" + strconv.Itoa(pid) + "/cgroup")
-	if err != nil || !t.holdsPath(now) {
-		_ = unix.Close(fd)
-		return -1, false
+	// A first thread that has ended is in no group, while others may live.
+	proc := "/proc/" + strconv.Itoa(pid)
+	if !t.holdsTask(proc) {
+		threads, _ := filepath.Glob(proc + "/task/*") // the pattern is a good one
+		if !slices.ContainsFunc(threads, t.holdsTask) {
+			_ = unix.Close(fd)
+			return -1, false
+		}
 	}
 	return fd, true
+}
+
+// holdsTask reports whether the process or thread with this directory in /proc is the sandbox's.
+func (t *tree) holdsTask(proc string) bool {
+	now, err := groupsOf(proc + "/cgroup")
+	return err == nil && t.holdsPath(now)
 }
 
 // holdsPath reports whether one of the groups in a /proc/PID/cgroup is the

@@ -20,8 +20,14 @@ import (
 )
 
 func TestFreezeStopsAndThawContinues(t *testing.T) {
+	for _, role := range []string{"tick", "headless"} {
+		t.Run(role, func(t *testing.T) { stopsAndContinues(t, role) })
+	}
+}
+
+func stopsAndContinues(t *testing.T, role string) {
 	g := newGroup(t, needs(t, Freezer), nil)
-	p := startIn(t, g, "tick")
+	p := startIn(t, g, role)
 	lines := make(chan struct{}, 1<<16)
 	go func() {
 		for {
@@ -57,6 +63,9 @@ func TestFreezeStopsAndThawContinues(t *testing.T) {
 	}
 	if !next(patient(5 * time.Second)) {
 		t.Error("a thawed child did not go on")
+	}
+	if err := g.killAll(within(t, 5*time.Second)); err != nil {
+		t.Error(err)
 	}
 }
 

@@ -30,7 +30,7 @@ import (
 const childEnv = "NUCLEUS_CGROUPS_TEST_CHILD"
 
 func init() {
-	if strings.HasPrefix(os.Getenv(childEnv), "detect") {
+	if role := os.Getenv(childEnv); strings.HasPrefix(role, "detect") || role == "headless" {
 		runtime.LockOSThread() // to the process's first thread
 	}
 }
@@ -92,11 +92,12 @@ func child(role string) int {
 	case "hop": // fork and exit for ever: no process of it lives for long
 		fmt.Println("hop")
 		hop(uintptr(os.Getppid()))
-	case "tick": // a line every 5 ms
-		for {
-			fmt.Println("tick")
-			time.Sleep(5 * time.Millisecond)
-		}
+	case "headless": // the first thread ends, another one ticks
+		go tick()
+		time.Sleep(10 * time.Millisecond)
+		_, _, _ = unix.RawSyscall(unix.SYS_EXIT, 0, 0, 0)
+	case "tick":
+		tick()
 	case "read": // read so many MiB of a device past the page cache
 		dev, mib, _ := strings.Cut(arg, ",")
 		return readDirect(dev, mib)
@@ -166,6 +167,14 @@ func startStorm(t *testing.T, g *Group) *proc {
 		t.Fatal(got)
 	}
 	return p
+}
+
+// tick says so every 5 ms.
+func tick() {
+	for {
+		fmt.Println("tick")
+		time.Sleep(5 * time.Millisecond)
+	}
 }
 
 // hop goes on in a child of a child, and so on, until the test is gone. Of Go's runtime

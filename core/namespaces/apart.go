@@ -15,6 +15,7 @@ type apart struct {
 	ours    unix.CPUSet // where this process may run, empty if init is not kept apart
 	allowed unix.CPUSet // where init could, were it to say so: what its cpuset has
 	others  unix.CPUSet
+	kept    unix.CPUSet // where it is then: a filter of system calls may forbid all this
 }
 
 // keepApart adds to a program that it keeps its process apart. None of the steps must
@@ -39,6 +40,7 @@ func keepApart(p *birth.Program) *apart {
 	p.Call(birth.Ignore, "sched_setaffinity", unix.SYS_SCHED_SETAFFINITY, 0, size, uintptr(unsafe.Pointer(every)))
 	p.Call(birth.Ignore, "sched_getaffinity", unix.SYS_SCHED_GETAFFINITY, 0, size, uintptr(unsafe.Pointer(&a.allowed)))
 	p.Call(birth.Ignore, "sched_setaffinity", unix.SYS_SCHED_SETAFFINITY, 0, size, uintptr(unsafe.Pointer(&a.others)))
+	p.Call(birth.Ignore, "sched_getaffinity", unix.SYS_SCHED_GETAFFINITY, 0, size, uintptr(unsafe.Pointer(&a.kept)))
 	return a
 }
 
@@ -48,7 +50,7 @@ func keepApart(p *birth.Program) *apart {
 func (a *apart) restored() []byte {
 	set := &a.ours
 	switch {
-	case a.ours.Count() == 0:
+	case a.ours.Count() == 0 || a.kept == a.ours:
 		return nil
 	case a.ours == a.allowed:
 		set = everyCPU()

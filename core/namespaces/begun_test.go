@@ -117,6 +117,7 @@ func TestProcessorsAreRestored(t *testing.T) {
 		want  string
 	}{
 		"not apart":           {apart{}, ""},
+		"not allowed to":      {apart{ours: cpus(0, 1), allowed: cpus(0, 1), kept: cpus(0, 1)}, ""},
 		"never told":          {apart{ours: cpus(0, 1), allowed: cpus(0, 1)}, strings.Repeat("\xff", 128)},
 		"told where":          {apart{ours: cpus(0, 2), allowed: cpus(0, 1, 2)}, "\x05" + strings.Repeat("\x00", 127)},
 		"nothing was allowed": {apart{ours: cpus(1, 2)}, "\x06" + strings.Repeat("\x00", 127)},

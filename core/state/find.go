@@ -95,24 +95,34 @@ func (r *Root) Held(refs []Ref) (map[string]bool, error) {
 	held := make(map[string]bool, len(refs))
 	err := r.locked(func() error {
 		for _, x := range refs {
-			fd, err := unix.Open(x.Path, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC|unix.O_NOFOLLOW, 0)
-			if errors.Is(err, unix.ENOENT) {
-				continue
-			}
+			alive, err := x.held()
 			if err != nil {
-				return fmt.Errorf("sandbox %s: %w", x.ID[:12], os.NewSyscallError("open", err))
-			}
-			err = flock(fd, unix.LOCK_SH|unix.LOCK_NB)
-			_ = unix.Close(fd)
-			if errors.Is(err, unix.EWOULDBLOCK) {
-				held[x.ID] = true
-			} else if err != nil {
 				return err
+			}
+			if alive {
+				held[x.ID] = true
 			}
 		}
 		return nil
 	})
 	return held, err
+}
+
+// held is Held of one, for who keeps others from making and collecting sandboxes.
+func (x Ref) held() (bool, error) {
+	fd, err := unix.Open(x.Path, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC|unix.O_NOFOLLOW, 0)
+	if errors.Is(err, unix.ENOENT) {
+		return false, nil
+	}
+	if err != nil {
+		return false, fmt.Errorf("sandbox %s: %w", x.ID[:12], os.NewSyscallError("open", err))
+	}
+	defer unix.Close(fd)
+	err = flock(fd, unix.LOCK_SH|unix.LOCK_NB)
+	if errors.Is(err, unix.EWOULDBLOCK) {
+		return true, nil
+	}
+	return false, err
 }
 
 // maxJSON is more than any file of WriteJSON has.

@@ -46,6 +46,9 @@ func (r *Root) Survey(ctx context.Context, step string, use func(map[string]Reco
 		}
 		records, err := x.pending()
 		if err != nil {
+			if alive, herr := x.held(); alive || herr != nil { // its supervisor knows what to undo
+				return errors.Join(fmt.Errorf("sandbox %s, which is alive: %w", x.ID[:12], err), herr)
+			}
 			return fmt.Errorf("sandbox %s: %w", x.ID[:12], &JournalError{Dir: x.Path, Err: err})
 		}
 		for _, rec := range records {

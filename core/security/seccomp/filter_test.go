@@ -219,6 +219,18 @@ func TestDefaultFilterAdmitsModernCalls(t *testing.T) {
 	})
 }
 
+// TestMemfdSecretIsRefused: kernels may be booted without it, and then every filter seems to
+// refuse it.
+func TestMemfdSecretIsRefused(t *testing.T) {
+	for _, filter := range []string{"default", "init"} {
+		forBoth(t, filter, func(t *testing.T, b built) {
+			if got := b.verdict("memfd_secret", 0, 0, 0, 0, 0, 0); got == ActAllow {
+				t.Errorf("%s: %s", filter, got)
+			}
+		})
+	}
+}
+
 func TestForeignABIsAreKilled(t *testing.T) {
 	for _, filter := range []string{"default", "init"} {
 		forBoth(t, filter, func(t *testing.T, b built) {
