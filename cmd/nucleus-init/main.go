@@ -124,6 +124,10 @@ func (in *initProcess) run() error {
 	if err != nil {
 		return err
 	}
+	// While no thread has more capabilities than another, which is then another's to rule no more.
+	if err := in.spread(); err != nil {
+		return err
+	}
 	drop := dropCaps
 	if !setup.Direct && signalsSiblings(setup.Landlock) {
 		drop = dropOwnCaps // those of the other threads in harden

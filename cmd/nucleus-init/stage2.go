@@ -497,9 +497,6 @@ func (in *initProcess) startWorkload(setup *initproto.Setup, fds []int, tty term
 		return err
 	}
 	defer pr.forget()
-	if err := in.spread(); err != nil {
-		return err
-	}
 	if setup.Direct {
 		return in.becomeWorkload(pr, noteFD, tty.master)
 	}
