@@ -132,14 +132,14 @@ func (p *Prepared) links(root int, files []plan.File) error {
 			switch {
 			case end < len(path) && path[end] != '/':
 				continue
-			case end == len(path) && !last:
+			case end == len(path) && !last, end < len(path) && ours[at]:
 				return nil
 			}
 			t, err := typeOf(root, at)
 			if errors.Is(err, unix.ELOOP) {
 				return p.linkInTheWay(at, path, origin)
 			}
-			if err != nil || t != unix.S_IFDIR || ours[at] {
+			if err != nil || t != unix.S_IFDIR {
 				return nil
 			}
 		}
@@ -168,12 +168,12 @@ func (p *Prepared) linkInTheWay(link, path, origin string) error {
 		Path: at, Origin: "rootfs.path", Hint: fmt.Sprintf("put a directory in the place of the link %q", at),
 		Err: fmt.Errorf("rootfs entry %q is a symbolic link, and the sandbox's own %q is not made behind one", link, path),
 	}
-	if path == link {
-		e.Err = fmt.Errorf("rootfs entry %q is a symbolic link, where the sandbox has a mount point", link)
-	}
 	if origin != "" {
 		e.Origin, e.Hint = origin, fmt.Sprintf("name the path that %q leads to, or put a directory in its place", at)
 		e.Err = fmt.Errorf("rootfs entry %q is a symbolic link, by which %q is not reached", link, path)
+	}
+	if path == link {
+		e.Err = fmt.Errorf("rootfs entry %q is a symbolic link, where the sandbox has a mount point", link)
 	}
 	return e
 }
