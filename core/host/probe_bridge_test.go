@@ -15,14 +15,7 @@ import (
 // that it has rules can be made.
 func TestExpressionsOfTheKernel(t *testing.T) {
 	testutil.Needs(t, testutil.Root)
-	over := make(chan struct{})
-	go func() {
-		defer close(over)
-		runtime.LockOSThread() // for ever: the thread ends with its namespace
-		if err := unix.Unshare(unix.CLONE_NEWNET); err != nil {
-			t.Error(err)
-			return
-		}
+	inNetNS(t, func() {
 		for _, e := range forwarding() {
 			if err := e.try(); err != nil {
 				t.Errorf("%s: %v", e.what, err)
@@ -33,6 +26,21 @@ func TestExpressionsOfTheKernel(t *testing.T) {
 		if !errors.As(err, &r) || !strings.Contains(r.why, `no nftables' "nonsense"`) || !strings.HasPrefix(r.remedy, "sudo modprobe nft_nonsense, ") {
 			t.Errorf("%v, %+v", err, r)
 		}
+	})
+}
+
+// inNetNS does something in a network namespace of its own, which may call t.Error.
+func inNetNS(t *testing.T, do func()) {
+	t.Helper()
+	over := make(chan struct{})
+	go func() {
+		defer close(over)
+		runtime.LockOSThread() // for ever: the thread ends with its namespace
+		if err := unix.Unshare(unix.CLONE_NEWNET); err != nil {
+			t.Error(err)
+			return
+		}
+		do()
 	}()
 	<-over
 }

@@ -2,7 +2,6 @@ package host
 
 import (
 	"errors"
-	"runtime"
 	"testing"
 
 	"golang.org/x/sys/unix"
@@ -14,14 +13,7 @@ import (
 // fills as packets pass. The kernel lets nobody remove one that a rule uses.
 func TestTProxyIsTriedWithItsMemory(t *testing.T) {
 	testutil.Needs(t, testutil.Root)
-	over := make(chan struct{})
-	go func() {
-		defer close(over)
-		runtime.LockOSThread() // for ever: the thread ends with its namespace
-		if err := unix.Unshare(unix.CLONE_NEWNET); err != nil {
-			t.Error(err)
-			return
-		}
+	inNetNS(t, func() {
 		if _, err := probeTProxy(""); err != nil {
 			t.Error(err)
 			return
@@ -33,6 +25,5 @@ func TestTProxyIsTriedWithItsMemory(t *testing.T) {
 		if err := transact(unix.NETLINK_NETFILTER, append(append(begin, del...), end...)); !errors.Is(err, unix.EBUSY) {
 			t.Errorf("removing the set: %v, want EBUSY", err)
 		}
-	}()
-	<-over
+	})
 }
