@@ -109,15 +109,16 @@ func (t *tree) move(tids []int, dir string) error {
 		if unix.Access("/proc/self/task/"+strconv.Itoa(tid), unix.F_OK) == nil {
 			return errSelf
 		}
+		proc := "/proc/" + strconv.Itoa(tid)
 		// Its process may be inside by now, by another thread of it.
-		if elsewhere, there := t.whereIs(tid); there || !elsewhere {
+		if elsewhere, there := t.whereIs(proc); there || !elsewhere {
 			continue
 		}
 		if _, err := procs.WriteString(strconv.Itoa(tid)); err != nil && !errors.Is(err, unix.ESRCH) {
 			return err
 		}
 		// Meanwhile the number may have passed to a stranger. Frozen, that one is still there.
-		if elsewhere, there := t.whereIs(tid); there && !elsewhere {
+		if elsewhere, there := t.whereIs(proc); there && !elsewhere {
 			if err := oc.WriteFile(filepath.Dir(dir), "cgroup.procs", strconv.Itoa(tid)); err != nil && !errors.Is(err, unix.ESRCH) {
 				return fmt.Errorf("letting thread %d go, which is not the sandbox's: %w", tid, err)
 			}
@@ -126,10 +127,11 @@ func (t *tree) move(tids []int, dir string) error {
 	return nil
 }
 
-// whereIs tells whether a thread is in a group of the sandbox, in the freezer's hierarchy and
-// in another one. One that ends is nowhere.
-func (t *tree) whereIs(tid int) (elsewhere, inFreezer bool) {
-	groups, err := groupsOf("/proc/" + strconv.Itoa(tid) + "/cgroup")
+// whereIs tells whether the process or thread with this directory in /proc is in a group of the
+// sandbox, or below it: in the freezer's hierarchy of v1, and in another one. Names of sandboxes
+// are unique on a host, so the name as a path element is enough. Who is ending is nowhere.
+func (t *tree) whereIs(proc string) (elsewhere, inFreezer bool) {
+	groups, err := groupsOf(proc + "/cgroup")
 	if err != nil {
 		return false, false
 	}

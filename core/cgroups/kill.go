@@ -125,47 +125,27 @@ func (t *tree) freezeBriefly(ctx context.Context) bool {
 	return t.freeze(ctx) == nil
 }
 
-// killOne signals through a pidfd.
+// killOne signals through a pidfd, after a second look at the group: between the listing and
+// now the pid may have passed to a stranger.
 func (t *tree) killOne(pid int) {
-	if fd, ok := t.hold(pid); ok {
-		_ = unix.PidfdSendSignal(fd, unix.SIGKILL, nil, 0)
-		_ = unix.Close(fd)
-	} // it has ended, or the next round meets it again
-}
-
-// hold opens a pidfd of a process of the sandbox, after a second look at its group: between
-// the listing and now the pid may have passed to a stranger.
-func (t *tree) hold(pid int) (pidfd int, ok bool) {
 	fd, err := unix.PidfdOpen(pid, 0)
 	if err != nil {
-		return -1, false
+		return // it has ended, or the next round meets it again
 	}
-	// A first thread that has ended is in no group, while others may live.
+	defer unix.Close(fd)
 	proc := "/proc/" + strconv.Itoa(pid)
-	if !t.holdsTask(proc) {
+	if !t.holds(proc) {
+		// A first thread that has ended is in no group, while others may live.
 		threads, _ := filepath.Glob(proc + "/task/*") // the pattern is a good one
-		if !slices.ContainsFunc(threads, t.holdsTask) {
-			_ = unix.Close(fd)
-			return -1, false
+		if !slices.ContainsFunc(threads, t.holds) {
+			return
 		}
 	}
-	return fd, true
+	_ = unix.PidfdSendSignal(fd, unix.SIGKILL, nil, 0)
 }
 
-// holdsTask reports whether the process or thread with this directory in /proc is the sandbox's.
-func (t *tree) holdsTask(proc string) bool {
-	now, err := groupsOf(proc + "/cgroup")
-	return err == nil && t.holdsPath(now)
-}
-
-// holdsPath reports whether one of the groups in a /proc/PID/cgroup is the
-// sandbox's, or below it. Names of sandboxes are unique on a host, so the name
-// as a path element is enough.
-func (t *tree) holdsPath(groups map[string]string) bool {
-	for name := range t.rec.Paths {
-		if slices.Contains(elements(groups[name]), t.rec.Name) {
-			return true
-		}
-	}
-	return false
+// holds reports whether the process or thread with this directory in /proc is the sandbox's.
+func (t *tree) holds(proc string) bool {
+	elsewhere, inFreezer := t.whereIs(proc)
+	return elsewhere || inFreezer
 }
