@@ -126,6 +126,7 @@ func (p *Prepared) links(root int, files []plan.File) error {
 	for _, m := range p.plan.Mounts {
 		ours[m.Destination] = !overlay || m.Kind != plan.MountScratch
 	}
+	directory := map[string]bool{} // what was looked at: most lies in /etc
 	check := func(path, origin string, last bool) error {
 		for end := 1; end <= len(path); end++ {
 			at := path[:end]
@@ -135,11 +136,16 @@ func (p *Prepared) links(root int, files []plan.File) error {
 			case end == len(path) && !last, end < len(path) && ours[at]:
 				return nil
 			}
-			t, err := typeOf(root, at)
-			if errors.Is(err, unix.ELOOP) {
-				return p.linkInTheWay(at, path, origin)
+			is, known := directory[at]
+			if !known {
+				t, err := typeOf(root, at)
+				if errors.Is(err, unix.ELOOP) {
+					return p.linkInTheWay(at, path, origin)
+				}
+				is = err == nil && t == unix.S_IFDIR
+				directory[at] = is
 			}
-			if err != nil || t != unix.S_IFDIR {
+			if !is {
 				return nil
 			}
 		}
