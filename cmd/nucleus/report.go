@@ -7,7 +7,6 @@ import (
 	"io/fs"
 	"path/filepath"
 	"strings"
-	"syscall"
 
 	"github.com/nucleus-runtime/nucleus/core/audit"
 	"github.com/nucleus-runtime/nucleus/core/exec"
@@ -97,12 +96,11 @@ func hintOf(err error) string {
 	}
 	var je *state.JournalError
 	if errors.As(err, &je) {
-		var errno syscall.Errno
 		switch {
 		case errors.Is(je, fs.ErrPermission):
 			return fmt.Sprintf("chmod -R u=rwX %q, and nucleus gc once more", je.Dir)
-		case errors.As(je, &errno) && errno != syscall.ELOOP && errno != syscall.EISDIR && errno != syscall.ENXIO:
-			return "" // it may pass, and what is to be undone is written there
+		case !je.Lost():
+			return ""
 		}
 		return fmt.Sprintf("rm -r %q, and nucleus gc once more: control groups nucleus-%s that are left go with rmdir", je.Dir, filepath.Base(je.Dir))
 	}

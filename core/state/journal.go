@@ -11,6 +11,7 @@ import (
 	"slices"
 	"strconv"
 	"sync"
+	"syscall"
 
 	"golang.org/x/sys/unix"
 
@@ -21,8 +22,7 @@ import (
 
 const journalName = "journal.jsonl"
 
-// JournalError tells of a sandbox with a journal that cannot be used: what is to be undone
-// for it nobody knows.
+// JournalError tells of a sandbox with a journal that cannot be used.
 type JournalError struct {
 	Dir string // of the sandbox
 	Err error
@@ -30,6 +30,13 @@ type JournalError struct {
 
 func (e *JournalError) Error() string { return e.Err.Error() }
 func (e *JournalError) Unwrap() error { return e.Err }
+
+// Lost reports whether what is to be undone for the sandbox nobody will know any more. After
+// other errors, as of rights, or of a host that is short of something, it is still written there.
+func (e *JournalError) Lost() bool {
+	var errno syscall.Errno
+	return !errors.As(e.Err, &errno) || errno == unix.ELOOP || errno == unix.EISDIR || errno == unix.ENXIO
+}
 
 // Phase of an effect in the journal.
 const (
