@@ -39,6 +39,7 @@ const (
 	LoanLost        Type = "secrets.lost"     // the right to values has ended before the sandbox
 	Security        Type = "security.up"      // capabilities, Landlock, seccomp are on
 	Posture         Type = "posture.verified" // read back from the host and as planned
+	Traced          Type = "seccomp.traced"   // what the workload called in seccomp's trace mode
 	PostureFailed   Type = "posture.failed"   // the workload did not run
 	DegradedBy      Type = "degraded"         // a default protection is missing
 	Started         Type = "workload.started" // execve has happened

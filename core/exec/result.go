@@ -56,8 +56,22 @@ type Result struct {
 	NetworkError string `json:"network_error,omitempty"`
 	// Network is what went through the sandbox's network, if its backend counts.
 	Network *Network `json:"network,omitempty"`
+	// Syscalls is what the sandbox's processes called in seccomp's trace mode, by name.
+	Syscalls []TracedCall `json:"syscalls,omitempty"`
 	// EventsError tells that an event could not be written.
 	EventsError string `json:"events_error,omitempty"`
+}
+
+// TracedCall is a system call that was made in seccomp's trace mode.
+type TracedCall struct {
+	Name  string `json:"name"`
+	Count uint64 `json:"count"`
+	// Refused is how many of them the job's filter does not admit; Answer is what it says to
+	// the first of these, an errno by its name or what else becomes of the caller.
+	Refused uint64 `json:"refused,omitempty"`
+	Answer  string `json:"answer,omitempty"`
+	// Closed: they were refused in the trace as well, for no allow can open the call.
+	Closed bool `json:"closed,omitempty"`
 }
 
 // Network counts what went through a network.

@@ -63,6 +63,7 @@ func (d *decoder) seccomp(b hclread.Block) {
 		{Name: "profile", Read: d.hostPath(&s.Profile)},
 		{Name: "sha256", Read: d.sha256(&s.SHA256)},
 		{Name: "mode", Read: enum(&s.Mode, "enforce", "trace")},
+		{Name: "record", Read: d.hostPath(&s.Record)},
 		{Name: "allow", Read: func(v hclread.Value) {
 			s.Allow = each(v, `allow = ["io_uring_setup"]`, func(v hclread.Value, name string) (string, bool) {
 				ok := isSyscallName(name)
@@ -76,6 +77,9 @@ func (d *decoder) seccomp(b hclread.Block) {
 			}
 		}},
 	}})
+	if s.Record != "" && s.Mode != "trace" {
+		d.r.Error(d.at(b.Child("record")), "Record without a trace", `A trace writes it: write mode = "trace" beside it, or remove record.`)
+	}
 	if s.SHA256 != "" && s.Profile == "" {
 		d.r.Error(d.at(b.Child("sha256")), "Digest without a profile", `Write profile = "web.seccomp.json" beside it, or remove sha256.`)
 	}

@@ -256,6 +256,7 @@ type Seccomp struct {
 	Profile string // absolute path, "" for the default
 	SHA256  string
 	Mode    string // enforce | trace
+	Record  string // absolute path of the profile that a trace writes, "" for none
 	Allow   []string
 }
 

@@ -340,6 +340,11 @@ func (s *Sandbox) verifyPosture(context.Context) error {
 	if err == nil && s.plan.Init {
 		err = security.ReadInitPosture(s.init.Pid, s.own, s.setup)
 	}
+	if err == nil {
+		if err := s.follow(s.workFD, len(s.process.Listen)); err != nil {
+			return err
+		}
+	}
 	var pe *security.PostureError
 	if errors.As(err, &pe) {
 		return phase("security", err)

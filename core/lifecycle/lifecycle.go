@@ -97,6 +97,7 @@ type Sandbox struct {
 	// initFilter is the BPF program that init puts on itself.
 	initFilter []byte
 	own        *security.Own
+	trace      trace
 	gate       *os.File // write end of the start gate
 	workPid    int
 	workFD     int

@@ -31,7 +31,7 @@ func (s *Sandbox) filters(ctx context.Context) (work, init seccomp.Filter, err e
 	}
 	sp := s.plan.Seccomp
 	req := seccomp.Request{Allow: sp.Allow, Caps: sp.Caps}
-	if sp.Profile == "" && len(sp.Allow) == 0 && len(sp.Caps) == 0 {
+	if sp.Profile == "" && len(sp.Allow) == 0 && len(sp.Caps) == 0 && sp.Mode != "trace" {
 		return seccomp.Default(), seccomp.InitFilter(), nil
 	}
 	if sp.Profile != "" {
@@ -47,8 +47,14 @@ func (s *Sandbox) filters(ctx context.Context) (work, init seccomp.Filter, err e
 			return work, init, e
 		}
 	}
-	if work, err = s.cfg.Seccomp.Compile(ctx, req); err == nil {
+	if sp.Mode == "trace" {
+		work, init, err = s.beginTrace(req)
+	} else if work, err = s.cfg.Seccomp.Compile(ctx, req); err == nil {
 		init, err = s.cfg.Seccomp.CompileInit(ctx, req)
+	}
+	var known *PhaseError
+	if errors.As(err, &known) {
+		return work, init, err
 	}
 	if err != nil {
 		e := &PhaseError{Phase: "security", Origin: "security.seccomp", Err: err}

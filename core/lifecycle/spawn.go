@@ -260,6 +260,9 @@ func (s *Sandbox) further(ctx context.Context, sp *initproto.Spawn, c Command) (
 	if p.Pid, err = pidOf(pidfd); err == nil {
 		err = s.verifySpawned(p.Pid, sp)
 	}
+	if err == nil {
+		err = s.follow(pidfd, passed(sp))
+	}
 	if err != nil {
 		p.closeTerminal()
 		return nil, p.whyNot(err)
@@ -490,11 +493,17 @@ func (p *Process) failure() error {
 // verifySpawned reads back what holds for the process, as for the workload.
 func (s *Sandbox) verifySpawned(pid int, sp *initproto.Spawn) error {
 	w := s.process
-	w.UID, w.GID, w.Groups, w.TTY, w.Cwd, w.Listen = sp.UID, sp.GID, sp.Groups, sp.TTY, sp.Cwd, nil
-	if sp.Pass {
-		w.Listen = make([]int32, 1)
-	}
+	w.UID, w.GID, w.Groups, w.TTY, w.Cwd = sp.UID, sp.GID, sp.Groups, sp.TTY, sp.Cwd
+	w.Listen = make([]int32, passed(sp))
 	return security.ReadPosture(pid, security.Expected{Own: s.own, Plan: s.plan, Process: w, InitPid: s.init.Pid, Cgroup: s.Cgroup(), InitFilter: s.initFilter})
+}
+
+// passed is how many sockets the process gets.
+func passed(sp *initproto.Spawn) int {
+	if sp.Pass {
+		return 1
+	}
+	return 0
 }
 
 // Signal sends a signal to the process; SIGKILL to the group that it leads as well.

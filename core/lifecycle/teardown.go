@@ -2,6 +2,7 @@ package lifecycle
 
 import (
 	"context"
+	"errors"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -39,6 +40,7 @@ func (s *Sandbox) teardown(ctx context.Context, asked bool) error {
 			s.log.Emit(audit.UndoFailed, err, map[string]any{"step": stepInit})
 		}
 	}
+	traced := s.endTrace()
 	if s.workFD >= 0 {
 		_ = unix.Close(s.workFD)
 	}
@@ -78,10 +80,10 @@ func (s *Sandbox) teardown(ctx context.Context, asked bool) error {
 	warning, err := unwind(ctx, s.dir, u)
 	s.hookWarning = warning
 	if err != nil {
-		return &PhaseError{Phase: "teardown", Err: err, Hint: "nucleus gc"}
+		return errors.Join(traced, &PhaseError{Phase: "teardown", Err: err, Hint: "nucleus gc"})
 	}
 	failpoint.Hit("all undone")
-	return nil
+	return traced
 }
 
 // impatience lets whoever asks for an end while the sandbox is undone end the calls to

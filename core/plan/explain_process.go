@@ -111,7 +111,13 @@ func (e *explainer) seccomp() {
 	if e.p.Runtime != nil {
 		how = "compiled filter of the runtime's program, which puts one of its own on top"
 	}
+	if s.Mode == "trace" {
+		v, how = "trace: "+v, "each call is answered from outside (seccomp user notification): what no allow can open is refused, the rest goes through; all are counted"
+	}
 	e.add("seccomp", v, how, "security.seccomp.profile", "security.seccomp.allow", "security.seccomp.mode")
+	if s.Record != "" {
+		e.add("seccomp record", s.Record, "a profile of what was called, written at the end", "security.seccomp.record")
+	}
 	if s.SHA256 != "" {
 		e.add("seccomp sha256", s.SHA256, "the profile is hashed as it is read", "security.seccomp.sha256")
 	}

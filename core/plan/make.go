@@ -156,9 +156,6 @@ func (m *maker) unsupported() {
 	if j.Trust == "untrusted" && j.Runtime == nil {
 		m.fail("trust", `write: runtime "gvisor" {}`, "trust = \"untrusted\" refuses the native runtime")
 	}
-	if j.Security.Seccomp != nil && j.Security.Seccomp.Mode == "trace" {
-		later("security.seccomp.mode", "seccomp trace mode is")
-	}
 }
 
 // Namespaces gives the types of those that a job's sandbox has, which nothing else has a

@@ -243,7 +243,8 @@ type Seccomp struct {
 	Source  string   `json:"source"` // default, profile, off
 	Profile string   `json:"profile,omitempty"`
 	SHA256  string   `json:"sha256,omitempty"`
-	Mode    string   `json:"mode"`
+	Mode    string   `json:"mode"`             // enforce, trace
+	Record  string   `json:"record,omitempty"` // where a trace's profile goes
 	Allow   []string `json:"allow,omitempty"`
 	Caps    []string `json:"caps,omitempty"`
 	// NoSetID: a second filter refuses set-user-ID and set-group-ID bits, for the

@@ -1,6 +1,7 @@
 package plan
 
 import (
+	"cmp"
 	"fmt"
 	"math"
 	"slices"
@@ -139,9 +140,12 @@ func (m *maker) seccomp() {
 	if c == nil {
 		return
 	}
-	s.Mode, s.Allow, s.SHA256 = c.Mode, c.Allow, c.SHA256
+	s.Mode, s.Record, s.Allow, s.SHA256 = c.Mode, c.Record, c.Allow, c.SHA256
 	if c.Profile != "" {
 		s.Source, s.Profile = "profile", c.Profile
+	}
+	if f := m.h.Feature("seccomp.notify"); c.Mode == "trace" && f.State == fact.Unavailable {
+		m.fail("security.seccomp.mode", cmp.Or(f.Remedy, "boot Linux 5.6 or newer"), "seccomp trace mode cannot be had here: %s", f.Why)
 	}
 }
 

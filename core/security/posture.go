@@ -414,8 +414,12 @@ func (p *posture) hasMount(id uint64) (bool, error) {
 	return false, lines.Err()
 }
 
-// descriptors checks that stage 2 holds 0, 1, 2, the sockets that were passed and the
-// gate, and nothing else.
+// Listener is the descriptor that seccomp(2) gives stage 2 for a filter with a listener, if it has this many sockets:
+// the first after the gate. It is closed by execve(2).
+func Listener(sockets int) int { return 4 + sockets }
+
+// descriptors checks that stage 2 holds 0, 1, 2, the sockets that were passed, the
+// gate, and its filter's listener if it has one, and nothing else.
 func (p *posture) descriptors() {
 	// fdinfo, for it asks only for ptrace access (Linux 5.14), where fd also
 	// asks for an owner that a map without id 0 does not have.
@@ -432,7 +436,11 @@ func (p *posture) descriptors() {
 		return
 	}
 	slices.Sort(names)
-	want := make([]string, 4+len(p.want.Process.Listen))
+	open := Listener(len(p.want.Process.Listen))
+	if p.want.Process.FilterFlags&unix.SECCOMP_FILTER_FLAG_NEW_LISTENER != 0 {
+		open++
+	}
+	want := make([]string, open)
 	for i := range want {
 		want[i] = strconv.Itoa(i)
 	}

@@ -15,6 +15,7 @@ const (
 	ActTrap        Action = 0x00030000
 	ActErrno       Action = 0x00050000
 	ActTrace       Action = 0x7ff00000
+	ActNotify      Action = 0x7fc00000
 	ActLog         Action = 0x7ffc0000
 	ActAllow       Action = 0x7fff0000
 )
@@ -69,6 +70,8 @@ func (a Action) String() string {
 		return fmt.Sprintf("errno %d", a.Data())
 	case ActTrace:
 		return fmt.Sprintf("trace %d", a.Data())
+	case ActNotify:
+		return "notify"
 	case ActLog:
 		return "log"
 	case ActAllow:

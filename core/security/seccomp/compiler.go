@@ -77,6 +77,12 @@ func (c Compiler) CompileInit(ctx context.Context, r Request) (Filter, error) {
 	return filter, err
 }
 
+// Policy returns what the filter for the workload of a request is compiled from.
+func (c Compiler) Policy(r Request) (Policy, error) {
+	resolved, err := c.resolve(r)
+	return resolved.Policy, err
+}
+
 func (c Compiler) resolve(r Request) (Resolved, error) {
 	if r.Profile != nil && r.Kernel == (Kernel{}) {
 		kernel, err := runningKernel()

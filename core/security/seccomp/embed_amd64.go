@@ -15,4 +15,8 @@ var (
 	tcpBPF string
 	//go:embed filters/runtime_amd64.bpf
 	runtimeBPF string
+	//go:embed filters/trace_amd64.bpf
+	traceBPF string
+	//go:embed filters/traceinit_amd64.bpf
+	traceInitBPF string
 )

@@ -15,4 +15,8 @@ var (
 	tcpBPF string
 	//go:embed filters/runtime_arm64.bpf
 	runtimeBPF string
+	//go:embed filters/trace_arm64.bpf
+	traceBPF string
+	//go:embed filters/traceinit_arm64.bpf
+	traceInitBPF string
 )

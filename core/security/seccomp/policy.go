@@ -191,7 +191,7 @@ func (p Policy) Validate() error {
 	if sysno.Table(p.Arch) == nil {
 		return fmt.Errorf("no filters are built for architecture %q", p.Arch)
 	}
-	if !p.Default.valid() {
+	if !p.Default.valid() && p.Default != ActNotify {
 		return fmt.Errorf("default action %#x is not valid", uint32(p.Default))
 	}
 	if !slices.IsSortedFunc(p.Rules, compareRules) {

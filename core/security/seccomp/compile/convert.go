@@ -40,9 +40,9 @@ func action(a seccomp.Action) libseccomp.ScmpAction {
 
 // defaultPlaceholder is the default action to compile with. libseccomp refuses a rule with the default action, which is
 // needed where an argument is an exception from a rule for the whole call; so then an errno that no rule uses stands
-// for the default until finish puts it in.
+// for the default until finish puts it in. So it is with notifications, which only later levels of its API have.
 func defaultPlaceholder(p seccomp.Policy) seccomp.Action {
-	clash, used := false, map[seccomp.Action]bool{}
+	clash, used := p.Default.Kind() == seccomp.ActNotify, map[seccomp.Action]bool{}
 	for _, r := range p.Rules {
 		used[r.Action] = true
 		clash = clash || r.Action == p.Default

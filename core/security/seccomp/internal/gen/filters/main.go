@@ -20,7 +20,8 @@ func main() {
 func run(dir string) error {
 	for _, goarch := range []string{"amd64", "arm64"} {
 		def := seccomp.DefaultPolicy(goarch)
-		for name, policy := range map[string]seccomp.Policy{"default": def, "init": seccomp.InitPolicy(def), "setid": seccomp.SetIDPolicy(goarch), "local": seccomp.LocalPolicy(goarch), "tcp": seccomp.TCPPolicy(goarch), "runtime": seccomp.RuntimePolicy(goarch)} {
+		trace := seccomp.TracePolicy(goarch)
+		for name, policy := range map[string]seccomp.Policy{"trace": trace, "traceinit": seccomp.InitPolicy(trace), "default": def, "init": seccomp.InitPolicy(def), "setid": seccomp.SetIDPolicy(goarch), "local": seccomp.LocalPolicy(goarch), "tcp": seccomp.TCPPolicy(goarch), "runtime": seccomp.RuntimePolicy(goarch)} {
 			raw, err := compile.Policy(policy)
 			if err != nil {
 				return fmt.Errorf("compiling %s for %s: %w", name, goarch, err)
