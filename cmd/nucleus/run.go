@@ -261,6 +261,7 @@ func (a *app) run(ctx context.Context, f *runFlags, argv []string) error {
 	case "exit":
 		a.outOfPids(p, res)
 	}
+	a.traced(p, res)
 	a.code = res.ExitCode
 	if res.NetworkError != "" {
 		a.problem("warning", res.NetworkError, "")
@@ -279,6 +280,34 @@ func (a *app) run(ctx context.Context, f *runFlags, argv []string) error {
 		}
 	}
 	return nil
+}
+
+// traced tells what a trace of the system calls is made for.
+func (a *app) traced(p *plan.Plan, res core.Result) {
+	if p.Seccomp.Mode != "trace" {
+		return
+	}
+	var refused, names, closed []string
+	for _, c := range res.Syscalls {
+		switch {
+		case c.Refused > 0 && c.Closed:
+			closed = append(closed, c.Name)
+		case c.Refused > 0:
+			refused = append(refused, fmt.Sprintf("%s (%s, %d of %d times)", c.Name, c.Answer, c.Refused, c.Count))
+			names = append(names, strconv.Quote(c.Name))
+		}
+	}
+	text, hint := fmt.Sprintf("seccomp trace: %d different system calls", len(res.Syscalls)), ""
+	switch {
+	case len(names) > 0:
+		text += "; the filter would refuse " + strings.Join(refused, ", ")
+		hint = fmt.Sprintf(`if that is to work: mode = "enforce", and allow = [%s]`, strings.Join(names, ", "))
+	case len(closed) > 0:
+		text += "; refused as without a trace: " + strings.Join(closed, ", ")
+	default:
+		text += "; the filter admits all of them"
+	}
+	a.problem("note", text, hint)
 }
 
 // outOfPids tells of a workload that has failed where forks may have: programs say "Resource temporarily unavailable", if anything.

@@ -352,7 +352,7 @@ func (s *Sandbox) verifyPosture(context.Context) error {
 	if err != nil {
 		return s.reason("security", err)
 	}
-	s.log.Emit(audit.Security, nil, map[string]any{"landlock_abi": s.plan.Landlock.ABI, "seccomp": s.plan.Seccomp.Source, "capabilities": s.plan.Process.Capabilities.Bounding})
+	s.log.Emit(audit.Security, nil, map[string]any{"landlock_abi": s.plan.Landlock.ABI, "seccomp": s.plan.Seccomp.Source, "seccomp_mode": s.plan.Seccomp.Mode, "capabilities": s.plan.Process.Capabilities.Bounding})
 	s.log.Emit(audit.Posture, nil, map[string]any{"pid": s.workPid})
 	s.tell(hooks.PostSecurity, nil)
 	return nil

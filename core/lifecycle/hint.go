@@ -34,6 +34,11 @@ func (s *Sandbox) stageFailure(x initproto.Exited) error {
 	switch {
 	case se.Step == initproto.StepCwd:
 		return workdirFailure(s.plan, se)
+	case se.Step == initproto.StepSeccomp && errors.Is(se.Errno, unix.EMFILE):
+		return &PhaseError{
+			Phase: "security", Origin: `resources.rlimit["nofile"]`, Err: se,
+			Hint: "a trace of the system calls has one open file more at the start: raise the limit, or write mode = \"enforce\"",
+		}
 	case se.Step == initproto.StepRlimit && se.Index < len(rlimits):
 		return rlimitFailure(rlimits[se.Index], se)
 	}

@@ -232,7 +232,7 @@ func TestMemfdSecretIsRefused(t *testing.T) {
 }
 
 func TestForeignABIsAreKilled(t *testing.T) {
-	for _, filter := range []string{"default", "init"} {
+	for _, filter := range []string{"default", "init", "trace", "traceinit"} {
 		forBoth(t, filter, func(t *testing.T, b built) {
 			for _, arch := range []uint32{0, auditI386, auditARM, auditX86_64, auditAArch64, 0xc00000f3} {
 				if arch == auditArch(b.arch) {
@@ -262,7 +262,7 @@ func TestX32IsKilled(t *testing.T) {
 func TestEmbeddedFiltersMeanTheirPolicies(t *testing.T) {
 	for _, goarch := range arches {
 		def := DefaultPolicy(goarch)
-		for name, p := range map[string]Policy{"default": def, "init": InitPolicy(def), "setid": SetIDPolicy(goarch), "local": LocalPolicy(goarch), "tcp": TCPPolicy(goarch)} {
+		for name, p := range map[string]Policy{"default": def, "init": InitPolicy(def), "setid": SetIDPolicy(goarch), "local": LocalPolicy(goarch), "tcp": TCPPolicy(goarch), "runtime": RuntimePolicy(goarch), "trace": TracePolicy(goarch), "traceinit": InitPolicy(TracePolicy(goarch))} {
 			if err := p.Validate(); err != nil {
 				t.Errorf("%s %s: %v", name, goarch, err)
 			}
