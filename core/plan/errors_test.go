@@ -37,7 +37,10 @@ func TestErrors(t *testing.T) {
 		{"a mount over the socket for notifications", with(), []string{`sd_notify = true`, `tmpfs "/run/nucleus" {}`}, "job.hcl:4", "where the socket for notifications is", "choose another target"},
 		{"a mount in its place", with(), []string{`readiness {`, `notify = true`, `}`, `volume "x" {`, `source = "/srv"`, `target = "/run/nucleus/notify"`, `}`}, "job.hcl:6", "where the socket for notifications is", "choose another target"},
 		{"hook without an init", with(), []string{`init = false`, `hook "startContainer" {`, `command = ["/bin/true"]`, `}`}, "job.hcl:4", "needs an init", "remove init = false"},
-		{"trace", with(), []string{`security {`, `seccomp {`, `mode = "trace"`, `}`, `}`}, "job.hcl:5", "seccomp trace mode", "remove it"},
+		{"trace on an old kernel", with(func(h *fact.Host) { h.Kernel = "5.4.1" }), []string{`security {`, `seccomp {`, `mode = "trace"`, `}`, `}`}, "job.hcl:5", "seccomp trace mode cannot be had: Linux 5.4.1", "boot Linux 5.6"},
+		{"trace without notifications", with(func(h *fact.Host) {
+			h.Features = map[string]fact.Feature{"seccomp.notify": {State: fact.Unavailable, Why: "refused by a filter", Remedy: "leave the container"}}
+		}), []string{`security {`, `seccomp {`, `mode = "trace"`, `}`, `}`}, "job.hcl:5", "refused by a filter", "leave the container"},
 
 		{"user unknown", with(), []string{`user = "nobody-here"`}, "job.hcl:3", `user "nobody-here" is not in the host's /etc/passwd`, "root, bad, app"},
 		{"user unknown in a rootfs", with(), []string{`user = "x"`, `rootfs {`, `path = "/r"`, `}`}, "job.hcl:3", "the rootfs's /etc/passwd", "numeric uid"},
