@@ -163,15 +163,15 @@ func (in *initProcess) startHooks(msg []byte, fds []int) error {
 		return fmt.Errorf("%w: %d descriptors", initproto.ErrMessage, len(fds))
 	}
 	for i, h := range hs.Hooks {
-		if err := in.startHook(h, hs.State, fds[0]); err != nil {
+		if err := in.startHook(h, &hs, fds[0]); err != nil {
 			return &hookError{i, err}
 		}
 	}
 	return in.conn.Send(initproto.Encode(initproto.KindHooksDone, nil))
 }
 
-func (in *initProcess) startHook(h initproto.Hook, state []byte, out int) error {
-	stdin, err := stateFile(state)
+func (in *initProcess) startHook(h initproto.Hook, all *initproto.Hooks, out int) error {
+	stdin, err := stateFile(all.State)
 	if err != nil {
 		return err
 	}
@@ -192,6 +192,9 @@ func (in *initProcess) startHook(h initproto.Hook, state []byte, out int) error 
 	}
 	p := in.setup.Process
 	p.Paths, p.Args, p.Env, p.SecretEnv, p.Gate = h.Args[:1], h.Args, h.Env, nil, 0
+	if len(all.Filter) > 0 {
+		p.Filter, p.FilterFlags = all.Filter, all.FilterFlags
+	}
 	pr, err := prepare(&p, initproto.Dial{}, gate[:], 0, note)
 	if err != nil {
 		return err

@@ -251,6 +251,8 @@ func (h *Hooks) code(c *coder) {
 		c.strs(&h.Env)
 		c.u32(&h.Timeout)
 	})
+	c.bytes(&h.Filter)
+	c.u32(&h.FilterFlags)
 }
 
 func (o *Open) code(c *coder) {

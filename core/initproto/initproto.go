@@ -342,6 +342,9 @@ type Failed struct {
 type Hooks struct {
 	State []byte // what each reads
 	Hooks []Hook
+	// Filter is theirs instead of the workload's, if there is one, and FilterFlags its flags.
+	Filter      []byte
+	FilterFlags uint32
 }
 
 // Hook is one of them.

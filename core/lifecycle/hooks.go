@@ -156,7 +156,7 @@ func (s *Sandbox) sendHooks(hs []plan.Hook, status string, pid int, programs []*
 	if err != nil {
 		return phase("hooks", err)
 	}
-	msg := &initproto.Hooks{State: st}
+	msg := &initproto.Hooks{State: st, Filter: s.trace.hooks.BPF, FilterFlags: s.trace.hooks.Flags}
 	for _, h := range hs {
 		msg.Hooks = append(msg.Hooks, initproto.Hook{Args: h.Command, Env: hook.Env(h), Timeout: uint32(min(h.Timeout.Milliseconds(), 1<<32-1))})
 	}

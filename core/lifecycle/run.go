@@ -48,7 +48,7 @@ func (s *Sandbox) filters(ctx context.Context) (work, init seccomp.Filter, err e
 		}
 	}
 	if sp.Mode == "trace" {
-		work, init, err = s.beginTrace(req)
+		work, init, err = s.beginTrace(ctx, req)
 	} else if work, err = s.cfg.Seccomp.Compile(ctx, req); err == nil {
 		init, err = s.cfg.Seccomp.CompileInit(ctx, req)
 	}

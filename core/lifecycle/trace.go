@@ -1,6 +1,7 @@
 package lifecycle
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"os"
@@ -10,6 +11,7 @@ import (
 
 	"github.com/nucleus-runtime/nucleus/core/audit"
 	"github.com/nucleus-runtime/nucleus/core/exec"
+	"github.com/nucleus-runtime/nucleus/core/plan"
 	"github.com/nucleus-runtime/nucleus/core/security"
 	"github.com/nucleus-runtime/nucleus/core/security/seccomp"
 	"github.com/nucleus-runtime/nucleus/core/security/tracer"
@@ -19,10 +21,12 @@ import (
 type trace struct {
 	calls  *seccomp.Trace
 	tracer *tracer.Tracer
+	// hooks is what startContainer hooks run under, which init starts by itself: the job's filter.
+	hooks seccomp.Filter
 }
 
 // beginTrace gives the filters under which whatever the policy of a request says is asked of us.
-func (s *Sandbox) beginTrace(req seccomp.Request) (work, init seccomp.Filter, err error) {
+func (s *Sandbox) beginTrace(ctx context.Context, req seccomp.Request) (work, init seccomp.Filter, err error) {
 	policy, err := s.cfg.Seccomp.Policy(req)
 	if err != nil {
 		return work, init, err
@@ -30,6 +34,11 @@ func (s *Sandbox) beginTrace(req seccomp.Request) (work, init seccomp.Filter, er
 	if file := s.plan.Seccomp.Record; file != "" {
 		if err := recordable(file); err != nil {
 			return work, init, recordError(err)
+		}
+	}
+	if len(s.plan.HooksOf(plan.HookStartContainer)) > 0 {
+		if s.trace.hooks, err = s.cfg.Seccomp.Compile(ctx, req); err != nil {
+			return work, init, err
 		}
 	}
 	s.trace.calls = seccomp.NewTrace(policy)

@@ -107,13 +107,13 @@ func TestTracedProfile(t *testing.T) {
 					continue
 				}
 				called[c.Number] = true
-				tr.Decide(c.Number, [6]uint64{})
+				_ = tr.Decide(c.Number, [6]uint64{})
 				opened[c.Number] = !p.Evaluate(c.Number, [6]uint64{}).Admits() && refusal(c.Name) == ""
 			}
 			for _, name := range []string{"clone", "ioctl"} { // as far as they are admitted
 				n, _ := sysno.Number(arch, name)
 				called[n] = true
-				tr.Decide(n, [6]uint64{})
+				_ = tr.Decide(n, [6]uint64{})
 			}
 			raw, err := tr.Profile()
 			if err != nil {
