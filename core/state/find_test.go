@@ -2,8 +2,8 @@ package state
 
 import (
 	"errors"
-	"os"
 	"io/fs"
+	"os"
 	"path/filepath"
 	"slices"
 	"strings"
