@@ -60,7 +60,8 @@ func (r *Root) ref(id, name string) Ref {
 func (r *Root) Find(ref string) (Ref, error) {
 	if validName(ref) {
 		if id, err := os.Readlink(r.namePath(ref)); err == nil && r.exists(id) {
-			return r.ref(id, ref), nil
+			x := r.ref(id, ref)
+			return x, x.stray()
 		}
 	}
 	if len(ref) == 0 || len(ref) > 32 || strings.Trim(ref, "0123456789abcdef") != "" {
@@ -78,6 +79,9 @@ func (r *Root) Find(ref string) (Ref, error) {
 	}
 	switch len(found) {
 	case 0:
+		if r.exists(ref) {
+			return Ref{}, r.ref(ref, "").stray()
+		}
 		return Ref{}, &NotFoundError{ref}
 	case 1:
 		return found[0], nil
@@ -89,15 +93,26 @@ func (r *Root) Find(ref string) (Ref, error) {
 	return Ref{}, e
 }
 
-// Held tells which of these sandboxes a supervisor holds. Nobody makes or collects one
-// meanwhile: a lock that is tried is a lock that is held.
-func (r *Root) Held(refs []Ref) (map[string]bool, error) {
-	held := make(map[string]bool, len(refs))
-	err := r.locked(func() error {
+// Ref names a sandbox that is held.
+func (d *Dir) Ref() Ref { return Ref{ID: d.ID, Name: d.Name, Path: d.Path} }
+
+// stray is an error for what has the place of a sandbox and is no directory.
+func (x Ref) stray() error {
+	if st, err := os.Lstat(x.Path); err == nil && !st.IsDir() {
+		return &StrayError{x.Path}
+	}
+	return nil
+}
+
+// Held tells which of these sandboxes a supervisor holds, and of which nobody can tell and
+// why. Nobody makes or collects one meanwhile: a lock that is tried is a lock that is held.
+func (r *Root) Held(refs []Ref) (held map[string]bool, unknown map[string]error, err error) {
+	held, unknown = make(map[string]bool, len(refs)), map[string]error{}
+	err = r.locked(func() error {
 		for _, x := range refs {
 			alive, err := x.held()
 			if err != nil {
-				return err
+				unknown[x.ID] = err
 			}
 			if alive {
 				held[x.ID] = true
@@ -105,7 +120,7 @@ func (r *Root) Held(refs []Ref) (map[string]bool, error) {
 		}
 		return nil
 	})
-	return held, err
+	return held, unknown, err
 }
 
 // held is Held of one, for who keeps others from making and collecting sandboxes.
@@ -115,7 +130,7 @@ func (x Ref) held() (bool, error) {
 		return false, nil
 	}
 	if err != nil {
-		return false, fmt.Errorf("sandbox %s: %w", x.ID[:12], os.NewSyscallError("open", err))
+		return false, fmt.Errorf("sandbox %s: %w", x.ID[:12], &DirError{x.Path, os.NewSyscallError("open", err)})
 	}
 	defer unix.Close(fd)
 	err = flock(fd, unix.LOCK_SH|unix.LOCK_NB)
