@@ -235,6 +235,9 @@ func (a *app) run(ctx context.Context, f *runFlags, argv []string) error {
 	if err != nil {
 		return err
 	}
+	for _, text := range p.OwnFileWarnings() {
+		a.problem("warning", text, "keep the job file elsewhere, or give the directory read-only")
+	}
 	for _, d := range p.Degraded {
 		if !d.Accepted {
 			a.problem("warning", fmt.Sprintf("protection %q is missing: %s", d.Name, d.Why), fmt.Sprintf("to accept it: allow_degraded = [%q]", d.Name))

@@ -211,6 +211,7 @@ func (m *maker) jobMounts(id identity) {
 	})
 	m.p.Mounts = append(m.p.Mounts, ms...)
 	m.nested()
+	m.ownFile()
 }
 
 func (m *maker) workspace(w *job.Workspace, id identity) Mount {
