@@ -249,7 +249,7 @@ func (a *app) run(ctx context.Context, f *runFlags, argv []string) error {
 	res, err := a.supervise(ctx, rt, p, core.RunOptions{Begun: begun, Name: exact, Sockets: sockets, Journal: journal, Restore: f.restore}, f)
 	tr.print(a.stderr)
 	if f.json {
-		if jerr := json.NewEncoder(a.stderr).Encode(res); jerr != nil && err == nil {
+		if jerr := json.NewEncoder(a.stderr).Encode(printedResult{1, res}); jerr != nil && err == nil {
 			err = jerr
 		}
 	}
