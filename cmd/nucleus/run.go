@@ -263,6 +263,7 @@ func (a *app) run(ctx context.Context, f *runFlags, argv []string) error {
 		a.problem("warning", "the job's timeout was reached", "")
 	case "exit":
 		a.outOfPids(p, res)
+		a.denied(res)
 	}
 	a.code = res.ExitCode
 	if res.NetworkError != "" {
