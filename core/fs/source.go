@@ -119,12 +119,10 @@ func (p *Prepared) bind(m plan.Mount) error {
 		return err
 	}
 	set, _ := attrs(m.Options)
-	var idmap *idMapping
-	if m.Idmap && p.opts.Privileged && p.plan.IDs.Kind != "none" {
-		if idmap, err = p.ownerMapping(f); err != nil {
-			_ = f.Close()
-			return err
-		}
+	idmap, err := p.lentAs(m, f)
+	if err != nil {
+		_ = f.Close()
+		return err
 	}
 	if err := p.bindOp(f, real, m.Destination, set, idmap); err != nil {
 		var fe *Error
