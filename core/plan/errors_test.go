@@ -80,6 +80,7 @@ func TestErrors(t *testing.T) {
 		{"no Landlock in a strict mode", with(abi(0)), []string{strict}, "job.hcl:3", `protection "landlock" cannot be had`, "lsm=landlock"},
 		{"no Landlock scopes in a strict mode", with(abi(5)), []string{strict}, "job.hcl:3", `protection "landlock.scope" cannot be had`, "6.12"},
 
+		{"an overlay in an overlay", with(), []string{`rootfs {`, `path = "/r"`, `writable = "overlay"`, `}`, `workspace {`, `path = "/w"`, `mode = "overlay"`, `}`}, "job.hcl:9", "a workspace overlay inside a writable rootfs overlay is not supported", "bind-ro"},
 		{"no mount point in a volume", with(), []string{`volume "a" {`, `source = "/a"`, `target = "/x"`, `}`, `volume "b" {`, `source = "/b"`, `target = "/x/missing"`, `}`}, "job.hcl:7", `no mount point for "/x/missing"`, "mkdir -p /a/missing"},
 	} {
 		t.Run(c.name, func(t *testing.T) {

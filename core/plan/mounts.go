@@ -227,6 +227,9 @@ func (m *maker) workspace(w *job.Workspace, id identity) Mount {
 	x := Mount{Mount: specs.Mount{Destination: "/workspace", Type: "bind", Source: w.Path, Options: o}, Kind: MountBind, Origin: "workspace", Idmap: w.Mode != "overlay", UID: id.uid, GID: id.gid}
 	if w.Mode == "overlay" {
 		x.Kind, x.Type = MountOverlay, "overlay"
+		if m.p.Root.Kind == RootOverlay {
+			m.fail("workspace.mode", `write mode = "bind-rw" or "bind-ro", or rootfs { writable = "none" }`, "a workspace overlay inside a writable rootfs overlay is not supported")
+		}
 	}
 	return x
 }
