@@ -166,6 +166,12 @@ func (p *Prepared) create(m plan.Mount) error {
 		return fail("", os.NewSyscallError("mkdirat", err))
 	}
 	p.Created = append(p.Created, m.Source)
+	// Without a user namespace no mount makes the workload its owner.
+	if u := p.plan.Process.User; p.opts.Privileged && p.plan.IDs.Kind == "none" {
+		if err := unix.Fchownat(parent, filepath.Base(m.Source), int(u.UID), int(u.GID), unix.AT_SYMLINK_NOFOLLOW); err != nil {
+			return fail("", os.NewSyscallError("fchownat", err))
+		}
+	}
 	return nil
 }
 
@@ -177,12 +183,6 @@ func (p *Prepared) workspaceOverlay(m plan.Mount) error {
 	}
 	set, _ := attrs(m.Options)
 	lower, upper, work := staging+"/workspace-lower", staging+"/workspace-upper", staging+"/workspace-work"
-	if p.plan.Root.Kind == plan.RootOverlay {
-		return &Error{
-			Path: real, Origin: m.Origin, Hint: `write mode = "bind-rw" or "bind-ro", or rootfs { writable = "none" }`,
-			Err: errors.New("a workspace overlay inside a writable rootfs overlay is not supported"),
-		}
-	}
 	var idmap *idMapping
 	if p.opts.Privileged && p.plan.IDs.Kind != "none" {
 		if idmap, err = p.ownerMapping(f); err != nil {
