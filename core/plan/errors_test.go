@@ -39,6 +39,7 @@ func TestErrors(t *testing.T) {
 		{"hook without an init", with(), []string{`init = false`, `hook "startContainer" {`, `command = ["/bin/true"]`, `}`}, "job.hcl:4", "needs an init", "remove init = false"},
 		{"trace", with(), []string{`security {`, `seccomp {`, `mode = "trace"`, `}`, `}`}, "job.hcl:5", "seccomp trace mode", "remove it"},
 
+		{"groups unknown", with(), []string{`groups = ["nobody-here"]`}, "job.hcl:3", `group "nobody-here" is not in the host's /etc/group`, "numeric gid"},
 		{"user unknown", with(), []string{`user = "nobody-here"`}, "job.hcl:3", `user "nobody-here" is not in the host's /etc/passwd`, "root, bad, app"},
 		{"user unknown in a rootfs", with(), []string{`user = "x"`, `rootfs {`, `path = "/r"`, `}`}, "job.hcl:3", "the rootfs's /etc/passwd", "numeric uid"},
 		{"group unknown", with(), []string{`user = "0:nogroup-here"`}, "job.hcl:3", `group "nogroup-here"`, "numeric gid"},
