@@ -4,6 +4,8 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"path/filepath"
+	"slices"
 	"strings"
 
 	"golang.org/x/sys/unix"
@@ -11,6 +13,7 @@ import (
 	"github.com/nucleus-runtime/nucleus/core/host/fact"
 	"github.com/nucleus-runtime/nucleus/core/job"
 	"github.com/nucleus-runtime/nucleus/core/plan"
+	"github.com/nucleus-runtime/nucleus/internal/pathname"
 )
 
 // blockDevices gives the numbers of the block devices that a job names by path.
@@ -36,6 +39,52 @@ func missingMountPoints(j *job.Job, h fact.Host) map[string]bool {
 		}
 	}
 	return out
+}
+
+// ownFile finds what a job may write that holds the file it comes from. The decoder, which
+// looks at no host, compares names; a link or another mount of the directory has another name.
+func ownFile(j *job.Job) []string {
+	if j.File == "" || j.File == "-" || j.File == "<stdin>" {
+		return nil
+	}
+	writable := map[string]string{}
+	if w := j.Workspace; w != nil && w.Mode == "bind-rw" {
+		writable["workspace.path"] = w.Path
+	}
+	for _, v := range j.Volumes {
+		if !v.ReadOnly {
+			writable[fmt.Sprintf("volume[%q].source", v.Name)] = v.Source
+		}
+	}
+	var out []string
+	for origin, source := range writable {
+		if !pathname.Within(j.Dir, source) && holds(source, filepath.Join(j.Dir, filepath.Base(j.File))) {
+			out = append(out, origin)
+		}
+	}
+	slices.Sort(out)
+	return out
+}
+
+// holds reports whether a path, or where its links lead, is what lies at source or below it.
+// What cannot be looked at is not: the start fails to open it, or it cannot be reached so.
+func holds(source, path string) bool {
+	top, err := os.Stat(source)
+	if err != nil {
+		return false
+	}
+	real, err := filepath.EvalSymlinks(path)
+	if err != nil {
+		return false
+	}
+	for _, p := range []string{path, real} {
+		for ; p != "/"; p = filepath.Dir(p) {
+			if st, err := os.Stat(p); err == nil && os.SameFile(st, top) {
+				return true
+			}
+		}
+	}
+	return false
 }
 
 func lookBeneath(dir, rel string) error {

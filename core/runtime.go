@@ -182,7 +182,7 @@ func (r *Runtime) Plan(j *job.Job) (*plan.Plan, error) {
 	if j.Rootfs == nil {
 		h.Toolchain = host.Toolchain(host.Options{})
 	}
-	in := plan.Inputs{Host: h, Term: os.Getenv("TERM"), CgroupParent: r.o.CgroupParent, Devices: blockDevices(j), Missing: missingMountPoints(j, h), Secrets: r.o.Secrets != nil, HooksPlugins: r.o.Hooks != nil, Networks: r.o.Networks != nil, Runtimes: r.o.Runtimes != nil}
+	in := plan.Inputs{Host: h, Term: os.Getenv("TERM"), CgroupParent: r.o.CgroupParent, Devices: blockDevices(j), Missing: missingMountPoints(j, h), OwnFile: ownFile(j), Secrets: r.o.Secrets != nil, HooksPlugins: r.o.Hooks != nil, Networks: r.o.Networks != nil, Runtimes: r.o.Runtimes != nil}
 	if r.o.Manager != nil {
 		in.Watchdog = r.o.Manager.Watchdog
 	}

@@ -10,7 +10,6 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
-	"text/tabwriter"
 	"time"
 
 	"github.com/hashicorp/hcl/v2"
@@ -161,41 +160,11 @@ func unusable(err error, at hcl.Range) *hcl.Diagnostic {
 func (a *app) pluginCommand() *cobra.Command {
 	c := &cobra.Command{
 		Use: "plugin", Short: "Look at plugins",
-		Long: `Look at plugins: programs nucleus-plugin-NAME in the plugin directories.`,
+		Long:    `Look at plugins: programs nucleus-plugin-NAME in the plugin directories.`,
+		Example: "  nucleus plugin list\n  nucleus plugin schema file",
 	}
-	c.AddCommand(a.pluginList(), a.pluginInfo(), a.pluginSchema(), a.pluginPin(), a.pluginCheck())
+	c.AddCommand(a.pluginList(), a.pluginVerify(), a.pluginInfo(), a.pluginSchema(), a.pluginPin(), a.pluginCheck())
 	return c
-}
-
-func (a *app) pluginList() *cobra.Command {
-	return &cobra.Command{
-		Use: "list", Short: "List the plugins that can be found, and why others can't be used", Example: "  nucleus plugin list", Args: cobra.NoArgs,
-		RunE: func(*cobra.Command, []string) error {
-			_, finder, err := a.pluginHost()
-			if err != nil {
-				return err
-			}
-			names, err := finder.List()
-			if err != nil {
-				return err
-			}
-			t := tabwriter.NewWriter(a.out, 0, 0, 2, ' ', 0)
-			for _, n := range names {
-				p, err := finder.Find(n)
-				if err != nil {
-					fmt.Fprintf(t, "%s\t-\t%s\n", audit.Clean(n), audit.Clean(err.Error()))
-					continue
-				}
-				pinned := "not pinned"
-				if p.Pinned {
-					pinned = "pinned"
-				}
-				fmt.Fprintf(t, "%s\t%s\t%s\n", n, p.Path, pinned)
-				_ = p.Close()
-			}
-			return t.Flush()
-		},
-	}
 }
 
 // described starts a plugin for what it says of itself.

@@ -235,6 +235,9 @@ func (a *app) run(ctx context.Context, f *runFlags, argv []string) error {
 	if err != nil {
 		return err
 	}
+	for _, text := range p.OwnFileWarnings() {
+		a.problem("warning", text, "keep the job file elsewhere, or give the directory read-only")
+	}
 	for _, d := range p.Degraded {
 		if !d.Accepted {
 			a.problem("warning", fmt.Sprintf("protection %q is missing: %s", d.Name, d.Why), fmt.Sprintf("to accept it: allow_degraded = [%q]", d.Name))
@@ -246,7 +249,7 @@ func (a *app) run(ctx context.Context, f *runFlags, argv []string) error {
 	res, err := a.supervise(ctx, rt, p, core.RunOptions{Begun: begun, Name: exact, Sockets: sockets, Journal: journal, Restore: f.restore}, f)
 	tr.print(a.stderr)
 	if f.json {
-		if jerr := json.NewEncoder(a.stderr).Encode(res); jerr != nil && err == nil {
+		if jerr := json.NewEncoder(a.stderr).Encode(printedResult{1, res}); jerr != nil && err == nil {
 			err = jerr
 		}
 	}

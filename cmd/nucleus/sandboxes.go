@@ -288,7 +288,7 @@ func (a *app) waitCommand() *cobra.Command {
 			}
 			a.code = e.Result.ExitCode
 			if asJSON {
-				return a.printJSON(e)
+				return a.printJSON(printedEnd{1, *e})
 			}
 			if e.Error != "" {
 				return &endedError{code: e.Result.ExitCode, text: e.Error}

@@ -190,7 +190,7 @@ func (a *app) showStats(list []account, earlier map[string]supervisor.Stats, fol
 			failed = true
 			a.problem("error", x.err.Error(), hintOf(x.err))
 		case asJSON:
-			b, err := json.Marshal(x.stats)
+			b, err := json.Marshal(printedStats{1, x.stats})
 			if err != nil {
 				return err
 			}

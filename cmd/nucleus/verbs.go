@@ -20,6 +20,7 @@ import (
 	"github.com/nucleus-runtime/nucleus/core/job"
 	"github.com/nucleus-runtime/nucleus/core/plan"
 	"github.com/nucleus-runtime/nucleus/core/pluginhost/rundir"
+	"github.com/nucleus-runtime/nucleus/core/supervisor"
 )
 
 func (a *app) planCommand() *cobra.Command {
@@ -373,6 +374,22 @@ func (a *app) versionCommand() *cobra.Command {
 func versionLine() string {
 	return fmt.Sprintf("nucleus %s (%s %s)\n", version, runtime.Version(), runtime.GOARCH)
 }
+
+// What is printed as JSON has a version, which grows when a field changes its meaning or goes.
+type (
+	printedResult struct {
+		Version int `json:"version"`
+		core.Result
+	}
+	printedEnd struct {
+		Version int `json:"version"`
+		supervisor.Ended
+	}
+	printedStats struct {
+		Version int `json:"version"`
+		supervisor.Stats
+	}
+)
 
 func (a *app) printJSON(v any) error { return writeJSON(a.out, v) }
 

@@ -37,7 +37,12 @@ func (p *Prepared) context(m plan.Mount) error {
 	set, _ := attrs(m.Options)
 	if c.Method == "bind" {
 		p.verify = dir
-		if err := p.bindOp(f, real, m.Destination, set, nil); err != nil {
+		idmap, err := p.lentAs(m, f)
+		if err != nil {
+			_ = f.Close()
+			return &Error{Path: real, Origin: m.Origin, Err: err}
+		}
+		if err := p.bindOp(f, real, m.Destination, set, idmap); err != nil {
 			return &Error{Path: real, Origin: m.Origin, Err: err}
 		}
 		p.expectMount(m.Destination, "", set)

@@ -30,9 +30,17 @@ func (p *Prepared) shifted() *idMapping {
 	return &idMapping{open: p.opts.UserNS}
 }
 
+// lentAs is how the ids of a mount's source appear, nil for as they are on disk.
+func (p *Prepared) lentAs(m plan.Mount, f *os.File) (*idMapping, error) {
+	if !m.Idmap || !p.opts.Privileged || p.plan.IDs.Kind == "none" {
+		return nil, nil
+	}
+	return p.ownerMapping(f)
+}
+
 // ownerMapping makes the source's owner and the workload's user stand for each
-// other, so that the workload can write to the directory and what it writes
-// belongs to the owner. All other ids are shifted as the sandbox's maps say.
+// other, so that the workload can write to the directory, what it writes belongs to the
+// owner, and it can read what the owner can, also where it may not write. All other ids are shifted as the sandbox's maps say.
 func (p *Prepared) ownerMapping(f *os.File) (*idMapping, error) {
 	var st unix.Stat_t
 	if err := unix.Fstat(int(f.Fd()), &st); err != nil {

@@ -119,12 +119,10 @@ func (p *Prepared) bind(m plan.Mount) error {
 		return err
 	}
 	set, _ := attrs(m.Options)
-	var idmap *idMapping
-	if m.Idmap && p.opts.Privileged && p.plan.IDs.Kind != "none" {
-		if idmap, err = p.ownerMapping(f); err != nil {
-			_ = f.Close()
-			return err
-		}
+	idmap, err := p.lentAs(m, f)
+	if err != nil {
+		_ = f.Close()
+		return err
 	}
 	if err := p.bindOp(f, real, m.Destination, set, idmap); err != nil {
 		var fe *Error
@@ -168,6 +166,12 @@ func (p *Prepared) create(m plan.Mount) error {
 		return fail("", os.NewSyscallError("mkdirat", err))
 	}
 	p.Created = append(p.Created, m.Source)
+	// Without a user namespace no mount makes the workload its owner.
+	if u := p.plan.Process.User; p.opts.Privileged && p.plan.IDs.Kind == "none" {
+		if err := unix.Fchownat(parent, filepath.Base(m.Source), int(u.UID), int(u.GID), unix.AT_SYMLINK_NOFOLLOW); err != nil {
+			return fail("", os.NewSyscallError("fchownat", err))
+		}
+	}
 	return nil
 }
 
@@ -179,12 +183,6 @@ func (p *Prepared) workspaceOverlay(m plan.Mount) error {
 	}
 	set, _ := attrs(m.Options)
 	lower, upper, work := staging+"/workspace-lower", staging+"/workspace-upper", staging+"/workspace-work"
-	if p.plan.Root.Kind == plan.RootOverlay {
-		return &Error{
-			Path: real, Origin: m.Origin, Hint: `write mode = "bind-rw" or "bind-ro", or rootfs { writable = "none" }`,
-			Err: errors.New("a workspace overlay inside a writable rootfs overlay is not supported"),
-		}
-	}
 	var idmap *idMapping
 	if p.opts.Privileged && p.plan.IDs.Kind != "none" {
 		if idmap, err = p.ownerMapping(f); err != nil {

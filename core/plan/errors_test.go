@@ -42,6 +42,7 @@ func TestErrors(t *testing.T) {
 			h.Features = map[string]fact.Feature{"seccomp.notify": {State: fact.Unavailable, Why: "refused by a filter", Remedy: "leave the container"}}
 		}), []string{`security {`, `seccomp {`, `mode = "trace"`, `}`, `}`}, "job.hcl:5", "refused by a filter", "leave the container"},
 
+		{"groups unknown", with(), []string{`groups = ["nobody-here"]`}, "job.hcl:3", `group "nobody-here" is not in the host's /etc/group`, "numeric gid"},
 		{"user unknown", with(), []string{`user = "nobody-here"`}, "job.hcl:3", `user "nobody-here" is not in the host's /etc/passwd`, "root, bad, app"},
 		{"user unknown in a rootfs", with(), []string{`user = "x"`, `rootfs {`, `path = "/r"`, `}`}, "job.hcl:3", "the rootfs's /etc/passwd", "numeric uid"},
 		{"group unknown", with(), []string{`user = "0:nogroup-here"`}, "job.hcl:3", `group "nogroup-here"`, "numeric gid"},
@@ -83,6 +84,7 @@ func TestErrors(t *testing.T) {
 		{"no Landlock in a strict mode", with(abi(0)), []string{strict}, "job.hcl:3", `protection "landlock" cannot be had`, "lsm=landlock"},
 		{"no Landlock scopes in a strict mode", with(abi(5)), []string{strict}, "job.hcl:3", `protection "landlock.scope" cannot be had`, "6.12"},
 
+		{"an overlay in an overlay", with(), []string{`rootfs {`, `path = "/r"`, `writable = "overlay"`, `}`, `workspace {`, `path = "/w"`, `mode = "overlay"`, `}`}, "job.hcl:9", "a workspace overlay inside a writable rootfs overlay is not supported", "bind-ro"},
 		{"no mount point in a volume", with(), []string{`volume "a" {`, `source = "/a"`, `target = "/x"`, `}`, `volume "b" {`, `source = "/b"`, `target = "/x/missing"`, `}`}, "job.hcl:7", `no mount point for "/x/missing"`, "mkdir -p /a/missing"},
 	} {
 		t.Run(c.name, func(t *testing.T) {

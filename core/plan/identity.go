@@ -45,7 +45,7 @@ func (m *maker) identity() identity {
 			if names := m.userNames(); len(names) > 0 {
 				hint += ", or one of: " + strings.Join(names, ", ")
 			}
-			m.fail("user", hint, "user %q is not in %s", user, m.passwdName())
+			m.fail("user", hint, "user %q is not in %s", user, m.accountFile("passwd"))
 		}
 	} else if e, _, ok := m.in.Accounts.user("0"); ok {
 		id.name, id.home = e.name, e.home
@@ -54,13 +54,13 @@ func (m *maker) identity() identity {
 		if g, ok := m.in.Accounts.group(group); ok {
 			id.gid = g
 		} else {
-			m.fail("user", "write a numeric gid", "group %q is not in the sandbox's /etc/group", group)
+			m.fail("user", "write a numeric gid", "group %q is not in %s", group, m.accountFile("group"))
 		}
 	}
 	for _, g := range m.j.Groups {
 		n, ok := m.in.Accounts.group(g)
 		if !ok {
-			m.fail("groups", "write a numeric gid", "group %q is not in the sandbox's /etc/group", g)
+			m.fail("groups", "write a numeric gid", "group %q is not in %s", g, m.accountFile("group"))
 			continue
 		}
 		if n != id.gid {
@@ -84,11 +84,12 @@ func (m *maker) identity() identity {
 	return id
 }
 
-func (m *maker) passwdName() string {
+// accountFile names the file that names are looked up in.
+func (m *maker) accountFile(name string) string {
 	if m.j.Rootfs != nil {
-		return "the rootfs's /etc/passwd"
+		return "the rootfs's /etc/" + name
 	}
-	return "the host's /etc/passwd"
+	return "the host's /etc/" + name
 }
 
 func (m *maker) userNames() []string {

@@ -175,7 +175,7 @@ func (m *maker) jobMounts(id identity) {
 	var ms []Mount
 	if c := j.Context; c != nil {
 		if c.Method == "bind" {
-			ms = append(ms, Mount{Mount: specs.Mount{Destination: c.Target, Type: "bind", Source: c.Source, Options: []string{"rbind", "ro", "nosuid", "nodev", "noexec"}}, Kind: MountContext, Origin: "context"})
+			ms = append(ms, Mount{Mount: specs.Mount{Destination: c.Target, Type: "bind", Source: c.Source, Options: []string{"rbind", "ro", "nosuid", "nodev", "noexec"}}, Kind: MountContext, Origin: "context", Idmap: true})
 		} else {
 			ms = append(ms, Mount{Mount: specs.Mount{Destination: c.Target, Type: "bind", Source: "tmpfs", Options: []string{"rbind", "ro", "nosuid", "nodev", "noexec"}}, Kind: MountContext, Origin: "context", UID: id.uid, GID: id.gid, Mode: 0o755})
 		}
@@ -194,7 +194,7 @@ func (m *maker) jobMounts(id identity) {
 		} else if m.j.Mode == job.ModeProduction && !v.ReadOnly {
 			m.fail(fmt.Sprintf("volume[%q].exec", v.Name), "write exec = false, or read_only = true", "volume %q is writable and executable, which mode production refuses", v.Name)
 		}
-		ms = append(ms, Mount{Mount: specs.Mount{Destination: v.Target, Type: "bind", Source: v.Source, Options: o}, Kind: MountBind, Origin: fmt.Sprintf("volume[%q]", v.Name), Create: v.Create, Idmap: !v.ReadOnly})
+		ms = append(ms, Mount{Mount: specs.Mount{Destination: v.Target, Type: "bind", Source: v.Source, Options: o}, Kind: MountBind, Origin: fmt.Sprintf("volume[%q]", v.Name), Create: v.Create, Idmap: true})
 	}
 	for _, t := range j.Tmpfs {
 		size := int64(64 << 20)
@@ -211,6 +211,7 @@ func (m *maker) jobMounts(id identity) {
 	})
 	m.p.Mounts = append(m.p.Mounts, ms...)
 	m.nested()
+	m.ownFile()
 }
 
 func (m *maker) workspace(w *job.Workspace, id identity) Mount {
@@ -223,9 +224,12 @@ func (m *maker) workspace(w *job.Workspace, id identity) Mount {
 	} else if m.j.Mode == job.ModeProduction && w.Mode != "bind-ro" {
 		m.fail("workspace.exec", "write exec = false, or mode = \"bind-ro\"", "a workspace that is writable and executable is refused in mode production")
 	}
-	x := Mount{Mount: specs.Mount{Destination: "/workspace", Type: "bind", Source: w.Path, Options: o}, Kind: MountBind, Origin: "workspace", Idmap: w.Mode == "bind-rw", UID: id.uid, GID: id.gid}
+	x := Mount{Mount: specs.Mount{Destination: "/workspace", Type: "bind", Source: w.Path, Options: o}, Kind: MountBind, Origin: "workspace", Idmap: w.Mode != "overlay", UID: id.uid, GID: id.gid}
 	if w.Mode == "overlay" {
 		x.Kind, x.Type = MountOverlay, "overlay"
+		if m.p.Root.Kind == RootOverlay {
+			m.fail("workspace.mode", `write mode = "bind-rw" or "bind-ro", or rootfs { writable = "none" }`, "a workspace overlay inside a writable rootfs overlay is not supported")
+		}
 	}
 	return x
 }

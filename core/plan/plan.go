@@ -47,6 +47,7 @@ type Plan struct {
 	MaskedPaths   []string `json:"maskedPaths"`
 	ReadonlyPaths []string `json:"readonlyPaths"`
 	Files         []File   `json:"files"`
+	OwnFile       []string `json:"ownFile,omitempty"` // as in Inputs
 	Context       *Context `json:"context,omitempty"`
 	Secrets       []Secret `json:"secrets,omitempty"`
 
@@ -389,6 +390,9 @@ type Inputs struct {
 	Watchdog time.Duration
 	// Missing holds the mount points of NestedMounts that do not exist.
 	Missing map[string]bool
+	// OwnFile has the parts of the job by which it may write its own file, under another
+	// name than the decoder knows.
+	OwnFile []string
 }
 
 // Namespace reports whether the plan has a namespace of its own of that type.

@@ -105,7 +105,7 @@ func (p *Plan) Warnings() []string {
 			out = append(out, fmt.Sprintf("secret %q is in the environment: every program of the sandbox sees it", s.Name))
 		}
 	}
-	return out
+	return append(out, p.OwnFileWarnings()...)
 }
 
 func (e *explainer) secrets() {
