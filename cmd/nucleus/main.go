@@ -143,6 +143,7 @@ Long flags take one dash or two: -config is --config.`,
 		return &usageError{err: err, hint: c.CommandPath() + " -h"}
 	})
 	c.AddCommand(verbs...)
+	a.completeNames(verbs)
 	countArguments(c)
 	// As cobra would, but for text/template: with it the linker must keep the methods of
 	// all types, which is a third of the program, and each start maps most of it.
