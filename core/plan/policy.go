@@ -148,8 +148,11 @@ func (m *maker) seccomp() {
 		return
 	}
 	// Notifications that let a call go on came with 5.5, and pidfd_getfd(2) with 5.6.
-	if f := m.h.Feature("seccomp.notify"); f.State == fact.Unavailable || !m.h.KernelAtLeast(5, 6) {
-		m.fail("security.seccomp.mode", cmp.Or(f.Remedy, "boot Linux 5.6 or newer, or write mode = \"enforce\""), "seccomp trace mode cannot be had: %s", cmp.Or(f.Why, "Linux "+m.h.Kernel+" has no notifications that a call can go on after"))
+	switch f := m.h.Feature("seccomp.notify"); {
+	case !m.h.KernelAtLeast(5, 6):
+		m.fail("security.seccomp.mode", "boot Linux 5.6 or newer, or write mode = \"enforce\"", "seccomp trace mode cannot be had: Linux %s has no notifications that a call can go on after", m.h.Kernel)
+	case f.State == fact.Unavailable:
+		m.fail("security.seccomp.mode", cmp.Or(f.Remedy, "write mode = \"enforce\""), "seccomp trace mode cannot be had: %s", f.Why)
 	}
 }
 
