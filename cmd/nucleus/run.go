@@ -264,9 +264,9 @@ func (a *app) run(ctx context.Context, f *runFlags, argv []string) error {
 	case "exit":
 		a.outOfPids(p, res)
 	}
-	a.traced(p, res)
 	a.code = res.ExitCode
 	if !f.json && !f.detach { // both have it in what they tell
+		a.traced(p, res)
 		writeRefusals(a.stderr, p, res.Network)
 	}
 	if res.NetworkError != "" {
@@ -299,7 +299,7 @@ func (a *app) traced(p *plan.Plan, res core.Result) {
 		case c.Refused > 0 && c.Closed:
 			closed = append(closed, c.Name)
 		case c.Refused > 0:
-			refused = append(refused, fmt.Sprintf("%s (%s, %d of %d times)", c.Name, c.Answer, c.Refused, c.Count))
+			refused = append(refused, fmt.Sprintf("%s (%s, %d of %d times)", tracedCall(c), c.Answer, c.Refused, c.Count))
 			names = append(names, strconv.Quote(c.Name))
 		}
 	}
@@ -307,13 +307,28 @@ func (a *app) traced(p *plan.Plan, res core.Result) {
 	switch {
 	case len(names) > 0:
 		text += "; the filter would refuse " + strings.Join(refused, ", ")
-		hint = fmt.Sprintf(`if that is to work: mode = "enforce", and allow = [%s]`, strings.Join(names, ", "))
+		hint = fmt.Sprintf(`if that is to work: mode = "enforce", and allow = [%s], which opens them whatever their arguments`, strings.Join(names, ", "))
 	case len(closed) > 0:
 		text += "; refused as without a trace: " + strings.Join(closed, ", ")
 	default:
 		text += "; the filter admits all of them"
 	}
 	a.problem("note", text, hint)
+	if p.Seccomp.Record != "" {
+		a.problem("note", fmt.Sprintf("a profile of the calls that the filter admits is in %q", p.Seccomp.Record), "")
+	}
+}
+
+// tracedCall is a call with the arguments by which it was refused.
+func tracedCall(c exec.TracedCall) string {
+	if len(c.Args) == 0 {
+		return c.Name
+	}
+	args := make([]string, len(c.Args))
+	for i, v := range c.Args {
+		args[i] = fmt.Sprintf("%#x", v)
+	}
+	return c.Name + "(" + strings.Join(args, ", ") + ")"
 }
 
 // outOfPids tells of a workload that has failed where forks may have: programs say "Resource temporarily unavailable", if anything.

@@ -70,7 +70,9 @@ type TracedCall struct {
 	// the first of these, an errno by its name or what else becomes of the caller.
 	Refused uint64 `json:"refused,omitempty"`
 	Answer  string `json:"answer,omitempty"`
-	// Closed: they were refused in the trace as well, for no allow can open the call.
+	// Args are the first one's arguments, if the filter decides the call by them.
+	Args []uint64 `json:"args,omitempty"`
+	// Closed: they were refused in the trace as well.
 	Closed bool `json:"closed,omitempty"`
 }
 

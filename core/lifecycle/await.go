@@ -341,9 +341,11 @@ func (s *Sandbox) verifyPosture(context.Context) error {
 		err = security.ReadInitPosture(s.init.Pid, s.own, s.setup)
 	}
 	if err == nil {
-		if err := s.follow(s.workFD, len(s.process.Listen)); err != nil {
-			return err
-		}
+		err = s.follow(s.workFD, len(s.process.Listen))
+	}
+	var known *PhaseError
+	if errors.As(err, &known) {
+		return err
 	}
 	var pe *security.PostureError
 	if errors.As(err, &pe) {

@@ -23,6 +23,9 @@ type trace struct {
 	tracer *tracer.Tracer
 	// hooks is what startContainer hooks run under, which init starts by itself: the job's filter.
 	hooks seccomp.Filter
+	// dir is the directory of the profile that is written at the end: by then the workload may have put another in its
+	// place. nil for none.
+	dir *os.File
 }
 
 // beginTrace gives the filters under which whatever the policy of a request says is asked of us.
@@ -32,7 +35,7 @@ func (s *Sandbox) beginTrace(ctx context.Context, req seccomp.Request) (work, in
 		return work, init, err
 	}
 	if file := s.plan.Seccomp.Record; file != "" {
-		if err := recordable(file); err != nil {
+		if s.trace.dir, err = recordable(file); err != nil {
 			return work, init, recordError(err)
 		}
 	}
@@ -42,7 +45,7 @@ func (s *Sandbox) beginTrace(ctx context.Context, req seccomp.Request) (work, in
 		}
 	}
 	s.trace.calls = seccomp.NewTrace(policy)
-	s.trace.tracer = tracer.New(s.trace.calls.Decide)
+	s.trace.tracer = tracer.New(s.trace.calls.Decide, func(error) { go s.Kill() }) // endTrace has the reason
 	work = seccomp.TraceFilter()
 	work.Flags = tracer.Flags()
 	return work, seccomp.TraceInitFilter(), nil
@@ -54,8 +57,8 @@ func (s *Sandbox) follow(pidfd, sockets int) error {
 		return nil
 	}
 	err := s.trace.tracer.Follow(pidfd, security.Listener(sockets))
-	if err == nil {
-		return nil
+	if err == nil || errors.Is(err, unix.ESRCH) {
+		return err
 	}
 	e := &PhaseError{Phase: "security", Origin: "security.seccomp.mode", Err: fmt.Errorf("taking the listener of the filter: %w", err)}
 	if errors.Is(err, unix.EPERM) || errors.Is(err, unix.ENOSYS) {
@@ -66,12 +69,15 @@ func (s *Sandbox) follow(pidfd, sockets int) error {
 
 // endTrace tells what the processes of the sandbox called. They are gone.
 func (s *Sandbox) endTrace() error {
+	if s.trace.dir != nil {
+		defer s.trace.dir.Close()
+	}
 	if s.trace.tracer == nil {
 		return nil
 	}
 	err := s.trace.tracer.Close()
-	if s.started.IsZero() {
-		return nil // no workload has called anything
+	if err == nil && s.result.Started.IsZero() {
+		return nil // the command has not been executed
 	}
 	if err != nil {
 		err = &PhaseError{Phase: "security", Origin: "security.seccomp.mode", Err: fmt.Errorf("the trace of the system calls ended early: %w", err)}
@@ -80,7 +86,7 @@ func (s *Sandbox) endTrace() error {
 	var refused []exec.TracedCall
 	for _, c := range s.trace.calls.Calls() {
 		calls[c.Name] = c.Count
-		traced := exec.TracedCall{Name: c.Name, Count: c.Count, Refused: c.Refused, Answer: c.Answer, Closed: c.Closed}
+		traced := exec.TracedCall{Name: c.Name, Count: c.Count, Refused: c.Refused, Answer: c.Answer, Args: c.Args, Closed: c.Closed}
 		s.result.Syscalls = append(s.result.Syscalls, traced)
 		if c.Refused > 0 {
 			refused = append(refused, traced)
@@ -102,19 +108,29 @@ func recordError(err error) error {
 	}
 }
 
-// recordable tells before the start what would keep the profile from being written after the end.
-func recordable(file string) error {
-	if err := unix.Faccessat(unix.AT_FDCWD, filepath.Dir(file), unix.W_OK|unix.X_OK, unix.AT_EACCESS); err != nil {
-		return &os.PathError{Op: "writing to", Path: filepath.Dir(file), Err: err}
+// recordable tells before the start what would keep the profile from being written after the end, and holds its
+// directory.
+func recordable(file string) (*os.File, error) {
+	dir, err := os.OpenFile(filepath.Dir(file), unix.O_PATH|unix.O_DIRECTORY, 0)
+	if err != nil {
+		return nil, err
 	}
-	st, err := os.Lstat(file)
+	if err := unix.Faccessat(int(dir.Fd()), ".", unix.W_OK|unix.X_OK, unix.AT_EACCESS); err != nil {
+		return nil, errors.Join(&os.PathError{Op: "write to", Path: filepath.Dir(file), Err: err}, dir.Close())
+	}
+	var st unix.Stat_t
+	err = unix.Fstatat(int(dir.Fd()), filepath.Base(file), &st, unix.AT_SYMLINK_NOFOLLOW)
 	switch {
-	case errors.Is(err, os.ErrNotExist):
-		return nil
-	case err == nil && !st.Mode().IsRegular():
-		return fmt.Errorf("%q is no regular file", file)
+	case errors.Is(err, unix.ENOENT):
+		return dir, nil
+	case err != nil:
+		err = &os.PathError{Op: "stat", Path: file, Err: err}
+	case st.Mode&unix.S_IFMT != unix.S_IFREG:
+		err = fmt.Errorf("%q is no regular file", file)
+	default:
+		return dir, nil
 	}
-	return err
+	return nil, errors.Join(err, dir.Close())
 }
 
 // record writes the profile, whole or not at all.
@@ -123,17 +139,18 @@ func (s *Sandbox) record(file string) (err error) {
 	if err != nil {
 		return err
 	}
-	temp := filepath.Join(filepath.Dir(file), "."+filepath.Base(file)+"."+s.dir.ID)
-	f, err := os.OpenFile(temp, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o644)
+	dir, temp := int(s.trace.dir.Fd()), ".nucleus-"+s.dir.ID
+	fd, err := unix.Openat(dir, temp, unix.O_WRONLY|unix.O_CREAT|unix.O_EXCL|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0o644)
 	if err != nil {
-		return err
+		return &os.PathError{Op: "create", Path: file, Err: err}
 	}
+	f := os.NewFile(uintptr(fd), file)
 	_, err = f.Write(profile)
 	if err = errors.Join(err, f.Close()); err == nil {
-		err = os.Rename(temp, file)
+		err = os.NewSyscallError("renameat", unix.Renameat(dir, temp, dir, filepath.Base(file)))
 	}
 	if err != nil {
-		err = errors.Join(err, os.Remove(temp))
+		err = errors.Join(err, unix.Unlinkat(dir, temp, 0))
 	}
 	return err
 }

@@ -44,18 +44,24 @@ type Trace struct {
 type Traced struct {
 	Name  string
 	Count uint64
-	// Refused is how many of them the policy does not admit, and Answer what it says to the first of these.
+	// Refused is how many of them the policy does not admit, and Answer what it says to the first of these. Args are that
+	// one's arguments, as far as any has a say in it.
 	Refused uint64
 	Answer  string
-	// Closed: they were refused in the trace, too, for no `allow` can open the call.
+	Args    []uint64
+	// Closed: they were refused in the trace, too.
 	Closed bool
 }
+
+// closed is what a trace does not open, though `allow` can: what a ring does no filter and no trace sees, so programs are to
+// fall back as they will without it; a secret page harms the host for good; and a limit for PID 1 ends the sandbox.
+var closed = []string{"io_uring_enter", "io_uring_register", "io_uring_setup", "memfd_secret", "prlimit64"}
 
 // NewTrace makes one that has seen nothing.
 func NewTrace(p Policy) *Trace { return &Trace{policy: p, calls: map[uint32]*Traced{}} }
 
-// Decide counts a call. It goes through (0) if the policy admits it or if a job's `allow` could have it admit it; the
-// others get what the policy answers, so that programs fall back as they will without the trace.
+// Decide counts a call. It goes through (0) if the policy admits it, or if a job's `allow` could have it admit it and it is
+// none of closed; the others get what the policy answers, so that programs fall back as they will without the trace.
 func (t *Trace) Decide(number uint32, args [6]uint64) syscall.Errno {
 	action := t.policy.Evaluate(number, args)
 	t.mu.Lock()
@@ -63,7 +69,7 @@ func (t *Trace) Decide(number uint32, args [6]uint64) syscall.Errno {
 	c := t.calls[number]
 	if c == nil {
 		if name := sysno.Name(t.policy.Arch, number); name != "" {
-			c = &Traced{Name: name, Closed: refusal(name) != ""}
+			c = &Traced{Name: name, Closed: refusal(name) != "" || slices.Contains(closed, name)}
 			t.calls[number] = c
 		} else {
 			c = &t.rest
@@ -76,7 +82,7 @@ func (t *Trace) Decide(number uint32, args [6]uint64) syscall.Errno {
 	}
 	c.Refused++
 	if c.Answer == "" {
-		c.Answer = action.String()
+		c.Answer, c.Args = action.String(), t.deciding(number, args)
 	}
 	if !c.Closed {
 		return 0
@@ -85,6 +91,20 @@ func (t *Trace) Decide(number uint32, args [6]uint64) syscall.Errno {
 		return cmp.Or(syscall.Errno(action.Data()), syscall.EPERM)
 	}
 	return syscall.EPERM
+}
+
+// deciding are the arguments of a call up to the last that a rule looks at.
+func (t *Trace) deciding(number uint32, args [6]uint64) []uint64 {
+	n := 0
+	for _, r := range t.policy.rulesOf(number) {
+		for _, c := range r.Conds {
+			n = max(n, int(c.Arg)+1)
+		}
+	}
+	if n == 0 {
+		return nil
+	}
+	return slices.Clone(args[:n])
 }
 
 // Calls gives what was called, by name.
@@ -102,9 +122,12 @@ func (t *Trace) Calls() []Traced {
 	return out
 }
 
-// Profile gives an OCI profile, as JSON, that admits what was called and no more: of calls that the policy admits by
-// their arguments, those arguments; of those that it refused and `allow` can open, all; and nothing that was never
-// called. What is refused gets the policy's own answer.
+// lateCalls are made where a run may have come to, and another one does: on the way back from a signal's handler, after a
+// stop, at the end of a thread.
+var lateCalls = []string{"exit", "restart_syscall", "rt_sigreturn"}
+
+// Profile gives an OCI profile, as JSON: the policy, for what was called. What the policy refuses the profile does too, and
+// what was not called is refused with the policy's default answer.
 func (t *Trace) Profile() ([]byte, error) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -119,7 +142,7 @@ func (t *Trace) Profile() ([]byte, error) {
 		return nil, err
 	}
 	groups := map[Action][]string{}
-	called := slices.Clone(launcherCalls)
+	called := slices.Concat(launcherCalls, lateCalls)
 	for _, c := range t.calls {
 		called = append(called, c.Name)
 	}
@@ -127,9 +150,7 @@ func (t *Trace) Profile() ([]byte, error) {
 	for _, name := range slices.Compact(called) {
 		number, _ := sysno.Number(t.policy.Arch, name)
 		rules := t.policy.rulesOf(number)
-		switch c := t.calls[number]; {
-		case c != nil && c.Refused > 0 && !c.Closed:
-			groups[ActAllow] = append(groups[ActAllow], name)
+		switch {
 		case len(rules) == 0:
 			if t.policy.Default != fallback {
 				groups[t.policy.Default] = append(groups[t.policy.Default], name)

@@ -5,9 +5,7 @@ package tracer
 import (
 	"errors"
 	"fmt"
-	"io/fs"
 	"os"
-	"slices"
 	"sync"
 	"syscall"
 	"unsafe"
@@ -35,16 +33,22 @@ type Decide func(number uint32, args [6]uint64) syscall.Errno
 // Tracer answers the calls of the processes that it follows.
 type Tracer struct {
 	decide Decide
+	failed func(error)
 
 	mu        sync.Mutex
-	listeners []*os.File
+	epoll     int // of the listeners, and of wake; -1 before the first
+	wake      int
+	listeners map[int]bool
 	closed    bool
 	err       error
 	serving   sync.WaitGroup
 }
 
-// New makes one that follows nobody yet.
-func New(decide Decide) *Tracer { return &Tracer{decide: decide} }
+// New makes one that follows nobody yet. If a listener is lost while somebody could call, failed is called with the reason:
+// its processes get ENOSYS for every call from then on, and cannot even end.
+func New(decide Decide, failed func(error)) *Tracer {
+	return &Tracer{decide: decide, failed: failed, epoll: -1, wake: -1, listeners: map[int]bool{}}
+}
 
 // ErrClosed is what Follow says after Close.
 var ErrClosed = errors.New("the trace has ended")
@@ -57,49 +61,81 @@ func (t *Tracer) Follow(pidfd, fd int) error {
 		return os.NewSyscallError("pidfd_getfd", e)
 	}
 	listener := int(got)
+	err := t.add(listener, fd)
+	if err != nil {
+		_ = unix.Close(listener)
+	}
+	return err
+}
+
+func (t *Tracer) add(listener, fd int) error {
 	// No call has the number 0. Any other file knows no such question.
 	var id uint64
-	e = control(listener, unix.SECCOMP_IOCTL_NOTIF_ID_VALID, unsafe.Pointer(&id))
-	if e != 0 && e != unix.ENOENT {
-		_ = unix.Close(listener)
+	if e := control(listener, unix.SECCOMP_IOCTL_NOTIF_ID_VALID, unsafe.Pointer(&id)); e != 0 && e != unix.ENOENT {
 		return fmt.Errorf("descriptor %d is not the listener of a filter: %w", fd, e)
 	}
 	// Whoever calls is about to sleep, and whoever answers may have its processor (Linux 6.6).
-	_, _, _ = unix.Syscall(unix.SYS_IOCTL, got, unix.SECCOMP_IOCTL_NOTIF_SET_FLAGS, unix.SECCOMP_USER_NOTIF_FD_SYNC_WAKE_UP)
-	if err := unix.SetNonblock(listener, true); err != nil { // for Go's poller: the requests below wait all the same
-		_ = unix.Close(listener)
-		return os.NewSyscallError("fcntl", err)
-	}
-	f := os.NewFile(got, "seccomp listener")
+	_, _, _ = unix.Syscall(unix.SYS_IOCTL, uintptr(listener), unix.SECCOMP_IOCTL_NOTIF_SET_FLAGS, unix.SECCOMP_USER_NOTIF_FD_SYNC_WAKE_UP)
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if t.closed {
-		return errors.Join(ErrClosed, f.Close())
+		return ErrClosed
 	}
-	t.listeners = append(t.listeners, f)
-	t.serving.Go(func() { t.ended(f, t.serve(f)) })
+	if err := t.begin(); err != nil {
+		return err
+	}
+	if err := watch(t.epoll, listener); err != nil {
+		return err
+	}
+	t.listeners[listener] = true
 	return nil
 }
 
-func (t *Tracer) ended(f *os.File, err error) {
-	_ = f.Close() // calls that come yet fail (ENOSYS)
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	t.listeners = slices.DeleteFunc(t.listeners, func(o *os.File) bool { return o == f })
-	if !t.closed && t.err == nil {
-		t.err = err
+// begin makes what the listeners are waited for with. Not Go's poller: an edge that is lost, or the error that the kernel
+// gives a poll that a signal has interrupted (seccomp_notify_poll()), is for good there.
+func (t *Tracer) begin() (err error) {
+	if t.epoll >= 0 {
+		return nil
 	}
+	epoll, err := unix.EpollCreate1(unix.EPOLL_CLOEXEC)
+	if err != nil {
+		return os.NewSyscallError("epoll_create1", err)
+	}
+	wake, err := unix.Eventfd(0, unix.EFD_CLOEXEC)
+	if err != nil {
+		return errors.Join(os.NewSyscallError("eventfd2", err), unix.Close(epoll))
+	}
+	if err := watch(epoll, wake); err != nil {
+		return errors.Join(err, unix.Close(wake), unix.Close(epoll))
+	}
+	t.epoll, t.wake = epoll, wake
+	t.serving.Go(t.serve)
+	return nil
+}
+
+func watch(epoll, fd int) error {
+	return os.NewSyscallError("epoll_ctl", unix.EpollCtl(epoll, unix.EPOLL_CTL_ADD, fd, &unix.EpollEvent{Events: unix.EPOLLIN, Fd: int32(fd)}))
 }
 
 // Close ends the answers, and gives what kept some call from its own. Processes that are followed then are to be dead.
 func (t *Tracer) Close() error {
 	t.mu.Lock()
 	t.closed = true
-	for _, f := range t.listeners {
-		_ = f.Close()
+	if t.epoll < 0 {
+		t.mu.Unlock()
+		return nil
 	}
+	_, err := unix.Write(t.wake, []byte{1, 0, 0, 0, 0, 0, 0, 0})
 	t.mu.Unlock()
+	if err != nil {
+		return os.NewSyscallError("write", err)
+	}
 	t.serving.Wait()
+	for fd := range t.listeners {
+		_ = unix.Close(fd)
+	}
+	_ = unix.Close(t.wake)
+	_ = unix.Close(t.epoll)
 	return t.err
 }
 
@@ -122,36 +158,50 @@ type (
 	}
 )
 
-// serve answers until nobody is left who could call.
-func (t *Tracer) serve(f *os.File) error {
-	conn, err := f.SyscallConn()
-	if err != nil {
-		return err
-	}
-	var served error
-	err = conn.Read(func(fd uintptr) bool {
-		for {
-			fds := []unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}
-			n, err := unix.Poll(fds, 0)
-			switch {
-			case errors.Is(err, unix.EINTR):
-				continue
-			case err != nil:
-				served = os.NewSyscallError("poll", err)
-				return true
-			case n > 0 && fds[0].Revents&unix.POLLIN != 0:
-				if served = t.one(int(fd)); served != nil {
-					return true
-				}
-			default:
-				return n > 0 // the last process under the filter has ended, or there is nothing yet
-			}
+// serve answers until it is woken up.
+func (t *Tracer) serve() {
+	events := make([]unix.EpollEvent, 16)
+	for {
+		n, err := unix.EpollWait(t.epoll, events, -1)
+		if err != nil && !errors.Is(err, unix.EINTR) {
+			t.lost(os.NewSyscallError("epoll_wait", err))
+			return
 		}
-	})
-	if errors.Is(err, fs.ErrClosed) {
-		return nil
+		for _, ev := range events[:max(n, 0)] {
+			fd := int(ev.Fd)
+			switch {
+			case fd == t.wake:
+				return
+			case ev.Events&unix.EPOLLIN != 0:
+				if err := t.one(fd); err != nil {
+					t.forget(fd)
+					t.lost(err)
+				}
+			case ev.Events&unix.EPOLLHUP != 0: // the last process under the filter has ended
+				t.forget(fd)
+			}
+			// Else the look at the listener was interrupted by a signal: another one follows.
+		}
 	}
-	return errors.Join(err, served)
+}
+
+func (t *Tracer) forget(fd int) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	delete(t.listeners, fd)
+	_ = unix.Close(fd)
+}
+
+func (t *Tracer) lost(err error) {
+	t.mu.Lock()
+	first := t.err == nil
+	if first {
+		t.err = err
+	}
+	t.mu.Unlock()
+	if first {
+		t.failed(err)
+	}
 }
 
 // one answers one call.
@@ -159,7 +209,7 @@ func (t *Tracer) one(fd int) error {
 	var n notice
 	switch e := control(fd, unix.SECCOMP_IOCTL_NOTIF_RECV, unsafe.Pointer(&n)); e {
 	case 0:
-	case unix.ENOENT, unix.EINTR: // who called has been killed; or the call comes again
+	case unix.ENOENT: // who called has been killed
 		return nil
 	default:
 		return fmt.Errorf("receiving a call: %w", e)
@@ -176,7 +226,12 @@ func (t *Tracer) one(fd int) error {
 	return nil
 }
 
+// control asks a listener something. A signal to this process may keep the kernel from its lock, and nothing has been done
+// then.
 func control(fd int, request uintptr, what unsafe.Pointer) syscall.Errno {
-	_, _, e := unix.Syscall(unix.SYS_IOCTL, uintptr(fd), request, uintptr(what))
-	return e
+	for {
+		if _, _, e := unix.Syscall(unix.SYS_IOCTL, uintptr(fd), request, uintptr(what)); e != unix.EINTR {
+			return e
+		}
+	}
 }

@@ -125,7 +125,7 @@ func TestTracer(t *testing.T) {
 		}
 		seen++
 		return answer
-	})
+	}, func(err error) { t.Error(err) })
 	if err := tr.Follow(pidfd, 1); err == nil || !strings.Contains(err.Error(), "descriptor 1 is not the listener") {
 		t.Errorf("a pipe is followed: %v", err)
 	}
