@@ -262,6 +262,9 @@ func (a *app) run(ctx context.Context, f *runFlags, argv []string) error {
 		a.outOfPids(p, res)
 	}
 	a.code = res.ExitCode
+	if !f.json && !f.detach { // both have it in what they tell
+		writeRefusals(a.stderr, p, res.Network)
+	}
 	if res.NetworkError != "" {
 		a.problem("warning", res.NetworkError, "")
 	}

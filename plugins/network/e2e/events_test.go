@@ -94,6 +94,13 @@ egress {
 			t.Errorf("%s: no event", c.what)
 		}
 	}
+	// Whoever has no events is told at the end.
+	if told := strings.Count(o.stderr, "nucleus: warning: "); told != 6 || !strings.Contains(o.stderr, "more destinations") {
+		t.Errorf("told of %d refusals: %s", told-1, o.stderr)
+	}
+	if o := s.run(job{network: text, probes: []probe.Probe{{ID: "allowed", Kind: probe.TCP, To: "allowed.example:443"}}}); !o.results["allowed"].OK || o.stderr != "" {
+		t.Errorf("nothing was refused: %+v, %s", o.results["allowed"], o.stderr)
+	}
 	if t.Failed() {
 		for _, e := range o.of("network.denied") {
 			t.Logf("%+v", e.Detail)
