@@ -23,7 +23,7 @@ func (a *app) record(ctx context.Context, root *state.Root, x state.Ref) (*super
 			return &r, nil
 		}
 		if err != nil && !errors.Is(err, control.ErrNoSupervisor) && !(errors.Is(err, control.ErrGone) && over(x)) {
-			return nil, controlError(x, err)
+			return nil, spoilt(root, x, controlError(x, err))
 		}
 	}
 	r, err := onRecord(ctx, x, !x.Kept() && held(root, x))

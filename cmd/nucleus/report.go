@@ -94,6 +94,10 @@ func hintOf(err error) string {
 	if errors.As(err, &se) {
 		return fmt.Sprintf("remove %q, and nucleus gc once more", se.Path)
 	}
+	var de *state.DirError
+	if errors.As(err, &de) && errors.Is(de, fs.ErrPermission) {
+		return fmt.Sprintf("chmod u=rwx %q", de.Path)
+	}
 	var je *state.JournalError
 	if errors.As(err, &je) {
 		switch {

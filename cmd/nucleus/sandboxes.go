@@ -80,10 +80,15 @@ func (a *app) dial(ctx context.Context, ref string) (*control.Conn, state.Ref, e
 		time.Sleep(5 * time.Millisecond)
 		c, err = dialTo(ctx, x, ref)
 	}
-	if err != nil && hintOf(err) == "" && !over(x) && !held(root, x) {
-		err = &hintedError{err: err, hint: "nucleus gc"} // its socket is spoilt, too
+	return c, x, spoilt(root, x, err)
+}
+
+// spoilt is an error at the files of a sandbox, which are gc's if nobody holds it.
+func spoilt(root *state.Root, x state.Ref, err error) error {
+	if err == nil || hintOf(err) != "" || over(x) || held(root, x) {
+		return err
 	}
-	return c, x, err
+	return &hintedError{err: err, hint: "nucleus gc"}
 }
 
 var (
@@ -116,7 +121,7 @@ func over(x state.Ref) bool {
 }
 
 func held(root *state.Root, x state.Ref) bool {
-	held, err := root.Held([]state.Ref{x})
+	held, _, err := root.Held([]state.Ref{x})
 	return err == nil && held[x.ID]
 }
 
@@ -402,11 +407,12 @@ func (a *app) ps(ctx context.Context, all, asJSON bool) error {
 	if err != nil {
 		return err
 	}
-	held, err := root.Held(refs)
+	held, unknown, err := root.Held(refs)
 	if err != nil {
 		return err
 	}
 	list := []supervisor.Record{}
+	failed := false
 	for _, x := range refs {
 		r, err := onRecord(ctx, x, held[x.ID])
 		var gone *state.NotFoundError
@@ -414,7 +420,14 @@ func (a *app) ps(ctx context.Context, all, asJSON bool) error {
 			continue // since we looked
 		}
 		if err != nil {
-			a.problem("warning", fmt.Sprintf("sandbox %s: %v", x.ID[:12], err), hintOf(err))
+			err = fmt.Errorf("sandbox %s: %w", x.ID[:12], err)
+		}
+		if unknown[x.ID] != nil {
+			err = unknown[x.ID]
+		}
+		if err != nil {
+			failed = true
+			a.problem("error", err.Error(), hintOf(err))
 			continue
 		}
 		if all || held[x.ID] {
@@ -423,11 +436,20 @@ func (a *app) ps(ctx context.Context, all, asJSON bool) error {
 	}
 	slices.SortFunc(list, func(a, b supervisor.Record) int { return b.Created.Compare(a.Created) })
 	if asJSON {
-		return a.printJSON(struct {
+		err = a.printJSON(struct {
 			Version   int                 `json:"version"`
 			Sandboxes []supervisor.Record `json:"sandboxes"`
 		}{supervisor.RecordVersion, list})
+	} else {
+		err = a.printList(list)
 	}
+	if err == nil && failed {
+		return errInvalid
+	}
+	return err
+}
+
+func (a *app) printList(list []supervisor.Record) error {
 	t := tabwriter.NewWriter(a.out, 0, 0, 2, ' ', 0)
 	fmt.Fprintln(t, "NAME\tID\tSTATUS\tPID\tAGE\tJOB")
 	for _, r := range list {
@@ -484,7 +506,7 @@ func (a *app) inspectCommand() *cobra.Command {
 			if asPlan {
 				var p json.RawMessage
 				if err := x.ReadJSON(supervisor.PlanName, &p); err != nil {
-					return planError(x, err)
+					return spoilt(root, x, planError(x, err))
 				}
 				return a.printJSON(p)
 			}

@@ -124,7 +124,7 @@ func (m *members) look(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	held, err := m.root.Held(refs)
+	held, unknown, err := m.root.Held(refs)
 	if err != nil {
 		return err
 	}
@@ -136,6 +136,9 @@ func (m *members) look(ctx context.Context) error {
 				m.problem("warning", fmt.Sprintf("sandbox %s: %v", x.ID[:12], err), "")
 			}
 			continue
+		}
+		if unknown[x.ID] != nil {
+			return unknown[x.ID]
 		}
 		var gone *state.NotFoundError
 		if k.record, err = onRecord(ctx, x, held[x.ID]); errors.As(err, &gone) {

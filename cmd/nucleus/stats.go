@@ -67,6 +67,7 @@ type account struct {
 	ref    string // what the user calls it
 	stats  supervisor.Stats
 	record *supervisor.Record // for metrics alone
+	unread error              // why nobody can tell whether there is somebody to ask
 	err    error
 }
 
@@ -99,6 +100,9 @@ func (a *app) accounts(ctx context.Context, list []account, ask func(context.Con
 }
 
 func askStats(ctx context.Context, x *account) error {
+	if x.unread != nil {
+		return x.unread
+	}
 	c, err := dialTo(ctx, x.of, x.ref)
 	if err != nil {
 		return err
@@ -111,20 +115,20 @@ func askStats(ctx context.Context, x *account) error {
 	return controlError(x.of, err)
 }
 
-// alive lists the sandboxes that a supervisor holds, by name.
+// alive lists the sandboxes that a supervisor holds, or may hold, by name.
 func alive(root *state.Root) ([]account, error) {
 	refs, err := root.Refs()
 	if err != nil {
 		return nil, err
 	}
-	held, err := root.Held(refs)
+	held, unknown, err := root.Held(refs)
 	if err != nil {
 		return nil, err
 	}
 	var list []account
 	for _, x := range refs {
-		if held[x.ID] {
-			list = append(list, account{of: x, ref: x.Name})
+		if held[x.ID] || unknown[x.ID] != nil {
+			list = append(list, account{of: x, ref: x.Name, unread: unknown[x.ID]})
 		}
 	}
 	slices.SortFunc(list, func(a, b account) int {

@@ -89,15 +89,15 @@ func (r *Root) Find(ref string) (Ref, error) {
 	return Ref{}, e
 }
 
-// Held tells which of these sandboxes a supervisor holds. Nobody makes or collects one
-// meanwhile: a lock that is tried is a lock that is held.
-func (r *Root) Held(refs []Ref) (map[string]bool, error) {
-	held := make(map[string]bool, len(refs))
-	err := r.locked(func() error {
+// Held tells which of these sandboxes a supervisor holds, and of which nobody can tell and
+// why. Nobody makes or collects one meanwhile: a lock that is tried is a lock that is held.
+func (r *Root) Held(refs []Ref) (held map[string]bool, unknown map[string]error, err error) {
+	held, unknown = make(map[string]bool, len(refs)), map[string]error{}
+	err = r.locked(func() error {
 		for _, x := range refs {
 			alive, err := x.held()
 			if err != nil {
-				return err
+				unknown[x.ID] = err
 			}
 			if alive {
 				held[x.ID] = true
@@ -105,7 +105,7 @@ func (r *Root) Held(refs []Ref) (map[string]bool, error) {
 		}
 		return nil
 	})
-	return held, err
+	return held, unknown, err
 }
 
 // held is Held of one, for who keeps others from making and collecting sandboxes.
@@ -115,7 +115,7 @@ func (x Ref) held() (bool, error) {
 		return false, nil
 	}
 	if err != nil {
-		return false, fmt.Errorf("sandbox %s: %w", x.ID[:12], os.NewSyscallError("open", err))
+		return false, fmt.Errorf("sandbox %s: %w", x.ID[:12], &DirError{x.Path, os.NewSyscallError("open", err)})
 	}
 	defer unix.Close(fd)
 	err = flock(fd, unix.LOCK_SH|unix.LOCK_NB)

@@ -79,6 +79,15 @@ type StrayError struct{ Path string }
 
 func (e *StrayError) Error() string { return fmt.Sprintf("%q: not a sandbox, left alone", e.Path) }
 
+// DirError tells of a sandbox whose directory cannot be opened.
+type DirError struct {
+	Path string
+	Err  error
+}
+
+func (e *DirError) Error() string { return e.Err.Error() }
+func (e *DirError) Unwrap() error { return e.Err }
+
 // FullError tells that the state root's file system takes nothing more.
 type FullError struct{ Err error }
 
@@ -316,7 +325,7 @@ func validID(id string) bool {
 func (d *Dir) hold() error {
 	fd, err := unix.Open(d.Path, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC|unix.O_NOFOLLOW, 0)
 	if err != nil {
-		return os.NewSyscallError("open", err)
+		return &DirError{d.Path, os.NewSyscallError("open", err)}
 	}
 	d.lock = fd
 	return flock(fd, unix.LOCK_EX|unix.LOCK_NB)

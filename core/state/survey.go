@@ -46,8 +46,11 @@ func (r *Root) Survey(ctx context.Context, step string, use func(map[string]Reco
 		}
 		records, err := x.pending()
 		if err != nil {
-			if alive, herr := x.held(); alive || herr != nil { // its supervisor knows what to undo
-				return errors.Join(fmt.Errorf("sandbox %s, which is alive: %w", x.ID[:12], err), herr)
+			switch alive, herr := x.held(); {
+			case herr != nil:
+				return herr
+			case alive: // its supervisor knows what to undo
+				return fmt.Errorf("sandbox %s, which is alive: %w", x.ID[:12], err)
 			}
 			return fmt.Errorf("sandbox %s: %w", x.ID[:12], &JournalError{Dir: x.Path, Err: err})
 		}
