@@ -60,7 +60,8 @@ func (r *Root) ref(id, name string) Ref {
 func (r *Root) Find(ref string) (Ref, error) {
 	if validName(ref) {
 		if id, err := os.Readlink(r.namePath(ref)); err == nil && r.exists(id) {
-			return r.ref(id, ref), nil
+			x := r.ref(id, ref)
+			return x, x.stray()
 		}
 	}
 	if len(ref) == 0 || len(ref) > 32 || strings.Trim(ref, "0123456789abcdef") != "" {
@@ -78,6 +79,9 @@ func (r *Root) Find(ref string) (Ref, error) {
 	}
 	switch len(found) {
 	case 0:
+		if r.exists(ref) {
+			return Ref{}, r.ref(ref, "").stray()
+		}
 		return Ref{}, &NotFoundError{ref}
 	case 1:
 		return found[0], nil
@@ -87,6 +91,14 @@ func (r *Root) Find(ref string) (Ref, error) {
 		e.IDs = append(e.IDs, x.ID)
 	}
 	return Ref{}, e
+}
+
+// stray is an error for what has the place of a sandbox and is no directory.
+func (x Ref) stray() error {
+	if st, err := os.Lstat(x.Path); err == nil && !st.IsDir() {
+		return &StrayError{x.Path}
+	}
+	return nil
 }
 
 // Held tells which of these sandboxes a supervisor holds, and of which nobody can tell and

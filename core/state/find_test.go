@@ -3,6 +3,7 @@ package state
 import (
 	"errors"
 	"io/fs"
+	"os"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -174,5 +175,25 @@ func TestTakeOfALiveOne(t *testing.T) {
 	}
 	if held, _, err := r.Held([]Ref{x}); err != nil || !held[idA] {
 		t.Errorf("it is not held any more: %v, %v", held, err)
+	}
+}
+
+func TestFindOfWhatIsNoDirectory(t *testing.T) {
+	r := open(t, filepath.Join(t.TempDir(), "root"))
+	if err := create(t, r, idA, "web").Release(); err != nil {
+		t.Fatal(err)
+	}
+	x, err := r.Find("web")
+	if err == nil {
+		err = errors.Join(os.RemoveAll(x.Path), os.WriteFile(x.Path, nil, 0o600))
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, ref := range []string{"web", idA} {
+		var se *StrayError
+		if _, err := r.Find(ref); !errors.As(err, &se) || se.Path != x.Path {
+			t.Errorf("Find(%q): %v", ref, err)
+		}
 	}
 }
