@@ -66,16 +66,16 @@ func (t *tree) freeze(ctx context.Context) error {
 		}
 		return waitEvent(ctx, dir, "frozen 1")
 	}
+	write := func() error { return oc.WriteFile(dir, "freezer.state", string(oc.Frozen)) }
 	if t.rec.Later {
-		if err := t.gather(ctx, dir); err != nil {
-			return err
-		}
+		err = t.gather(ctx, dir, write)
+	} else {
+		err = write()
+	}
+	if err != nil {
+		return err
 	}
 	for pause := newPause(ctx); ; {
-		// Written again each time: v1 misses tasks that are forked meanwhile.
-		if err := oc.WriteFile(dir, "freezer.state", string(oc.Frozen)); err != nil {
-			return err
-		}
 		state, err := oc.ReadFile(dir, "freezer.state")
 		if err != nil {
 			return err
@@ -84,6 +84,10 @@ func (t *tree) freeze(ctx context.Context) error {
 			return nil
 		}
 		if err := pause.next(); err != nil {
+			return err
+		}
+		// Again each time: v1 misses tasks that are forked meanwhile.
+		if err := write(); err != nil {
 			return err
 		}
 	}

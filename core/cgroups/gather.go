@@ -20,15 +20,15 @@ import (
 // it lets no more be forked.
 const openRounds = 3
 
-// gather makes the freezer's group, frozen, and moves the sandbox into it: children are
+// gather makes the freezer's group, has it frozen, and moves the sandbox into it: children are
 // born where their parents are, so once nobody is outside nobody will be. Who forks
 // and exits without end could always be a step ahead of us; from the fourth round on fork(2)
 // fails in the sandbox with EAGAIN, as at its limit of tasks, until all are inside.
-func (t *tree) gather(ctx context.Context, dir string) error {
+func (t *tree) gather(ctx context.Context, dir string, freeze func() error) error {
 	if err := mkdir(dir); err != nil {
 		return err
 	}
-	if err := oc.WriteFile(dir, "freezer.state", string(oc.Frozen)); err != nil {
+	if err := freeze(); err != nil {
 		return err
 	}
 	release := func() error { return nil }

@@ -1,6 +1,7 @@
 package cgroups
 
 import (
+	"encoding/binary"
 	"errors"
 	"io/fs"
 	"os"
@@ -9,6 +10,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // later gives a group whose freezer comes later, nil where none does.
@@ -60,6 +63,47 @@ func TestFreezerIsMadeByTheFirstFreeze(t *testing.T) {
 		if err := g.Thaw(t.Context()); err != nil {
 			t.Fatal(err)
 		}
+	}
+}
+
+// Each write has the kernel go through all threads of the group.
+func TestAFreezeThatIsDoneIsWrittenOnce(t *testing.T) {
+	g := later(t)
+	if g == nil {
+		return
+	}
+	dir := g.rec.Paths[Freezer]
+	if err := mkdir(dir); err != nil {
+		t.Fatal(err)
+	}
+	fd, err := unix.InotifyInit1(unix.IN_NONBLOCK | unix.IN_CLOEXEC)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer unix.Close(fd)
+	// With the openings between them, for events alike that follow each other are one.
+	if _, err := unix.InotifyAddWatch(fd, filepath.Join(dir, "freezer.state"), unix.IN_OPEN|unix.IN_CLOSE_WRITE); err != nil {
+		t.Fatal(err)
+	}
+	if err := g.Freeze(within(t, 10*time.Second)); err != nil {
+		t.Fatal(err)
+	}
+	buf := make([]byte, 4096)
+	n, err := unix.Read(fd, buf)
+	if err != nil {
+		t.Fatal(err)
+	}
+	written := 0
+	for b := buf[:n]; len(b) >= unix.SizeofInotifyEvent; b = b[unix.SizeofInotifyEvent:] { // a watched file has no name in them
+		if binary.NativeEndian.Uint32(b[4:])&unix.IN_CLOSE_WRITE != 0 {
+			written++
+		}
+	}
+	if written != 1 {
+		t.Errorf("the state of a group without processes was written %d times", written)
+	}
+	if err := g.Thaw(t.Context()); err != nil {
+		t.Fatal(err)
 	}
 }
 
