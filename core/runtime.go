@@ -395,7 +395,7 @@ func (r *Runtime) Collect(ctx context.Context) (Collected, error) {
 	if _, err := r.open(); err != nil {
 		return Collected{}, err
 	}
-	done, err := lifecycle.Collect(ctx, r.state, lifecycle.Sources{Secrets: r.o.Secrets, Hooks: r.o.Hooks, Networks: r.o.Networks}, r.o.Events...)
+	done, err := lifecycle.Collect(ctx, r.state, lifecycle.Sources{Secrets: r.o.Secrets, Hooks: r.o.Hooks, Networks: r.o.Networks, Groups: supervisor.Groups}, r.o.Events...)
 	err = errors.Join(err, supervisor.RemoveGroups(r.state))
 	if dir := r.cacheDir(); dir != "" {
 		err = errors.Join(err, seccomp.Prune(dir, time.Now()))
@@ -417,7 +417,7 @@ func (r *Runtime) Open(ctx context.Context) error {
 	}
 	ctx, cancel := context.WithTimeout(ctx, collectBudget)
 	defer cancel()
-	_, _ = lifecycle.Collect(ctx, r.state, lifecycle.Sources{}, r.o.Events...) // what fails here stays for `nucleus gc`, and hinders nobody
+	_, _ = lifecycle.Collect(ctx, r.state, lifecycle.Sources{Groups: supervisor.Groups}, r.o.Events...) // what fails here stays for `nucleus gc`, and hinders nobody
 	r.o.Lap("state root")
 	return nil
 }

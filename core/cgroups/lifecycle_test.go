@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"os"
 	"path/filepath"
 	"slices"
@@ -341,6 +342,43 @@ func TestRemoveRefusesForeignRecords(t *testing.T) {
 	}
 	if _, err := os.Stat(victim); err != nil {
 		t.Error("a directory that is no cgroup was removed")
+	}
+}
+
+func TestKnownIsOfTheNameAlone(t *testing.T) {
+	g := newGroup(t, needs(t), nil)
+	paths := g.Paths()
+	if got := Known(g.rec.Name, paths); !maps.Equal(got.Paths, paths) || (got.Layout == V2) != (g.rec.Layout == V2) || got.Name != g.rec.Name || got.Leaf != "" {
+		t.Errorf("of %v: %+v", paths, got)
+	}
+	dir := g.dirs()[0]
+	below := filepath.Join(dir, Prefix+"below")
+	other := filepath.Join(t.TempDir(), g.rec.Name)
+	link := filepath.Join(t.TempDir(), g.rec.Name)
+	err := errors.Join(os.Mkdir(below, 0o755), os.Mkdir(other, 0o755), os.Symlink(dir, link))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, dir := range map[string]string{
+		"nothing":        "",
+		"no cgroup":      other,
+		"a link":         link,
+		"gone":           filepath.Join(filepath.Dir(dir), "x", g.rec.Name),
+		"its parent":     filepath.Dir(dir),
+		"below it":       below,
+		"dots":           dir + "/../" + g.rec.Name,
+		"with a slash":   dir + "/",
+		"a file of one":  filepath.Join(dir, "cgroup.procs"),
+		"relative to it": g.rec.Name,
+	} {
+		if got := Known(g.rec.Name, map[string]string{"pids": dir}); len(got.Paths) > 0 {
+			t.Errorf("%s: %v", name, got.Paths)
+		}
+	}
+	for _, name := range []string{"", Prefix, leafName, filepath.Base(filepath.Dir(dir))} {
+		if got := Known(name, map[string]string{"pids": filepath.Join(filepath.Dir(dir), name)}); len(got.Paths) > 0 {
+			t.Errorf("%q: %v", name, got.Paths)
+		}
 	}
 }
 

@@ -39,6 +39,22 @@ func Remove(ctx context.Context, r Record) error {
 	return t.Remove(ctx)
 }
 
+// Known gives the record of a sandbox's group by what somebody else than its journal tells of its
+// directories, by controller. Whatever is no group of that name is left out: it is of another, or gone.
+func Known(name string, paths map[string]string) Record {
+	r := Record{Layout: V1, Name: name, Paths: map[string]string{}}
+	for controller, dir := range paths {
+		one := tree{rec: Record{Name: name, Paths: map[string]string{controller: dir}}}
+		if st, err := os.Lstat(dir); err != nil || !st.IsDir() || one.check() != nil || onCgroupFS(dir) != nil {
+			continue
+		}
+		if r.Paths[controller] = dir; controller == unified {
+			r.Layout = V2
+		}
+	}
+	return r
+}
+
 // removeTree removes dir and the groups below it by rmdir alone, which the
 // kernel refuses while there are processes: what is removed was empty.
 func (t *tree) removeTree(ctx context.Context, dir string) error {

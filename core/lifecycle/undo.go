@@ -52,6 +52,7 @@ type undoing struct {
 	hooks    boundary.Source
 	secrets  secret.Source
 	networks network.Source
+	groups   func(state.Ref) map[string]string
 	// live are the plugins that the sandbox has started, if this is its own
 	// supervisor, and end is how it ended, if it ever ran.
 	live  *boundaries
@@ -209,6 +210,8 @@ type Sources struct {
 	Hooks    boundary.Source
 	Networks network.Source
 	Runtimes runtimes.Source
+	// Groups gives the control group of a sandbox as it is on record beside the journal.
+	Groups func(state.Ref) map[string]string
 }
 
 // Collected is what was removed.
@@ -228,7 +231,8 @@ func Collect(ctx context.Context, root *state.Root, from Sources, sinks ...io.Wr
 	errs := []error{err}
 	for _, d := range dead {
 		log := audit.NewLog(d.ID, d.Name, sinks...)
-		if err := collect(ctx, d, &undoing{log: log, sandbox: d.ID, name: d.Name, hooks: from.Hooks, secrets: from.Secrets, networks: from.Networks}); err != nil {
+		u := &undoing{log: log, sandbox: d.ID, name: d.Name, hooks: from.Hooks, secrets: from.Secrets, networks: from.Networks, groups: from.Groups}
+		if err := collect(ctx, d, u); err != nil {
 			errs = append(errs, fmt.Errorf("sandbox %s: %w", d.ID[:12], err), d.Release())
 			continue
 		}
@@ -253,6 +257,30 @@ func collect(ctx context.Context, d *state.Dir, u *undoing) error {
 	if err := ctx.Err(); err != nil {
 		return err
 	}
-	_, err := unwind(ctx, d, u) // a warning has its event
+	records, err := d.Pending()
+	known := err == nil && slices.ContainsFunc(records, func(r state.Record) bool { return r.Step == stepCgroup })
+	_, err = unwind(ctx, d, u) // a warning has its event
+	if !known {
+		err = errors.Join(err, u.removeGroup(ctx, d))
+	}
 	return err
+}
+
+// removeGroup is for a journal that was lost, or cut off: without it nobody would know of the
+// group once the directory is gone. It is named by the sandbox's id, whatever the record says.
+func (u *undoing) removeGroup(ctx context.Context, d *state.Dir) error {
+	if u.groups == nil {
+		return nil
+	}
+	r := cgroups.Known(cgroups.Prefix+d.ID, u.groups(d.Ref()))
+	if len(r.Paths) == 0 {
+		return nil
+	}
+	within, cancel := context.WithTimeout(context.WithoutCancel(ctx), undoBudget)
+	defer cancel()
+	if err := cgroups.Remove(within, r); err != nil {
+		return err
+	}
+	u.log.Emit(audit.Undone, nil, map[string]any{"step": stepCgroup})
+	return nil
 }

@@ -93,6 +93,9 @@ func (r *Root) Find(ref string) (Ref, error) {
 	return Ref{}, e
 }
 
+// Ref names a sandbox that is held.
+func (d *Dir) Ref() Ref { return Ref{ID: d.ID, Name: d.Name, Path: d.Path} }
+
 // stray is an error for what has the place of a sandbox and is no directory.
 func (x Ref) stray() error {
 	if st, err := os.Lstat(x.Path); err == nil && !st.IsDir() {

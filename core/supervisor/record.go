@@ -5,6 +5,7 @@ import (
 
 	"github.com/nucleus-runtime/nucleus/core/exec"
 	"github.com/nucleus-runtime/nucleus/core/lifecycle"
+	"github.com/nucleus-runtime/nucleus/core/state"
 )
 
 // RecordVersion is the version of Record.
@@ -56,6 +57,15 @@ type Record struct {
 	Result *exec.Result `json:"result,omitempty"`
 	// Error is what Nucleus itself could not do, for a sandbox that has ended.
 	Error string `json:"error,omitempty"`
+}
+
+// Groups gives the control group that the record of a sandbox has, nil for none.
+func Groups(x state.Ref) map[string]string {
+	var r Record
+	if x.ReadJSON(RecordName, &r) != nil {
+		return nil // it is spoilt, too
+	}
+	return r.Cgroup
 }
 
 // StatusRestarting is that of a sandbox whose workload has ended, and is started again.
