@@ -28,6 +28,7 @@ func (t *tree) gather(ctx context.Context, dir string, freeze func() error) erro
 	if err := mkdir(dir); err != nil {
 		return err
 	}
+	t.gathered.Store(true)
 	if err := freeze(); err != nil {
 		return err
 	}

@@ -57,6 +57,9 @@ func TestFreezerIsMadeByTheFirstFreeze(t *testing.T) {
 		if err != nil || !slices.Equal(inside, all) || !slices.Contains(inside, p.Process.Pid) {
 			t.Errorf("of %v only %v are in the freezer's group (%v)", all, inside, err)
 		}
+		if got := g.Paths()[Freezer]; got != dir {
+			t.Errorf("it is not among the groups that processes are born in: %q", got)
+		}
 		if state, err := g.frozen(); !state || err != nil {
 			t.Errorf("not frozen (%v)", err)
 		}

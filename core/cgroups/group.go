@@ -96,7 +96,7 @@ func (g *Group) Record() Record { return g.rec }
 // Paths has the directories of the group that its processes are born in, as Record has all.
 func (g *Group) Paths() map[string]string {
 	paths := maps.Clone(g.rec.Paths)
-	if g.rec.Later {
+	if g.rec.Later && !g.gathered.Load() {
 		delete(paths, Freezer)
 	}
 	return paths

@@ -6,6 +6,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"sync/atomic"
 
 	oc "github.com/opencontainers/cgroups"
 	"golang.org/x/sys/unix"
@@ -13,7 +14,11 @@ import (
 
 // tree is a sandbox's group as it can be known from a record alone: its
 // directories with whatever the workload made below them.
-type tree struct{ rec Record }
+type tree struct {
+	rec Record
+	// gathered: all that is later is there.
+	gathered atomic.Bool
+}
 
 // dirs are the group's directories, one per hierarchy.
 func (t *tree) dirs() []string { return distinct(t.rec.Paths) }
