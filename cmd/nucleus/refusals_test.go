@@ -17,52 +17,61 @@ func TestARefusalNamesItsLineAndWhatToWrite(t *testing.T) {
 		want   string
 	}{
 		{
-			exec.Denial{Protocol: "dns", Name: "denied.example", Reason: "default", Where: "job.hcl:4"}, false,
+			exec.Denial{Protocol: "dns", Name: "denied.example", Reason: "default", Where: "job.hcl:4"},
+			false,
 			`nucleus: warning: job.hcl:4: the network has refused the name "denied.example": no rule allows it
 nucleus: hint: to allow it, in egress { allow { … } }: names = ["denied.example"]
 `,
 		},
 		{
-			exec.Denial{Protocol: "tcp", Destination: "93.184.216.99:443", Reason: "default", Where: "job.hcl:4"}, false,
+			exec.Denial{Protocol: "tcp", Destination: "93.184.216.99:443", Reason: "default", Where: "job.hcl:4"},
+			false,
 			`nucleus: warning: job.hcl:4: the network has refused tcp to 93.184.216.99:443: no rule allows it
 nucleus: hint: to allow it, in egress { allow { … } }: cidrs = ["93.184.216.99/32"], ports = ["443/tcp"]
 `,
 		},
 		{
-			exec.Denial{Protocol: "udp", Destination: "[fd00::1]:53", Reason: "default", Where: "job.hcl:4"}, true,
+			exec.Denial{Protocol: "udp", Destination: "[fd00::1]:53", Reason: "default", Where: "job.hcl:4"},
+			true,
 			`nucleus: warning: job.hcl:4: the network has refused udp to [fd00::1]:53: it is not public
 nucleus: hint: to allow it, in egress { allow { … } }: cidrs = ["fd00::1/128"], ports = ["53/udp"]; such a block has to allow all else, too, that is to be reached
 `,
 		},
 		{
-			exec.Denial{Protocol: "icmp", Destination: "10.0.0.1:0", Reason: "default"}, false,
+			exec.Denial{Protocol: "icmp", Destination: "10.0.0.1:0", Reason: "default"},
+			false,
 			`nucleus: warning: the network has refused icmp to 10.0.0.1: no rule allows it
 nucleus: hint: to allow it, in egress { allow { … } }: cidrs = ["10.0.0.1/32"]
 `,
 		},
 		{
-			exec.Denial{Protocol: "tcp", Destination: "198.18.0.7:444", Name: "allowed.example", Reason: "port", Where: "job.hcl:6"}, false,
+			exec.Denial{Protocol: "tcp", Destination: "198.18.0.7:444", Name: "allowed.example", Reason: "port", Where: "job.hcl:6"},
+			false,
 			`nucleus: warning: job.hcl:6: the network has refused tcp to port 444 of "allowed.example": this rule has other ports
 nucleus: hint: to allow it, in the allow block there: ports = ["444/tcp", …]
 `,
 		},
 		{
-			exec.Denial{Protocol: "icmp", Destination: "198.18.0.7:0", Name: "allowed.example", Reason: "port", Where: "job.hcl:6"}, false,
+			exec.Denial{Protocol: "icmp", Destination: "198.18.0.7:0", Name: "allowed.example", Reason: "port", Where: "job.hcl:6"},
+			false,
 			`nucleus: warning: job.hcl:6: the network has refused icmp to "allowed.example": this rule has other ports
 nucleus: hint: to allow it, in an allow block of its own, without ports: names = ["allowed.example"]
 `,
 		},
 		{
-			exec.Denial{Protocol: "47", Destination: "10.0.0.1:0", Reason: "protocol", Where: "job.hcl:4"}, false,
+			exec.Denial{Protocol: "47", Destination: "10.0.0.1:0", Reason: "protocol", Where: "job.hcl:4"},
+			false,
 			"nucleus: warning: job.hcl:4: the network has refused 47 to 10.0.0.1: the network does not carry this protocol\n",
 		},
 		{ // what a workload asks for is no line of a policy because it reads as one
-			exec.Denial{Protocol: "dns", Name: "a\"], cidrs = [\"0.0.0.0/0\u202e\x1b[2J", Reason: "default", Where: "job.hcl:4"}, false,
+			exec.Denial{Protocol: "dns", Name: "a\"], cidrs = [\"0.0.0.0/0\u202e\x1b[2J", Reason: "default", Where: "job.hcl:4"},
+			false,
 			`nucleus: warning: job.hcl:4: the network has refused the name "a\"], cidrs = [\"0.0.0.0/0\u202e\x1b[2J": no rule can have it
 `,
 		},
 		{ // nor what only reads as a word of the network's
-			exec.Denial{Protocol: "tcp\x1b[2J", Destination: "nowhere", Reason: "so\u202e", Where: "job.hcl:4"}, false,
+			exec.Denial{Protocol: "tcp\x1b[2J", Destination: "nowhere", Reason: "so\u202e", Where: "job.hcl:4"},
+			false,
 			"nucleus: warning: job.hcl:4: the network has refused tcp [2J to invalid IP: so \n",
 		},
 	} {
