@@ -79,6 +79,12 @@ var refused = []denial{
 		names:  []string{"memfd_secret"},
 	},
 	{
+		// New in Linux 6.13; programs have the older calls.
+		action: Errno(syscall.ENOSYS),
+		why:    "the size of an attribute is in memory, where no filter can check it",
+		names:  []string{"setxattrat"},
+	},
+	{
 		action: Errno(syscall.EPERM),
 		why:    "changes the host",
 		names: []string{
@@ -141,6 +147,8 @@ const (
 
 	seccompNewListener = 1 << 3
 
+	maxAttribute = 4000
+
 	setLease      = 1024 // F_SETLEASE
 	setDelegation = 1040 // F_SETDELEG, of directories, too, from Linux 6.19 on
 
@@ -169,7 +177,7 @@ func argumentRules(add func(name string, action Action, conds ...Cond)) {
 	// and look like a failure of ours. Its own limits a process names by 0.
 	add("prlimit64", ActAllow, is32(0, 0))
 	add("prlimit64", Errno(syscall.EPERM))
-	for _, name := range []string{"fcntl", "ioctl", "seccomp"} {
+	for _, name := range []string{"fcntl", "fsetxattr", "ioctl", "lsetxattr", "seccomp", "setxattr"} {
 		add(name, ActAllow)
 	}
 }
@@ -199,6 +207,11 @@ func deniedOnFiles(add func(name string, action Action, conds ...Cond)) {
 	// included. The owner of a file can take one through a read-only mount; EACCES is what others get.
 	for _, command := range []uint64{setLease, setDelegation} {
 		add("fcntl", Errno(syscall.EACCES), is32(1, command))
+	}
+	// An access control list is kernel memory that no limit counts, 128 KiB of it for one of 64 KiB, and as long as its file on
+	// a tmpfs or its memfd. No filter sees an attribute's name, so all are bounded, by what ext4 has room for at most.
+	for _, name := range []string{"fsetxattr", "lsetxattr", "setxattr"} {
+		add(name, Errno(syscall.ENOSPC), Cond{Arg: 3, Op: OpGreater, Value: maxAttribute})
 	}
 }
 
