@@ -28,7 +28,7 @@ var allowed = [][]string{
 	// sockets but for making them
 	{
 		"accept", "accept4", "bind", "connect", "getpeername", "getsockname", "getsockopt", "listen", "recvfrom",
-		"recvmmsg", "recvmsg", "sendmmsg", "sendmsg", "sendto", "setsockopt", "shutdown",
+		"recvmmsg", "recvmsg", "sendmmsg", "sendmsg", "sendto", "shutdown",
 	},
 	// memory; mprotect and mmap stay free to make writable code, which JIT compilers live by
 	{

@@ -177,7 +177,7 @@ func argumentRules(add func(name string, action Action, conds ...Cond)) {
 	// and look like a failure of ours. Its own limits a process names by 0.
 	add("prlimit64", ActAllow, is32(0, 0))
 	add("prlimit64", Errno(syscall.EPERM))
-	for _, name := range []string{"fcntl", "fsetxattr", "ioctl", "lsetxattr", "seccomp", "setxattr"} {
+	for _, name := range []string{"fcntl", "fsetxattr", "ioctl", "lsetxattr", "seccomp", "setsockopt", "setxattr"} {
 		add(name, ActAllow)
 	}
 }
@@ -185,6 +185,7 @@ func argumentRules(add func(name string, action Action, conds ...Cond)) {
 // deniedArguments are the refusals by argument, which the default policy and that of init share.
 func deniedArguments(add func(name string, action Action, conds ...Cond)) {
 	deniedOnFiles(add)
+	socketOptions(add)
 	// Of these the kernel loads bridge and 8021q for anybody (sock_ioctl() in net/socket.c); ENOPKG is its answer without them.
 	for _, pair := range []uint64{siocgifbr, siocgifvlan, siocbraddbr} {
 		add("ioctl", Errno(syscall.ENOPKG), Cond{Arg: 1, Op: OpMaskedEqual, Value: low32 &^ 1, Value2: pair})

@@ -7,6 +7,8 @@ import (
 	"syscall"
 	"testing"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/nucleus-runtime/nucleus/core/security/seccomp/internal/bpf"
 	"github.com/nucleus-runtime/nucleus/core/security/seccomp/internal/sysno"
 )
@@ -62,7 +64,7 @@ const upper = uint64(1) << 32
 
 func TestDefaultFilterDecidesByArguments(t *testing.T) {
 	eperm, einval, eafnosupport, enopkg := Errno(syscall.EPERM), Errno(syscall.EINVAL), Errno(syscall.EAFNOSUPPORT), Errno(syscall.ENOPKG)
-	noProtocol, enospc := Errno(syscall.EPROTONOSUPPORT), Errno(syscall.ENOSPC)
+	noProtocol, noOption, enospc := Errno(syscall.EPROTONOSUPPORT), Errno(syscall.ENOPROTOOPT), Errno(syscall.ENOSPC)
 	const flags = syscall.SOCK_CLOEXEC | syscall.SOCK_NONBLOCK
 	forBoth(t, "default", func(t *testing.T, b built) {
 		for _, tc := range []struct {
@@ -157,6 +159,13 @@ func TestDefaultFilterDecidesByArguments(t *testing.T) {
 			{"personality", []uint64{0x0040000}, eperm}, // ADDR_NO_RANDOMIZE
 			{"personality", []uint64{0x0400000}, eperm}, // READ_IMPLIES_EXEC
 			{"personality", []uint64{upper | 0x0400000}, eperm},
+
+			{"setsockopt", []uint64{0, syscall.IPPROTO_UDP, unix.UDP_ENCAP}, noOption},
+			{"setsockopt", []uint64{0, upper | syscall.IPPROTO_IPV6, upper | flowLabelManager}, noOption},
+			{"setsockopt", []uint64{0, syscall.IPPROTO_TCP, tcpAOAddKey}, noOption},
+			{"setsockopt", []uint64{0, syscall.IPPROTO_TCP, flowLabelManager}, ActAllow},
+			{"setsockopt", []uint64{0, syscall.IPPROTO_TCP, syscall.TCP_NODELAY}, ActAllow},
+			{"setsockopt", []uint64{0, syscall.SOL_SOCKET, syscall.SO_REUSEADDR}, ActAllow},
 
 			{"setxattr", []uint64{0, 0, 0, maxAttribute, 0}, ActAllow},
 			{"setxattr", []uint64{0, 0, 0, maxAttribute + 1, 0}, enospc},
@@ -345,7 +354,7 @@ func TestEveryKnownCallIsDecidedOnPurpose(t *testing.T) {
 	for _, d := range append([]denial{killed}, refused...) {
 		lists = append(lists, d.names...)
 	}
-	lists = append(lists, "clone", "fcntl", "fsetxattr", "ioctl", "lsetxattr", "personality", "prlimit64", "seccomp", "setxattr", "socket", "socketpair")
+	lists = append(lists, "clone", "fcntl", "fsetxattr", "ioctl", "lsetxattr", "personality", "prlimit64", "seccomp", "setsockopt", "setxattr", "socket", "socketpair")
 	lists = append(lists, deliberate...)
 	for _, goarch := range arches {
 		for _, c := range sysno.Table(goarch) {
