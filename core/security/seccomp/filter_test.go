@@ -108,7 +108,7 @@ func TestDefaultFilterDecidesByArguments(t *testing.T) {
 			{"ioctl", []uint64{0, siocadddlci + 1}, enopkg},
 			{"ioctl", []uint64{0, snapshotCreate}, eperm},
 			{"ioctl", []uint64{0, upper | snapshotCreateV2}, eperm},
-			{"ioctl", []uint64{0, 0x40049409}, ActAllow}, // FICLONE
+			{"ioctl", []uint64{0, 0x40049409}, ActAllow},      // FICLONE
 			{"ioctl", []uint64{0, siocbraddbr + 2}, ActAllow}, // SIOCBRADDIF asks for NET_ADMIN first
 			{"ioctl", []uint64{0, 0x8910}, ActAllow},          // SIOCGIFNAME
 			{"ioctl", []uint64{tiocsti, 0x5413}, ActAllow},    // TIOCGWINSZ on descriptor 0x5412
