@@ -79,6 +79,12 @@ var refused = []denial{
 		names:  []string{"memfd_secret"},
 	},
 	{
+		// New in Linux 6.13; programs have the older calls.
+		action: Errno(syscall.ENOSYS),
+		why:    "the size of an attribute is in memory, where no filter can check it",
+		names:  []string{"setxattrat"},
+	},
+	{
 		action: Errno(syscall.EPERM),
 		why:    "changes the host",
 		names: []string{
@@ -136,10 +142,16 @@ const (
 
 	// Each is followed by its counterpart, which sets or removes.
 	siocgifbr   = 0x8940
+	siocadddlci = 0x8980
 	siocgifvlan = 0x8982
 	siocbraddbr = 0x89a0
 
 	seccompNewListener = 1 << 3
+
+	snapshotCreate   = 0x50009401 // BTRFS_IOC_SNAP_CREATE
+	snapshotCreateV2 = 0x50009417
+
+	maxAttribute = 4000
 
 	setLease      = 1024 // F_SETLEASE
 	setDelegation = 1040 // F_SETDELEG, of directories, too, from Linux 6.19 on
@@ -169,7 +181,7 @@ func argumentRules(add func(name string, action Action, conds ...Cond)) {
 	// and look like a failure of ours. Its own limits a process names by 0.
 	add("prlimit64", ActAllow, is32(0, 0))
 	add("prlimit64", Errno(syscall.EPERM))
-	for _, name := range []string{"fcntl", "ioctl", "seccomp"} {
+	for _, name := range []string{"fcntl", "fsetxattr", "ioctl", "lsetxattr", "seccomp", "setsockopt", "setxattr"} {
 		add(name, ActAllow)
 	}
 }
@@ -177,8 +189,10 @@ func argumentRules(add func(name string, action Action, conds ...Cond)) {
 // deniedArguments are the refusals by argument, which the default policy and that of init share.
 func deniedArguments(add func(name string, action Action, conds ...Cond)) {
 	deniedOnFiles(add)
-	// Of these the kernel loads bridge and 8021q for anybody (sock_ioctl() in net/socket.c); ENOPKG is its answer without them.
-	for _, pair := range []uint64{siocgifbr, siocgifvlan, siocbraddbr} {
+	socketOptions(add)
+	// Of these the kernel loads bridge, 8021q and, in old ones, dlci for anybody (sock_ioctl() in net/socket.c); ENOPKG is its
+	// answer without them.
+	for _, pair := range []uint64{siocgifbr, siocadddlci, siocgifvlan, siocbraddbr} {
 		add("ioctl", Errno(syscall.ENOPKG), Cond{Arg: 1, Op: OpMaskedEqual, Value: low32 &^ 1, Value2: pair})
 	}
 	// A listener lets one process answer the calls of others. The kernel takes only one for each process, and that is the
@@ -199,6 +213,17 @@ func deniedOnFiles(add func(name string, action Action, conds ...Cond)) {
 	// included. The owner of a file can take one through a read-only mount; EACCES is what others get.
 	for _, command := range []uint64{setLease, setDelegation} {
 		add("fcntl", Errno(syscall.EACCES), is32(1, command))
+	}
+	// A kernel before 6.7, or its stable successors, takes any directory for the source of a snapshot, and gives all of the
+	// subvolume that it lies in (commit "btrfs: do not allow non subvolume root targets for snapshot"): a whole home for a
+	// workspace in it.
+	for _, request := range []uint64{snapshotCreate, snapshotCreateV2} {
+		add("ioctl", Errno(syscall.EPERM), is32(1, request))
+	}
+	// An access control list is kernel memory that no limit counts, 128 KiB of it for one of 64 KiB, and as long as its file on
+	// a tmpfs or its memfd. No filter sees an attribute's name, so all are bounded, by what ext4 has room for at most.
+	for _, name := range []string{"fsetxattr", "lsetxattr", "setxattr"} {
+		add(name, Errno(syscall.ENOSPC), Cond{Arg: 3, Op: OpGreater, Value: maxAttribute})
 	}
 }
 

@@ -135,6 +135,10 @@ func TestRefusedCallsDoNotReachTheKernel(t *testing.T) {
 		"prlimit of another":   {call{unix.SYS_PRLIMIT64, [6]uintptr{1, unix.RLIMIT_CPU, bad, 0}}, unix.EPERM},
 		"seccomp listener":     {call{unix.SYS_SECCOMP, [6]uintptr{1, unix.SECCOMP_FILTER_FLAG_NEW_LISTENER, bad}}, unix.EINVAL},
 		"memfd_secret":         {call{unix.SYS_MEMFD_SECRET, [6]uintptr{bad}}, unix.ENOSYS},
+		"snapshot":             {call{unix.SYS_IOCTL, [6]uintptr{bad, 0x50009417}}, unix.EPERM},
+		"UDP_ENCAP":            {call{unix.SYS_SETSOCKOPT, [6]uintptr{bad, unix.IPPROTO_UDP, unix.UDP_ENCAP, bad, 4}}, unix.ENOPROTOOPT},
+		"large attribute":      {call{unix.SYS_FSETXATTR, [6]uintptr{bad, bad, bad, 65536, 0}}, unix.ENOSPC},
+		"setxattrat":           {call{unix.SYS_SETXATTRAT, [6]uintptr{bad, bad, 0, bad, bad, 16}}, unix.ENOSYS},
 		"no such call":         {call{1000, [6]uintptr{}}, unix.ENOSYS},
 	}
 	calls := map[string]call{}
@@ -156,7 +160,7 @@ func TestRefusedCallsDoNotReachTheKernel(t *testing.T) {
 	free := errnos(t, nil, list)
 	for i, name := range names {
 		switch name {
-		case "setns", "clone3", "TIOCSTI", "TIOCSTI upper bits", "TIOCLINUX", "TIOCEXCL", "TCXONC", "clone NEWUSER", "clone upper bits", "personality", "seccomp listener", "keyctl", "prlimit of another":
+		case "setns", "clone3", "TIOCSTI", "TIOCSTI upper bits", "TIOCLINUX", "TIOCEXCL", "TCXONC", "snapshot", "clone NEWUSER", "clone upper bits", "personality", "seccomp listener", "keyctl", "prlimit of another":
 			if free[i] == refusals[name].want {
 				t.Errorf("%s fails with %v also without a filter: the test shows nothing", name, free[i])
 			}

@@ -7,6 +7,8 @@ import (
 	"syscall"
 	"testing"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/nucleus-runtime/nucleus/core/security/seccomp/internal/bpf"
 	"github.com/nucleus-runtime/nucleus/core/security/seccomp/internal/sysno"
 )
@@ -62,7 +64,7 @@ const upper = uint64(1) << 32
 
 func TestDefaultFilterDecidesByArguments(t *testing.T) {
 	eperm, einval, eafnosupport, enopkg := Errno(syscall.EPERM), Errno(syscall.EINVAL), Errno(syscall.EAFNOSUPPORT), Errno(syscall.ENOPKG)
-	noProtocol := Errno(syscall.EPROTONOSUPPORT)
+	noProtocol, noOption, enospc := Errno(syscall.EPROTONOSUPPORT), Errno(syscall.ENOPROTOOPT), Errno(syscall.ENOSPC)
 	const flags = syscall.SOCK_CLOEXEC | syscall.SOCK_NONBLOCK
 	forBoth(t, "default", func(t *testing.T, b built) {
 		for _, tc := range []struct {
@@ -102,6 +104,11 @@ func TestDefaultFilterDecidesByArguments(t *testing.T) {
 			{"ioctl", []uint64{0, upper | siocgifvlan}, enopkg},
 			{"ioctl", []uint64{0, siocgifvlan + 1}, enopkg},
 			{"ioctl", []uint64{0, siocbraddbr + 1}, enopkg},
+			{"ioctl", []uint64{0, siocadddlci}, enopkg},
+			{"ioctl", []uint64{0, siocadddlci + 1}, enopkg},
+			{"ioctl", []uint64{0, snapshotCreate}, eperm},
+			{"ioctl", []uint64{0, upper | snapshotCreateV2}, eperm},
+			{"ioctl", []uint64{0, 0x40049409}, ActAllow},      // FICLONE
 			{"ioctl", []uint64{0, siocbraddbr + 2}, ActAllow}, // SIOCBRADDIF asks for NET_ADMIN first
 			{"ioctl", []uint64{0, 0x8910}, ActAllow},          // SIOCGIFNAME
 			{"ioctl", []uint64{tiocsti, 0x5413}, ActAllow},    // TIOCGWINSZ on descriptor 0x5412
@@ -158,6 +165,18 @@ func TestDefaultFilterDecidesByArguments(t *testing.T) {
 			{"personality", []uint64{0x0400000}, eperm}, // READ_IMPLIES_EXEC
 			{"personality", []uint64{upper | 0x0400000}, eperm},
 
+			{"setsockopt", []uint64{0, syscall.IPPROTO_UDP, unix.UDP_ENCAP}, noOption},
+			{"setsockopt", []uint64{0, upper | syscall.IPPROTO_IPV6, upper | flowLabelManager}, noOption},
+			{"setsockopt", []uint64{0, syscall.IPPROTO_TCP, tcpAOAddKey}, noOption},
+			{"setsockopt", []uint64{0, syscall.IPPROTO_TCP, flowLabelManager}, ActAllow},
+			{"setsockopt", []uint64{0, syscall.IPPROTO_TCP, syscall.TCP_NODELAY}, ActAllow},
+			{"setsockopt", []uint64{0, syscall.SOL_SOCKET, syscall.SO_REUSEADDR}, ActAllow},
+
+			{"setxattr", []uint64{0, 0, 0, maxAttribute, 0}, ActAllow},
+			{"setxattr", []uint64{0, 0, 0, maxAttribute + 1, 0}, enospc},
+			{"lsetxattr", []uint64{0, 0, 0, upper, 0}, enospc},
+			{"fsetxattr", []uint64{0, 0, 0, 65536, 0}, enospc},
+
 			{"seccomp", []uint64{1, 0}, ActAllow},
 			{"seccomp", []uint64{1, 1}, ActAllow}, // TSYNC
 			{"seccomp", []uint64{1, 1 << 3}, einval},
@@ -209,7 +228,7 @@ func TestDefaultFilterAdmitsModernCalls(t *testing.T) {
 			"pidfd_send_signal", "rseq", "membarrier", "futex_waitv", "futex_wake", "futex_wait", "futex_requeue",
 			"landlock_create_ruleset", "landlock_add_rule", "landlock_restrict_self", "copy_file_range", "io_submit",
 			"utimensat", "inotify_init1", "mq_open", "shmget", "fchmodat2", "cachestat", "mseal", "map_shadow_stack",
-			"setxattrat", "timer_create", "sched_setattr", "execveat", "getrandom", "restart_syscall",
+			"timer_create", "sched_setattr", "execveat", "getrandom", "restart_syscall",
 			"rt_sigreturn", "mprotect", "setresuid", "mknodat", "sysinfo",
 		} {
 			if got := b.verdict(name, ^uint64(0), ^uint64(0), ^uint64(0), ^uint64(0), ^uint64(0), ^uint64(0)); got != ActAllow {
@@ -340,7 +359,7 @@ func TestEveryKnownCallIsDecidedOnPurpose(t *testing.T) {
 	for _, d := range append([]denial{killed}, refused...) {
 		lists = append(lists, d.names...)
 	}
-	lists = append(lists, "clone", "fcntl", "ioctl", "personality", "prlimit64", "seccomp", "socket", "socketpair")
+	lists = append(lists, "clone", "fcntl", "fsetxattr", "ioctl", "lsetxattr", "personality", "prlimit64", "seccomp", "setsockopt", "setxattr", "socket", "socketpair")
 	lists = append(lists, deliberate...)
 	for _, goarch := range arches {
 		for _, c := range sysno.Table(goarch) {

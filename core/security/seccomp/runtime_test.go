@@ -25,6 +25,8 @@ func TestRuntimeFilterRefusesWhatOutlastsAProgram(t *testing.T) {
 			{"fcntl", []uint64{0, setLease}, Errno(syscall.EACCES)},
 			{"fcntl", []uint64{0, setDelegation}, Errno(syscall.EACCES)},
 			{"fcntl", []uint64{0, unix.F_GETFL}, ActAllow},
+			{"fsetxattr", []uint64{0, 0, 0, maxAttribute}, ActAllow},
+			{"fsetxattr", []uint64{0, 0, 0, maxAttribute + 1}, Errno(syscall.ENOSPC)},
 			{"seccomp", []uint64{unix.SECCOMP_SET_MODE_FILTER, seccompNewListener}, ActAllow}, // of its own sandboxes
 		} {
 			if got := b.verdict(tc.call, tc.args...); got != tc.want {

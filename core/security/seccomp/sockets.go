@@ -35,7 +35,27 @@ func sockets(add func(name string, action Action, conds ...Cond)) {
 	add("socket", Errno(syscall.EPROTONOSUPPORT))
 }
 
+// socketOptions refuses what reaches beyond the network namespace, for whoever asks. ENOPROTOOPT is what a kernel without
+// the option says.
+func socketOptions(add func(name string, action Action, conds ...Cond)) {
+	for _, option := range []struct{ level, name uint64 }{
+		// The first socket with it and the end of the last one rewrite the kernel's code (udp_encap_needed_key), with six
+		// interrupts to each processor of the host.
+		{unix.IPPROTO_UDP, unix.UDP_ENCAP},
+		// The labels of all namespaces are in one table of 4096 (fl_size in net/ipv6/ip6_flowlabel.c).
+		{unix.IPPROTO_IPV6, flowLabelManager},
+		// The name of a hash is the caller's, and the kernel loads the module for it; it has room for 8 (CPOOL_SIZE in
+		// net/ipv4/tcp_sigpool.c).
+		{unix.IPPROTO_TCP, tcpAOAddKey},
+	} {
+		add("setsockopt", Errno(syscall.ENOPROTOOPT), is32(1, option.level), is32(2, option.name))
+	}
+}
+
 const (
+	flowLabelManager = 32 // IPV6_FLOWLABEL_MGR
+	tcpAOAddKey      = 38 // TCP_AO_ADD_KEY
+
 	sockTypeMask = 0xf // the rest of the type are flags (SOCK_TYPE_MASK in linux/net.h)
 	familyBits   = 6   // AF_MAX is 46
 )

@@ -54,8 +54,11 @@ type Traced struct {
 }
 
 // closed is what a trace does not open, though `allow` can: what a ring does no filter and no trace sees, so programs are to
-// fall back as they will without it; a secret page harms the host for good; and a limit for PID 1 ends the sandbox.
-var closed = []string{"io_uring_enter", "io_uring_register", "io_uring_setup", "memfd_secret", "prlimit64"}
+// fall back as they will without it; the others are refused, some of them by their arguments, for what they do to all of
+// the host or to PID 1.
+var closed = []string{
+	"fsetxattr", "io_uring_enter", "io_uring_register", "io_uring_setup", "lsetxattr", "memfd_secret", "prlimit64", "setsockopt", "setxattr", "setxattrat",
+}
 
 // NewTrace makes one that has seen nothing.
 func NewTrace(p Policy) *Trace { return &Trace{policy: p, calls: map[uint32]*Traced{}} }

@@ -21,14 +21,16 @@ func (p Program) Compact() Program {
 		return p
 	}
 	c.collect()
-	out := p
-	for _, near := range []bool{true, false} {
+	for far := make([]bool, len(c.ranges)); ; {
 		head := Program{p[0], {Op: JumpEqual, JT: 1, K: c.arch}, foreign, {Op: LoadAbs, K: offsetNumber}}
-		if q, ok := c.assemble(head, near); ok && len(q) < len(out) {
-			out = q
+		out, more, ok := c.assemble(head, far)
+		switch {
+		case !ok || len(out) >= len(p):
+			return p
+		case !more:
+			return out
 		}
 	}
-	return out
 }
 
 // decided makes plain jumps of comparisons that have one outcome. libseccomp writes a rule
@@ -170,31 +172,33 @@ func (c *compactor) collect() {
 // jump is one whose way is only known when all is laid out: to an instruction of from.
 type jump struct {
 	at, to int
+	leaf   int // the range that it is from
 	always bool
 	taken  bool
 }
 
-// assemble lays out head, the search, and the answers. near: comparisons jump to the
-// answers, which is possible over 255 instructions; else by a jump of their own.
-func (c *compactor) assemble(out Program, near bool) (Program, bool) {
+// assemble lays out head, the search, and the answers. Comparisons jump to the answers, which
+// is possible over 255 instructions; those of ranges that are far have a jump of their own for
+// it, and more tells that it has found further ones.
+func (c *compactor) assemble(out Program, far []bool) (_ Program, more, ok bool) {
 	var jumps []jump
 	fits := true
 	var search func(lo, hi int)
 	search = func(lo, hi int) {
 		if hi-lo == 1 {
-			jumps = append(jumps, jump{at: len(out), to: c.ranges[lo].answer, always: true})
+			jumps = append(jumps, jump{at: len(out), to: c.ranges[lo].answer, leaf: lo, always: true})
 			out = append(out, Instruction{Op: JumpAlways})
 			return
 		}
 		mid, at := (lo+hi)/2, len(out)
 		out = append(out, Instruction{Op: JumpGreaterE, K: c.ranges[mid].first})
-		if near && mid-lo == 1 {
-			jumps = append(jumps, jump{at: at, to: c.ranges[lo].answer})
+		if mid-lo == 1 && !far[lo] {
+			jumps = append(jumps, jump{at: at, to: c.ranges[lo].answer, leaf: lo})
 		} else {
 			search(lo, mid)
 		}
-		if near && hi-mid == 1 {
-			jumps = append(jumps, jump{at: at, to: c.ranges[mid].answer, taken: true})
+		if hi-mid == 1 && !far[mid] {
+			jumps = append(jumps, jump{at: at, to: c.ranges[mid].answer, leaf: mid, taken: true})
 			return
 		}
 		over := len(out) - at - 1
@@ -212,13 +216,16 @@ func (c *compactor) assemble(out Program, near bool) (Program, bool) {
 		return uint8(place[to] - at - 1)
 	}
 	for _, j := range jumps {
+		over := place[j.to] - j.at - 1
 		switch {
 		case j.always:
-			out[j.at].K = uint32(place[j.to] - j.at - 1)
+			out[j.at].K = uint32(over)
+		case over > math.MaxUint8:
+			far[j.leaf], more = true, true
 		case j.taken:
-			out[j.at].JT = way(j.at, j.to)
+			out[j.at].JT = uint8(over)
 		default:
-			out[j.at].JF = way(j.at, j.to)
+			out[j.at].JF = uint8(over)
 		}
 	}
 	for _, old := range c.tail {
@@ -232,5 +239,5 @@ func (c *compactor) assemble(out Program, near bool) (Program, bool) {
 		}
 		out = append(out, in)
 	}
-	return out, fits
+	return out, more, fits
 }

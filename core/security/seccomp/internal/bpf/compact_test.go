@@ -90,6 +90,26 @@ func TestCompactMakesRanges(t *testing.T) {
 	}
 }
 
+// Only the comparisons that are too far from their answers have a jump of their own.
+func TestCompactOfManyRanges(t *testing.T) {
+	const ranges, size = 300, 3
+	p := Program{{Op: LoadAbs, K: 4}, {Op: JumpEqual, JT: 1, K: 77}, {Op: Return, K: 8}, {Op: LoadAbs, K: 0}}
+	for n := range uint32(ranges * size) {
+		p = append(p, Instruction{Op: JumpEqual, JF: 1, K: n}, Instruction{Op: Return, K: n / size % 2})
+	}
+	p = append(p, Instruction{Op: Return, K: ranges % 2})
+	q := p.Compact()
+	// For each range a comparison, and a jump for some.
+	if len(q) > ranges+ranges/2 {
+		t.Errorf("%d instructions from %d", len(q), len(p))
+	}
+	for n := range uint32(ranges*size + 1) {
+		if got, _ := q.Run(Data{Number: n, Arch: 77}); got != n/size%2 {
+			t.Errorf("%d: %d", n, got)
+		}
+	}
+}
+
 func TestCompactLeavesWhatItDoesNotKnow(t *testing.T) {
 	ret := Instruction{Op: Return, K: 1}
 	for name, p := range map[string]Program{
