@@ -262,7 +262,7 @@ func collectedJSON(done core.Collected) collected {
 }
 
 func (a *app) rootfsCommand() *cobra.Command {
-	c := &cobra.Command{Use: "rootfs", Short: "Work with root file system directories"}
+	c := &cobra.Command{Use: "rootfs", Short: "Work with root file system directories", Example: "  nucleus rootfs digest ./rootfs"}
 	var asJSON bool
 	d := &cobra.Command{
 		Use:   "digest PATH [-json]",
