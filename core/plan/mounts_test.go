@@ -188,12 +188,12 @@ func TestProductionHasNothingWritableAndExecutable(t *testing.T) {
 // TestExecutableTmpfs: unsaid, it is as the default sandbox has it at that place; Landlock grants the same.
 func TestExecutableTmpfs(t *testing.T) {
 	for block, want := range map[string]bool{
-		`tmpfs "/tmp" {}`:                    true,
-		`tmpfs "/var/tmp" {}`:                true,
-		`tmpfs "/tmp/below" {}`:              false,
-		`tmpfs "/scratch" {}`:                false,
-		`tmpfs "/dev/shm" {}`:                false,
-		"tmpfs \"/tmp\" {\nexec = false\n}":   false,
+		`tmpfs "/tmp" {}`:                      true,
+		`tmpfs "/var/tmp" {}`:                  true,
+		`tmpfs "/tmp/below" {}`:                false,
+		`tmpfs "/scratch" {}`:                  false,
+		`tmpfs "/dev/shm" {}`:                  false,
+		"tmpfs \"/tmp\" {\nexec = false\n}":    false,
 		"tmpfs \"/scratch\" {\nexec = true\n}": true,
 	} {
 		p := mustPlan(t, jobOf(t, block), rootV2())
