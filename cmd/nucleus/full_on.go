@@ -200,7 +200,7 @@ func (a *app) pluginInfo() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			return a.printJSON(map[string]any{"info": d.Info, "sha256": digest})
+			return a.printJSON(map[string]any{"version": 1, "info": d.Info, "sha256": digest})
 		},
 	}
 }
@@ -215,7 +215,10 @@ func (a *app) pluginSchema() *cobra.Command {
 				return err
 			}
 			if asJSON {
-				return a.printJSON(d.Schema)
+				return a.printJSON(struct {
+					Version int `json:"version"`
+					config.Schema
+				}{1, d.Schema})
 			}
 			fmt.Fprintf(a.out, "in the host configuration: plugin %q { config { … } }\n", args[0])
 			a.printBlock(d.Schema.Plugin, "  ")

@@ -161,6 +161,9 @@ Long flags take one dash or two: -config is --config.`,
 		// Of a command that only groups others cobra takes an unknown verb for a wish
 		// to see the help.
 		if sub.HasSubCommands() && !sub.Runnable() {
+			if sub.Name() == "completion" { // cobra's own
+				sub.Example = "  source <(nucleus completion bash)"
+			}
 			sub.Args = cobra.NoArgs
 			sub.RunE = func(c *cobra.Command, _ []string) error { return c.Help() }
 		}

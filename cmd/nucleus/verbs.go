@@ -262,7 +262,7 @@ func collectedJSON(done core.Collected) collected {
 }
 
 func (a *app) rootfsCommand() *cobra.Command {
-	c := &cobra.Command{Use: "rootfs", Short: "Work with root file system directories"}
+	c := &cobra.Command{Use: "rootfs", Short: "Work with root file system directories", Example: "  nucleus rootfs digest ./rootfs"}
 	var asJSON bool
 	d := &cobra.Command{
 		Use:   "digest PATH [-json]",
@@ -361,7 +361,7 @@ func (a *app) versionCommand() *cobra.Command {
 		Use: "version", Short: "Print the version", Example: "  nucleus version", Args: cobra.NoArgs,
 		RunE: func(*cobra.Command, []string) error {
 			if asJSON {
-				return a.printJSON(map[string]string{"version": version, "go": runtime.Version(), "arch": runtime.GOARCH})
+				return a.printJSON(map[string]any{"schema": 1, "version": version, "go": runtime.Version(), "arch": runtime.GOARCH})
 			}
 			_, err := fmt.Fprint(a.out, versionLine())
 			return err

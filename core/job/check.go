@@ -106,6 +106,11 @@ func (d *decoder) checkProduction() {
 	if w := j.Workspace; w != nil && w.Exec && w.Mode != "bind-ro" {
 		d.refuse("workspace.exec", "a workspace that is writable and executable", `Write exec = false, or mode = "bind-ro".`)
 	}
+	for _, t := range j.Tmpfs {
+		if t.Exec != nil && *t.Exec {
+			d.refuse(fmt.Sprintf("tmpfs[%q].exec", t.Target), "a tmpfs that is executable", "Write exec = false.")
+		}
+	}
 	for _, s := range j.Secrets {
 		if s.Env != "" {
 			d.refuse(fmt.Sprintf("secret[%q].env", s.Name), "secrets in the environment", fmt.Sprintf("Write target = %q and let the program read the file.", secretDir+"/"+s.Name))

@@ -134,6 +134,11 @@ func (d *decoder) tmpfs(b hclread.Block) {
 	d.r.Read(b, hclread.Schema{Attrs: []hclread.Attr{
 		{Name: "size", Read: size(&t.Size, minTmpfs)},
 		{Name: "mode", Read: octal(&t.Mode, 0o1777, "0700")},
+		{Name: "exec", Read: func(v hclread.Value) {
+			if x, ok := v.Bool(); ok {
+				t.Exec = &x
+			}
+		}},
 	}})
 	d.j.Tmpfs = append(d.j.Tmpfs, t)
 }

@@ -174,6 +174,7 @@ type Tmpfs struct {
 	Target string
 	Size   *int64
 	Mode   uint32
+	Exec   *bool // nil: as the default sandbox has it there
 }
 
 // Network names the backend ("none", "host" or a plugin) and what is asked of it.

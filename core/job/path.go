@@ -105,7 +105,11 @@ func (d *decoder) hostSource(dst *string) func(hclread.Value) {
 		}
 		for _, dir := range []string{"/proc", "/sys", "/dev", "/boot"} {
 			if pathname.Within(s, dir) {
-				v.Error("Host path refused", fmt.Sprintf("%s is in %s, which is never given to a sandbox; it has a %s of its own where it needs one. Name another path.", hclread.Quote(s), dir, dir))
+				own := ""
+				if dir != "/boot" {
+					own = fmt.Sprintf("; it has a %s of its own", dir)
+				}
+				v.Error("Host path refused", fmt.Sprintf("%s is in %s, which is never given to a sandbox%s. Name another path.", hclread.Quote(s), dir, own))
 				return
 			}
 		}

@@ -102,7 +102,7 @@ func accessHint(p *plan.Plan, command string) string {
 	switch {
 	case on == nil || !on.Has("noexec"):
 		return fmt.Sprintf("it must be a regular file that uid %d of the sandbox may execute", p.Process.User.UID)
-	case on.Kind == plan.MountBind && on.Origin != "":
+	case (on.Kind == plan.MountBind || on.Kind == plan.MountTmpfs) && on.Origin != "":
 		return fmt.Sprintf("%s is mounted noexec: write exec = true in the block %s", on.Destination, on.Origin)
 	}
 	return fmt.Sprintf("%s is always mounted noexec: run it through its interpreter, or from a workspace with exec = true", on.Destination)

@@ -58,6 +58,9 @@ func (s *Sandbox) filters(ctx context.Context) (work, init seccomp.Filter, err e
 	}
 	if err != nil {
 		e := &PhaseError{Phase: "security", Origin: "security.seccomp", Err: err}
+		if sp.Profile != "" {
+			e.Origin += ".profile"
+		}
 		var he *seccomp.HelperError
 		var ce *seccomp.CacheError
 		switch {

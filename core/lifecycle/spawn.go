@@ -485,7 +485,10 @@ func (p *Process) failure() error {
 	err := p.s.stage2Failure(p.end.Exited, p.command)
 	var se *exec.StageError
 	if errors.As(err, &se) && se.Errno != 0 && se.Step == initproto.StepCwd {
-		return fmt.Errorf("exec: working directory %q in the sandbox: %w", p.cwd, se.Errno)
+		return &PhaseError{
+			Phase: "exec", Err: fmt.Errorf("working directory %q in the sandbox: %w", p.cwd, se.Errno),
+			Hint: "name a directory of the sandbox that the command's user may enter, as -workdir /tmp",
+		}
 	}
 	return err
 }

@@ -33,5 +33,5 @@ func ExampleOpen() {
 		fmt.Println(err)
 	}
 	// Output:
-	// {"t":"2026-01-02T03:04:05.000000000Z","s":"out","m":"two"}
+	// {"v":1,"t":"2026-01-02T03:04:05.000000000Z","s":"out","m":"two"}
 }

@@ -10,7 +10,7 @@ import (
 type Printer struct {
 	W          io.Writer
 	Timestamps bool // before each line
-	JSON       bool // as on disk; a line each, whatever else is set
+	JSON       bool // as on disk, and a version; a line each, whatever else is set
 	// Safe is for a terminal: what would drive it is shown as text about it. Otherwise
 	// text is given as it was.
 	Safe bool
@@ -24,7 +24,10 @@ func (p *Printer) Show(r Record) error {
 	b := p.buf[:0]
 	switch {
 	case p.JSON:
+		b = append(b, `{"v":1`...)
+		n := len(b)
 		b = appendRecord(b, appendTime(nil, r.Time), r)
+		b[n] = ',' // its brace
 	case r.Lost != 0:
 		return nil
 	default:

@@ -201,5 +201,9 @@ type Error struct {
 	Err    error
 }
 
-func (e *Error) Error() string { return fmt.Sprintf("network plugin %q: %v", e.Backend, e.Err) }
+func (e *Error) Error() string {
+	plugin := fmt.Sprintf("plugin %q: ", e.Backend)
+	return "network " + plugin + strings.TrimPrefix(e.Err.Error(), plugin) // which the host of plugins may have said
+}
+
 func (e *Error) Unwrap() error { return e.Err }

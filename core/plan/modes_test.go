@@ -93,6 +93,11 @@ func TestModes(t *testing.T) {
 			agent: "", strict: "", production: "writable and executable",
 		},
 		{
+			name: "a tmpfs that is executable", job: func(j *job.Job) { j.Tmpfs = []job.Tmpfs{{Target: "/x", Exec: new(true)}} },
+			agent: "", strict: "", production: "writable and executable",
+		},
+		{name: "a tmpfs on /tmp", job: func(j *job.Job) { j.Tmpfs = []job.Tmpfs{{Target: "/tmp"}} }},
+		{
 			name: "a Landlock rule that grants both",
 			job: func(j *job.Job) {
 				j.Security.Landlock = []job.LandlockRule{{Paths: []string{"/x"}, Access: []string{"write", "execute"}}}

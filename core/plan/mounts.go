@@ -201,8 +201,12 @@ func (m *maker) jobMounts(id identity) {
 		if t.Size != nil {
 			size = *t.Size
 		}
+		o := []string{"rw", "nosuid", "nodev"}
+		if !m.tmpfsExec(t) {
+			o = append(o, "noexec")
+		}
 		ms = append(ms, Mount{
-			Mount: specs.Mount{Destination: t.Target, Type: "tmpfs", Source: "tmpfs", Options: []string{"rw", "nosuid", "nodev", "noexec", fmt.Sprintf("mode=%04o", t.Mode), fmt.Sprintf("size=%d", size)}},
+			Mount: specs.Mount{Destination: t.Target, Type: "tmpfs", Source: "tmpfs", Options: append(o, fmt.Sprintf("mode=%04o", t.Mode), fmt.Sprintf("size=%d", size))},
 			Kind:  MountTmpfs, Origin: fmt.Sprintf("tmpfs[%q]", t.Target), UID: id.uid, GID: id.gid, Mode: t.Mode,
 		})
 	}
@@ -212,6 +216,19 @@ func (m *maker) jobMounts(id identity) {
 	m.p.Mounts = append(m.p.Mounts, ms...)
 	m.nested()
 	m.ownFile()
+}
+
+// tmpfsExec: who writes a block for a larger /tmp, or /var/tmp, wants what was there before,
+// and build tools run what they have just written there.
+func (m *maker) tmpfsExec(t job.Tmpfs) bool {
+	production := m.j.Mode == job.ModeProduction
+	if t.Exec == nil {
+		return !production && (t.Target == "/tmp" || t.Target == "/var/tmp")
+	}
+	if *t.Exec && production {
+		m.fail(fmt.Sprintf("tmpfs[%q].exec", t.Target), "write exec = false", "tmpfs %q is writable and executable, which mode production refuses", t.Target)
+	}
+	return *t.Exec
 }
 
 func (m *maker) workspace(w *job.Workspace, id identity) Mount {

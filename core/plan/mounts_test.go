@@ -157,7 +157,7 @@ func TestProductionHasNothingWritableAndExecutable(t *testing.T) {
 	j := base(job.ModeProduction)
 	j.Workspace = &job.Workspace{Path: "/w", Mode: "bind-ro", Exec: true}
 	j.Volumes = []job.Volume{{Name: "data", Source: "/data", Target: "/data"}, {Name: "tools", Source: "/t", Target: "/tools", ReadOnly: true, Exec: true}}
-	j.Tmpfs = []job.Tmpfs{{Target: "/scratch", Mode: 0o700}}
+	j.Tmpfs = []job.Tmpfs{{Target: "/scratch", Mode: 0o700}, {Target: "/tmp"}, {Target: "/var/tmp"}}
 	j.Context = &job.Context{Source: "/c", Target: "/ctx", Method: "copy"}
 	p, err := Make(j, inputs(rootV2()))
 	if err != nil {
@@ -181,6 +181,30 @@ func TestProductionHasNothingWritableAndExecutable(t *testing.T) {
 	for _, r := range p.Landlock.Rules {
 		if r.Rights&llExecute != 0 && r.Rights&(llWriteFile|llMakeReg) != 0 {
 			t.Errorf("Landlock grants write and execute on %s", r.Path)
+		}
+	}
+}
+
+// TestExecutableTmpfs: unsaid, it is as the default sandbox has it at that place; Landlock grants the same.
+func TestExecutableTmpfs(t *testing.T) {
+	for block, want := range map[string]bool{
+		`tmpfs "/tmp" {}`:                      true,
+		`tmpfs "/var/tmp" {}`:                  true,
+		`tmpfs "/tmp/below" {}`:                false,
+		`tmpfs "/scratch" {}`:                  false,
+		`tmpfs "/dev/shm" {}`:                  false,
+		"tmpfs \"/tmp\" {\nexec = false\n}":    false,
+		"tmpfs \"/scratch\" {\nexec = true\n}": true,
+	} {
+		p := mustPlan(t, jobOf(t, block), rootV2())
+		i := slices.IndexFunc(p.Mounts, func(m Mount) bool { return m.Kind == MountTmpfs })
+		at := p.Mounts[i].Destination
+		if got := !p.Mounts[i].Has("noexec"); got != want {
+			t.Errorf("%s: executable is %t: %v", block, got, p.Mounts[i].Options)
+		}
+		rule := slices.IndexFunc(p.Landlock.Rules, func(r LandlockRule) bool { return r.Path == at && r.Origin != "" })
+		if rule < 0 || (p.Landlock.Rules[rule].Rights&llExecute != 0) != want {
+			t.Errorf("%s: Landlock's rules are %+v", block, p.Landlock.Rules)
 		}
 	}
 }

@@ -236,7 +236,7 @@ func TestNetworkPluginFailures(t *testing.T) {
 		"not there":   {"net-nowhere", "", `no nucleus-plugin-net-nowhere in`},
 		"no backend":  {"good", "", `it connects no networks`},
 		"the request": {"net-refuses", "subnet = \"10.0.0.0/8\"\n", `network plugin "net-refuses": job.hcl:1: it collides with the host's own`},
-		"a crash":     {"net-crashes", "", `network plugin "net-crashes": plugin "net-crashes": attaching: it ended (exit status 9)`},
+		"a crash":     {"net-crashes", "", `network plugin "net-crashes": attaching: it ended (exit status 9)`},
 	} {
 		l, err := n.Open(t.Context(), "id", wantNetwork(t, x.plugin, x.config))
 		if err == nil {
