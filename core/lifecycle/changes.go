@@ -9,6 +9,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -34,15 +35,9 @@ func (s *Sandbox) keepLayers(fds []int) error {
 	if len(fds) == 0 {
 		return nil
 	}
-	// By the clock that files have their times from, which is coarser than others.
-	var now unix.Timespec
-	if err := unix.ClockGettime(unix.CLOCK_REALTIME_COARSE, &now); err != nil {
-		channel.CloseAll(fds)
-		return os.NewSyscallError("clock_gettime", err)
-	}
 	s.layers.mu.Lock()
 	defer s.layers.mu.Unlock()
-	s.layers.upper, s.layers.lower, s.layers.since = os.NewFile(uintptr(fds[0]), "upper"), os.NewFile(uintptr(fds[1]), "lower"), now.Nano()
+	s.layers.upper, s.layers.lower, s.layers.since = os.NewFile(uintptr(fds[0]), "upper"), os.NewFile(uintptr(fds[1]), "lower"), time.Now().UnixNano()
 	return nil
 }
 

@@ -35,19 +35,20 @@ func ReadWithin(ctx context.Context, userNS *os.File, path string, argv []string
 	defer words.Close()
 	defer its.Close()
 	files = append([]*os.File{files[0], files[1], its}, files[2:]...)
-	p, done, err := readerProgram(userNS, path, argv, files)
-	defer done()
+	p, high, err := readerProgram(userNS, path, argv, files)
 	if err != nil {
+		closeAll(high)
 		return err
 	}
 	// The parent-death signal follows the thread.
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()
 	child, err := p.Clone(0, -1)
-	if err != nil {
-		return err
+	if err == nil {
+		err = child.Await(nil)
 	}
-	if err := child.Await(nil); err != nil {
+	closeAll(high) // it has its own; those of 2 would keep its end from being seen
+	if err != nil {
 		return err
 	}
 	defer unix.Close(child.PidFD)
@@ -86,15 +87,15 @@ func ReadWithin(ctx context.Context, userNS *os.File, path string, argv []string
 	return nil
 }
 
-// readerProgram gives the first steps of such a process. done lets go of what they name.
-func readerProgram(userNS *os.File, path string, argv []string, files []*os.File) (_ *birth.Program, done func(), err error) {
-	p := birth.New()
-	var high []int
-	done = func() {
-		for _, fd := range high {
-			_ = unix.Close(fd)
-		}
+func closeAll(fds []int) {
+	for _, fd := range fds {
+		_ = unix.Close(fd)
 	}
+}
+
+// readerProgram gives the first steps of such a process, and the descriptors that they name.
+func readerProgram(userNS *os.File, path string, argv []string, files []*os.File) (_ *birth.Program, high []int, err error) {
+	p := birth.New()
 	up := func(f *os.File) (uintptr, error) {
 		fd, err := unix.FcntlInt(f.Fd(), unix.F_DUPFD_CLOEXEC, birth.HighFD)
 		if err != nil {
@@ -108,7 +109,7 @@ func readerProgram(userNS *os.File, path string, argv []string, files []*os.File
 	if userNS != nil {
 		fd, err := up(userNS)
 		if err != nil {
-			return nil, done, err
+			return nil, high, err
 		}
 		p.Call(birth.Must, "setns", unix.SYS_SETNS, fd, unix.CLONE_NEWUSER)
 		// Its user may be the root of that namespace, who would get all at the exec.
@@ -127,7 +128,7 @@ func readerProgram(userNS *os.File, path string, argv []string, files []*os.File
 	for to, f := range files {
 		fd, err := up(f)
 		if err != nil {
-			return nil, done, err
+			return nil, high, err
 		}
 		p.Call(birth.Must, "dup3", unix.SYS_DUP3, fd, uintptr(to), 0)
 	}
@@ -135,17 +136,17 @@ func readerProgram(userNS *os.File, path string, argv []string, files []*os.File
 	p.Call(birth.Must, "close_range", unix.SYS_CLOSE_RANGE, uintptr(len(files)+1), uintptr(^uint32(0)), 0)
 	prog, err := p.String(path)
 	if err != nil {
-		return nil, done, err
+		return nil, high, err
 	}
 	args, err := p.Strings(argv...)
 	if err != nil {
-		return nil, done, err
+		return nil, high, err
 	}
 	env, err := p.Strings("GOMAXPROCS=1")
 	if err != nil {
-		return nil, done, err
+		return nil, high, err
 	}
 	p.Unblock()
 	p.Call(birth.Must, "execve", unix.SYS_EXECVE, prog, args, env)
-	return p, done, nil
+	return p, high, nil
 }
