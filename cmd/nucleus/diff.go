@@ -183,7 +183,7 @@ func (a *app) readChanges(ctx context.Context, ref string, content bool, take fu
 	_ = r.Close()
 	if taken != nil && !errors.Is(taken, changes.ErrStream) && ctx.Err() == nil {
 		cancel() // what failed is on this side
-		<-asked
+		_ = <-asked // the end of the connection, which was just made
 		return taken
 	}
 	if err := <-asked; err != nil {
