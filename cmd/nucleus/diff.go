@@ -182,7 +182,7 @@ func (a *app) readChanges(ctx context.Context, ref string, content bool, take fu
 	taken := takeAll(changes.NewReader(r, content), take)
 	_ = r.Close()
 	if taken != nil && !errors.Is(taken, changes.ErrStream) && ctx.Err() == nil {
-		cancel() // what failed is on this side
+		cancel()    // what failed is on this side
 		_ = <-asked // the end of the connection, which was just made
 		return taken
 	}
