@@ -181,12 +181,11 @@ func (a *app) readChanges(ctx context.Context, ref string, content bool, take fu
 	defer context.AfterFunc(ctx, func() { _ = r.Close() })() // whoever else has the other end
 	taken := takeAll(changes.NewReader(r, content), take)
 	_ = r.Close()
-	if taken != nil && !errors.Is(taken, changes.ErrStream) && ctx.Err() == nil {
-		cancel()    // what failed is on this side
-		_ = <-asked // the end of the connection, which was just made
-		return taken
+	here := taken != nil && !errors.Is(taken, changes.ErrStream) && ctx.Err() == nil
+	if here {
+		cancel()
 	}
-	if err := <-asked; err != nil {
+	if err := <-asked; err != nil && !here {
 		var he *hintedError
 		if errors.As(context.Cause(ctx), &he) {
 			return he
