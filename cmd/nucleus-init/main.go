@@ -35,6 +35,13 @@ func init() {
 
 func main() {
 	if os.Getpid() != 1 {
+		if len(os.Args) > 1 && os.Args[1] == initproto.ChangesWord {
+			if err := tellChanges(os.Args[2:]); err != nil {
+				fmt.Fprintln(os.Stderr, err)
+				os.Exit(125)
+			}
+			return
+		}
 		fmt.Fprintln(os.Stderr, "nucleus-init: error: this is the init of a Nucleus sandbox; it is started by nucleus, not by hand")
 		os.Exit(125)
 	}
@@ -87,17 +94,17 @@ func (in *initProcess) run() error {
 	if setup.UserNS {
 		limitWatches()
 	}
-	digests, sockets, err := in.buildRoot(setup, fds)
+	digests, pass, err := in.buildRoot(setup, fds)
 	if err != nil {
 		return err
 	}
 	if err := unix.Sethostname([]byte(setup.Hostname)); err != nil {
 		return os.NewSyscallError("sethostname", err)
 	}
-	if err := in.conn.Send(initproto.Encode(initproto.KindFSDone, &initproto.FSDone{Digests: digests}), sockets...); err != nil {
+	if err := in.conn.Send(initproto.Encode(initproto.KindFSDone, &initproto.FSDone{Digests: digests}), pass...); err != nil {
 		return err
 	}
-	channel.CloseAll(sockets)
+	channel.CloseAll(pass)
 	if err := in.expect(initproto.KindAttached); err != nil {
 		return err
 	}

@@ -192,16 +192,23 @@ func (b *builder) overlay(o *initproto.Op) error {
 		return fmt.Errorf("%w: overlay", initproto.ErrMessage)
 	}
 	var opts []string
+	var fds [3]int
 	for i, name := range []string{"lowerdir", "upperdir", "workdir"} {
 		fd, err := b.beneath(dirs[i], unix.O_PATH|unix.O_DIRECTORY|unix.O_NOFOLLOW)
 		if err != nil {
 			return err
 		}
-		defer unix.Close(fd)
+		fds[i] = fd
 		opts = append(opts, name+"="+procFD(fd))
 	}
+	defer unix.Close(fds[2])
+	b.layers = []int{fds[1], fds[0]}
 	if o.Flags&initproto.FlagUserXattr != 0 {
 		opts = append(opts, "userxattr")
+	} else {
+		// With user.* attributes the kernel does neither. What is changed is in the upper
+		// directory whole, and under its name, whatever the host's defaults are.
+		opts = append(opts, "redirect_dir=nofollow", "metacopy=off")
 	}
 	mnt, err := newFS("overlay", strings.Join(opts, "\x00"), o.Set)
 	if err != nil {

@@ -49,11 +49,12 @@ type builder struct {
 	in      *initProcess
 	later   map[string]int
 	sockets []int // what bindSocket has made
+	layers  []int // the upper and the lower directory of the overlay
 }
 
 // buildRoot carries out all operations, then makes the new root the root.
-// It gives the digests of the trees that were unpacked, and the socket that was bound.
-func (in *initProcess) buildRoot(setup *initproto.Setup, fds []int) (digests []string, sockets []int, err error) {
+// It gives the digests of the trees that were unpacked, and what KindFSDone passes on.
+func (in *initProcess) buildRoot(setup *initproto.Setup, fds []int) (digests []string, pass []int, err error) {
 	// Nothing that happens here may travel back to the host, or from it.
 	if err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""); err != nil {
 		return nil, nil, fmt.Errorf("making mounts private: %w", os.NewSyscallError("mount", err))
@@ -72,7 +73,7 @@ func (in *initProcess) buildRoot(setup *initproto.Setup, fds []int) (digests []s
 			return nil, nil, err
 		}
 	}
-	return b.digests, b.sockets, b.pivot()
+	return b.digests, append(b.sockets, b.layers...), b.pivot()
 }
 
 func (b *builder) do(o *initproto.Op) error {

@@ -22,6 +22,7 @@ func (a *app) commands(args []string) []*cobra.Command {
 		{"logs", a.logsCommand},
 		{"events", a.eventsCommand},
 		{"stats", a.statsCommand},
+		{"diff", a.diffCommand},
 		{"stop", a.stopCommand},
 		{"kill", a.killCommand},
 		{"checkpoint", a.checkpointCommand},

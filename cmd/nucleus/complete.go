@@ -7,7 +7,7 @@ import (
 )
 
 // named are the verbs whose arguments are sandboxes.
-var named = []string{"start", "restart", "inspect", "exec", "attach", "logs", "events", "stats", "stop", "kill", "checkpoint", "pause", "resume", "wait", "rm"}
+var named = []string{"start", "restart", "inspect", "exec", "attach", "logs", "events", "stats", "diff", "stop", "kill", "checkpoint", "pause", "resume", "wait", "rm"}
 
 // completeNames has shells offer the names of sandboxes where a verb takes one.
 func (a *app) completeNames(verbs []*cobra.Command) {

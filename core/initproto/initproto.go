@@ -51,7 +51,8 @@ const (
 // Messages from init.
 const (
 	// KindFSDone carries an FSDone: the file system stands, the old root is gone. With
-	// it comes the descriptor of OpSocket.
+	// it come the descriptor of OpSocket, and then the upper and the lower directory of
+	// OpOverlay.
 	KindFSDone Kind = iota + 64
 	// KindStage2 carries the pidfd of stage 2, which is on its way to the start
 	// gate, then the memory that it notes its progress in if init itself is
@@ -325,6 +326,18 @@ type FSDone struct {
 	// Digests are those of the unpacked trees, in the order of their operations.
 	Digests []string
 }
+
+// The descriptors of an init that tells what an overlay has changed, beside 1, where it does
+// so, and 2, for why it cannot: its arguments are ChangesWord, where the overlay is,
+// ChangesContent or "", a moment in nanoseconds, and paths of ours (those that nothing is told
+// of end in a slash).
+const (
+	ChangesUpper = 3
+	ChangesLower = 4
+
+	ChangesWord    = "changes"
+	ChangesContent = "content"
+)
 
 // Failed tells what init could not do.
 type Failed struct {

@@ -135,7 +135,10 @@ func (s *Sandbox) awaitFS(ctx context.Context) error {
 	if err != nil {
 		return s.fsFailed(err)
 	}
-	if err := s.listenNotices(fds); err != nil {
+	if fds, err = s.listenNotices(fds); err != nil {
+		return err
+	}
+	if err := s.keepLayers(fds); err != nil {
 		return err
 	}
 	s.hooksDone()

@@ -112,6 +112,7 @@ type Sandbox struct {
 	bounds     boundaries
 	net        connection
 	foreign    enclosed
+	layers     layers
 	// hookWarning is what the poststop hooks could not do.
 	hookWarning error
 

@@ -9,7 +9,6 @@ import (
 
 	"github.com/nucleus-runtime/nucleus/core/audit"
 	"github.com/nucleus-runtime/nucleus/core/initproto"
-	"github.com/nucleus-runtime/nucleus/core/initproto/channel"
 	"github.com/nucleus-runtime/nucleus/core/notify"
 	"github.com/nucleus-runtime/nucleus/core/probe"
 )
@@ -46,20 +45,17 @@ func (s *Sandbox) StatusText() string {
 	return s.notices.status
 }
 
-// listenNotices takes over the socket that came when the file system stood.
-func (s *Sandbox) listenNotices(fds []int) error {
-	want := 0
-	if s.plan.Notify != nil {
-		want = 1
+// listenNotices takes over the socket that came when the file system stood, and gives what
+// came after it.
+func (s *Sandbox) listenNotices(fds []int) ([]int, error) {
+	if s.plan.Notify == nil {
+		return fds, nil
 	}
-	if len(fds) != want {
-		channel.CloseAll(fds)
-		return phase("fs", fmt.Errorf("%w: %d descriptors", initproto.ErrMessage, len(fds)))
+	if len(fds) == 0 {
+		return nil, phase("fs", fmt.Errorf("%w: no descriptor", initproto.ErrMessage))
 	}
-	if want > 0 {
-		s.notices.receiver = notify.Receive(fds[0], s.hear)
-	}
-	return nil
+	s.notices.receiver = notify.Receive(fds[0], s.hear)
+	return fds[1:], nil
 }
 
 // hear takes a message of the sandbox. The first word of its readiness is the

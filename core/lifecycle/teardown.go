@@ -51,6 +51,7 @@ func (s *Sandbox) teardown(ctx context.Context, asked bool) error {
 		s.prep.Close()
 	}
 	s.notices.close()
+	s.layers.close()
 	if s.stdio != nil {
 		s.drain(asked)
 	}

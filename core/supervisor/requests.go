@@ -25,7 +25,10 @@ const (
 	// before takes the image with it.
 	VerbCheckpoint = "checkpoint"
 	VerbStats      = "stats" // answer: Stats
-	VerbWait       = "wait"  // answers with Ended when the sandbox is gone
+	// VerbDiff writes what the sandbox has changed in its overlay to the descriptor that
+	// comes with DiffRequest: a stream of package changes. It answers when all is written.
+	VerbDiff = "diff"
+	VerbWait = "wait" // answers with Ended when the sandbox is gone
 	// VerbExec starts a command: ExecRequest, and its three standard streams unless it
 	// has a terminal. "started" comes with Started, and the terminal's master. The
 	// client may then send "signal" or "detach"; "exited" with Exited is last. A client that goes
@@ -68,6 +71,11 @@ func signalOf(m control.Message) (unix.Signal, error) {
 type CheckpointRequest struct {
 	Image        string `json:"image"` // absolute; nothing is there, or an empty directory
 	LeaveRunning bool   `json:"leave_running,omitempty"`
+}
+
+// DiffRequest asks for the changes in an overlay.
+type DiffRequest struct {
+	Content bool `json:"content,omitempty"` // what is in files as well
 }
 
 // ExecRequest is a command beside the workload.

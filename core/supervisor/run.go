@@ -29,6 +29,7 @@ type Run interface {
 	Pause(ctx context.Context) error
 	Resume(ctx context.Context) error
 	Checkpoint(ctx context.Context, image string, leave bool) error
+	Changes(ctx context.Context, out *os.File, content bool) error
 	Exec(ctx context.Context, c lifecycle.Command) (*lifecycle.Process, error)
 	Connect(ctx context.Context, q member.Request) (member.Families, *os.File, error)
 

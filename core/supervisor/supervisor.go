@@ -353,6 +353,8 @@ func (v *Supervisor) handle(ctx context.Context, c *control.Conn, m control.Mess
 	case VerbStats:
 		st, err := v.Stats(ctx)
 		v.answer(c, st, err)
+	case VerbDiff:
+		v.answer(c, nil, v.askChanges(ctx, m, fds))
 	case VerbWait:
 		v.await(ctx, c, control.KindOK)
 	case VerbExec:
