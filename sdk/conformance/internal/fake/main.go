@@ -115,8 +115,12 @@ func serve() error {
 	}
 	g := grpc.NewServer(grpc.UnaryInterceptor(guard))
 	f := &fake{end: func(code int) {
-		// Calls at work may finish; a host's stream would never.
-		time.AfterFunc(50*time.Millisecond, func() {
+		// Calls at work may finish; a host's stream would never. In short steps, for a long one may be over on a
+		// busy machine before the answer of Shutdown has been written.
+		go func() {
+			for range 10 {
+				time.Sleep(5 * time.Millisecond)
+			}
 			for atWork.Load() > 0 {
 				time.Sleep(time.Millisecond)
 			}
@@ -124,7 +128,7 @@ func serve() error {
 				remove()
 			}
 			os.Exit(code)
-		})
+		}()
 	}}
 	sigterm := make(chan os.Signal, 1)
 	signal.Notify(sigterm, syscall.SIGTERM)
