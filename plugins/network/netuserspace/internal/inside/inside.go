@@ -9,11 +9,11 @@
 //	tap      eth0, a tap device at the plugin: TCP's first packets, ICMP and all that
 //	         no socket takes
 //	link     its address, NOARP, a default route: what programs look at
-//	capture  nftables: UDP for foreign addresses and TCP's first packets are marked on
-//	         their way out, and what then comes over lo goes to the listeners below
-//	         (tproxy), so that a listener's connection has the address that was meant
-//	steer    TCP, and what is marked, takes a table in which every address is a local
-//	         one, over lo, or the tap if it is the first packet of a TCP connection
+//	capture  nftables: TCP and UDP for foreign addresses are marked on their way out, and
+//	         what then comes over lo goes to the listeners below (tproxy), so that a
+//	         listener's connection has the address that was meant
+//	steer    what is marked takes a table in which every address is a local one, over
+//	         lo, or the tap if it is the first packet of a TCP connection
 //
 // and "6" behind the name of a setup is the same for IPv6. The sandbox's own addresses
 // and 127.0.0.0/8 are in the kernel's local table, which comes first, and so nothing of

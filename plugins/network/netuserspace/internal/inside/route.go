@@ -42,9 +42,8 @@ const (
 	markTap    = 2
 
 	// Before the main table (32766), after the local one (0).
-	priorityTap      = 100
-	priorityLoopback = 150
-	priorityLocal    = 200
+	priorityTap   = 100
+	priorityLocal = 200
 )
 
 // batch puts messages one after the other.
@@ -141,13 +140,6 @@ func steer(f *family) []byte {
 	b.local(f, tableLocal)
 	b.rule(f, tableTap, priorityTap, number(nl.FRA_FWMARK, markTap))
 	b.rule(f, tableLocal, priorityLocal, number(nl.FRA_FWMARK, markLocal))
-	if f == v4 {
-		// What is bound to 127.0.0.1 is told by connect that it cannot leave (EINVAL).
-		b.from(f, f.loopback, unix.RT_TABLE_MAIN, priorityLoopback)
-	}
-	// TCP's way is that from the start, so that of a connection only the first packet is led
-	// elsewhere than where its socket sends it.
-	b.rule(f, tableLocal, priorityLocal, attr(nl.FRA_IP_PROTO, []byte{unix.IPPROTO_TCP}))
 	return b
 }
 
@@ -166,13 +158,6 @@ func (b *batch) rule(f *family, table uint8, priority uint32, selector *nl.RtAtt
 	m := nl.NewRtMsg()
 	m.Family, m.Table, m.Type = f.number, table, unix.RTN_UNICAST // FR_ACT_TO_TBL
 	b.add(unix.RTM_NEWRULE, create, m, number(nl.FRA_PRIORITY, priority), selector)
-}
-
-// from has what comes from some addresses looked up in a table.
-func (b *batch) from(f *family, src netip.Prefix, table uint8, priority uint32) {
-	m := nl.NewRtMsg()
-	m.Family, m.Table, m.Type, m.Src_len = f.number, table, unix.RTN_UNICAST, uint8(src.Bits())
-	b.add(unix.RTM_NEWRULE, create, m, number(nl.FRA_PRIORITY, priority), attr(nl.FRA_SRC, src.Masked().Addr().AsSlice()))
 }
 
 func be16(n uint16) []byte { return binary.BigEndian.AppendUint16(nil, n) }
