@@ -304,13 +304,14 @@ func (a *app) traced(p *plan.Plan, res core.Result) {
 		}
 	}
 	text, hint := fmt.Sprintf("seccomp trace: %d different system calls", len(res.Syscalls)), ""
-	switch {
-	case len(names) > 0:
+	if len(names) > 0 {
 		text += "; the filter would refuse " + strings.Join(refused, ", ")
 		hint = fmt.Sprintf(`if that is to work: mode = "enforce", and allow = [%s], which opens them whatever their arguments`, strings.Join(names, ", "))
-	case len(closed) > 0:
+	}
+	if len(closed) > 0 {
 		text += "; refused as without a trace: " + strings.Join(closed, ", ")
-	default:
+	}
+	if len(names)+len(closed) == 0 {
 		text += "; the filter admits all of them"
 	}
 	a.problem("note", text, hint)

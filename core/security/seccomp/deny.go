@@ -122,7 +122,7 @@ var capOpens = []struct {
 var notAllowable = []struct{ name, why string }{
 	{"clone", "it is already allowed but for its namespace flags; unconditional it makes user namespaces, and with them every capability"},
 	{"clone3", "its flags are in memory, where no filter can check them; programs fall back to clone"},
-	{"ioctl", "it is already allowed but for TIOCSTI, TIOCLINUX, TIOCSETD, TIOCEXCL, a TCXONC that stops, and the oldest requests of bridges and VLANs, which take a terminal from whoever is at it, or load modules"},
+	{"ioctl", "it is already allowed but for TIOCSTI, TIOCLINUX, TIOCSETD, TIOCEXCL, a TCXONC that stops, and the oldest requests of bridges, VLANs and DLCI, and snapshots of btrfs, which take a terminal from whoever is at it, load modules, or copy what lies outside"},
 	{"setns", "it joins namespaces, and nothing outside of the sandbox may be joined"},
 	{"unshare", "it makes user namespaces, and with them every capability"},
 }

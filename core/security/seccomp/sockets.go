@@ -41,7 +41,9 @@ func socketOptions(add func(name string, action Action, conds ...Cond)) {
 	for _, option := range []struct{ level, name uint64 }{
 		// The first socket with it and the end of the last one rewrite the kernel's code (udp_encap_needed_key), with six
 		// interrupts to each processor of the host.
+		// Sockets of UDP take it at the level of UDP-Lite as well (udp_setsockopt()).
 		{unix.IPPROTO_UDP, unix.UDP_ENCAP},
+		{unix.IPPROTO_UDPLITE, unix.UDP_ENCAP},
 		// The labels of all namespaces are in one table of 4096 (fl_size in net/ipv6/ip6_flowlabel.c).
 		{unix.IPPROTO_IPV6, flowLabelManager},
 		// The name of a hash is the caller's, and the kernel loads the module for it; it has room for 8 (CPOOL_SIZE in

@@ -57,7 +57,7 @@ type Traced struct {
 // fall back as they will without it; the others are refused, some of them by their arguments, for what they do to all of
 // the host or to PID 1.
 var closed = []string{
-	"fsetxattr", "io_uring_enter", "io_uring_register", "io_uring_setup", "lsetxattr", "memfd_secret", "prlimit64", "setsockopt", "setxattr", "setxattrat",
+	"fcntl", "fsetxattr", "io_uring_enter", "io_uring_register", "io_uring_setup", "lsetxattr", "memfd_secret", "prlimit64", "setsockopt", "setxattr", "setxattrat",
 }
 
 // NewTrace makes one that has seen nothing.

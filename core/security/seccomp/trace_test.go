@@ -55,6 +55,7 @@ func TestTraceDecides(t *testing.T) {
 		{"clone3", nil, unix.ENOSYS},
 		{"setns", nil, unix.EPERM},
 		{"io_uring_setup", nil, unix.ENOSYS}, // it is not traced
+		{"fcntl", []uint64{0, setLease}, unix.EACCES},
 		{"prlimit64", []uint64{0}, 0},
 		{"prlimit64", []uint64{1}, unix.EPERM},
 	} {
@@ -70,6 +71,7 @@ func TestTraceDecides(t *testing.T) {
 	want := []Traced{
 		{Name: "clone", Count: 2, Refused: 1, Answer: "EPERM", Args: []uint64{unix.CLONE_NEWUSER}, Closed: true},
 		{Name: "clone3", Count: 1, Refused: 1, Answer: "ENOSYS", Closed: true},
+		{Name: "fcntl", Count: 1, Refused: 1, Answer: "EACCES", Args: []uint64{0, setLease}, Closed: true},
 		{Name: "io_uring_setup", Count: 1, Refused: 1, Answer: "ENOSYS", Closed: true},
 		{Name: "prlimit64", Count: 2, Refused: 1, Answer: "EPERM", Args: []uint64{1}, Closed: true},
 		{Name: "ptrace", Count: 1, Refused: 1, Answer: "EPERM"},
