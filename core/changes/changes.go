@@ -59,6 +59,8 @@ const Opaque = Whiteout + Whiteout + ".opq"
 const (
 	maxDepth   = 256     // two descriptors each
 	maxNames   = 1 << 20 // of one directory, which are held in memory
+	maxHeld    = 128 << 20
+	nameCost   = 16 // beside the name itself
 	maxEntries = 1 << 22
 	maxLinks   = 1 << 16 // files of several names that are known by them; others are copied
 )

@@ -63,6 +63,7 @@ type walk struct {
 	links   map[uint64]string // the first name of files that have more
 	buf     []byte
 	room    uint64 // how much content there can be, unless it is holes
+	held    int    // bytes of names that are listed and not told of yet
 }
 
 // dir tells what an open directory holds, and closes both descriptors. low is -1 if nothing
@@ -75,10 +76,12 @@ func (x *walk) dir(up, low int, path string, depth int, reserved bool) error {
 	if depth > maxDepth {
 		return fmt.Errorf("the overlay has more than %d directories within each other", maxDepth)
 	}
+	before := x.held
 	names, err := x.names(up)
 	if err != nil {
 		return err
 	}
+	defer func() { x.held = before }()
 	for _, name := range names {
 		if err := x.entry(up, low, path, name, depth, reserved); err != nil {
 			return err
@@ -105,13 +108,17 @@ func (x *walk) entry(up, low int, dir, name string, depth int, reserved bool) er
 	if low >= 0 {
 		existed = statAt(low, name, &was) == nil && !whiteout(&was)
 	}
+	reserved = reserved || strings.HasPrefix(name, Whiteout)
 	if whiteout(&st) {
 		if !existed {
 			return nil
 		}
-		return x.out.entry(&Entry{Change: Deleted, Type: None, Path: path})
+		e := &Entry{Change: Deleted, Type: None, Path: path}
+		if reserved {
+			e.Type = Other
+		}
+		return x.out.entry(e)
 	}
-	reserved = reserved || strings.HasPrefix(name, Whiteout)
 	e := &Entry{
 		Change: Added, Type: Other, Mode: st.Mode & 0o7777, UID: st.Uid, GID: st.Gid,
 		Sec: st.Mtim.Sec, Nsec: uint32(st.Mtim.Nsec), Path: path,
@@ -299,7 +306,7 @@ func (x *walk) names(fd int) ([]string, error) {
 			return nil, fmt.Errorf("listing a directory: %w", os.NewSyscallError("getdents64", err))
 		case n <= 0:
 			slices.Sort(list)
-			return list, nil
+			return slices.Compact(list), nil // one that was removed and made again may be there twice
 		}
 		for b := x.buf[:n]; len(b) > 0; {
 			// struct linux_dirent64, getdents64(2).
@@ -307,11 +314,12 @@ func (x *walk) names(fd int) ([]string, error) {
 			name, _, _ := strings.Cut(string(b[19:size]), "\x00")
 			if name != "." && name != ".." {
 				list = append(list, name)
+				x.held += len(name) + nameCost
 			}
 			b = b[size:]
 		}
-		if len(list) > maxNames {
-			return nil, fmt.Errorf("the overlay has more than %d files in one directory", maxNames)
+		if len(list) > maxNames || x.held > maxHeld {
+			return nil, fmt.Errorf("the overlay has more than %d files in one directory, or in those above each other more than %d MiB of names", maxNames, maxHeld>>20)
 		}
 	}
 }

@@ -40,7 +40,8 @@ func (p *Prepared) lentAs(m plan.Mount, f *os.File) (*idMapping, error) {
 
 // ownerMapping makes the source's owner and the workload's user stand for each
 // other, so that the workload can write to the directory, what it writes belongs to the
-// owner, and it can read what the owner can, also where it may not write. All other ids are shifted as the sandbox's maps say.
+// owner, and it can read what the owner can, also where it may not write. All other ids
+// are shifted as the sandbox's maps say.
 func (p *Prepared) ownerMapping(f *os.File) (*idMapping, error) {
 	var st unix.Stat_t
 	if err := unix.Fstat(int(f.Fd()), &st); err != nil {
@@ -96,10 +97,11 @@ func (m *idMapping) apply(tree int) error {
 	}
 	defer ns.Close()
 	err = unix.MountSetattr(tree, "", unix.AT_EMPTY_PATH|unix.AT_RECURSIVE, &unix.MountAttr{Attr_set: unix.MOUNT_ATTR_IDMAP, Userns_fd: uint64(ns.Fd())})
-	if errors.Is(err, unix.EINVAL) || errors.Is(err, unix.EOPNOTSUPP) {
+	// EPERM: it has a mapping already (mount_setattr(2)).
+	if errors.Is(err, unix.EINVAL) || errors.Is(err, unix.EOPNOTSUPP) || errors.Is(err, unix.EPERM) {
 		return &Error{
 			unmappable: true,
-			Err:        fmt.Errorf("the file system of the source (owner %s) has no idmapped mounts, so the sandbox's user could not write to it: %w", m.owner, err),
+			Err:        fmt.Errorf("the file system of the source (owner %s) has no idmapped mounts, or this mount is one already, so the sandbox's user could not write to it: %w", m.owner, err),
 			Hint:       "mount it read-only, or start as the user who owns it",
 		}
 	}

@@ -137,7 +137,7 @@ func (s *Sandbox) Changes(ctx context.Context, out *os.File, content bool) error
 		what = initproto.ChangesContent
 	}
 	argv := append([]string{"nucleus-init", initproto.ChangesWord, at, what, strconv.FormatInt(s.layers.since, 10)}, ours(s.plan, at)...)
-	err = namespaces.ReadWithin(ctx, ns, s.cfg.InitPath, argv, []*os.File{null, out, upper, lower})
+	err = namespaces.ReadWithin(ctx, ns, s.cfg.InitPath, s.cfg.Init, argv, []*os.File{null, out, upper, lower})
 	if err != nil && s.over() {
 		err = errEnded
 	}

@@ -22,12 +22,12 @@ const maxWords = 4 << 10
 // secNoRoot is SECBIT_NOROOT of capabilities(7): uid 0 gets nothing by an exec.
 const secNoRoot = 1
 
-// ReadWithin runs a program of ours in a user namespace, or in the present one if userNS is
+// ReadWithin runs a program of ours, path or what the descriptor program has if it is not nil, in a user namespace, or in the present one if userNS is
 // nil, with files as its descriptors from 0 on but 2, and returns when it has ended. It
 // is in no other namespace and no control group of the sandbox's, which does not see it and
 // whose freezing does not stop it. In the user namespace it may read what belongs to any of
 // its ids, and do no more. What it writes to 2 is its error.
-func ReadWithin(ctx context.Context, userNS *os.File, path string, argv []string, files []*os.File) error {
+func ReadWithin(ctx context.Context, userNS *os.File, path string, program *os.File, argv []string, files []*os.File) error {
 	words, its, err := os.Pipe()
 	if err != nil {
 		return err
@@ -35,7 +35,7 @@ func ReadWithin(ctx context.Context, userNS *os.File, path string, argv []string
 	defer words.Close()
 	defer its.Close()
 	files = append([]*os.File{files[0], files[1], its}, files[2:]...)
-	p, high, err := readerProgram(userNS, path, argv, files)
+	p, high, err := readerProgram(userNS, path, program, argv, files)
 	if err != nil {
 		closeAll(high)
 		return err
@@ -94,7 +94,7 @@ func closeAll(fds []int) {
 }
 
 // readerProgram gives the first steps of such a process, and the descriptors that they name.
-func readerProgram(userNS *os.File, path string, argv []string, files []*os.File) (_ *birth.Program, high []int, err error) {
+func readerProgram(userNS *os.File, path string, program *os.File, argv []string, files []*os.File) (_ *birth.Program, high []int, err error) {
 	p := birth.New()
 	up := func(f *os.File) (uintptr, error) {
 		fd, err := unix.FcntlInt(f.Fd(), unix.F_DUPFD_CLOEXEC, birth.HighFD)
@@ -112,7 +112,9 @@ func readerProgram(userNS *os.File, path string, argv []string, files []*os.File
 			return nil, high, err
 		}
 		p.Call(birth.Must, "setns", unix.SYS_SETNS, fd, unix.CLONE_NEWUSER)
-		// Its user may be the root of that namespace, who would get all at the exec.
+	}
+	if userNS != nil || os.Geteuid() == 0 {
+		// Its user may be the root of its namespace, who would get all at the exec.
 		p.Call(birth.Must, "prctl PR_SET_SECUREBITS", unix.SYS_PRCTL, unix.PR_SET_SECUREBITS, secNoRoot, 0, 0, 0)
 		only := new([2]unix.CapUserData)
 		only[0] = unix.CapUserData{Effective: 1 << unix.CAP_DAC_READ_SEARCH, Permitted: 1 << unix.CAP_DAC_READ_SEARCH, Inheritable: 1 << unix.CAP_DAC_READ_SEARCH}
@@ -133,7 +135,17 @@ func readerProgram(userNS *os.File, path string, argv []string, files []*os.File
 		p.Call(birth.Must, "dup3", unix.SYS_DUP3, fd, uintptr(to), 0)
 	}
 	p.HoldExec(len(files))
-	p.Call(birth.Must, "close_range", unix.SYS_CLOSE_RANGE, uintptr(len(files)+1), uintptr(^uint32(0)), 0)
+	last := len(files)
+	if program != nil {
+		fd, err := up(program)
+		if err != nil {
+			return nil, high, err
+		}
+		last++
+		p.Call(birth.Must, "dup3", unix.SYS_DUP3, fd, uintptr(last), unix.O_CLOEXEC)
+		path = ""
+	}
+	p.Call(birth.Must, "close_range", unix.SYS_CLOSE_RANGE, uintptr(last+1), uintptr(^uint32(0)), 0)
 	prog, err := p.String(path)
 	if err != nil {
 		return nil, high, err
@@ -147,6 +159,10 @@ func readerProgram(userNS *os.File, path string, argv []string, files []*os.File
 		return nil, high, err
 	}
 	p.Unblock()
-	p.Call(birth.Must, "execve", unix.SYS_EXECVE, prog, args, env)
+	if program != nil {
+		p.Call(birth.Must, "execveat", unix.SYS_EXECVEAT, uintptr(last), prog, args, env, unix.AT_EMPTY_PATH)
+	} else {
+		p.Call(birth.Must, "execve", unix.SYS_EXECVE, prog, args, env)
+	}
 	return p, high, nil
 }

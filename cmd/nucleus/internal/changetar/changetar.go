@@ -34,6 +34,9 @@ func (w *Writer) Add(e *changes.Entry, content io.Reader) error {
 		Name: name, Mode: int64(e.Mode & permissions), Uid: int(e.UID), Gid: int(e.GID), ModTime: time.Unix(e.Sec, 0), Format: tar.FormatPAX,
 	}
 	switch {
+	case e.Change == changes.Deleted && e.Type == changes.Other:
+		w.Left++
+		return nil
 	case e.Change == changes.Deleted:
 		return w.mark(path.Dir(name), changes.Whiteout+path.Base(name))
 	case e.Type == changes.File:
