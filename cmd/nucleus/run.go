@@ -236,7 +236,7 @@ func (a *app) run(ctx context.Context, f *runFlags, argv []string) error {
 		return err
 	}
 	for _, text := range p.OwnFileWarnings() {
-		a.problem("warning", text, "keep the job file elsewhere, or give the directory read-only")
+		a.problem("warning", text, plan.OwnFileHint)
 	}
 	for _, d := range p.Degraded {
 		if !d.Accepted {

@@ -2,14 +2,15 @@ package plan
 
 import "fmt"
 
-const ownFileHint = "keep the job file elsewhere, or give the directory read-only"
+// OwnFileHint is what to do about a job that may write its own file.
+const OwnFileHint = "keep the job file elsewhere, or give the directory read-only"
 
 // ownFile refuses, or has the plan tell of, a job that decides what its next run does.
 func (m *maker) ownFile() {
 	m.p.OwnFile = m.in.OwnFile
 	for _, origin := range m.in.OwnFile {
 		if m.j.Mode.Strict() {
-			m.fail(origin, ownFileHint, "mode %s does not allow a job that may write its own file, and %q is in there", m.j.Mode, m.j.File)
+			m.fail(origin, OwnFileHint, "mode %s does not allow a job that may write its own file, and %q is in there", m.j.Mode, m.j.File)
 		}
 	}
 }
