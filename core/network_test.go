@@ -211,7 +211,13 @@ func TestNetworkIsAttachedBeforeTheWorkload(t *testing.T) {
 		b := &backend{
 			prepare: sdk.PrepareResponse{
 				Handle: sdk.Handle{Version: 1, Opaque: []byte("prepared")},
-				Setups: []sdk.Setup{{Name: "address", Protocol: unix.NETLINK_ROUTE, Messages: newAddress(t, "192.0.2.7", unix.NLM_F_ACK)}},
+				Setups: []sdk.Setup{
+					{Name: "base", Protocol: unix.NETLINK_ROUTE, Messages: newAddress(t, "192.0.2.8", unix.NLM_F_ACK)},
+					{Name: "address", Protocol: unix.NETLINK_ROUTE, Messages: newAddress(t, "192.0.2.7", unix.NLM_F_ACK), After: "base"},
+					{Name: "new", Protocol: unix.NETLINK_AUDIT, Messages: newAddress(t, "192.0.2.9", unix.NLM_F_ACK), Optional: true},
+					{Name: "newer", Protocol: unix.NETLINK_ROUTE, Messages: newAddress(t, "203.0.113.1", unix.NLM_F_ACK), After: "new"},
+					{Name: "newest", Protocol: unix.NETLINK_ROUTE, Messages: newAddress(t, "203.0.113.9", unix.NLM_F_ACK), Optional: true, After: "newer"},
+				},
 				Openings: []sdk.Opening{
 					{Name: "door", Kind: sdk.ListenTCP, Address: netip.MustParseAddrPort("192.0.2.7:7000")},
 					{Name: "door6", Kind: sdk.ListenTCP, Address: netip.MustParseAddrPort("[::1]:7000")},
@@ -255,7 +261,7 @@ func TestNetworkIsAttachedBeforeTheWorkload(t *testing.T) {
 		for _, f := range b.place.Files {
 			names = append(names, f.Name())
 		}
-		if got := strings.Join(names, " "); got != "door door6 any pool pool pool raw route nft ns" || strings.Join(b.place.Missing, " ") != "never" {
+		if got := strings.Join(names, " "); got != "door door6 any pool pool pool raw route nft ns" || strings.Join(b.place.Missing, " ") != "new newer newest never" {
 			t.Errorf("%s: files %s, missing %s", lines, got, b.place.Missing)
 		}
 		if w := b.want; w.Backend != "lan" || w.Hostname != "box" || fmt.Sprint(w.Ports, w.DNS.Servers) != "[{127.0.0.1 8080 80 tcp}] [192.0.2.53]" ||
@@ -268,6 +274,7 @@ func TestNetworkIsAttachedBeforeTheWorkload(t *testing.T) {
 		}
 		for _, want := range []string{
 			`"type":"network.missing","detail":{"name":"never","why":"bind: cannot assign requested address"}`,
+			`"type":"network.missing","detail":{"name":"newest","why":"it comes after \"newer\", which is missing"}`,
 			`"type":"network.up","detail":{"addresses":["192.0.2.7/32"],"backend":"lan"`,
 			`"type":"network.denied","detail":{"count":1,"destination":"198.51.100.1:25","protocol":"tcp","reason":"default","where":"job.hcl:9"}`,
 			`"type":"network.denied","detail":{"count":3,"name":"b.example ","protocol":"dns","reason":"port","rule":1,"where":"job.hcl:14"}`,
@@ -317,6 +324,10 @@ func TestNetworkFailuresEndTheStart(t *testing.T) {
 		"a setup of the audit system": {
 			b:    &backend{prepare: sdk.PrepareResponse{Setups: []sdk.Setup{{Name: "s", Protocol: unix.NETLINK_AUDIT, Messages: newAddress(t, "192.0.2.1", unix.NLM_F_ACK)}}}},
 			want: "netlink protocol 9", calls: "open prepare detach close",
+		},
+		"a setup after nobody": {
+			b:    &backend{prepare: sdk.PrepareResponse{Setups: []sdk.Setup{{Name: "s", Protocol: unix.NETLINK_ROUTE, Messages: newAddress(t, "192.0.2.1", unix.NLM_F_ACK), Optional: true, After: "x"}}}},
+			want: `setup "s" comes after "x"`, calls: "open prepare detach close",
 		},
 		"no file system": {b: &backend{hang: true}, lines: []string{"volume \"x\" {\n source = \"/nowhere-at-all\"\n target = \"/data\"\n}"}, want: "nowhere-at-all", calls: "open prepare detach close"},
 		"no command":     {b: &backend{}, lines: []string{`hook "createRuntime" {` + "\n" + `command = ["/bin/false"]` + "\n}"}, want: "createRuntime", calls: "open prepare attach detach close"},

@@ -100,17 +100,31 @@ func (o *opener) all(want *initproto.Open) error {
 			}
 		}
 	}
-	for i := range want.Setups {
-		s := &want.Setups[i]
-		if err := o.optional(s.Name, s.Optional, send(int(s.Protocol), s.Messages)); err != nil {
-			return err
-		}
+	if err := o.setups(want.Setups); err != nil {
+		return err
 	}
 	for i := range want.Openings {
 		if x := &want.Openings[i]; x.Kind != initproto.OpenTap {
 			if err := o.opening(x); err != nil {
 				return err
 			}
+		}
+	}
+	return nil
+}
+
+func (o *opener) setups(all []initproto.NetSetup) error {
+	done := map[string]bool{}
+	for i := range all {
+		s := &all[i]
+		if s.After != "" && !done[s.After] {
+			o.missing(s.Name, fmt.Sprintf("it comes after %q, which is missing", s.After))
+			continue
+		}
+		err := send(int(s.Protocol), s.Messages)
+		done[s.Name] = err == nil
+		if err := o.optional(s.Name, s.Optional, err); err != nil {
+			return err
 		}
 	}
 	return nil
@@ -123,9 +137,13 @@ func (o *opener) optional(name string, optional bool, err error) error {
 	if !optional {
 		return fmt.Errorf("opening %q for the network: %w", name, err)
 	}
-	o.said.Missing = append(o.said.Missing, name)
-	o.said.Reasons = append(o.said.Reasons, err.Error())
+	o.missing(name, err.Error())
 	return nil
+}
+
+func (o *opener) missing(name, why string) {
+	o.said.Missing = append(o.said.Missing, name)
+	o.said.Reasons = append(o.said.Reasons, why)
 }
 
 // opening opens all of one, or nothing.

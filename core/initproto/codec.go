@@ -267,11 +267,12 @@ func (o *Open) code(c *coder) {
 		c.flag(&o.Transparent)
 		c.flag(&o.Optional)
 	})
-	list(c, &o.Setups, 13, func(c *coder, s *NetSetup) {
+	list(c, &o.Setups, 17, func(c *coder, s *NetSetup) {
 		c.str(&s.Name)
 		c.u32(&s.Protocol)
 		c.bytes(&s.Messages)
 		c.flag(&s.Optional)
+		c.str(&s.After)
 	})
 }
 

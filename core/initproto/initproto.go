@@ -214,6 +214,7 @@ type NetSetup struct {
 	Protocol uint32
 	Messages []byte
 	Optional bool
+	After    string // the setup without which it is missing, too; "" for none
 }
 
 // Opened names what was opened, a name for each descriptor, and what was optional

@@ -227,8 +227,11 @@ func (s *Sandbox) openInside() (_ network.Place, err error) {
 		}
 		want.Openings = append(want.Openings, x)
 	}
+	if err := s.net.prep.Check(); err != nil {
+		return place, s.networkFailed(err)
+	}
 	for _, x := range s.net.prep.Setups {
-		want.Setups = append(want.Setups, initproto.NetSetup{Name: x.Name, Protocol: uint32(x.Protocol), Messages: x.Messages, Optional: x.Optional})
+		want.Setups = append(want.Setups, initproto.NetSetup{Name: x.Name, Protocol: uint32(x.Protocol), Messages: x.Messages, Optional: x.Optional, After: x.After})
 	}
 	if err := s.conn.Send(initproto.Encode(initproto.KindOpen, want)); err != nil {
 		return place, s.broken("network", err)

@@ -19,7 +19,7 @@ import (
 
 func networkSuite() suite {
 	return suite{name: "network", service: manifest.Network, verbs: networkVerbs, learn: learnAttach, rules: []Rule{
-		{"network/prepare", "with feature network.prepare: the same request_id gets the same answer from Prepare, and has no second effect", "keep answers by request_id for as long as a host may ask again, and name what is made by the sandbox", configured, preparesOnce},
+		{"network/prepare", "with feature network.prepare: the same request_id gets the same answer from Prepare, and has no second effect; what a setup is to come after is before it", "keep answers by request_id for as long as a host may ask again, and name what is made by the sandbox", configured, preparesOnce},
 		{"network/prepare-undone", "Detach after Prepare alone leaves nothing in the host's network", "undo in Detach what Prepare has made for the sandbox, and what all share with the last one", configured, undoesPrepare},
 		{"network/attach", "Attach of a sandbox with a simple policy succeeds; the same request_id gets the same answer, and has no second effect", "keep answers by request_id for as long as a host may ask again; forwarding may be asked of the host with FAILED_PRECONDITION", configured, attachesOnce},
 		{"network/allowed", "after the answer of Attach a rule's addresses can be reached at its port, by each family of which the answer has an address", "answer when all is in place", configured, carries},
@@ -271,6 +271,9 @@ func preparesOnce(ctx context.Context, k *Checker) error {
 		id := k.id()
 		return s.once("Prepare", func() (proto.Message, error) {
 			if err := l.prepare(ctx, id); err != nil {
+				return nil, err
+			}
+			if err := l.prep.Check(); err != nil {
 				return nil, err
 			}
 			return wire.NetworkPrepared(&l.prep), nil

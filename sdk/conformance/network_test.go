@@ -37,6 +37,7 @@ func TestGoodNetworkPassesAll(t *testing.T) {
 var networkBites = []struct{ rule, defect, says string }{
 	{"network/prepare", "prepares again", "the second answer differs"},
 	{"network/prepare", "prepares more each time", "+ routing rule 300"},
+	{"network/prepare", "sets up after nothing", `setup "late" comes after "early"`},
 	{"network/prepare-undone", "keeps what it prepared", "+ routing rule 3000"},
 	{"network/attach", "attaches again", "the second time"},
 	{"network/attach", "attaches more each time", "+ routing rule 300"},

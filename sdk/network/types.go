@@ -1,6 +1,7 @@
 package network
 
 import (
+	"fmt"
 	"net/netip"
 	"os"
 	"time"
@@ -117,6 +118,9 @@ type Setup struct {
 	Protocol uint16 // NETLINK_ROUTE or NETLINK_NETFILTER
 	Messages []byte // whole, one after the other
 	Optional bool   // as an Opening's
+	// After is the name of a setup before it in the list, "" for none. Where that one is
+	// missing, this one is not tried and is missing as well, optional or not.
+	After string
 }
 
 // PrepareRequest is what is known of a sandbox before it is there.
@@ -138,6 +142,18 @@ type PrepareResponse struct {
 	Handle   Handle // comes again as Prepared
 	Openings []Opening
 	Setups   []Setup
+}
+
+// Check tells what is wrong with an answer, as the core does before anything is made of it.
+func (p *PrepareResponse) Check() error {
+	before := map[string]bool{}
+	for _, s := range p.Setups {
+		if s.After != "" && !before[s.After] {
+			return fmt.Errorf("setup %q comes after %q, and no setup before it has that name", s.Name, s.After)
+		}
+		before[s.Name] = true
+	}
+	return nil
 }
 
 // AttachRequest is a sandbox that is to be connected.

@@ -93,7 +93,7 @@ func NetworkPrepared(p *network.PrepareResponse) *pluginv1.NetworkPrepareRespons
 			Optional: o.Optional, Transparent: o.Transparent, Index: o.Index,
 		}
 	}), Setups: all(p.Setups, func(s network.Setup) *pluginv1.Setup {
-		return &pluginv1.Setup{Name: s.Name, Protocol: uint32(s.Protocol), Messages: s.Messages, Optional: s.Optional}
+		return &pluginv1.Setup{Name: s.Name, Protocol: uint32(s.Protocol), Messages: s.Messages, Optional: s.Optional, After: s.After}
 	})}
 }
 
@@ -106,7 +106,7 @@ func FromNetworkPrepared(in *pluginv1.NetworkPrepareResponse) (*network.PrepareR
 			Optional: o.GetOptional(), Transparent: o.GetTransparent(), Index: o.GetIndex(),
 		}
 	}), Setups: all(in.GetSetups(), func(s *pluginv1.Setup) network.Setup {
-		return network.Setup{Name: s.GetName(), Protocol: r.port(s.GetProtocol()), Messages: s.GetMessages(), Optional: s.GetOptional()}
+		return network.Setup{Name: s.GetName(), Protocol: r.port(s.GetProtocol()), Messages: s.GetMessages(), Optional: s.GetOptional(), After: s.GetAfter()}
 	})}
 	return out, r.err()
 }

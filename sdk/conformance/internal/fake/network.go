@@ -122,6 +122,8 @@ func (s *networkServer) prepare(r *pluginv1.NetworkPrepareRequest) (*pluginv1.Ne
 		out.Handle.Info = map[string]string{"n": fmt.Sprint(n)}
 	case broken("prepares more each time"):
 		err = lab.RoutingRule{Priority: extra + n, Family: unix.AF_INET, Link: link}.Add()
+	case broken("sets up after nothing"):
+		out.Setups = []network.Setup{{Name: "late", After: "early", Optional: true}}
 	case broken("keeps what it prepared"):
 		err = lab.RoutingRule{Priority: extra, Family: unix.AF_INET, Link: link}.Add()
 	}

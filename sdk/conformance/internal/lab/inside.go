@@ -42,13 +42,30 @@ func (o *opener) all(want *network.PrepareResponse) error {
 				}
 			}
 		}
-		for _, s := range want.Setups {
-			if !taps {
-				break // they were sent in between
-			}
-			if err := o.optional(s.Name, s.Optional, func() error { return setUp(&s) }); err != nil {
-				return err
-			}
+		if !taps {
+			break
+		}
+		if err := o.setups(want.Setups); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// setups leaves out what comes after one that is missing.
+func (o *opener) setups(all []network.Setup) error {
+	done := map[string]bool{}
+	for _, s := range all {
+		if s.After != "" && !done[s.After] {
+			o.missing = append(o.missing, s.Name)
+			continue
+		}
+		if err := o.optional(s.Name, s.Optional, func() error {
+			err := setUp(&s)
+			done[s.Name] = err == nil
+			return err
+		}); err != nil {
+			return err
 		}
 	}
 	return nil

@@ -51,8 +51,15 @@ func Do(r *network.PrepareResponse) (files []*os.File, missing []string, err err
 	if err := openAll(true); err != nil {
 		return nil, nil, err
 	}
+	done := map[string]bool{}
 	for _, s := range r.Setups {
-		if err := step(s.Name, s.Optional, send(&s)); err != nil {
+		if s.After != "" && !done[s.After] {
+			missing = append(missing, s.Name)
+			continue
+		}
+		err := send(&s)
+		done[s.Name] = err == nil
+		if err := step(s.Name, s.Optional, err); err != nil {
 			return nil, nil, err
 		}
 	}

@@ -694,6 +694,7 @@ type Setup struct {
 	Protocol      uint32                 `protobuf:"varint,2,opt,name=protocol,proto3" json:"protocol,omitempty"` // NETLINK_ROUTE or NETLINK_NETFILTER
 	Messages      []byte                 `protobuf:"bytes,3,opt,name=messages,proto3" json:"messages,omitempty"`  // whole, one after the other
 	Optional      bool                   `protobuf:"varint,4,opt,name=optional,proto3" json:"optional,omitempty"`
+	After         string                 `protobuf:"bytes,5,opt,name=after,proto3" json:"after,omitempty"` // a setup before it, by name: where that is missing, so is this one
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -754,6 +755,13 @@ func (x *Setup) GetOptional() bool {
 		return x.Optional
 	}
 	return false
+}
+
+func (x *Setup) GetAfter() string {
+	if x != nil {
+		return x.After
+	}
+	return ""
 }
 
 type NetworkPrepareRequest struct {
@@ -2168,12 +2176,13 @@ const file_nucleus_plugin_v1_network_proto_rawDesc = "" +
 	"\bKIND_UDP\x10\a\x12\x0e\n" +
 	"\n" +
 	"KIND_NETNS\x10\b\x12\f\n" +
-	"\bKIND_RAW\x10\t\"o\n" +
+	"\bKIND_RAW\x10\t\"\x85\x01\n" +
 	"\x05Setup\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x1a\n" +
 	"\bprotocol\x18\x02 \x01(\rR\bprotocol\x12\x1a\n" +
 	"\bmessages\x18\x03 \x01(\fR\bmessages\x12\x1a\n" +
-	"\boptional\x18\x04 \x01(\bR\boptional\"\xf0\x01\n" +
+	"\boptional\x18\x04 \x01(\bR\boptional\x12\x14\n" +
+	"\x05after\x18\x05 \x01(\tR\x05after\"\xf0\x01\n" +
 	"\x15NetworkPrepareRequest\x12+\n" +
 	"\x04call\x18\x01 \x01(\v2\x17.nucleus.plugin.v1.CallR\x04call\x120\n" +
 	"\x05ports\x18\x02 \x03(\v2\x1a.nucleus.plugin.v1.PortMapR\x05ports\x12(\n" +
