@@ -52,6 +52,16 @@ func TestProgramsOfTheSandboxReachEachOther(t *testing.T) {
 			t.Errorf("%s: %v where nobody listens", a, err)
 		}
 	}
+	// What is bound to an address of lo does not leave, and is told so at once.
+	for _, to := range []string{"93.184.216.34:443", "198.51.100.7:443"} {
+		c, err := s.dialBy(net.Dialer{LocalAddr: &net.TCPAddr{IP: net.IPv4(127, 0, 0, 1)}, Timeout: 3 * time.Second}, "tcp", to)
+		if !errors.Is(err, syscall.EINVAL) {
+			t.Errorf("from 127.0.0.1 to %s: %v", to, err)
+		}
+		if err == nil {
+			c.Close()
+		}
+	}
 	// The plugin's own port is no way around anything.
 	for _, a := range []string{"127.0.0.54:1", "[::1]:1"} {
 		if got, err := s.ask("tcp", a); err == nil {
@@ -70,7 +80,7 @@ func publish(at string, container uint16, proto string) network.PortMap {
 
 // clientSeen is as whom a server sees a client of the internet.
 func clientSeen() string {
-	if lacks == nil && !taken {
+	if !byNetstack() {
 		return "151.101.7.1"
 	}
 	return inside.Gateway4.String() // of the stack in user space
@@ -225,7 +235,7 @@ func TestNoFlowOutlivesThePlugin(t *testing.T) {
 		lab.ForgetPackets(t)
 		_ = c.SetDeadline(time.Now().Add(2 * time.Second))
 		// A stack in user space that is gone can tell nobody.
-		if _, err := io.ReadAll(c); errors.Is(err, os.ErrDeadlineExceeded) && lacks == nil && !taken {
+		if _, err := io.ReadAll(c); errors.Is(err, os.ErrDeadlineExceeded) && !byNetstack() {
 			t.Errorf("%s: the connection is still there", name)
 		}
 		_, _ = u.Write([]byte("x"))
@@ -366,6 +376,19 @@ func TestTheNetstackPathIsTheSame(t *testing.T) {
 	lacks = []string{inside.Capture, inside.Capture6}
 	defer func() { lacks = nil }()
 	theSame(t)
+}
+
+// A kernel that leads packets by marks alone.
+func TestWithoutTheShortcutItIsTheSame(t *testing.T) {
+	netlab.Needs(t)
+	lacks = []string{inside.Shortcut, inside.Shortcut6}
+	defer func() { lacks = nil }()
+	for name, f := range map[string]func(*testing.T){
+		"connect": TestConnectTellsTheTruth, "bytes": TestBytesArriveAndHalvesClose, "order": TestBytesStayInOrderHoweverTheyCome, "resets": TestResetsArePassedOn,
+		"many": TestManyFlowsAtOnce, "published": TestPublishedPorts, "each other": TestProgramsOfTheSandboxReachEachOther,
+	} {
+		t.Run(name, f)
+	}
 }
 
 // theSame are tests that have the same outcome however packets come.

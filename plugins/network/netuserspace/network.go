@@ -284,7 +284,9 @@ func (a *attachment) openPath(f files, r *network.AttachRequest, e *exit.Exit) (
 		Tap: tap,
 	}
 	if missing(inside.Capture6) || missing(inside.Steer6) {
-		s.TCP[1], s.UDP[1], s.Raw[1] = nil, nil, nil
+		s.TCP[1].Close() // nobody serves what it would accept
+		s.UDP[1].Close()
+		s.TCP[1], s.UDP[1] = nil, nil
 	}
 	if s.UDP[0] == nil || s.Raw[0] == nil {
 		return nil, errs.Preconditionf("the listeners that the plugin asked for did not come")
@@ -379,9 +381,9 @@ func (a *attachment) response(r *network.AttachRequest, ports []network.PortMap)
 	if r.DNS != nil {
 		resp.DNS.Search, resp.DNS.Options = r.DNS.Search, r.DNS.Options
 	}
-	tap := !slices.Contains(r.Missing, inside.Tap) && !slices.Contains(r.Missing, inside.Link)
+	tap, setup6 := !slices.Contains(r.Missing, inside.Tap) && !slices.Contains(r.Missing, inside.Link), inside.Link6
 	if !tap {
-		name = "lo"
+		name, setup6 = "lo", inside.Steer6
 	} else {
 		resp.Interfaces = []network.Interface{{Name: name, MTU: inside.MTU}}
 	}
@@ -394,7 +396,7 @@ func (a *attachment) response(r *network.AttachRequest, ports []network.PortMap)
 		resp.IPs = append(resp.IPs, ip)
 	}
 	add(inside.Address4, inside.Gateway4)
-	if !slices.Contains(r.Missing, inside.Steer6) && (!r.OwnStack || !slices.Contains(r.Missing, inside.Link6)) {
+	if !slices.Contains(r.Missing, setup6) {
 		add(inside.Address6, inside.Gateway6)
 	}
 	return resp

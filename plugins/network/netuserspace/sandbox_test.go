@@ -175,6 +175,9 @@ var (
 	taken bool
 )
 
+// byNetstack tells whether flows come by the tap device, and a stack in user space.
+func byNetstack() bool { return taken || contains(lacks, inside.Capture) }
+
 // attach fails where Attach does.
 func attach(t testing.TB, lab *netlab.Lab, o options) *sandbox {
 	t.Helper()

@@ -53,7 +53,7 @@ const (
 	src6      = 8
 	dst6      = 24
 	dportTCP  = 2
-	flagsTCP  = 13
+	flagsTCP  = 12 // the four bytes that have them: what the kernel compares fastest
 )
 
 func capture(f *family) ([]byte, error) {
@@ -73,8 +73,12 @@ func capture(f *family) ([]byte, error) {
 		if err := c.AddSet(answers, nil); err != nil {
 			return err
 		}
-		// What follows the first packet finds its socket without help, and a first packet
-		// needs none of the plugin's while the answer to another one like it is fresh.
+		// What follows the first packet finds its way and its socket without help: it comes
+		// first, since it is most of all.
+		rule(in, later(), accept())
+		rule(out, via(expr.CmpOpEq), later(), accept())
+		// A first packet needs nothing of the plugin while the answer to another one like it
+		// is fresh.
 		rule(in, f.foreign(), syn(), f.tproxy(), accept())
 		rule(in, f.foreign(), protocol(unix.IPPROTO_UDP), f.tproxy(), accept())
 		// The plugin is not there any more. A program that listens is not who was meant.
@@ -87,7 +91,7 @@ func capture(f *family) ([]byte, error) {
 		}
 		rule(out, f.foreign(), syn(), f.sent(), mark(markLocal), f.target(), []expr.Any{remember(answers)}, accept())
 		rule(out, f.foreign(), syn(), f.unsent(), f.target(), []expr.Any{unknown(answers)}, mark(markTap), accept())
-		rule(out, f.foreign(), protocol(unix.IPPROTO_TCP), mark(markLocal), accept())
+		rule(out, via(expr.CmpOpNeq), f.foreign(), protocol(unix.IPPROTO_TCP), mark(markLocal), accept())
 		rule(out, f.foreign(), protocol(unix.IPPROTO_UDP), mark(markLocal), accept())
 		return nil
 	})
@@ -138,12 +142,20 @@ func (f *family) mask() []byte {
 	return p.Addr().AsSlice()
 }
 
-// syn is the first packet of a TCP connection.
-func syn() []expr.Any {
+// syn is the first packet of a TCP connection, and later is what follows.
+func syn() []expr.Any   { return flags(expr.CmpOpEq) }
+func later() []expr.Any { return flags(expr.CmpOpNeq) }
+
+func flags(op expr.CmpOp) []expr.Any {
 	return append(protocol(unix.IPPROTO_TCP),
-		header(expr.PayloadBaseTransportHeader, flagsTCP, 1),
-		&expr.Bitwise{SourceRegister: 1, DestRegister: 1, Len: 1, Mask: []byte{0x17}, Xor: []byte{0}}, // fin, syn, rst, ack
-		cmp(expr.CmpOpEq, []byte{0x02}))
+		header(expr.PayloadBaseTransportHeader, flagsTCP, 4),
+		&expr.Bitwise{SourceRegister: 1, DestRegister: 1, Len: 4, Mask: []byte{0, 0x17, 0, 0}, Xor: make([]byte, 4)}, // fin, syn, rst, ack
+		cmp(op, []byte{0, 0x02, 0, 0}))
+}
+
+// via is what leaves over lo, or does not.
+func via(op expr.CmpOp) []expr.Any {
+	return []expr.Any{&expr.Meta{Key: expr.MetaKeyOIF, Register: 1}, cmp(op, binary.NativeEndian.AppendUint32(nil, loIndex))}
 }
 
 // sent is what the plugin has seen and sends again.

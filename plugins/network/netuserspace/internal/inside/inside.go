@@ -6,14 +6,16 @@
 //
 // In the order in which init does it:
 //
-//	tap      eth0, a tap device at the plugin: TCP's first packets, ICMP and all that
-//	         no socket takes
-//	link     its address, NOARP, a default route: what programs look at
-//	capture  nftables: TCP and UDP for foreign addresses are marked on their way out, and
-//	         what then comes over lo goes to the listeners below (tproxy), so that a
-//	         listener's connection has the address that was meant
-//	steer    what is marked takes a table in which every address is a local one, over
-//	         lo, or the tap if it is the first packet of a TCP connection
+//	tap       eth0, a tap device at the plugin: TCP's first packets, ICMP and all that
+//	          no socket takes
+//	link      its address, NOARP, a default route: what programs look at
+//	capture   nftables: TCP and UDP for foreign addresses are marked on their way out,
+//	          and what then comes over lo goes to the listeners below (tproxy), so that a
+//	          listener's connection has the address that was meant
+//	steer     what is marked takes a table in which every address is a local one, over
+//	          lo, or the tap if it is the first packet of a TCP connection
+//	shortcut  TCP takes the table over lo without a mark, so that its packets have their
+//	          way from the start, and capture marks only the first one of a connection
 //
 // and "6" behind the name of a setup is the same for IPv6. The sandbox's own addresses
 // and 127.0.0.0/8 are in the kernel's local table, which comes first, and so nothing of
@@ -26,9 +28,12 @@
 // same address and port go there by themselves: a program that makes connection after
 // connection waits for the plugin once, and learns of one that failed by its reset.
 //
-// Without capture or steer nothing is marked or led anywhere, and all packets come to
-// the tap, where the netstack path takes them. A network stack that is not the kernel's
-// takes over what link has set up, and finds in the namespace nothing but the tap.
+// From capture on each comes after the one without which it would lead packets to where
+// nobody is, and those for IPv6 after those for IPv4. Without capture or steer nothing is
+// led anywhere, and all packets come to the tap, where the netstack path takes them; if it
+// is for IPv6 alone that they are missing, its flows are refused there. Without shortcut
+// capture marks each packet. A network stack that is not the kernel's takes over what link
+// has set up, and finds in the namespace nothing but the tap.
 //
 // What it takes of init: a setup ends at the first message that is refused, and the
 // tap device has the index that its opening asks for, so that messages can name it
@@ -55,12 +60,14 @@ const (
 	DNSTCP     = "dns-tcp"
 	PublishTCP = "publish-tcp"
 
-	Link     = "link"
-	Link6    = "link6"
-	Capture  = "capture"
-	Capture6 = "capture6"
-	Steer    = "steer"
-	Steer6   = "steer6"
+	Link      = "link"
+	Link6     = "link6"
+	Capture   = "capture"
+	Capture6  = "capture6"
+	Steer     = "steer"
+	Steer6    = "steer6"
+	Shortcut  = "shortcut"
+	Shortcut6 = "shortcut6"
 )
 
 // What the sandbox has. RFC 7335 keeps 192.0.0.0/29 for the two ends of a link like
@@ -133,9 +140,11 @@ func Ask(p Path, ports []network.PortMap) ([]network.Opening, []network.Setup, e
 	}
 	setups = append(setups,
 		network.Setup{Name: Capture, Protocol: netlinkNetfilter, Messages: c4, Optional: true},
-		network.Setup{Name: Capture6, Protocol: netlinkNetfilter, Messages: c6, Optional: true},
-		network.Setup{Name: Steer, Protocol: netlinkRoute, Messages: steer(v4), Optional: true},
-		network.Setup{Name: Steer6, Protocol: netlinkRoute, Messages: steer(v6), Optional: true})
+		network.Setup{Name: Steer, Protocol: netlinkRoute, Messages: steer(v4), Optional: true, After: Capture},
+		network.Setup{Name: Shortcut, Protocol: netlinkRoute, Messages: shortcut(v4), Optional: true, After: Steer},
+		network.Setup{Name: Capture6, Protocol: netlinkNetfilter, Messages: c6, Optional: true, After: Steer},
+		network.Setup{Name: Steer6, Protocol: netlinkRoute, Messages: steer(v6), Optional: true, After: Capture6},
+		network.Setup{Name: Shortcut6, Protocol: netlinkRoute, Messages: shortcut(v6), Optional: true, After: Steer6})
 	any6 := netip.AddrPortFrom(netip.IPv6Unspecified(), 0)
 	any4 := netip.AddrPortFrom(netip.IPv4Unspecified(), 0)
 	openings = append(openings,

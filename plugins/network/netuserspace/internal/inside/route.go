@@ -42,8 +42,9 @@ const (
 	markTap    = 2
 
 	// Before the main table (32766), after the local one (0).
-	priorityTap   = 100
-	priorityLocal = 200
+	priorityTap      = 100
+	priorityLoopback = 150
+	priorityLocal    = 200
 )
 
 // batch puts messages one after the other.
@@ -143,6 +144,18 @@ func steer(f *family) []byte {
 	return b
 }
 
+// shortcut gives TCP from its socket on the way on which capture would lead it else, packet
+// by packet: of a connection only the first one is still led elsewhere.
+func shortcut(f *family) []byte {
+	var b batch
+	if f == v4 {
+		// What is bound to 127.0.0.1 is told by connect that it cannot leave (EINVAL).
+		b.from(f, f.loopback, unix.RT_TABLE_MAIN, priorityLoopback)
+	}
+	b.rule(f, tableLocal, priorityLocal, attr(nl.FRA_IP_PROTO, []byte{unix.IPPROTO_TCP}))
+	return b
+}
+
 // lastResort is the metric of a route that is used where there is no other.
 const lastResort = 1 << 20
 
@@ -158,6 +171,13 @@ func (b *batch) rule(f *family, table uint8, priority uint32, selector *nl.RtAtt
 	m := nl.NewRtMsg()
 	m.Family, m.Table, m.Type = f.number, table, unix.RTN_UNICAST // FR_ACT_TO_TBL
 	b.add(unix.RTM_NEWRULE, create, m, number(nl.FRA_PRIORITY, priority), selector)
+}
+
+// from has what comes from some addresses looked up in a table.
+func (b *batch) from(f *family, src netip.Prefix, table uint8, priority uint32) {
+	m := nl.NewRtMsg()
+	m.Family, m.Table, m.Type, m.Src_len = f.number, table, unix.RTN_UNICAST, uint8(src.Bits())
+	b.add(unix.RTM_NEWRULE, create, m, number(nl.FRA_PRIORITY, priority), attr(nl.FRA_SRC, src.Masked().Addr().AsSlice()))
 }
 
 func be16(n uint16) []byte { return binary.BigEndian.AppendUint16(nil, n) }

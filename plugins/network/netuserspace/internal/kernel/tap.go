@@ -66,9 +66,9 @@ func (p *Path) fromTap(frame []byte) {
 		return
 	}
 	switch {
-	case s.First() && p.raw[index(s.Dst.Addr())] != nil:
+	case s.First() && p.listeners[index(s.Dst.Addr())] != nil:
 		p.first(&s)
-	case s.Protocol == unix.IPPROTO_TCP:
+	case s.Protocol == unix.IPPROTO_TCP && !s.First():
 		// Of a connection that is bound to the interface, or was.
 	case s.Protocol == unix.IPPROTO_ICMP || s.Protocol == unix.IPPROTO_ICMPV6:
 		if p.tap.head.Load() == nil {
@@ -81,7 +81,10 @@ func (p *Path) fromTap(frame []byte) {
 		// The kernel's own talk, as it joins groups.
 	default:
 		name := fmt.Sprint(s.Protocol)
-		if s.Protocol == unix.IPPROTO_UDP {
+		switch s.Protocol {
+		case unix.IPPROTO_TCP: // in a family without listeners, as UDP may be
+			name = exit.TCP
+		case unix.IPPROTO_UDP:
 			name = exit.UDP
 		}
 		_ = p.exit.Refuse(name, netip.AddrPortFrom(s.Dst.Addr(), s.Dst.Port()))
