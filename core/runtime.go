@@ -417,7 +417,7 @@ func (r *Runtime) Open(ctx context.Context) error {
 	}
 	ctx, cancel := context.WithTimeout(ctx, collectBudget)
 	defer cancel()
-	_, _ = lifecycle.Collect(ctx, r.state, lifecycle.Sources{Groups: supervisor.Groups}, r.o.Events...) // what fails here stays for `nucleus gc`, and hinders nobody
+	_, _ = lifecycle.Collect(ctx, r.state, lifecycle.Sources{Groups: supervisor.Groups, Passing: true}, r.o.Events...) // what fails here stays for `nucleus gc`, and hinders nobody
 	r.o.Lap("state root")
 	return nil
 }

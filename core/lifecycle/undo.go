@@ -212,6 +212,9 @@ type Sources struct {
 	Runtimes runtimes.Source
 	// Groups gives the control group of a sandbox as it is on record beside the journal.
 	Groups func(state.Ref) map[string]string
+	// Passing leaves out the sandboxes of which an earlier Collect has found that they wait for
+	// plugins alone: for who has none, and only passes by.
+	Passing bool
 }
 
 // Collected is what was removed.
@@ -227,13 +230,17 @@ type Collected struct {
 // that is ErrNoPlugins. With one of networks their backends remove what no sandbox has
 // written down.
 func Collect(ctx context.Context, root *state.Root, from Sources, sinks ...io.Writer) (done Collected, err error) {
-	dead, err := root.Dead()
+	dead, err := root.Dead(!from.Passing)
 	errs := []error{err}
 	for _, d := range dead {
 		log := audit.NewLog(d.ID, d.Name, sinks...)
 		u := &undoing{log: log, sandbox: d.ID, name: d.Name, hooks: from.Hooks, secrets: from.Secrets, networks: from.Networks, groups: from.Groups}
 		if err := collect(ctx, d, u); err != nil {
-			errs = append(errs, fmt.Errorf("sandbox %s: %w", d.ID[:12], err), d.Release())
+			let := d.Release
+			if owed(d) {
+				let = d.Owe
+			}
+			errs = append(errs, fmt.Errorf("sandbox %s: %w", d.ID[:12], err), let())
 			continue
 		}
 		if err := d.Remove(); err != nil {
@@ -264,6 +271,14 @@ func collect(ctx context.Context, d *state.Dir, u *undoing) error {
 		err = errors.Join(err, u.removeGroup(ctx, d))
 	}
 	return err
+}
+
+// owed tells whether there is nothing left to undo but what plugins have to be called for.
+func owed(d *state.Dir) bool {
+	records, err := d.Pending()
+	return err == nil && len(records) > 0 && !slices.ContainsFunc(records, func(r state.Record) bool {
+		return r.Step != stepPlugins && r.Step != stepNetwork && r.Step != stepLoans
+	})
 }
 
 // removeGroup is for a journal that was lost, or cut off: without it nobody would know of the

@@ -10,6 +10,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"reflect"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
@@ -213,6 +214,27 @@ func TestCollectGoesOn(t *testing.T) {
 	}
 }
 
+// A start looks once at what it cannot do anything about, and gc each time.
+func TestWhatIsOwedToPluginsHoldsUpNoStart(t *testing.T) {
+	r := root(t)
+	passing := Sources{Passing: true}
+	died(t, r, map[string]any{stepLoans: []int{}}, stepLoans)
+	failing := died(t, r, map[string]any{stepLoans: []int{}, "unknown": 1}, stepLoans, "unknown")
+	if _, err := Collect(t.Context(), r, passing); !errors.Is(err, ErrNoPlugins) {
+		t.Errorf("the first: %v", err)
+	}
+	if err := os.WriteFile(filepath.Join(r.Path(), "sandboxes", failing, "journal.jsonl"), nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	done, err := Collect(t.Context(), r, passing)
+	if err != nil || !slices.Equal(done.Sandboxes, []string{failing}) {
+		t.Errorf("the second: %v, %v, want that what is not owed to plugins alone is tried again", done, err)
+	}
+	if _, err := Collect(t.Context(), r, Sources{}); !errors.Is(err, ErrNoPlugins) {
+		t.Errorf("gc: %v", err)
+	}
+}
+
 // Hooks and plugins may take away what the sandbox has had mounted.
 func TestOthersAreToldWhenAllIsSettled(t *testing.T) {
 	r := root(t)
@@ -222,7 +244,7 @@ func TestOthersAreToldWhenAllIsSettled(t *testing.T) {
 		t.Fatal(err)
 	}
 	died(t, r, map[string]any{stepLoans: []int{}, stepInit: id}, stepLoans, stepInit)
-	dead, err := r.Dead()
+	dead, err := r.Dead(true)
 	if err != nil || len(dead) != 1 {
 		t.Fatalf("%d dead sandboxes, %v", len(dead), err)
 	}

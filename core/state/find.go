@@ -182,6 +182,24 @@ func (x Ref) Kept() bool {
 	return err == nil
 }
 
+// owedName marks a dead sandbox of which nothing is left but what plugins have to be told.
+const owedName = "owed"
+
+// Owe lets a dead sandbox go that waits for somebody who can call its plugins. Whoever cannot
+// need not look at it again.
+func (d *Dir) Owe() error {
+	f, err := os.OpenFile(filepath.Join(d.Path, owedName), os.O_WRONLY|os.O_CREATE|unix.O_NOFOLLOW, 0o600)
+	if err == nil {
+		err = f.Close()
+	}
+	return errors.Join(full(err), d.Release())
+}
+
+func (x Ref) owed() bool {
+	_, err := os.Lstat(filepath.Join(x.Path, owedName))
+	return err == nil
+}
+
 // Take holds a sandbox that nobody holds, kept or dead.
 func (r *Root) Take(x Ref) (*Dir, error) {
 	d := &Dir{ID: x.ID, Name: x.Name, Path: x.Path, root: r, lock: -1}

@@ -90,7 +90,7 @@ func TestHeld(t *testing.T) {
 			t.Errorf("held: %v, %v, want only %s", held, err, idA)
 		}
 	}
-	dead, err := r.Dead()
+	dead, err := r.Dead(true)
 	if err != nil || len(dead) != 1 || dead[0].ID != idA2 {
 		t.Fatalf("dead: %v, %v", dead, err)
 	}
@@ -123,7 +123,7 @@ func TestKept(t *testing.T) {
 		t.Errorf("held: %v, %v, want none", held, err)
 	}
 	// Neither collectors nor names take it away.
-	if dead, err := r.Dead(); err != nil || len(dead) != 0 {
+	if dead, err := r.Dead(true); err != nil || len(dead) != 0 {
 		t.Errorf("%d kept sandboxes were taken for dead (%v)", len(dead), err)
 	}
 	if err := r.Sweep(); err != nil {

@@ -28,7 +28,7 @@ func TestKeptBesideACollector(t *testing.T) {
 				over = true
 			default:
 			}
-			dead, err := r.Dead()
+			dead, err := r.Dead(true)
 			if err != nil || len(dead) > 0 {
 				t.Fatalf("%d dead, %v", len(dead), err)
 			}

@@ -424,8 +424,9 @@ func (d *Dir) Release() error {
 
 // Dead gives the sandboxes whose supervisor is gone, each now held by us. One
 // that cannot be read, and what is no sandbox at all, is left as it is and told
-// of in the error; it does not keep the others from being collected.
-func (r *Root) Dead() ([]*Dir, error) {
+// of in the error; it does not keep the others from being collected. Those that wait for
+// plugins (Dir.Owe) are among them if owed.
+func (r *Root) Dead(owed bool) ([]*Dir, error) {
 	entries, err := os.ReadDir(filepath.Join(r.path, "sandboxes"))
 	if err != nil || len(entries) == 0 {
 		return nil, err
@@ -442,8 +443,8 @@ func (r *Root) Dead() ([]*Dir, error) {
 				errs = append(errs, &StrayError{filepath.Join(r.path, "sandboxes", e.Name())})
 				continue
 			}
-			if r.ref(e.Name(), "").Kept() {
-				continue // nothing of it is left to undo
+			if x := r.ref(e.Name(), ""); x.Kept() || !owed && x.owed() {
+				continue // nothing of it is left to undo, or nothing for us
 			}
 			d := &Dir{ID: e.Name(), Name: names[e.Name()], Path: filepath.Join(r.path, "sandboxes", e.Name()), root: r, lock: -1}
 			switch err := d.takeOver(); {

@@ -201,11 +201,11 @@ func TestDeadAreThoseWithoutLock(t *testing.T) {
 	}
 	// As another process would: by a root of its own.
 	other := open(t, r.Path())
-	got, err := other.Dead()
+	got, err := other.Dead(true)
 	if err != nil || len(got) != 1 || got[0].ID != dead.ID || got[0].Name != "dead" {
 		t.Fatalf("dead: %v, %v, want only %s", got, err, dead.ID)
 	}
-	if again, err := r.Dead(); err != nil || len(again) != 0 {
+	if again, err := r.Dead(true); err != nil || len(again) != 0 {
 		t.Errorf("a second collector got %d of what the first holds (%v)", len(again), err)
 	}
 	if err := got[0].Remove(); err != nil {
@@ -226,7 +226,7 @@ func TestDeadInPart(t *testing.T) {
 	if err := os.Mkdir(filepath.Join(r.Path(), "sandboxes", id), 0o700); err != nil {
 		t.Fatal(err)
 	}
-	dead, err := r.Dead()
+	dead, err := r.Dead(true)
 	if err != nil || len(dead) != 1 {
 		t.Fatalf("%d dead, %v, want the empty one", len(dead), err)
 	}
@@ -271,7 +271,7 @@ func TestOneBadSandboxHindersNoOther(t *testing.T) {
 				t.Fatal(err)
 			}
 			before := len(files(t, r))
-			dead, err := r.Dead()
+			dead, err := r.Dead(true)
 			if err == nil || !strings.Contains(err.Error(), test.said) {
 				t.Errorf("error %v, want %q", err, test.said)
 			}
@@ -300,7 +300,7 @@ func TestCreateAndCollectSideBySide(t *testing.T) {
 					t.Error(err)
 					return
 				}
-				dead, err := r.Dead()
+				dead, err := r.Dead(true)
 				if err != nil || len(dead) > 0 {
 					t.Errorf("%d living sandboxes were taken for dead (%v)", len(dead), err)
 				}
