@@ -431,10 +431,6 @@ func (r *Root) Dead(owed bool) ([]*Dir, error) {
 	if err != nil || len(entries) == 0 {
 		return nil, err
 	}
-	names, err := r.names()
-	if err != nil {
-		return nil, err
-	}
 	var dead []*Dir
 	var errs []error
 	err = r.locked(func() error {
@@ -443,39 +439,70 @@ func (r *Root) Dead(owed bool) ([]*Dir, error) {
 				errs = append(errs, &StrayError{filepath.Join(r.path, "sandboxes", e.Name())})
 				continue
 			}
-			if x := r.ref(e.Name(), ""); x.Kept() || !owed && x.owed() {
-				continue // nothing of it is left to undo, or nothing for us
-			}
-			d := &Dir{ID: e.Name(), Name: names[e.Name()], Path: filepath.Join(r.path, "sandboxes", e.Name()), root: r, lock: -1}
-			switch err := d.takeOver(); {
-			case err == nil && r.ref(d.ID, "").Kept(): // its supervisor has let it go since we looked
-				errs = append(errs, d.Release())
-			case err == nil:
+			d := &Dir{ID: e.Name(), Path: filepath.Join(r.path, "sandboxes", e.Name()), root: r, lock: -1}
+			switch mine, err := d.dead(owed); {
+			case err == nil && mine:
 				dead = append(dead, d)
-			case errors.Is(err, unix.EWOULDBLOCK), errors.Is(err, unix.ENOENT): // alive, or gone since we looked
+			case err == nil, errors.Is(err, unix.EWOULDBLOCK), errors.Is(err, unix.ENOENT): // nothing for us, alive, or gone since we looked
 			default:
 				errs = append(errs, fmt.Errorf("sandbox %s: %w", e.Name(), err))
 			}
 		}
 		return nil
 	})
-	return dead, errors.Join(append(errs, err)...)
+	errs = append(errs, err)
+	if len(dead) > 0 {
+		names, err := r.names()
+		for _, d := range dead {
+			d.Name = names[d.ID]
+		}
+		errs = append(errs, err)
+	}
+	return dead, errors.Join(errs...)
+}
+
+// dead takes over what there is something to undo of. Most are alive, which their lock tells at once.
+func (d *Dir) dead(owed bool) (bool, error) {
+	if err := d.hold(); err != nil {
+		d.unhold()
+		return false, err
+	}
+	x := d.root.ref(d.ID, "")
+	if x.Kept() || !owed && x.owed() {
+		d.unhold()
+		return false, nil
+	}
+	err := d.openJournal()
+	return err == nil, err
 }
 
 // takeOver holds a sandbox whose supervisor is gone; one that is kept without its journal,
 // which has nothing left to undo.
 func (d *Dir) takeOver() error {
-	err := d.hold()
-	if err == nil && !d.root.ref(d.ID, "").Kept() {
-		if d.Journal, err = openJournal(filepath.Join(d.Path, journalName)); err != nil {
-			err = &JournalError{Dir: d.Path, Err: err}
-		}
+	if err := d.hold(); err != nil {
+		d.unhold()
+		return err
 	}
-	if err != nil && d.lock >= 0 {
+	if d.root.ref(d.ID, "").Kept() {
+		return nil
+	}
+	return d.openJournal()
+}
+
+// openJournal opens that of a sandbox that is held, or lets go of it.
+func (d *Dir) openJournal() (err error) {
+	if d.Journal, err = openJournal(filepath.Join(d.Path, journalName)); err != nil {
+		d.unhold()
+		return &JournalError{Dir: d.Path, Err: err}
+	}
+	return nil
+}
+
+func (d *Dir) unhold() {
+	if d.lock >= 0 {
 		_ = unix.Close(d.lock)
 		d.lock = -1
 	}
-	return err
 }
 
 // names gives the name of each sandbox by its id.
@@ -495,21 +522,39 @@ func (r *Root) names() (map[string]string, error) {
 
 // Sweep frees names whose sandbox is gone. The caller need not hold anything.
 func (r *Root) Sweep() error {
-	if names, err := r.names(); err != nil || len(names) == 0 {
+	if left, err := r.orphans(); err != nil || len(left) == 0 {
 		return err
 	}
 	return r.locked(func() error {
-		names, err := r.names()
-		if err != nil {
-			return err
-		}
-		for id, name := range names {
-			if !r.exists(id) && !strings.HasPrefix(name, ".") {
-				if err := os.Remove(r.namePath(name)); err != nil {
-					return err
-				}
+		left, err := r.orphans() // a name is there before its sandbox
+		for _, name := range left {
+			// Whoever removes its sandbox may be as far as that itself.
+			if err := os.Remove(r.namePath(name)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+				return err
 			}
 		}
-		return nil
+		return err
 	})
+}
+
+// orphans are the names without a sandbox.
+func (r *Root) orphans() ([]string, error) {
+	names, err := r.names()
+	if err != nil || len(names) == 0 {
+		return nil, err
+	}
+	entries, err := os.ReadDir(filepath.Join(r.path, "sandboxes"))
+	if err != nil {
+		return nil, err
+	}
+	for _, e := range entries {
+		delete(names, e.Name())
+	}
+	var left []string
+	for _, name := range names {
+		if !strings.HasPrefix(name, ".") {
+			left = append(left, name)
+		}
+	}
+	return left, nil
 }
