@@ -7,7 +7,6 @@ import (
 	"io"
 	"os"
 	"path/filepath"
-	"runtime/debug"
 	"testing"
 	"time"
 
@@ -78,22 +77,7 @@ func child(what, dir string) int {
 // census fails the test if it leaves descriptors open.
 func census(t testing.TB) {
 	t.Helper()
-	before := openFiles(t)
-	if _, fuzz := t.(*testing.F); !fuzz {
-		// The collector closes files that were lost, and would hide it. A fuzzer
-		// runs too long to go without.
-		was := debug.SetGCPercent(-1)
-		t.Cleanup(func() { debug.SetGCPercent(was) })
-	}
-	t.Cleanup(func() {
-		after := openFiles(t)
-		for end := time.Now().Add(testutil.Patient(2 * time.Second)); len(after) > len(before) && time.Now().Before(end); after = openFiles(t) {
-			time.Sleep(time.Millisecond)
-		}
-		if len(after) != len(before) {
-			t.Errorf("descriptors before: %q\nafter: %q", before, after)
-		}
-	})
+	t.Cleanup(testutil.Descriptors(t))
 }
 
 func openFiles(t testing.TB) []string {

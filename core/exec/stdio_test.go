@@ -16,15 +16,6 @@ import (
 	"github.com/nucleus-runtime/nucleus/internal/testutil"
 )
 
-func countFDs(t *testing.T) int {
-	t.Helper()
-	entries, err := os.ReadDir("/proc/self/fd")
-	if err != nil {
-		t.Fatal(err)
-	}
-	return len(entries)
-}
-
 // child is what the workload has: copies of the descriptors, as after a clone.
 type child struct{ in, out, err *os.File }
 
@@ -201,7 +192,7 @@ func TestFilesBehindPipes(t *testing.T) {
 	if err := os.WriteFile(filepath.Join(dir, "in"), []byte(text), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	before := countFDs(t)
+	same := testutil.Descriptors(t)
 	in, err := os.Open(filepath.Join(dir, "in"))
 	if err != nil {
 		t.Fatal(err)
@@ -234,9 +225,7 @@ func TestFilesBehindPipes(t *testing.T) {
 		t.Errorf("%d bytes were written, %v, want %d", len(got), err, len(text)-5+4)
 	}
 	_, _ = in.Close(), out.Close()
-	if after := countFDs(t); after != before {
-		t.Errorf("%d descriptors before, %d after", before, after)
-	}
+	same()
 }
 
 // The end of a sandbox does not wait for input that nobody wants any more.
@@ -320,7 +309,7 @@ func TestBrokenOutputIsToldToTheWorkload(t *testing.T) {
 
 // A start that fails ends with Wait alone, or with Close.
 func TestNeverStarted(t *testing.T) {
-	before := countFDs(t)
+	same := testutil.Descriptors(t)
 	f, err := os.Open("/etc/passwd")
 	if err != nil {
 		t.Fatal(err)
@@ -333,9 +322,7 @@ func TestNeverStarted(t *testing.T) {
 		within(t, "the end", func() { end(s) })
 	}
 	_ = f.Close()
-	if after := countFDs(t); after != before {
-		t.Errorf("%d descriptors before, %d after", before, after)
-	}
+	same()
 }
 
 // A program that opens /dev/stdout opens the pipe anew, as its own user.

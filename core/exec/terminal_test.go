@@ -9,6 +9,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/nucleus-runtime/nucleus/internal/testutil"
 )
 
 func flags(t *testing.T, f *os.File) uint32 {
@@ -195,7 +197,7 @@ func TestMasterBesideTheEnd(t *testing.T) {
 
 // Whoever was sent the workload's side of a terminal can keep it open for ever.
 func TestTerminalEndsWithTheSandbox(t *testing.T) {
-	before := countFDs(t)
+	same := testutil.Descriptors(t)
 	master, slave := pty(t)
 	r, w := pipe(t)
 	s, err := NewStdio(Streams{Out: w}, true)
@@ -215,7 +217,5 @@ func TestTerminalEndsWithTheSandbox(t *testing.T) {
 		t.Errorf("%q, %v", got, err)
 	}
 	_, _ = r.Close(), slave.Close()
-	if after := countFDs(t); after != before {
-		t.Errorf("%d descriptors before, %d after", before, after)
-	}
+	same()
 }

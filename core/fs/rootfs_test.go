@@ -16,6 +16,7 @@ import (
 
 	"github.com/nucleus-runtime/nucleus/core/initproto"
 	"github.com/nucleus-runtime/nucleus/core/plan"
+	"github.com/nucleus-runtime/nucleus/internal/testutil"
 )
 
 // tree makes a directory of "path/", "path" and "path -> target" entries.
@@ -266,14 +267,7 @@ func TestOverlayRootKeepsItsLayersOutOfReach(t *testing.T) {
 // closed again.
 func TestPrepareLeaksNothing(t *testing.T) {
 	root := makeTree(t, "srv -> /etc")
-	count := func() int {
-		names, err := os.ReadDir("/proc/self/fd")
-		if err != nil {
-			t.Fatal(err)
-		}
-		return len(names)
-	}
-	before := count()
+	same := testutil.Descriptors(t)
 	for range 20 {
 		if _, err := Prepare(t.Context(), rootfsPlan(root, plan.RootRootfs, []string{"/srv/data"}), Options{}); err == nil {
 			t.Fatal("no error")
@@ -284,9 +278,7 @@ func TestPrepareLeaksNothing(t *testing.T) {
 		}
 		p.Close()
 	}
-	if after := count(); after != before {
-		t.Errorf("%d descriptors before, %d after", before, after)
-	}
+	same()
 }
 
 // TestPathsOfARootfsFollowNoLink: what is looked at is in the rootfs, wherever

@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"errors"
 	"io"
-	"os"
 	"strings"
 	"sync"
 	"testing"
@@ -13,11 +12,12 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/nucleus-runtime/nucleus/core/initproto"
+	"github.com/nucleus-runtime/nucleus/internal/testutil"
 )
 
 func pair(t *testing.T) (a, b *Conn) {
 	t.Helper()
-	before := countFDs(t)
+	same := testutil.Descriptors(t)
 	a, b, err := Pair()
 	if err != nil {
 		t.Fatal(err)
@@ -26,20 +26,9 @@ func pair(t *testing.T) (a, b *Conn) {
 		if err := errors.Join(a.Close(), b.Close()); err != nil {
 			t.Error(err)
 		}
-		if after := countFDs(t); after != before {
-			t.Errorf("%d descriptors before, %d after", before, after)
-		}
+		same()
 	})
 	return a, b
-}
-
-func countFDs(t *testing.T) int {
-	t.Helper()
-	entries, err := os.ReadDir("/proc/self/fd")
-	if err != nil {
-		t.Fatal(err)
-	}
-	return len(entries)
 }
 
 func message(n int) []byte {
