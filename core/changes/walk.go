@@ -221,7 +221,7 @@ func (x *walk) file(up int, name string, e *Entry, st *unix.Stat_t) error {
 	}
 	e.Size = uint64(now.Size)
 	if e.Size > x.room {
-		return errors.New("the files of the overlay have more holes than content, and an archive would be larger than the overlay can be")
+		return errors.New("the files of the overlay have more holes than content, and an archive would be larger than the overlay can be: `nucleus pause` the sandbox if they change at this moment, and try again")
 	}
 	x.room -= e.Size
 	if st.Nlink > 1 && len(x.links) < maxLinks {

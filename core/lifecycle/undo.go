@@ -294,6 +294,8 @@ func (u *undoing) removeGroup(ctx context.Context, d *state.Dir) error {
 	within, cancel := context.WithTimeout(context.WithoutCancel(ctx), undoBudget)
 	defer cancel()
 	if err := cgroups.Remove(within, r); err != nil {
+		err = fmt.Errorf("undoing %s: %w", stepCgroup, err)
+		u.log.Emit(audit.UndoFailed, err, map[string]any{"step": stepCgroup})
 		return err
 	}
 	u.log.Emit(audit.Undone, nil, map[string]any{"step": stepCgroup})
