@@ -90,6 +90,10 @@ func refusal(d exec.Denial, public bool) (text, hint string) {
 		why = "more than a sandbox may have"
 	case sdk.ReasonProtocol:
 		why = "the network does not carry this protocol"
+		if ported && d.Name == "" && dst.Addr().Is6() {
+			why = "the network carries no IPv6 here"
+			hint = "what the kernel lacks for it: event network.missing (nucleus run -events FILE)"
+		}
 	case sdk.ReasonUnresolved:
 		why = "it has no address at the moment"
 	}

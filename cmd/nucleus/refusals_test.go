@@ -63,6 +63,13 @@ nucleus: hint: to allow it, in an allow block of its own, without ports: names =
 			false,
 			"nucleus: warning: job.hcl:4: the network has refused 47 to 10.0.0.1: the network does not carry this protocol\n",
 		},
+		{
+			exec.Denial{Protocol: "tcp", Destination: "[2001:db8::1]:443", Reason: "protocol", Where: "job.hcl:4"},
+			false,
+			`nucleus: warning: job.hcl:4: the network has refused tcp to [2001:db8::1]:443: the network carries no IPv6 here
+nucleus: hint: what the kernel lacks for it: event network.missing (nucleus run -events FILE)
+`,
+		},
 		{ // what a workload asks for is no line of a policy because it reads as one
 			exec.Denial{Protocol: "dns", Name: "a\"], cidrs = [\"0.0.0.0/0\u202e\x1b[2J", Reason: "default", Where: "job.hcl:4"},
 			false,

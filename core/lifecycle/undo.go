@@ -235,9 +235,9 @@ func Collect(ctx context.Context, root *state.Root, from Sources, sinks ...io.Wr
 	for _, d := range dead {
 		log := audit.NewLog(d.ID, d.Name, sinks...)
 		u := &undoing{log: log, sandbox: d.ID, name: d.Name, hooks: from.Hooks, secrets: from.Secrets, networks: from.Networks, groups: from.Groups}
-		if err := collect(ctx, d, u); err != nil {
+		if waits, err := collect(ctx, d, u); err != nil {
 			let := d.Release
-			if owed(d) {
+			if waits {
 				let = d.Owe
 			}
 			errs = append(errs, fmt.Errorf("sandbox %s: %w", d.ID[:12], err), let())
@@ -259,18 +259,20 @@ func Collect(ctx context.Context, root *state.Root, from Sources, sinks ...io.Wr
 }
 
 // collect gives up before it begins when the caller's time is over: an undo that
-// has begun has a budget of its own.
-func collect(ctx context.Context, d *state.Dir, u *undoing) error {
+// has begun has a budget of its own. It tells whether what is left waits for plugins alone.
+func collect(ctx context.Context, d *state.Dir, u *undoing) (waits bool, err error) {
 	if err := ctx.Err(); err != nil {
-		return err
+		return false, err
 	}
 	records, err := d.Pending()
 	known := err == nil && slices.ContainsFunc(records, func(r state.Record) bool { return r.Step == stepCgroup })
 	_, err = unwind(ctx, d, u) // a warning has its event
 	if !known {
-		err = errors.Join(err, u.removeGroup(ctx, d))
+		if gerr := u.removeGroup(ctx, d); gerr != nil {
+			return false, errors.Join(err, gerr)
+		}
 	}
-	return err
+	return err != nil && owed(d), err
 }
 
 // owed tells whether there is nothing left to undo but what plugins have to be called for.

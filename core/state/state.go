@@ -468,9 +468,12 @@ func (d *Dir) dead(owed bool) (bool, error) {
 		return false, err
 	}
 	x := d.root.ref(d.ID, "")
-	if x.Kept() || !owed && x.owed() {
+	if x.Kept() || x.owed() && !owed {
 		d.unhold()
 		return false, nil
+	}
+	if owed {
+		_ = os.Remove(filepath.Join(d.Path, owedName)) // whoever has it now says so again
 	}
 	err := d.openJournal()
 	return err == nil, err

@@ -381,9 +381,13 @@ func (a *attachment) response(r *network.AttachRequest, ports []network.PortMap)
 	if r.DNS != nil {
 		resp.DNS.Search, resp.DNS.Options = r.DNS.Search, r.DNS.Options
 	}
-	tap, setup6 := !slices.Contains(r.Missing, inside.Tap) && !slices.Contains(r.Missing, inside.Link), inside.Link6
+	missing := func(name string) bool { return slices.Contains(r.Missing, name) }
+	tap := !missing(inside.Tap) && !missing(inside.Link)
+	// Told is what flows are carried for: on the kernel path by what came last of its setups.
+	_, steered := a.path.(*kernel.Path)
+	six := (!tap || !missing(inside.Link6)) && (!steered || !missing(inside.Steer6))
 	if !tap {
-		name, setup6 = "lo", inside.Steer6
+		name = "lo"
 	} else {
 		resp.Interfaces = []network.Interface{{Name: name, MTU: inside.MTU}}
 	}
@@ -396,7 +400,7 @@ func (a *attachment) response(r *network.AttachRequest, ports []network.PortMap)
 		resp.IPs = append(resp.IPs, ip)
 	}
 	add(inside.Address4, inside.Gateway4)
-	if !slices.Contains(r.Missing, setup6) {
+	if six {
 		add(inside.Address6, inside.Gateway6)
 	}
 	return resp

@@ -137,10 +137,10 @@ func steer(f *family) []byte {
 	// Also where there is no tap device, the sandbox has an address, and a way out.
 	b.address(f, loIndex)
 	b.host(f)
-	b.local(f, unix.RT_TABLE_MAIN)
 	b.local(f, tableLocal)
 	b.rule(f, tableTap, priorityTap, number(nl.FRA_FWMARK, markTap))
 	b.rule(f, tableLocal, priorityLocal, number(nl.FRA_FWMARK, markLocal))
+	b.local(f, unix.RT_TABLE_MAIN) // last: what fails before it leads nothing there
 	return b
 }
 

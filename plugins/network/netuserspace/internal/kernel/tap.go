@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net/netip"
 	"os"
+	"slices"
 	"sync/atomic"
 
 	"golang.org/x/sys/unix"
@@ -88,6 +89,10 @@ func (p *Path) fromTap(frame []byte) {
 			name = exit.UDP
 		}
 		_ = p.exit.Refuse(name, netip.AddrPortFrom(s.Dst.Addr(), s.Dst.Port()))
+		if s.First() {
+			p.prohibit(slices.Clone(s.Whole), flow{s.Src, s.Dst}, unix.EACCES)
+			return
+		}
 		p.unreachable(s.Whole, s.Src.Addr(), s.Dst.Addr(), unix.EACCES)
 	}
 }
