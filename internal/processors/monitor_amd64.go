@@ -1,7 +1,7 @@
 package processors
 
 import (
-	"golang.org/x/sys/unix"
+	"syscall"
 
 	"github.com/nucleus-runtime/nucleus/internal/sigaction"
 )
@@ -15,7 +15,9 @@ import (
 // told by a signal whose handler does it.
 
 const (
-	lateBy = 300_000 // nanoseconds
+	lateBy          = 300_000 // nanoseconds
+	prGetTimerSlack = 30
+	prSetTimerSlack = 29
 	// monitorSignal is one that nobody sends, and that Go leaves alone.
 	monitorSignal = 64
 	// candidates is how many numbers after its own a process looks at for its second thread:
@@ -36,19 +38,19 @@ func handler() uintptr
 // monitor makes is late as well: what is to live longer than this process is begun with
 // timers as punctual as this process was begun with (Slack).
 func LateMonitor() {
-	now, err := unix.PrctlRetInt(unix.PR_GET_TIMERSLACK, 0, 0, 0, 0)
-	if err != nil || now <= 0 || now >= lateBy {
+	now, _, errno := syscall.RawSyscall(syscall.SYS_PRCTL, prGetTimerSlack, 0, 0)
+	if errno != 0 || now == 0 || now >= lateBy {
 		return
 	}
 	if sigaction.Set(monitorSignal, sigaction.To(handler()), nil) != nil {
 		return
 	}
 	slack = uint64(now)
-	pid := unix.Getpid()
+	pid := syscall.Getpid()
 	// It is the first that the runtime makes, before it initialises any package.
 	for tid := pid + 1; tid <= pid+candidates; tid++ {
 		monitor = uint32(tid)
-		if unix.Tgkill(pid, tid, monitorSignal) == nil {
+		if _, _, errno := syscall.RawSyscall(syscall.SYS_TGKILL, uintptr(pid), uintptr(tid), monitorSignal); errno == 0 {
 			return
 		}
 	}
@@ -62,6 +64,6 @@ func Slack() uint64 { return slack }
 // goroutine that is locked to it can then begin others with os/exec.
 func Punctual() {
 	if slack > 0 {
-		_ = unix.Prctl(unix.PR_SET_TIMERSLACK, uintptr(slack), 0, 0, 0) // it was read before
+		_, _, _ = syscall.RawSyscall(syscall.SYS_PRCTL, prSetTimerSlack, uintptr(slack), 0) // it was read before
 	}
 }

@@ -4,11 +4,8 @@
 package sigaction
 
 import (
-	"os"
 	"syscall"
 	"unsafe"
-
-	"golang.org/x/sys/unix"
 )
 
 // Action is the kernel's struct sigaction, not the C library's.
@@ -36,11 +33,12 @@ func To(handler uintptr) *Action {
 	return &Action{Handler: handler, flags: saRestorer | saOnStack | saRestart, restorer: returns(), mask: ^uint64(0)}
 }
 
-// Set sets the action of a signal, and gives what it was. Either may be nil.
-func Set(n unix.Signal, act, old *Action) error {
+// Set sets the action of a signal, and gives what it was. Either may be nil. An error is that
+// of rt_sigaction(2).
+func Set(n syscall.Signal, act, old *Action) error {
 	_, _, errno := syscall.RawSyscall6(syscall.SYS_RT_SIGACTION, uintptr(n), uintptr(unsafe.Pointer(act)), uintptr(unsafe.Pointer(old)), unsafe.Sizeof(Action{}.mask), 0, 0)
 	if errno != 0 {
-		return os.NewSyscallError("rt_sigaction", errno)
+		return errno
 	}
 	return nil
 }

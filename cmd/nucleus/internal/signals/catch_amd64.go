@@ -38,14 +38,14 @@ func catch(nums []unix.Signal) (<-chan unix.Signal, func(), error) {
 		old := &sigaction.Action{}
 		if err := sigaction.Set(n, nil, old); err != nil {
 			release()
-			return nil, nil, err
+			return nil, nil, os.NewSyscallError("rt_sigaction", err)
 		}
 		if old.Handler == sigaction.Ignore {
 			continue
 		}
 		if err := sigaction.Set(n, act, nil); err != nil {
 			release()
-			return nil, nil, err
+			return nil, nil, os.NewSyscallError("rt_sigaction", err)
 		}
 		before[n] = old
 	}
