@@ -228,7 +228,8 @@ func (s *networkServer) connect(r *network.AttachRequest, files []*os.File) (*ne
 	late := broken("policy comes late")
 	var steps []func() error
 	if broken("makes something for a moment") {
-		steps = append(steps, func() error { return lab.AddBridge("moment") })
+		// Most of the call, however long the kernel takes to remove it again.
+		steps = append(steps, func() error { return lab.AddBridge("moment") }, func() error { time.Sleep(300 * time.Millisecond); return nil })
 	}
 	if !late {
 		steps = append(steps, func() error { return policy(link, r.Egress) })
