@@ -103,12 +103,12 @@ $(addprefix unit/,$(MODULES)): unit/%:
 ## test-script: behaviour through the real binary
 .PHONY: test-script
 test-script: build $(RUNSC)
-	$(call go-test,test/script)
+	$(call go-test,test/script,-timeout 20m)
 
 ## test-gvisor: the same behaviour with gVisor in the native runtime's place, but for test/script/gvisor-exceptions.txt
 .PHONY: test-gvisor
 test-gvisor: build $(RUNSC)
-	NUCLEUS_TEST_RUNTIME=gvisor go test $(TESTFLAGS) ./test/script
+	NUCLEUS_TEST_RUNTIME=gvisor go test $(TESTFLAGS) -timeout 20m ./test/script
 
 ## test-software: real programs in the default sandbox, and the examples
 .PHONY: test-software
@@ -118,7 +118,7 @@ test-software: build
 ## test-network: sandboxes with networks, in network namespaces of the tests' own
 .PHONY: test-network
 test-network: build
-	@go -C plugins/network test $(TESTFLAGS) ./e2e
+	@go -C plugins/network test $(TESTFLAGS) -timeout 20m ./e2e
 
 ## test-attack: escapes and abuses, each with its teeth check
 .PHONY: test-attack
