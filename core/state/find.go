@@ -166,14 +166,16 @@ const keptName = "kept"
 // Keep ends a sandbox as Remove does, but leaves its directory and its name until
 // somebody removes it. Everything that the journal names must have been undone.
 func (d *Dir) Keep() error {
-	f, err := os.OpenFile(filepath.Join(d.Path, keptName), os.O_WRONLY|os.O_CREATE|unix.O_NOFOLLOW, 0o600)
+	return d.leaveAs(keptName)
+}
+
+// leaveAs lets a sandbox go with a mark that whoever looks at it finds.
+func (d *Dir) leaveAs(mark string) error {
+	f, err := os.OpenFile(filepath.Join(d.Path, mark), os.O_WRONLY|os.O_CREATE|unix.O_NOFOLLOW, 0o600)
 	if err == nil {
 		err = f.Close()
 	}
-	if err != nil {
-		return errors.Join(full(err), d.Release())
-	}
-	return d.Release()
+	return errors.Join(full(err), d.Release())
 }
 
 // Kept tells whether the sandbox has ended and is kept.
@@ -188,11 +190,7 @@ const owedName = "owed"
 // Owe lets a dead sandbox go that waits for somebody who can call its plugins. Whoever cannot
 // need not look at it again.
 func (d *Dir) Owe() error {
-	f, err := os.OpenFile(filepath.Join(d.Path, owedName), os.O_WRONLY|os.O_CREATE|unix.O_NOFOLLOW, 0o600)
-	if err == nil {
-		err = f.Close()
-	}
-	return errors.Join(full(err), d.Release())
+	return d.leaveAs(owedName)
 }
 
 func (x Ref) owed() bool {

@@ -15,9 +15,7 @@ import (
 // told by a signal whose handler does it.
 
 const (
-	lateBy          = 300_000 // nanoseconds
-	prGetTimerSlack = 30
-	prSetTimerSlack = 29
+	lateBy = 300_000 // nanoseconds
 	// monitorSignal is one that nobody sends, and that Go leaves alone.
 	monitorSignal = 64
 	// candidates is how many numbers after its own a process looks at for its second thread:
@@ -38,7 +36,7 @@ func handler() uintptr
 // monitor makes is late as well: what is to live longer than this process is begun with
 // timers as punctual as this process was begun with (Slack).
 func LateMonitor() {
-	now, _, errno := syscall.RawSyscall(syscall.SYS_PRCTL, prGetTimerSlack, 0, 0)
+	now, _, errno := syscall.RawSyscall(syscall.SYS_PRCTL, syscall.PR_GET_TIMERSLACK, 0, 0)
 	if errno != 0 || now == 0 || now >= lateBy {
 		return
 	}
@@ -64,6 +62,6 @@ func Slack() uint64 { return slack }
 // goroutine that is locked to it can then begin others with os/exec.
 func Punctual() {
 	if slack > 0 {
-		_, _, _ = syscall.RawSyscall(syscall.SYS_PRCTL, prSetTimerSlack, uintptr(slack), 0) // it was read before
+		_, _, _ = syscall.RawSyscall(syscall.SYS_PRCTL, syscall.PR_SET_TIMERSLACK, uintptr(slack), 0) // it was read before
 	}
 }
